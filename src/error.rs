@@ -1,0 +1,277 @@
+//! What can go wrong, one type for each kind of operation.
+
+use crate::position::LogPosition;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// A damaged place: where it is and what is wrong with it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("segment {segment} is damaged at offset {offset}: {kind}")]
+#[non_exhaustive]
+pub struct Corruption {
+    /// Id of the segment: the number in the name of its file.
+    pub segment: u32,
+    /// Byte offset in the segment's file.
+    pub offset: u64,
+    /// What was expected there, and what was found.
+    pub kind: CorruptionKind,
+}
+
+impl Corruption {
+    pub(crate) fn at(position: LogPosition, kind: CorruptionKind) -> Self {
+        Self { segment: position.segment(), offset: u64::from(position.offset()), kind }
+    }
+}
+
+/// What is wrong at a damaged place.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CorruptionKind {
+    /// The checksum stored with the bytes is not the one computed from them.
+    #[error("checksum {found:#010x}, expected {expected:#010x}")]
+    Checksum {
+        /// Computed from the bytes.
+        expected: u32,
+        /// Stored beside them.
+        found: u32,
+    },
+    /// A length that cannot be right.
+    #[error("a frame of {length} bytes where at most {room} fit")]
+    Length {
+        /// As stored.
+        length: u64,
+        /// Bytes up to the end of the segment (or of the batch).
+        room: u64,
+    },
+    /// A state that no frame has.
+    #[error("unknown frame state {0}")]
+    State(u8),
+    /// A header whose fields contradict one another or the frame's length.
+    #[error("a frame header that does not fit its frame")]
+    Header,
+    /// The frames inside a batch do not fill it, or are not as many as it says.
+    #[error("a batch that says {expected} entries and holds {found}")]
+    Batch {
+        /// As the batch frame says.
+        expected: u32,
+        /// As counted.
+        found: u32,
+    },
+    /// Nothing was written where the log is known to go on.
+    #[error("nothing is written here, but the log is known to go on")]
+    Missing,
+    /// The segment's own header.
+    #[error("segment header: {0}")]
+    SegmentHeader(&'static str),
+}
+
+/// Opening a log failed. Nothing was lost by trying.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// Another handle, of this process or of another one, has the log open for writing.
+    #[error("{} is in use by another writer", path.display())]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The directory can be written by others than its owner.
+    #[error("{} may be written by others (mode {mode:o}); a log must be private to its user", path.display())]
+    NotPrivate {
+        /// The directory or file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// A name that belongs to the log is not a regular file (or the directory not a directory).
+    #[error("{} is not a {expected}", path.display())]
+    NotRegular {
+        /// The offending path.
+        path: PathBuf,
+        /// What it should be.
+        expected: &'static str,
+    },
+    /// A damaged place in the part that is known to be durable, or that a dead process left.
+    #[error(transparent)]
+    Corrupt(#[from] Corruption),
+    /// A segment that the log needs is not there.
+    #[error("segment {id} is missing: segment {needed_by} follows it")]
+    MissingSegment {
+        /// The id of the missing segment.
+        id: u32,
+        /// The id of the segment, or 0 for the MANIFEST, that says it was there.
+        needed_by: u32,
+    },
+    /// The MANIFEST is missing or damaged.
+    #[error("MANIFEST: {0}")]
+    Manifest(&'static str),
+    /// Written by a version of tailcask that this one does not know.
+    #[error("format version {found} is not known; this library reads version {known}")]
+    Version {
+        /// In the file.
+        found: u32,
+        /// The one this library knows.
+        known: u32,
+    },
+    /// An option out of its range.
+    #[error("{option} is {value}, and must be {range}")]
+    Option {
+        /// The option's name.
+        option: &'static str,
+        /// What was given.
+        value: u64,
+        /// What is allowed.
+        range: &'static str,
+    },
+    /// There is no log in this directory, and none was to be created.
+    #[error("there is no log in {}", path.display())]
+    NotFound {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// All segment ids are used up.
+    #[error("all 2^32 segment ids are used up")]
+    IdsExhausted,
+    /// The operating system said no.
+    #[error("could not {operation}")]
+    Io {
+        /// What was being done, and to which file.
+        operation: String,
+        /// What it said.
+        source: io::Error,
+    },
+}
+
+/// An append was refused. Nothing of it is in the log, save where [`AppendError::Sync`] says so.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AppendError {
+    /// Larger than the configured limit; nothing was reserved.
+    #[error("{len} bytes are more than the limit of {max}")]
+    TooLarge {
+        /// Bytes asked for.
+        len: u64,
+        /// Bytes allowed.
+        max: u64,
+    },
+    /// No room on the device for another segment. Later appends succeed once there is.
+    #[error("no space for another segment")]
+    NoSpace {
+        /// What the operating system said.
+        source: Arc<io::Error>,
+    },
+    /// Another segment could not be created for a reason other than space.
+    #[error("could not create another segment")]
+    Io {
+        /// What the operating system said.
+        source: Arc<io::Error>,
+    },
+    /// One append is so far behind (it was left unfinished while hundreds of segments filled)
+    /// that there is no place for another segment.
+    #[error("an unfinished append holds up the log at {oldest}")]
+    Stalled {
+        /// The oldest unfinished append.
+        oldest: LogPosition,
+    },
+    /// A sync failed. If the append reached the log before that, `position` says where: it can be
+    /// read, and survives the death of the process, but is not known to be durable.
+    #[error("the log refuses writes")]
+    Sync {
+        /// Where the entry is, if it got that far.
+        position: Option<LogPosition>,
+        /// The failure.
+        source: SyncError,
+    },
+    /// The log was opened for reading only.
+    #[error("the log is open for reading only")]
+    ReadOnly,
+    /// All segment ids are used up.
+    #[error("all 2^32 segment ids are used up")]
+    IdsExhausted,
+}
+
+/// Making the log durable failed.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SyncError {
+    /// A sync failed, now or earlier. The kernel may have dropped the pages it could not write,
+    /// so this handle refuses writes for good; reads go on. Reopen the log to find what is there.
+    #[error("a sync failed")]
+    Failed {
+        /// What the operating system said first.
+        source: Arc<io::Error>,
+    },
+    /// Called from inside an `append_with` closure, whose own frame it would wait for.
+    #[error("called from inside append_with, whose frame is not finished")]
+    InsideAppend,
+    /// The log was opened for reading only.
+    #[error("the log is open for reading only")]
+    ReadOnly,
+}
+
+/// A read failed.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// The position is before the beginning of the log: it was truncated away.
+    #[error("{position} is before the beginning of the log, {begin}")]
+    Truncated {
+        /// As asked.
+        position: LogPosition,
+        /// Where the log now begins.
+        begin: LogPosition,
+    },
+    /// The position is at or after the end of the log.
+    #[error("{position} is not before the end of the log, {tail}")]
+    PastEnd {
+        /// As asked.
+        position: LogPosition,
+        /// The end of the log.
+        tail: LogPosition,
+    },
+    /// No entry begins at this position.
+    #[error("no entry begins at {position}")]
+    NotAnEntry {
+        /// As asked.
+        position: LogPosition,
+    },
+    /// The entry at this position is not finished.
+    #[error("the entry at {position} is not finished")]
+    Unfinished {
+        /// As asked.
+        position: LogPosition,
+    },
+    /// Damage.
+    #[error(transparent)]
+    Corrupt(#[from] Corruption),
+    /// The operating system said no.
+    #[error("could not open a segment")]
+    Io {
+        /// What it said.
+        source: Arc<io::Error>,
+    },
+}
+
+/// Dropping the beginning of the log failed.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TruncateError {
+    /// The position is after the end of the log.
+    #[error("{position} is after the end of the log, {tail}")]
+    PastEnd {
+        /// As asked.
+        position: LogPosition,
+        /// The end of the log.
+        tail: LogPosition,
+    },
+    /// The operating system said no. The log begins where it did, or at a segment in between.
+    #[error("could not drop the beginning of the log")]
+    Io {
+        /// What it said.
+        source: Arc<io::Error>,
+    },
+    /// The log was opened for reading only.
+    #[error("the log is open for reading only")]
+    ReadOnly,
+}

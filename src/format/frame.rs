@@ -1,0 +1,267 @@
+//! Frames: the commit word, the header word, and the checksum that binds them to their place.
+//!
+//! ```text
+//!  0  u64  commit word: length (a multiple of 8) | state (low 3 bits); checksum (high half)
+//!  8  u64  header word: kind u8, flags u8, key length u16, value length u32
+//! 16       body: for an entry, its bytes; then padding to 8
+//! ```
+//!
+//! The checksum is `crc32(body) ^ seed`, where the seed mixes the segment's salt, the frame's
+//! offset, the length and state, and the header word. So a frame verifies only at its own place in
+//! its own segment, and the CRC of the body can be computed before that place is known.
+
+use crate::error::CorruptionKind;
+
+/// Bytes of the commit word, the least that a frame can be.
+pub(crate) const WORD: u64 = 8;
+/// Bytes before the body.
+pub(crate) const HEADER: u64 = 16;
+/// A sync mark: a header and the position up to which the log is durable.
+pub(crate) const SYNC_MARK: u64 = HEADER + 8;
+
+/// The state of a frame: the low 3 bits of its commit word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// Reserved by a writer that is still at it. The length is known, the body is not.
+    Claimed = 1,
+    /// Whole and readable.
+    Committed = 2,
+    /// Claimed and given up.
+    Void = 3,
+    /// Never claimed: the rest of a full segment, or the hole that a dead process left.
+    Pad = 4,
+}
+
+/// What a frame holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Kind {
+    /// The bytes of one append.
+    Entry = 1,
+    /// The head of a batch; the value length is the number of entries in it.
+    Batch = 2,
+    /// "Everything before this position is durable."
+    SyncMark = 3,
+}
+
+/// The header word of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Header {
+    pub(crate) kind: Kind,
+    pub(crate) value_len: u32,
+}
+
+impl Header {
+    pub(crate) const fn to_word(self) -> u64 {
+        self.kind as u64 | (self.value_len as u64) << 32
+    }
+
+    pub(crate) fn from_word(word: u64) -> Option<Self> {
+        let kind = match word & 0xff {
+            1 => Kind::Entry,
+            2 => Kind::Batch,
+            3 => Kind::SyncMark,
+            _ => return None,
+        };
+        // Flags and key length are the store's; in a log they are zero.
+        (word >> 8 & 0x00ff_ffff == 0).then_some(Self { kind, value_len: (word >> 32) as u32 })
+    }
+
+    /// Bytes of body that the checksum covers.
+    pub(crate) const fn body_len(self) -> u64 {
+        match self.kind {
+            Kind::Batch => 0,
+            Kind::Entry | Kind::SyncMark => self.value_len as u64,
+        }
+    }
+}
+
+/// The commit word, apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Word {
+    pub(crate) len: u64,
+    pub(crate) state: State,
+    pub(crate) check: u32,
+}
+
+impl Word {
+    /// `Ok(None)` is an unwritten word. The checksum is not looked at; the length is a multiple of
+    /// 8 and at most `room`.
+    pub(crate) fn parse(word: u64, room: u64) -> Result<Option<Self>, CorruptionKind> {
+        if word == 0 {
+            return Ok(None);
+        }
+        let low = word as u32;
+        let state = match low & 7 {
+            1 => State::Claimed,
+            2 => State::Committed,
+            3 => State::Void,
+            4 => State::Pad,
+            other => return Err(CorruptionKind::State(other as u8)),
+        };
+        let len = u64::from(low & !7);
+        if len < WORD || len > room || (state == State::Committed && len < HEADER) {
+            return Err(CorruptionKind::Length { length: len, room });
+        }
+        Ok(Some(Self { len, state, check: (word >> 32) as u32 }))
+    }
+}
+
+const fn low(len: u64, state: State) -> u64 {
+    len | state as u64
+}
+
+/// Mixes place and header into 32 bits: the folded 64x64 multiplication of the wyhash family.
+#[inline]
+const fn seed(salt: u64, offset: u64, low: u64, header: u64) -> u32 {
+    let place = (offset << 32 | low) ^ 0x9e37_79b9_7f4a_7c15;
+    let product = (salt ^ header) as u128 * place as u128;
+    let folded = product as u64 ^ (product >> 64) as u64;
+    folded as u32 ^ (folded >> 32) as u32
+}
+
+/// The commit word of a committed frame whose body has this CRC.
+#[inline]
+pub(crate) const fn commit_word(salt: u64, offset: u64, len: u64, header: u64, crc: u32) -> u64 {
+    let low = low(len, State::Committed);
+    ((crc ^ seed(salt, offset, low, header)) as u64) << 32 | low
+}
+
+/// The word of a frame without a body: claimed, void or pad.
+#[inline]
+pub(crate) const fn bare_word(salt: u64, offset: u64, len: u64, state: State) -> u64 {
+    let low = low(len, state);
+    (seed(salt, offset, low, 0) as u64) << 32 | low
+}
+
+/// The CRC-32 of a body (the polynomial of IEEE 802.3, reflected, as in zlib).
+#[inline]
+pub(crate) fn crc(body: &[u8]) -> u32 {
+    crc32fast::hash(body)
+}
+
+/// The CRC-32 of a body in pieces.
+pub(crate) fn crc_parts(parts: &[&[u8]]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    parts.iter().for_each(|part| hasher.update(part));
+    hasher.finalize()
+}
+
+/// The length of a frame with a body of this many bytes.
+#[inline]
+pub(crate) const fn frame_len(body: u64) -> u64 {
+    HEADER + body.next_multiple_of(8)
+}
+
+/// Checks a claimed, void or pad word.
+pub(crate) fn verify_bare(salt: u64, offset: u64, word: Word) -> Result<(), CorruptionKind> {
+    expect((bare_word(salt, offset, word.len, word.state) >> 32) as u32, word.check)
+}
+
+/// Checks a committed frame, `frame` being its bytes from the commit word on, and gives its header.
+pub(crate) fn verify_committed(
+    salt: u64,
+    offset: u64,
+    word: Word,
+    frame: &[u8],
+) -> Result<Header, CorruptionKind> {
+    let header_word = super::u64_at(frame, 8);
+    let header = Header::from_word(header_word);
+    let body_len = header.map_or(0, Header::body_len);
+    let fits = match header.map(|h| h.kind) {
+        Some(Kind::Entry) => frame_len(body_len) == word.len,
+        Some(Kind::SyncMark) => body_len == 8 && word.len == SYNC_MARK,
+        Some(Kind::Batch) => word.len >= HEADER,
+        None => false,
+    };
+    let body = usize::try_from(HEADER + body_len).ok().and_then(|end| frame.get(16..end));
+    let (true, Some(body), Some(header)) = (fits, body, header) else {
+        return Err(CorruptionKind::Header);
+    };
+    let expected = commit_word(salt, offset, word.len, header_word, crc(body)) >> 32;
+    expect(expected as u32, word.check)?;
+    Ok(header)
+}
+
+fn expect(expected: u32, found: u32) -> Result<(), CorruptionKind> {
+    if expected == found { Ok(()) } else { Err(CorruptionKind::Checksum { expected, found }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn build(salt: u64, offset: u64, body: &[u8]) -> Vec<u8> {
+        let len = frame_len(body.len() as u64);
+        let header = Header { kind: Kind::Entry, value_len: body.len() as u32 }.to_word();
+        let mut frame = commit_word(salt, offset, len, header, crc(body)).to_le_bytes().to_vec();
+        frame.extend(header.to_le_bytes());
+        frame.extend(body);
+        frame.resize(len as usize, 0);
+        frame
+    }
+
+    fn verify(salt: u64, offset: u64, frame: &[u8]) -> Result<Header, CorruptionKind> {
+        let word = Word::parse(crate::format::u64_at(frame, 0), frame.len() as u64)?;
+        let word = word.ok_or(CorruptionKind::Missing)?;
+        if word.state != State::Committed {
+            return Err(CorruptionKind::Header);
+        }
+        verify_committed(salt, offset, word, frame)
+    }
+
+    #[test]
+    fn golden_bytes_of_an_entry() {
+        let frame = build(0x0123_4567_89ab_cdef, 128, b"hello");
+        assert_eq!(
+            frame,
+            [
+                0x1a, 0x00, 0x00, 0x00, 0xf1, 0xa0, 0x4f,
+                0x64, // length 24 | committed, checksum
+                0x01, 0x00, 0x00, 0x00, 0x05, 0x00, 0x00, 0x00, // entry, 5 bytes
+                b'h', b'e', b'l', b'l', b'o', 0, 0, 0,
+            ]
+        );
+    }
+
+    #[test]
+    fn golden_words_without_body() {
+        let salt = 0x0123_4567_89ab_cdef;
+        assert_eq!(bare_word(salt, 128, 64, State::Claimed), 0xbfb4_447d_0000_0041);
+        assert_eq!(bare_word(salt, 128, 64, State::Void), 0xb2f6_6b68_0000_0043);
+        assert_eq!(bare_word(salt, 192, 8, State::Pad), 0x6144_8d04_0000_000c);
+    }
+
+    proptest! {
+        #[test]
+        fn round_trip(salt: u64, offset in 0u64..1 << 32, body: Vec<u8>) {
+            let frame = build(salt, offset & !7, &body);
+            let header = verify(salt, offset & !7, &frame).unwrap();
+            prop_assert_eq!(header, Header { kind: Kind::Entry, value_len: body.len() as u32 });
+        }
+
+        #[test]
+        fn nowhere_else(salt: u64, offset in 0u64..1 << 31, other in 0u64..1 << 31, body: Vec<u8>) {
+            prop_assume!(offset & !7 != other & !7);
+            let frame = build(salt, offset & !7, &body);
+            prop_assert!(verify(salt, other & !7, &frame).is_err());
+            prop_assert!(verify(salt ^ 1 << (other & 63), offset & !7, &frame).is_err());
+        }
+
+        #[test]
+        fn a_flipped_bit_is_seen(salt: u64, body: Vec<u8>, at: prop::sample::Index) {
+            let mut frame = build(salt, 128, &body);
+            let bit = at.index((16 + body.len()) * 8);
+            frame[bit / 8] ^= 1 << (bit % 8);
+            prop_assert!(verify(salt, 128, &frame).is_err());
+        }
+
+        #[test]
+        fn any_word_is_parsed_or_refused(word: u64, room in 8u64..1 << 32) {
+            if let Ok(Some(parsed)) = Word::parse(word, room) {
+                prop_assert!(parsed.len >= 8 && parsed.len <= room && parsed.len % 8 == 0);
+            }
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! The head of a segment file: the segment header and, once it is sealed, the seal.
+//!
+//! ```text
+//!   0  u64  magic "tailcask"        64  u64  seal magic "sealed\n\0"
+//!   8  u32  format version          72  u64  end: bytes in use, this head included
+//!  12  u32  kind (1: log)           80  u64  frames below it
+//!  16  u32  id                      88  u64  checksum of the three, with the salt
+//!  20  u32  id of the one before    96       reserved, zero
+//!  24  u64  salt
+//!  32  u128 boot id of the kernel
+//!  48  u64  capacity: bytes preallocated
+//!  56  u32  reserved, zero
+//!  60  u32  CRC-32 of the first 60 bytes
+//! ```
+
+use super::{VERSION, u32_at, u64_at};
+
+const MAGIC: u64 = u64::from_le_bytes(*b"tailcask");
+/// Marks a seal; written last.
+pub(crate) const SEAL_MAGIC: u64 = u64::from_le_bytes(*b"sealed\n\0");
+const KIND_LOG: u32 = 1;
+/// Where the seal is.
+pub(crate) const SEAL: u64 = 64;
+/// Where the first frame is.
+pub(crate) const FIRST_FRAME: u64 = 128;
+
+/// The segment header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SegmentHeader {
+    pub(crate) id: u32,
+    /// The log segment before this one, 0 if there is none.
+    pub(crate) previous: u32,
+    pub(crate) salt: u64,
+    pub(crate) boot_id: u128,
+    pub(crate) capacity: u64,
+}
+
+/// Why a segment header is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BadHeader {
+    /// All zero: never written.
+    Blank,
+    Version(u32),
+    Damaged(&'static str),
+}
+
+impl SegmentHeader {
+    pub(crate) fn encode(&self) -> [u8; FIRST_FRAME as usize] {
+        let mut bytes = [0; FIRST_FRAME as usize];
+        bytes[0..8].copy_from_slice(&MAGIC.to_le_bytes());
+        bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        bytes[12..16].copy_from_slice(&KIND_LOG.to_le_bytes());
+        bytes[16..20].copy_from_slice(&self.id.to_le_bytes());
+        bytes[20..24].copy_from_slice(&self.previous.to_le_bytes());
+        bytes[24..32].copy_from_slice(&self.salt.to_le_bytes());
+        bytes[32..48].copy_from_slice(&self.boot_id.to_le_bytes());
+        bytes[48..56].copy_from_slice(&self.capacity.to_le_bytes());
+        let crc = crc32fast::hash(&bytes[..60]);
+        bytes[60..64].copy_from_slice(&crc.to_le_bytes());
+        bytes
+    }
+
+    /// Reads the header at the beginning of `bytes`.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, BadHeader> {
+        let head = bytes.first_chunk::<64>().ok_or(BadHeader::Damaged("shorter than a header"))?;
+        if head.iter().all(|&b| b == 0) {
+            return Err(BadHeader::Blank);
+        }
+        if u64_at(head, 0) != MAGIC {
+            return Err(BadHeader::Damaged("the magic number is wrong"));
+        }
+        if u32_at(head, 60) != crc32fast::hash(&head[..60]) {
+            return Err(BadHeader::Damaged("the checksum is wrong"));
+        }
+        if u32_at(head, 8) != VERSION {
+            return Err(BadHeader::Version(u32_at(head, 8)));
+        }
+        if u32_at(head, 12) != KIND_LOG {
+            return Err(BadHeader::Damaged("the kind is unknown"));
+        }
+        Ok(Self {
+            id: u32_at(head, 16),
+            previous: u32_at(head, 20),
+            salt: u64_at(head, 24),
+            boot_id: u128::from(u64_at(head, 32)) | u128::from(u64_at(head, 40)) << 64,
+            capacity: u64_at(head, 48),
+        })
+    }
+}
+
+/// The seal: the segment is finished, and everything in it is durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Seal {
+    pub(crate) end: u64,
+    pub(crate) frames: u64,
+}
+
+impl Seal {
+    /// The four words at [`SEAL`].
+    pub(crate) fn words(self, salt: u64) -> [u64; 4] {
+        let mut bytes = [0; 24];
+        bytes[..8].copy_from_slice(&salt.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.end.to_le_bytes());
+        bytes[16..].copy_from_slice(&self.frames.to_le_bytes());
+        [SEAL_MAGIC, self.end, self.frames, u64::from(crc32fast::hash(&bytes))]
+    }
+
+    /// `None` where there is no seal that this segment could have.
+    pub(crate) fn from_words(words: [u64; 4], salt: u64, len: u64) -> Option<Self> {
+        let seal = Self { end: words[1], frames: words[2] };
+        let sound = (FIRST_FRAME..=len).contains(&seal.end) && seal.end.is_multiple_of(8);
+        (sound && seal.words(salt) == words).then_some(seal)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEADER: SegmentHeader = SegmentHeader {
+        id: 7,
+        previous: 5,
+        salt: 0x1122_3344_5566_7788,
+        boot_id: 0xaabb,
+        capacity: 2 << 20,
+    };
+
+    #[test]
+    fn golden_bytes_of_a_header() {
+        let bytes = HEADER.encode();
+        assert_eq!(&bytes[0..16], b"tailcask\x01\0\0\0\x01\0\0\0");
+        assert_eq!(&bytes[16..24], &[7, 0, 0, 0, 5, 0, 0, 0]);
+        assert_eq!(&bytes[24..32], &[0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11]);
+        assert_eq!(&bytes[32..35], &[0xbb, 0xaa, 0]);
+        assert_eq!(&bytes[48..56], &[0, 0, 0x20, 0, 0, 0, 0, 0]);
+        assert_eq!(&bytes[60..64], &crc32fast::hash(&bytes[..60]).to_le_bytes());
+        assert!(bytes[64..].iter().all(|&b| b == 0));
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_truncation_is_refused() {
+        let good = HEADER.encode();
+        assert_eq!(SegmentHeader::decode(&good), Ok(HEADER));
+        for bit in 0..64 * 8 {
+            let mut bytes = good;
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert!(SegmentHeader::decode(&bytes).is_err(), "bit {bit}");
+        }
+        (0..64).for_each(|len| assert!(SegmentHeader::decode(&good[..len]).is_err()));
+        assert_eq!(SegmentHeader::decode(&[0; 64]), Err(BadHeader::Blank));
+    }
+
+    #[test]
+    fn a_seal_is_bound_to_its_segment() {
+        let seal = Seal { end: 4096, frames: 9 };
+        let words = seal.words(1);
+        assert_eq!(Seal::from_words(words, 1, 8192), Some(seal));
+        assert_eq!(Seal::from_words(words, 2, 8192), None);
+        assert_eq!(Seal::from_words(words, 1, 4088), None);
+        for bit in 0..256 {
+            let mut words = words;
+            words[bit / 64] ^= 1 << (bit % 64);
+            assert_eq!(Seal::from_words(words, 1, 8192), None, "bit {bit}");
+        }
+    }
+}

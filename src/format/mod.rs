@@ -1,0 +1,18 @@
+//! What is in the files: pure bytes, checked arithmetic, no I/O. `docs/format.md` draws it.
+
+pub(crate) mod frame;
+pub(crate) mod header;
+pub(crate) mod manifest;
+
+/// The version of everything in this module.
+pub(crate) const VERSION: u32 = 1;
+
+/// Reads the little-endian `u64` at `at`, or 0 beyond the end.
+pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    bytes.get(at..).and_then(|b| b.first_chunk()).map_or(0, |b| u64::from_le_bytes(*b))
+}
+
+/// Reads the little-endian `u32` at `at`, or 0 beyond the end.
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    bytes.get(at..).and_then(|b| b.first_chunk()).map_or(0, |b| u32::from_le_bytes(*b))
+}

@@ -1,0 +1,28 @@
+//! A lock-free, memory-mapped commit log for programs that must write a great deal, fast, and
+//! lose none of it.
+//!
+//! Writers reserve space with one `fetch_add` on the tail of a preallocated, mapped segment;
+//! frames carry checksums and are read in place; what a dead process left is found again. Start
+//! at [`CommitLog`].
+
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr))]
+
+mod error;
+mod format;
+mod log;
+mod options;
+mod position;
+mod segment;
+mod storage;
+mod sync;
+
+pub use error::{
+    AppendError, Corruption, CorruptionKind, OpenError, ReadError, SyncError, TruncateError,
+};
+pub use log::{
+    BatchWriter, CommitLog, Distribution, Entry, FrameInfo, Frames, LogOptions, LogReader,
+    LogStats, RecoveryReport, VerifyReport,
+};
+pub use options::{Durability, Maintenance, RecoveryMode};
+pub use position::{LogPosition, ParsePositionError};
+pub use storage::simulated::SimulatedDisk;

@@ -1,0 +1,112 @@
+//! Gathering entries for one reservation.
+
+use crate::error::AppendError;
+use crate::log::core::Core;
+use crate::position::LogPosition;
+
+/// Gathers entries and appends them together: one reservation, one atomic batch, for each flush.
+///
+/// Flushes when the gathered bytes reach the threshold, when told to, and when dropped. An error
+/// in a drop is lost: call [`flush`](Self::flush) where it matters.
+#[derive(Debug)]
+pub struct BatchWriter<'a> {
+    core: Result<&'a Core, AppendError>,
+    max_bytes: usize,
+    bytes: Vec<u8>,
+    lengths: Vec<u32>,
+}
+
+impl<'a> BatchWriter<'a> {
+    pub(crate) fn new(core: Result<&'a Core, AppendError>, max_bytes: usize) -> Self {
+        Self { core, max_bytes, bytes: Vec::new(), lengths: Vec::new() }
+    }
+
+    /// Adds an entry, and flushes if the threshold is reached.
+    ///
+    /// # Errors
+    /// [`AppendError::TooLarge`], and then the entry is not added; or the error of the flush, and
+    /// then everything gathered is still there, this entry included.
+    pub fn push(&mut self, entry: &[u8]) -> Result<(), AppendError> {
+        self.push_vectored(&[entry])
+    }
+
+    /// As [`push`](Self::push), for an entry in pieces.
+    ///
+    /// # Errors
+    /// As `push`.
+    pub fn push_vectored(&mut self, parts: &[&[u8]]) -> Result<(), AppendError> {
+        let core = self.core.clone()?;
+        let len: usize = parts.iter().map(|part| part.len()).sum();
+        core.frame_len(len as u64)?;
+        parts.iter().for_each(|part| self.bytes.extend_from_slice(part));
+        self.lengths.push(len as u32);
+        if self.bytes.len() >= self.max_bytes {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    /// Entries that wait for a flush.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.lengths.len()
+    }
+
+    /// Whether none does.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.lengths.is_empty()
+    }
+
+    /// Appends what was gathered; the position is that of the batch, and all of it is before
+    /// the log's tail. `None` if there was nothing.
+    ///
+    /// # Errors
+    /// As [`CommitLog::append_batch`](crate::CommitLog::append_batch). What was gathered is kept,
+    /// and the next flush tries again, unless it got into the log
+    /// ([`AppendError::Sync`] with a position).
+    pub fn flush(&mut self) -> Result<Option<LogPosition>, AppendError> {
+        let core = self.core.clone()?;
+        let entries = Entries { bytes: &self.bytes, lengths: &self.lengths };
+        let result = core.append_batch(entries, |_| {});
+        let refused = matches!(&result, Err(error) if !matches!(error, AppendError::Sync { position: Some(_), .. }));
+        if !refused {
+            self.bytes.clear();
+            self.lengths.clear();
+        }
+        result
+    }
+}
+
+impl Drop for BatchWriter<'_> {
+    fn drop(&mut self) {
+        if !self.is_empty()
+            && let Err(error) = self.flush()
+        {
+            tracing::error!(%error, entries = self.len(), "a batch was lost in a drop");
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Entries<'b> {
+    bytes: &'b [u8],
+    lengths: &'b [u32],
+}
+
+impl<'b> Iterator for Entries<'b> {
+    type Item = &'b [u8];
+
+    fn next(&mut self) -> Option<&'b [u8]> {
+        let (&len, lengths) = self.lengths.split_first()?;
+        let (entry, bytes) = self.bytes.split_at(len as usize);
+        (self.bytes, self.lengths) = (bytes, lengths);
+        Some(entry)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.lengths.len(), Some(self.lengths.len()))
+    }
+}
+
+impl ExactSizeIterator for Entries<'_> {}

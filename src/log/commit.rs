@@ -1,0 +1,291 @@
+//! Claims, and the walk over their words that says what is committed.
+//!
+//! A frame's life is in its commit word: zero, claimed, then committed or void. The claim is
+//! stored before any other byte of the frame, so after the death of the process a word is zero
+//! only where nothing was written, and the length is known wherever something was.
+
+#![allow(unsafe_code, reason = "a claim is the right to write its range")]
+
+use crate::format::frame::{self, Header, Kind, State, Word};
+use crate::format::header::FIRST_FRAME;
+use crate::log::tail::Tail;
+use crate::position::LogPosition;
+use crate::sync::{Arc, AtomicU64, Mutex, Ordering, fence, lock};
+use std::marker::PhantomData;
+use std::ptr::NonNull;
+
+/// A segment as the protocol sees it: the map, or loom's cells.
+pub(crate) trait Memory {
+    fn id(&self) -> u32;
+    fn salt(&self) -> u64;
+    fn capacity(&self) -> u64;
+    /// The word at the beginning of a frame.
+    fn word(&self, offset: u64) -> &AtomicU64;
+    /// # Safety
+    /// The caller owns a claim over the range and has not committed it.
+    unsafe fn write(&self, offset: u64, bytes: &[u8]);
+    /// The header word of a frame, its second.
+    ///
+    /// # Safety
+    /// The caller has seen the frame committed (Acquire).
+    unsafe fn header(&self, offset: u64) -> u64;
+}
+
+/// Stores a pad: one word, so that there is no moment at which it is half written.
+pub(crate) fn pad<S: Memory>(segment: &S, offset: u64, len: u64) {
+    let word = frame::bare_word(segment.salt(), offset, len, State::Pad);
+    // ORDERING: Release; pairs with the Acquire load in `Prefix::advance`: whoever finds the
+    // segment finished comes after its last access by a writer.
+    segment.word(offset).store(word, Ordering::Release);
+}
+
+/// The right to write one reserved range, and the duty to finish it.
+///
+/// Dropping it without `commit` makes the frame void: nobody will see it, and nothing waits.
+pub(crate) struct Claim<'t, S: Memory> {
+    segment: NonNull<S>,
+    offset: u64,
+    len: u64,
+    tail: PhantomData<&'t Tail<S>>,
+}
+
+impl<S: Memory> Claim<'_, S> {
+    /// # Safety
+    /// The range was reserved by this thread and by no other; the segment lives until the frame
+    /// is finished.
+    #[inline]
+    pub(crate) unsafe fn new(segment: NonNull<S>, offset: u64, len: u64) -> Self {
+        let claim = Self { segment, offset, len, tail: PhantomData };
+        let word = frame::bare_word(claim.segment().salt(), offset, len, State::Claimed);
+        // ORDERING: Relaxed, with the fence below.
+        claim.segment().word(offset).store(word, Ordering::Relaxed);
+        // ORDERING: Release fence; pairs with the death of the process: no byte of the body
+        // reaches memory before the claim, so recovery never meets a body behind a zero word.
+        fence(Ordering::Release);
+        claim
+    }
+
+    #[inline]
+    pub(crate) fn segment(&self) -> &S {
+        // SAFETY: the frame is unfinished, so the segment lives (see `new`).
+        unsafe { self.segment.as_ref() }
+    }
+
+    #[inline]
+    pub(crate) const fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    #[inline]
+    pub(crate) fn position(&self) -> LogPosition {
+        LogPosition::new(self.segment().id(), self.offset as u32)
+    }
+
+    /// Writes bytes at a distance from the beginning of the frame, behind the commit word.
+    #[inline]
+    pub(crate) fn write(&mut self, at: u64, bytes: &[u8]) {
+        assert!(at >= frame::WORD && at + bytes.len() as u64 <= self.len);
+        // SAFETY: inside the claimed range, not committed yet, and not its commit word.
+        unsafe { self.segment().write(self.offset + at, bytes) };
+    }
+
+    /// Writes commit word and header of a frame inside this one. It is seen with this one's commit.
+    #[inline]
+    pub(crate) fn write_head(&mut self, at: u64, word: u64, header: u64) {
+        // Never 0, so never the commit word of the claim itself.
+        assert!(at >= frame::HEADER);
+        // ORDERING: Relaxed; published by the Release store of this claim's commit.
+        self.segment().word(self.offset + at).store(word, Ordering::Relaxed);
+        self.write(at + frame::WORD, &header.to_le_bytes());
+    }
+
+    /// Makes the frame readable.
+    #[inline]
+    pub(crate) fn commit(mut self, header: Header, crc: u32) -> LogPosition {
+        let (segment, position) = (self.segment.as_ptr(), self.position());
+        let header = header.to_word();
+        self.write(8, &header.to_le_bytes());
+        // SAFETY: alive up to the store below, which is the last access.
+        let segment = unsafe { &*segment };
+        let word = frame::commit_word(segment.salt(), self.offset, self.len, header, crc);
+        let (offset, _) = (self.offset, std::mem::forget(self));
+        // ORDERING: Release; pairs with the Acquire load of readers and of `Prefix::advance`: who
+        // sees the word sees the bytes.
+        segment.word(offset).store(word, Ordering::Release);
+        position
+    }
+}
+
+impl<S: Memory> Drop for Claim<'_, S> {
+    fn drop(&mut self) {
+        let segment = self.segment();
+        let word = frame::bare_word(segment.salt(), self.offset, self.len, State::Void);
+        // ORDERING: Release; as in `pad`.
+        segment.word(self.offset).store(word, Ordering::Release);
+    }
+}
+
+/// What the walk has counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) entries: u64,
+    pub(crate) batches: u64,
+    pub(crate) bytes: u64,
+    pub(crate) voids: u64,
+}
+
+/// A segment in which every frame is finished.
+pub(crate) struct Finished<S> {
+    pub(crate) segment: Arc<S>,
+    pub(crate) frames: u64,
+}
+
+struct Cursor<S> {
+    roll: u64,
+    segment: Arc<S>,
+    offset: u64,
+    frames: u64,
+    counts: Counts,
+    finished: Vec<Finished<S>>,
+}
+
+/// The contiguous committed prefix: everything before it is finished.
+///
+/// Found by walking the commit words, by whoever wants to know; the log is its own ledger.
+pub(crate) struct Prefix<S> {
+    position: AtomicU64,
+    cursor: Mutex<Cursor<S>>,
+}
+
+impl<S: Memory> Prefix<S> {
+    pub(crate) fn new(tail: &Tail<S>) -> Self {
+        let segment = tail.unfinished(1).expect("the first segment");
+        Self::at(segment)
+    }
+
+    fn at(segment: Arc<S>) -> Self {
+        let offset = FIRST_FRAME;
+        let start = LogPosition::new(segment.id(), offset as u32);
+        let (counts, finished) = (Counts::default(), Vec::new());
+        let cursor = Cursor { roll: 1, segment, offset, frames: 0, counts, finished };
+        Self { position: AtomicU64::new(start.as_u64()), cursor: Mutex::new(cursor) }
+    }
+
+    /// As far as is known.
+    pub(crate) fn position(&self) -> LogPosition {
+        // ORDERING: Acquire; pairs with the Release store in `advance`: frames before it are seen.
+        LogPosition::from_u64(self.position.load(Ordering::Acquire))
+    }
+
+    /// Walks on, over finished frames, and into segments that became active.
+    pub(crate) fn advance(&self, tail: &Tail<S>) -> LogPosition {
+        let mut cursor = lock(&self.cursor);
+        loop {
+            cursor.walk();
+            if cursor.offset < cursor.segment.capacity() {
+                break;
+            }
+            let Some(next) = tail.unfinished(cursor.roll + 1) else { break };
+            cursor.enter(next);
+            tail.finish(cursor.roll);
+        }
+        let position = LogPosition::new(cursor.segment.id(), cursor.offset as u32);
+        // ORDERING: Release; pairs with the Acquire load in `position`. Stored under the lock, so
+        // it never goes back.
+        self.position.store(position.as_u64(), Ordering::Release);
+        position
+    }
+
+    /// Takes the segments that were finished since the last call, and says where the walk is.
+    pub(crate) fn take_finished(&self) -> (Arc<S>, u64, Vec<Finished<S>>) {
+        let mut cursor = lock(&self.cursor);
+        (cursor.segment.clone(), cursor.offset, std::mem::take(&mut cursor.finished))
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        lock(&self.cursor).counts
+    }
+
+    /// The segment that the walk is in, how far it is, and over how many frames.
+    pub(crate) fn current(&self) -> (Arc<S>, u64, u64) {
+        let cursor = lock(&self.cursor);
+        (cursor.segment.clone(), cursor.offset, cursor.frames)
+    }
+
+    /// Whether a frame begins at `target`, going by the words from the prefix on. Claims are
+    /// stepped over by their length; behind a range that is not even claimed nothing is known.
+    pub(crate) fn is_frame(&self, tail: &Tail<S>, target: LogPosition) -> bool {
+        // Held, so that the walker does not finish a segment under us.
+        let cursor = lock(&self.cursor);
+        let (mut segment, mut offset, mut roll) =
+            (cursor.segment.clone(), cursor.offset, cursor.roll);
+        loop {
+            if segment.id() == target.segment() {
+                while offset < u64::from(target.offset()) {
+                    match read(&*segment, offset) {
+                        Some(word) => offset += word.len,
+                        None => return false,
+                    }
+                }
+                return offset == u64::from(target.offset());
+            }
+            roll += 1;
+            match tail.unfinished(roll) {
+                Some(next) => (segment, offset) = (next, FIRST_FRAME),
+                None => return false,
+            }
+        }
+    }
+}
+
+fn read<S: Memory>(segment: &S, offset: u64) -> Option<Word> {
+    let room = segment.capacity() - offset;
+    if room == 0 {
+        return None;
+    }
+    // ORDERING: Acquire; pairs with the Release stores of `commit`, `drop` and `pad`.
+    let word = segment.word(offset).load(Ordering::Acquire);
+    Word::parse(word, room).expect("words of this process are sound")
+}
+
+impl<S: Memory> Cursor<S> {
+    fn walk(&mut self) {
+        while let Some(word) = read(&*self.segment, self.offset) {
+            match word.state {
+                State::Claimed => return,
+                State::Committed => self.count(word.len),
+                State::Void => self.counts.voids += 1,
+                State::Pad => {}
+            }
+            self.frames += 1;
+            self.offset += word.len;
+        }
+    }
+
+    fn count(&mut self, len: u64) {
+        // SAFETY: the word was read as committed, with Acquire.
+        let header = unsafe { self.segment.header(self.offset) };
+        self.counts.bytes += len;
+        match Header::from_word(header) {
+            Some(Header { kind: Kind::Entry, .. }) => self.counts.entries += 1,
+            Some(Header { kind: Kind::Batch, value_len }) => {
+                self.counts.batches += 1;
+                self.counts.entries += u64::from(value_len);
+            }
+            _ => {}
+        }
+    }
+
+    fn enter(&mut self, next: Arc<S>) {
+        let segment = std::mem::replace(&mut self.segment, next);
+        self.finished.push(Finished { segment, frames: std::mem::take(&mut self.frames) });
+        self.roll += 1;
+        self.offset = FIRST_FRAME;
+    }
+}
+
+impl<S> std::fmt::Debug for Prefix<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Prefix").finish_non_exhaustive()
+    }
+}

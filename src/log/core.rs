@@ -1,0 +1,613 @@
+//! The log's moving parts put together: append, roll, prepare, sync, seal.
+
+use crate::error::{AppendError, SyncError};
+use crate::format::frame::{self, Header, Kind};
+use crate::format::header::{FIRST_FRAME, Seal, SegmentHeader};
+use crate::format::manifest::Manifest;
+use crate::log::background::Background;
+use crate::log::commit::{Claim, Finished, Memory, Prefix};
+use crate::log::followers::Followers;
+use crate::log::group::{Failure, GroupCommit};
+use crate::log::stats::Counters;
+use crate::log::table::Table;
+use crate::log::tail::{Preparer, Tail};
+use crate::options::{Config, Durability, MAX_SEGMENT, Maintenance, SEGMENT_UNIT};
+use crate::position::LogPosition;
+use crate::segment::{Segment, file_name};
+use crate::storage::Storage;
+use crate::sync::{Mutex, Patience, lock};
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Instant;
+
+/// Unfinished segments at a time: how far the log can run ahead of one stuck append.
+const SLOTS: usize = 256;
+/// Frames above this get a segment of their own, which bounds what late writers add to the tail.
+const MAX_SHARED: u64 = 256 << 20;
+
+thread_local! {
+    /// Whether this thread is inside the closure of an `append_with`.
+    static FILLING: Cell<bool> = const { Cell::new(false) };
+}
+
+impl Memory for Segment {
+    fn id(&self) -> u32 {
+        Self::id(self)
+    }
+    #[inline]
+    fn salt(&self) -> u64 {
+        Self::salt(self)
+    }
+    #[inline]
+    fn capacity(&self) -> u64 {
+        self.header.capacity
+    }
+    #[inline]
+    fn word(&self, offset: u64) -> &AtomicU64 {
+        self.map.word(offset)
+    }
+    #[inline]
+    #[allow(unsafe_code, reason = "forwards the contract")]
+    unsafe fn write(&self, offset: u64, bytes: &[u8]) {
+        // SAFETY: the same contract; active segments are writable maps.
+        unsafe { self.map.write(offset, bytes) };
+    }
+    #[allow(unsafe_code, reason = "forwards the contract")]
+    unsafe fn header(&self, offset: u64) -> u64 {
+        // SAFETY: the same contract.
+        crate::format::u64_at(unsafe { self.map.slice(offset + 8, 8) }, 0)
+    }
+}
+
+/// What the next segment will be.
+#[derive(Debug)]
+struct Next {
+    id: Option<u32>,
+    previous: u32,
+    size: u64,
+}
+
+/// What was synced, and what is to be.
+#[derive(Debug)]
+struct Pending {
+    finished: VecDeque<Finished<Segment>>,
+    /// In the first of `finished`, or else in the segment where the prefix is.
+    from: u64,
+    segment: u32,
+}
+
+/// The sync mark that was appended last.
+#[derive(Clone, Copy, Debug, Default)]
+struct Mark {
+    start: Option<LogPosition>,
+    end: Option<LogPosition>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) storage: Box<dyn Storage>,
+    pub(crate) config: Config,
+    pub(crate) tail: Tail<Segment>,
+    pub(crate) prefix: Prefix<Segment>,
+    pub(crate) group: GroupCommit,
+    pub(crate) table: Table,
+    pub(crate) followers: Followers,
+    pub(crate) counters: Counters,
+    pub(crate) background: Background,
+    pub(crate) manifest: Mutex<Manifest>,
+    next: Mutex<Next>,
+    pending: Mutex<Pending>,
+    mark: Mutex<Mark>,
+}
+
+/// What recovery hands over.
+pub(crate) struct Found {
+    pub(crate) segments: Vec<Arc<Segment>>,
+    pub(crate) manifest: Manifest,
+    /// The id for the first new segment, and the one it follows.
+    pub(crate) next_id: u32,
+    pub(crate) previous: u32,
+}
+
+impl Core {
+    /// Starts with a new active segment behind what was found.
+    pub(crate) fn start(
+        storage: Box<dyn Storage>,
+        config: Config,
+        found: Found,
+    ) -> io::Result<Self> {
+        crate::sync::register_barrier();
+        let held: u64 = found.segments.iter().map(|s| s.end()).sum();
+        let size = (held / 4).next_multiple_of(SEGMENT_UNIT);
+        let size = size.clamp(config.initial_segment_size, config.segment_size);
+        let mut next = Next { id: Some(found.next_id), previous: found.previous, size };
+        let first = Arc::new(next.create(&*storage, &config, None, 1)?);
+        let mut segments = found.segments;
+        segments.push(first.clone());
+        let start = first.position(FIRST_FRAME);
+        let pending = Pending { finished: VecDeque::new(), from: FIRST_FRAME, segment: first.id() };
+        let tail = Tail::new(SLOTS, first, FIRST_FRAME);
+        Ok(Self {
+            prefix: Prefix::new(&tail),
+            tail,
+            group: GroupCommit::new(start.as_u64()),
+            table: Table::new(segments),
+            followers: Followers::default(),
+            counters: Counters::default(),
+            background: Background::default(),
+            manifest: Mutex::new(found.manifest),
+            next: Mutex::new(next),
+            pending: Mutex::new(pending),
+            mark: Mutex::new(Mark::default()),
+            storage,
+            config,
+        })
+    }
+
+    // ---- append ----
+
+    /// The length of a frame for a body, if it is allowed.
+    #[inline]
+    pub(crate) fn frame_len(&self, body: u64) -> Result<u64, AppendError> {
+        if body > self.config.max_entry_size {
+            return Err(AppendError::TooLarge { len: body, max: self.config.max_entry_size });
+        }
+        Ok(frame::frame_len(body))
+    }
+
+    /// The largest frame that shares a segment with others.
+    #[inline]
+    fn max_shared(&self) -> u64 {
+        (self.config.segment_size - FIRST_FRAME).min(MAX_SHARED)
+    }
+
+    /// Reserves and claims a frame.
+    #[inline]
+    pub(crate) fn claim(&self, len: u64) -> Result<Claim<'_, Segment>, AppendError> {
+        if len > self.max_shared() {
+            return self.claim_alone(len);
+        }
+        loop {
+            if let Some(claim) = self.tail.reserve(len) {
+                return Ok(claim);
+            }
+            self.roll()?;
+        }
+    }
+
+    #[inline]
+    pub(crate) fn append(&self, body: &[u8]) -> Result<LogPosition, AppendError> {
+        let len = self.frame_len(body.len() as u64)?;
+        let crc = frame::crc(body);
+        let mut claim = self.claim(len)?;
+        claim.write(frame::HEADER, body);
+        let position =
+            claim.commit(Header { kind: Kind::Entry, value_len: body.len() as u32 }, crc);
+        self.committed(position)
+    }
+
+    pub(crate) fn append_vectored(&self, parts: &[&[u8]]) -> Result<LogPosition, AppendError> {
+        let body: u64 = parts.iter().map(|part| part.len() as u64).sum();
+        let len = self.frame_len(body)?;
+        let crc = frame::crc_parts(parts);
+        let mut claim = self.claim(len)?;
+        let mut at = frame::HEADER;
+        for part in parts {
+            claim.write(at, part);
+            at += part.len() as u64;
+        }
+        let position = claim.commit(Header { kind: Kind::Entry, value_len: body as u32 }, crc);
+        self.committed(position)
+    }
+
+    #[allow(unsafe_code, reason = "a caller fills the claimed range in place")]
+    pub(crate) fn append_with(
+        &self,
+        body: usize,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> Result<LogPosition, AppendError> {
+        let len = self.frame_len(body as u64)?;
+        let claim = self.claim(len)?;
+        let at = claim.offset() + frame::HEADER;
+        // SAFETY: inside the range of `claim`, which is not committed while the slice lives, and
+        // nothing else is written meanwhile.
+        let bytes = unsafe { claim.segment().map.slice_mut(at, body as u64) };
+        let outer = Filling::enter();
+        fill(bytes);
+        drop(outer);
+        let crc = frame::crc(bytes);
+        let position = claim.commit(Header { kind: Kind::Entry, value_len: body as u32 }, crc);
+        self.committed(position)
+    }
+
+    /// One reservation for all; `each` is called with the position of every entry.
+    pub(crate) fn append_batch<'a>(
+        &self,
+        entries: impl ExactSizeIterator<Item = &'a [u8]> + Clone,
+        mut each: impl FnMut(LogPosition),
+    ) -> Result<Option<LogPosition>, AppendError> {
+        let count = entries.len();
+        if count == 0 {
+            return Ok(None);
+        }
+        let mut len = frame::HEADER;
+        for entry in entries.clone() {
+            len += self.frame_len(entry.len() as u64)?;
+        }
+        let max = MAX_SEGMENT - FIRST_FRAME;
+        let value_len = u32::try_from(count).ok().filter(|_| len <= max);
+        let value_len = value_len.ok_or(AppendError::TooLarge { len, max })?;
+        let mut claim = self.claim(len)?;
+        let mut at = frame::HEADER;
+        for entry in entries {
+            each(LogPosition::new(claim.position().segment(), (claim.offset() + at) as u32));
+            at = write_inner(&mut claim, at, entry);
+        }
+        let position = claim.commit(Header { kind: Kind::Batch, value_len }, frame::crc(&[]));
+        self.committed(position).map(Some)
+    }
+
+    /// After a commit: wakes followers, and waits as the durability says.
+    #[inline]
+    fn committed(&self, position: LogPosition) -> Result<LogPosition, AppendError> {
+        self.followers.notify();
+        if self.config.durability == Durability::Synced {
+            self.make_durable(position)?;
+        }
+        Ok(position)
+    }
+
+    #[cold]
+    fn make_durable(&self, position: LogPosition) -> Result<(), AppendError> {
+        self.wait_durable(position)
+            .map_err(|source| AppendError::Sync { position: Some(position), source })
+    }
+
+    // ---- roll ----
+
+    /// Makes room: another segment becomes active, prepared here if nobody did.
+    #[cold]
+    fn roll(&self) -> Result<(), AppendError> {
+        self.check_writable()?;
+        if !self.tail.roll() {
+            let waiting = Instant::now();
+            let mut preparer = self.tail.preparer();
+            if self.tail.is_full() && !preparer.has_standby() {
+                self.prepare(&mut preparer)?;
+            }
+            self.tail.roll();
+            drop(preparer);
+            self.counters.waited_for_standby(waiting.elapsed());
+        }
+        tracing::debug!(tail = %self.tail.position(), "rolled");
+        self.followers.notify();
+        self.background.wake();
+        Ok(())
+    }
+
+    fn check_writable(&self) -> Result<(), AppendError> {
+        match self.group.failure() {
+            Some(source) => {
+                Err(AppendError::Sync { position: None, source: SyncError::Failed { source } })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Creates a standby where there is none.
+    pub(crate) fn prepare_standby(&self) -> Result<(), AppendError> {
+        let mut preparer = self.tail.preparer();
+        if preparer.has_standby() || self.group.failure().is_some() {
+            return Ok(());
+        }
+        self.prepare(&mut preparer)
+    }
+
+    fn prepare(&self, preparer: &mut Preparer<'_, Segment>) -> Result<(), AppendError> {
+        self.find_slot(preparer)?;
+        let segment = self.create(preparer, None)?;
+        preparer.publish(segment, FIRST_FRAME).expect("there is a slot");
+        Ok(())
+    }
+
+    fn find_slot(&self, preparer: &Preparer<'_, Segment>) -> Result<(), AppendError> {
+        if preparer.has_slot() {
+            return Ok(());
+        }
+        let oldest = self.prefix.advance(&self.tail);
+        if preparer.has_slot() { Ok(()) } else { Err(AppendError::Stalled { oldest }) }
+    }
+
+    fn create(
+        &self,
+        preparer: &Preparer<'_, Segment>,
+        alone: Option<u64>,
+    ) -> Result<Arc<Segment>, AppendError> {
+        let mut next = lock(&self.next);
+        if next.id.is_none() {
+            return Err(AppendError::IdsExhausted);
+        }
+        let segment = next.create(&*self.storage, &self.config, alone, preparer.next_roll());
+        let segment = Arc::new(segment.map_err(refused)?);
+        self.table.insert(segment.clone());
+        self.counters.created_segment();
+        Ok(segment)
+    }
+
+    /// Claims a frame that gets a segment of its own (and leaves what remains of it to others).
+    #[cold]
+    fn claim_alone(&self, len: u64) -> Result<Claim<'_, Segment>, AppendError> {
+        let max = MAX_SEGMENT - FIRST_FRAME;
+        if len > max {
+            return Err(AppendError::TooLarge { len, max });
+        }
+        self.check_writable()?;
+        let mut preparer = self.tail.preparer();
+        self.find_slot(&preparer)?;
+        if let Some(standby) = preparer.withdraw() {
+            self.discard(standby);
+        }
+        self.find_slot(&preparer)?;
+        let segment = self.create(&preparer, Some(len))?;
+        let claim = preparer.publish_claimed(segment, FIRST_FRAME, len);
+        self.tail.roll();
+        drop(preparer);
+        self.background.wake();
+        Ok(claim)
+    }
+
+    /// Removes a segment that never was active.
+    fn discard(&self, standby: Arc<Segment>) {
+        let id = standby.id();
+        lock(&self.next).previous = standby.header.previous;
+        drop(standby);
+        self.table.remove(|other| other == id);
+        // Left behind it is an empty segment, which the next recovery removes; but it would break
+        // the chain of ids, so its successor names the one before it.
+        if let Err(error) = self.storage.remove(&file_name(id)) {
+            tracing::warn!(segment = id, %error, "could not remove an unused segment");
+        }
+    }
+
+    // ---- durability ----
+
+    /// Makes everything before the tail durable, and says where that is.
+    pub(crate) fn sync(&self) -> Result<LogPosition, SyncError> {
+        let target = self.tail.position();
+        self.wait_until(target)?;
+        Ok(self.durable())
+    }
+
+    pub(crate) fn durable(&self) -> LogPosition {
+        LogPosition::from_u64(self.group.durable())
+    }
+
+    /// Waits until the frame at `position` is durable; for a position at or behind the tail, until
+    /// everything before the tail is.
+    pub(crate) fn wait_durable(&self, position: LogPosition) -> Result<(), SyncError> {
+        self.wait_until(self.target(position))
+    }
+
+    pub(crate) fn target(&self, position: LogPosition) -> LogPosition {
+        LogPosition::from_u64(position.as_u64().saturating_add(1)).min(self.tail.position())
+    }
+
+    /// Whether there is nothing before `target` but what is durable and the last sync mark.
+    pub(crate) fn is_durable(&self, target: LogPosition) -> bool {
+        let mark = *lock(&self.mark);
+        self.durable() >= target
+            || mark.end == Some(target) && mark.start.is_some_and(|start| self.durable() >= start)
+    }
+
+    fn wait_until(&self, target: LogPosition) -> Result<(), SyncError> {
+        if self.is_durable(target) {
+            return Ok(());
+        }
+        if FILLING.get() {
+            return Err(SyncError::InsideAppend);
+        }
+        let lead = || self.lead(self.tail.position());
+        let waited = self.group.wait(target.as_u64(), lead);
+        waited.map_err(|source| self.sync_failed(source))
+    }
+
+    fn sync_failed(&self, source: Failure) -> SyncError {
+        // Writers find a full segment from now on, and then the failure.
+        self.tail.close();
+        SyncError::Failed { source }
+    }
+
+    /// Seals what is finished. Waits for nobody.
+    pub(crate) fn seal_finished(&self) -> Result<(), SyncError> {
+        let prefix = self.prefix.advance(&self.tail);
+        let sealed_up_to = LogPosition::new(prefix.segment(), 0);
+        if self.group.durable() >= sealed_up_to.as_u64() {
+            return Ok(());
+        }
+        let waited = self.group.wait(sealed_up_to.as_u64(), || self.lead(sealed_up_to));
+        waited.map_err(|source| self.sync_failed(source))
+    }
+
+    /// One sync, by the leader alone: waits for the claims before `goal`, syncs segment by segment
+    /// in order, seals what is full, and leaves a sync mark.
+    fn lead(&self, goal: LogPosition) -> io::Result<u64> {
+        let waiting = self.group.waiting() + 1;
+        let mut patience = Patience::default();
+        let mut end = self.prefix.advance(&self.tail);
+        while end < goal {
+            patience.wait();
+            end = self.prefix.advance(&self.tail);
+        }
+        let started = Instant::now();
+        let result = self.sync_pending();
+        self.counters.synced(started.elapsed(), waiting);
+        match &result {
+            Ok(end) => self.leave_mark(*end),
+            Err(error) => {
+                tracing::error!(%error, "a sync failed; the log refuses writes from now on");
+                self.counters.sync_failed();
+            }
+        }
+        result.map(LogPosition::as_u64)
+    }
+
+    fn sync_pending(&self) -> io::Result<LogPosition> {
+        let mut pending = lock(&self.pending);
+        let (current, offset, finished) = self.prefix.take_finished();
+        pending.finished.extend(finished);
+        while let Some(Finished { segment, frames }) = pending.finished.front() {
+            let end = segment.header.capacity;
+            segment.sync(pending.from, end)?;
+            segment.seal(Seal { end, frames: *frames })?;
+            tracing::debug!(segment = segment.id(), "sealed");
+            self.counters.sealed_segment();
+            pending.finished.pop_front();
+            pending.from = FIRST_FRAME;
+        }
+        if current.is_sealed() {
+            return Ok(current.position(offset));
+        }
+        if offset > pending.from || pending.segment != current.id() {
+            current.sync(pending.from.min(offset), offset)?;
+        }
+        pending.segment = current.id();
+        pending.from = offset;
+        Ok(current.position(offset))
+    }
+
+    /// Writes down up to where the log is durable, so that damage below is known for what it is.
+    fn leave_mark(&self, durable: LogPosition) {
+        // Not worth a segment of its own, and not worth an error.
+        let Some(mut claim) = self.tail.reserve(frame::SYNC_MARK) else { return };
+        let body = durable.as_u64().to_le_bytes();
+        claim.write(frame::HEADER, &body);
+        let end = claim.offset() + frame::SYNC_MARK;
+        let header = Header { kind: Kind::SyncMark, value_len: 8 };
+        let start = claim.commit(header, frame::crc(&body));
+        let end = LogPosition::new(start.segment(), end as u32);
+        *lock(&self.mark) = Mark { start: Some(start), end: Some(end) };
+    }
+
+    // ---- maintenance ----
+
+    /// What the background threads do, once.
+    pub(crate) fn maintain(&self) -> Result<(), AppendError> {
+        let sealed = self.seal_finished();
+        self.table.reap();
+        sealed.map_err(|source| AppendError::Sync { position: None, source })?;
+        self.prepare_standby()
+    }
+
+    /// Syncs and seals everything. The log is not used afterwards.
+    pub(crate) fn close(&self) -> Result<(), SyncError> {
+        if let Some(standby) = self.tail.preparer().withdraw_for_close() {
+            self.discard(standby);
+        }
+        self.sync()?;
+        let failed = |error| SyncError::Failed { source: Arc::new(error) };
+        self.prefix.advance(&self.tail);
+        let (segment, end, frames) = self.prefix.current();
+        if end <= FIRST_FRAME + frame::SYNC_MARK && frames == 0 {
+            let id = segment.id();
+            drop(segment);
+            return self.storage.remove(&file_name(id)).map_err(failed);
+        }
+        if segment.is_sealed() {
+            return Ok(());
+        }
+        segment.sync(FIRST_FRAME, end).map_err(failed)?;
+        seal_and_shrink(&segment, end, frames).map_err(failed)
+    }
+
+    pub(crate) fn is_manual(&self) -> bool {
+        self.config.maintenance == Maintenance::Manual
+    }
+}
+
+/// Seals a segment that is used up to `end` and synced.
+pub(crate) fn seal_and_shrink(segment: &Segment, end: u64, frames: u64) -> io::Result<()> {
+    segment.seal(Seal { end, frames })?;
+    segment.sync(0, end)?;
+    segment.shrink()
+}
+
+/// Writes an entry inside a claimed batch, and says where the next one goes.
+#[inline]
+fn write_inner(claim: &mut Claim<'_, Segment>, at: u64, entry: &[u8]) -> u64 {
+    let len = frame::frame_len(entry.len() as u64);
+    let header = Header { kind: Kind::Entry, value_len: entry.len() as u32 }.to_word();
+    let place = claim.offset() + at;
+    let salt = claim.segment().salt();
+    let word = frame::commit_word(salt, place, len, header, frame::crc(entry));
+    claim.write_head(at, word, header);
+    claim.write(at + frame::HEADER, entry);
+    at + len
+}
+
+fn refused(error: io::Error) -> AppendError {
+    let kind = error.kind();
+    let source = Arc::new(error);
+    match kind {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            AppendError::NoSpace { source }
+        }
+        _ => AppendError::Io { source },
+    }
+}
+
+impl Next {
+    fn create(
+        &mut self,
+        storage: &dyn Storage,
+        config: &Config,
+        alone: Option<u64>,
+        roll: u64,
+    ) -> io::Result<Segment> {
+        let id = self.id.ok_or(io::ErrorKind::StorageFull)?;
+        let capacity = match alone {
+            Some(len) => (FIRST_FRAME + len).next_multiple_of(SEGMENT_UNIT),
+            None => self.size,
+        };
+        let salt = random();
+        let boot_id = storage.boot_id().unwrap_or(0);
+        let header = SegmentHeader { id, previous: self.previous, salt, boot_id, capacity };
+        let segment = Segment::create(storage, header, Some((roll & 0xff_ffff) as u32))?;
+        self.id = id.checked_add(1);
+        self.previous = id;
+        if alone.is_none() {
+            self.size = (self.size * 2).min(config.segment_size);
+        }
+        Ok(segment)
+    }
+}
+
+/// 64 bits that nobody can guess: std's hash keys come from the operating system, and differ from
+/// one `RandomState` to the next.
+fn random() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(std::time::SystemTime::now())
+}
+
+/// Marks this thread as inside an `append_with`, also while unwinding out of it.
+struct Filling(bool);
+
+impl Filling {
+    fn enter() -> Self {
+        Self(FILLING.replace(true))
+    }
+}
+
+impl Drop for Filling {
+    fn drop(&mut self) {
+        FILLING.set(self.0);
+    }
+}
+
+impl<S> std::fmt::Debug for Finished<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Finished").field("frames", &self.frames).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,57 @@
+//! Readers that wait for the next commit, at no cost to writers while there are none.
+//!
+//! A writer commits and then looks whether anyone waits; a reader says that it waits and then
+//! looks for a commit. One of the two must see the other, which takes a full barrier on each side.
+//! The writer's would cost as much as the append, so on Linux the reader pays for both with
+//! membarrier(2), and the writer's is only one for the compiler.
+
+use crate::sync::{
+    AtomicUsize, Mutex, Ordering, Thread, current, heavy_barrier, light_barrier, lock, park_timeout,
+};
+use std::time::Instant;
+
+#[derive(Debug, Default)]
+pub(crate) struct Followers {
+    waiting: AtomicUsize,
+    threads: Mutex<Vec<Thread>>,
+}
+
+impl Followers {
+    /// After a commit: wakes those who wait.
+    #[inline]
+    pub(crate) fn notify(&self) {
+        light_barrier();
+        // ORDERING: Relaxed, between the barriers here and in `wait`.
+        if self.waiting.load(Ordering::Relaxed) != 0 {
+            self.wake();
+        }
+    }
+
+    #[cold]
+    fn wake(&self) {
+        let threads = std::mem::take(&mut *lock(&self.threads));
+        threads.into_iter().for_each(|thread| thread.unpark());
+    }
+
+    /// Waits until `ready` or the deadline; true where it was ready. `None` waits for ever.
+    pub(crate) fn wait(&self, deadline: Option<Instant>, mut ready: impl FnMut() -> bool) -> bool {
+        // ORDERING: Relaxed, between the barriers.
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let found = loop {
+            lock(&self.threads).push(current());
+            heavy_barrier();
+            if ready() {
+                break true;
+            }
+            if !park_timeout(deadline) {
+                break ready();
+            }
+        };
+        let mut threads = lock(&self.threads);
+        // ORDERING: Relaxed; a writer that still sees us takes an empty list.
+        if self.waiting.fetch_sub(1, Ordering::Relaxed) == 1 {
+            threads.clear();
+        }
+        found
+    }
+}

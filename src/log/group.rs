@@ -1,0 +1,179 @@
+//! Group commit: many wait, one syncs.
+//!
+//! Invariants:
+//! * At most one thread leads, and only the leader raises `durable`.
+//! * Every waiter is woken when its target is durable, when a sync has failed, or when it is its
+//!   turn to lead; whoever stops leading sees to that, also when it panics.
+//! * A failure is kept: from then on every wait that is not yet satisfied fails.
+
+use crate::sync::{Arc, AtomicU64, Mutex, Ordering, Thread, current, lock, park};
+use std::io;
+use std::task::Waker;
+
+pub(crate) type Failure = Arc<io::Error>;
+
+enum Wake {
+    Thread(Thread),
+    Task(Waker),
+}
+
+struct Waiter {
+    target: u64,
+    wake: Wake,
+}
+
+#[derive(Default)]
+struct State {
+    leading: bool,
+    failed: Option<Failure>,
+    waiters: Vec<Waiter>,
+}
+
+pub(crate) struct GroupCommit {
+    durable: AtomicU64,
+    state: Mutex<State>,
+}
+
+enum Turn {
+    Done,
+    Lead,
+    Wait,
+}
+
+/// What an async waiter finds.
+pub(crate) enum Poll {
+    Done,
+    Failed(Failure),
+    /// Registered; somebody else has to see to it that someone leads.
+    Registered,
+}
+
+impl GroupCommit {
+    pub(crate) fn new(durable: u64) -> Self {
+        Self { durable: AtomicU64::new(durable), state: Mutex::new(State::default()) }
+    }
+
+    pub(crate) fn durable(&self) -> u64 {
+        // ORDERING: Acquire; pairs with the Release store in `finish`: who sees the watermark
+        // comes after the sync.
+        self.durable.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn failure(&self) -> Option<Failure> {
+        lock(&self.state).failed.clone()
+    }
+
+    /// Returns when everything before `target` is durable. `lead` syncs, and says up to where.
+    pub(crate) fn wait(
+        &self,
+        target: u64,
+        mut lead: impl FnMut() -> Result<u64, io::Error>,
+    ) -> Result<(), Failure> {
+        loop {
+            match self.turn(target)? {
+                Turn::Done => return Ok(()),
+                Turn::Wait => park(),
+                Turn::Lead => {
+                    let guard = Leading(self);
+                    let result = lead();
+                    std::mem::forget(guard);
+                    self.finish(result);
+                }
+            }
+        }
+    }
+
+    fn turn(&self, target: u64) -> Result<Turn, Failure> {
+        if self.durable() >= target {
+            return Ok(Turn::Done);
+        }
+        let mut state = lock(&self.state);
+        if self.durable() >= target {
+            return Ok(Turn::Done);
+        }
+        if let Some(failure) = &state.failed {
+            return Err(failure.clone());
+        }
+        if !state.leading {
+            state.leading = true;
+            return Ok(Turn::Lead);
+        }
+        state.waiters.push(Waiter { target, wake: Wake::Thread(current()) });
+        Ok(Turn::Wait)
+    }
+
+    /// As `wait` for a task: registers its waker where it has to wait.
+    pub(crate) fn poll(&self, target: u64, waker: &Waker) -> Poll {
+        let mut state = lock(&self.state);
+        if self.durable() >= target {
+            return Poll::Done;
+        }
+        if let Some(failure) = &state.failed {
+            return Poll::Failed(failure.clone());
+        }
+        state.waiters.push(Waiter { target, wake: Wake::Task(waker.clone()) });
+        Poll::Registered
+    }
+
+    /// The furthest position that a task waits for.
+    pub(crate) fn wanted(&self) -> Option<u64> {
+        let state = lock(&self.state);
+        let tasks = state.waiters.iter().filter(|w| matches!(w.wake, Wake::Task(_)));
+        tasks.map(|w| w.target).max()
+    }
+
+    /// Those waiting now.
+    pub(crate) fn waiting(&self) -> usize {
+        lock(&self.state).waiters.len()
+    }
+
+    fn finish(&self, result: Result<u64, io::Error>) {
+        let mut state = lock(&self.state);
+        state.leading = false;
+        match result {
+            Ok(durable) if durable > self.durable.load(Ordering::Relaxed) => {
+                // ORDERING: Release; pairs with the Acquire load in `durable`.
+                self.durable.store(durable, Ordering::Release);
+            }
+            Ok(_) => {}
+            Err(error) => {
+                state.failed.get_or_insert_with(|| Arc::new(error));
+            }
+        }
+        let durable = self.durable.load(Ordering::Relaxed);
+        let failed = state.failed.is_some();
+        let (mut woken, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut state.waiters)
+            .into_iter()
+            .partition(|w| failed || w.target <= durable);
+        state.waiters = rest;
+        // Someone has to lead for those who are left.
+        let next = state.waiters.iter().position(|w| matches!(w.wake, Wake::Thread(_)));
+        woken.extend(next.map(|at| state.waiters.swap_remove(at)));
+        drop(state);
+        wake(woken);
+    }
+}
+
+fn wake(waiters: Vec<Waiter>) {
+    for waiter in waiters {
+        match waiter.wake {
+            Wake::Thread(thread) => thread.unpark(),
+            Wake::Task(waker) => waker.wake(),
+        }
+    }
+}
+
+/// Stops leading when the leader panics.
+struct Leading<'g>(&'g GroupCommit);
+
+impl Drop for Leading<'_> {
+    fn drop(&mut self) {
+        self.0.finish(Err(io::Error::other("a thread panicked while it synced")));
+    }
+}
+
+impl std::fmt::Debug for GroupCommit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("GroupCommit").finish_non_exhaustive()
+    }
+}

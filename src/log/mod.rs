@@ -1,0 +1,531 @@
+//! The commit log.
+
+mod background;
+mod batch;
+pub(crate) mod commit;
+mod core;
+mod followers;
+mod group;
+mod reader;
+mod recovery;
+mod scan;
+mod stats;
+mod table;
+mod tail;
+mod view;
+
+pub use batch::BatchWriter;
+pub use reader::{Entry, FrameInfo, Frames, LogReader};
+pub use recovery::RecoveryReport;
+pub use stats::{Distribution, LogStats};
+
+use self::background::Background;
+use self::core::Core;
+use self::group::Poll as Durable;
+use self::view::{ReadOnly, View};
+use crate::error::{AppendError, OpenError, ReadError, SyncError, TruncateError};
+use crate::options::{Config, Durability, MAX_SEGMENT, Maintenance, RecoveryMode, SEGMENT_UNIT};
+use crate::position::LogPosition;
+use crate::segment::file_name;
+use crate::storage::real::Directory;
+use crate::storage::simulated::SimulatedDisk;
+use crate::storage::{Access, Storage, io_error};
+use crate::sync::lock;
+use std::path::Path;
+use std::sync::Arc;
+use std::task::Poll;
+
+/// How a log is opened.
+#[derive(Clone, Debug, Default)]
+#[must_use]
+pub struct LogOptions {
+    config: Config,
+}
+
+impl LogOptions {
+    /// Bytes of a full-grown segment: a multiple of 2 MiB, at most 4 GiB less 2 MiB. Default
+    /// 64 MiB. An entry larger than this gets a segment of its own.
+    pub fn segment_size(mut self, bytes: u64) -> Self {
+        self.config.segment_size = bytes;
+        self
+    }
+
+    /// Bytes of the first segment of an empty log; each one is twice as large as the one before,
+    /// up to [`segment_size`](Self::segment_size). A multiple of 2 MiB. Default 2 MiB.
+    pub fn initial_segment_size(mut self, bytes: u64) -> Self {
+        self.config.initial_segment_size = bytes;
+        self
+    }
+
+    /// The largest entry, in bytes. Default 1 GiB; at most 4 GiB less 4 MiB.
+    pub fn max_entry_size(mut self, bytes: u64) -> Self {
+        self.config.max_entry_size = bytes;
+        self
+    }
+
+    /// When an append counts as done. Default [`Durability::Buffered`].
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.config.durability = durability;
+        self
+    }
+
+    /// What opening does about damage. Default [`RecoveryMode::Strict`].
+    pub fn recovery_mode(mut self, mode: RecoveryMode) -> Self {
+        self.config.recovery_mode = mode;
+        self
+    }
+
+    /// Who does the maintenance. Default [`Maintenance::Background`].
+    pub fn maintenance(mut self, maintenance: Maintenance) -> Self {
+        self.config.maintenance = maintenance;
+        self
+    }
+
+    fn check(&self) -> Result<Config, OpenError> {
+        let mut config = self.config;
+        let range = "a multiple of 2 MiB, from 2 MiB to 4 GiB less 2 MiB";
+        for (option, value) in [
+            ("segment_size", config.segment_size),
+            ("initial_segment_size", config.initial_segment_size),
+        ] {
+            if value == 0 || value % SEGMENT_UNIT != 0 || value > MAX_SEGMENT {
+                return Err(OpenError::Option { option, value, range });
+            }
+        }
+        if config.max_entry_size > MAX_SEGMENT - SEGMENT_UNIT {
+            let (option, value) = ("max_entry_size", config.max_entry_size);
+            return Err(OpenError::Option { option, value, range: "at most 4 GiB less 4 MiB" });
+        }
+        config.initial_segment_size = config.initial_segment_size.min(config.segment_size);
+        Ok(config)
+    }
+
+    /// Opens the log in a directory, and makes it where there is none (with mode 0700; its parent
+    /// has to exist).
+    ///
+    /// # Errors
+    /// [`OpenError`]; nothing that was acknowledged is changed then.
+    pub fn open(&self, dir: impl AsRef<Path>) -> Result<CommitLog, OpenError> {
+        let config = self.check()?;
+        let storage = Directory::open(dir.as_ref(), Access::Write)?;
+        CommitLog::start(Box::new(storage), config)
+    }
+
+    /// Opens a log for reading only. Nothing is created or changed. While another process has it
+    /// open for writing, readers follow what it appends.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open_read_only(&self, dir: impl AsRef<Path>) -> Result<CommitLog, OpenError> {
+        let config = self.check()?;
+        let storage: Box<dyn Storage> = Box::new(Directory::open(dir.as_ref(), Access::Read)?);
+        if storage.read_manifest()?.is_none() {
+            return Err(OpenError::NotFound { path: dir.as_ref().into() });
+        }
+        let (segments, report) = recovery::look(&*storage, config.recovery_mode)?;
+        let table = table::Table::new(segments);
+        Ok(CommitLog { view: View::ReadOnly(ReadOnly { storage, table }), report, closed: false })
+    }
+
+    /// Opens the log on a simulated disk.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open_simulated(&self, disk: &SimulatedDisk) -> Result<CommitLog, OpenError> {
+        CommitLog::start(Box::new(disk.attach()?), self.check()?)
+    }
+}
+
+/// A lock-free, memory-mapped commit log.
+///
+/// Any number of threads append and read through one shared handle. At every
+/// [`Durability`] an append that returned survives the death of the process.
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// use tailcask::CommitLog;
+///
+/// let log = CommitLog::open(dir.path().join("log"))?;
+/// let position = log.append(b"first")?;
+/// log.append_batch(&[b"second", b"third"])?;
+/// assert_eq!(&*log.read(position)?, b"first");
+///
+/// let mut reader = log.reader();
+/// while let Some(entry) = reader.next_entry()? {
+///     println!("{} {:?}", entry.position(), &*entry);
+/// }
+/// # drop(reader);
+/// log.close()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct CommitLog {
+    view: View,
+    report: RecoveryReport,
+    closed: bool,
+}
+
+impl CommitLog {
+    /// Opens the log in a directory with the default options.
+    ///
+    /// # Errors
+    /// As [`LogOptions::open`].
+    pub fn open(dir: impl AsRef<Path>) -> Result<Self, OpenError> {
+        Self::options().open(dir)
+    }
+
+    /// The options of a log, to be changed and then opened.
+    pub fn options() -> LogOptions {
+        LogOptions::default()
+    }
+
+    /// A log in anonymous memory, gone when it is dropped.
+    ///
+    /// # Panics
+    /// If there is no memory for its first segment, 2 MiB.
+    #[must_use]
+    pub fn in_memory() -> Self {
+        let log = Self::options().open_simulated(&SimulatedDisk::volatile());
+        log.expect("memory for the first segment")
+    }
+
+    fn start(storage: Box<dyn Storage>, config: Config) -> Result<Self, OpenError> {
+        let (found, report) = recovery::recover(&*storage, config.recovery_mode)?;
+        let core = Core::start(storage, config, found);
+        let core = Arc::new(core.map_err(|e| io_error("create a segment", e))?);
+        if !core.is_manual() {
+            Background::start(&core).map_err(|e| io_error("start a thread", e))?;
+        }
+        Ok(Self { view: View::Writer(core), report, closed: false })
+    }
+
+    fn core(&self) -> Option<&Arc<Core>> {
+        match &self.view {
+            View::Writer(core) => Some(core),
+            View::ReadOnly(_) => None,
+        }
+    }
+
+    #[inline]
+    fn writer(&self) -> Result<&Core, AppendError> {
+        match &self.view {
+            View::Writer(core) => Ok(core),
+            View::ReadOnly(_) => Err(AppendError::ReadOnly),
+        }
+    }
+
+    /// Appends an entry; 0 bytes are fine.
+    ///
+    /// # Errors
+    /// [`AppendError`].
+    #[inline]
+    pub fn append(&self, entry: &[u8]) -> Result<LogPosition, AppendError> {
+        self.writer()?.append(entry)
+    }
+
+    /// Appends an entry that is in pieces, as one.
+    ///
+    /// # Errors
+    /// [`AppendError`].
+    pub fn append_vectored(&self, parts: &[&[u8]]) -> Result<LogPosition, AppendError> {
+        self.writer()?.append_vectored(parts)
+    }
+
+    /// Appends an entry of `len` bytes that `fill` writes in place; they are zero before. If it
+    /// panics, there is no entry. Readers, syncs and [`committed`](Self::committed) do not get
+    /// past the entry while `fill` runs, so it should be quick, and must not wait for them; a sync
+    /// inside it is refused.
+    ///
+    /// # Errors
+    /// [`AppendError`].
+    pub fn append_with(
+        &self,
+        len: usize,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> Result<LogPosition, AppendError> {
+        self.writer()?.append_with(len, fill)
+    }
+
+    /// Appends entries side by side, all or none: no reader and no recovery sees a part of them.
+    /// At most 4 GiB less 2 MiB together.
+    ///
+    /// # Errors
+    /// [`AppendError`].
+    pub fn append_batch(&self, entries: &[&[u8]]) -> Result<Vec<LogPosition>, AppendError> {
+        let mut positions = Vec::with_capacity(entries.len());
+        self.writer()?.append_batch(entries.iter().copied(), |at| positions.push(at))?;
+        Ok(positions)
+    }
+
+    /// A writer that gathers entries, up to `max_bytes`, and appends them in batches.
+    #[must_use]
+    pub fn batch_writer(&self, max_bytes: usize) -> BatchWriter<'_> {
+        BatchWriter::new(self.writer(), max_bytes)
+    }
+
+    /// Reads the entry at a position, in place. The position may come from anywhere.
+    ///
+    /// # Errors
+    /// [`ReadError`], which says what is wrong with the position, or that the entry is damaged.
+    pub fn read(&self, position: LogPosition) -> Result<Entry<'_>, ReadError> {
+        reader::read_at(&self.view, position)
+    }
+
+    /// Reads from the beginning of the log.
+    #[must_use]
+    pub fn reader(&self) -> LogReader<'_> {
+        self.reader_from(LogPosition::START)
+    }
+
+    /// Reads from a position on: that of an entry, of the tail, or of another reader.
+    #[must_use]
+    pub fn reader_from(&self, position: LogPosition) -> LogReader<'_> {
+        LogReader::new(&self.view, position)
+    }
+
+    /// All frames from a position on, for people debugging.
+    #[must_use]
+    pub fn frames(&self, from: LogPosition) -> Frames<'_> {
+        Frames::new(self.reader_from(from))
+    }
+
+    /// Makes everything that is in the log durable; everything before the position is then.
+    /// Concurrent callers share one sync. Waits for appends that are under way.
+    ///
+    /// # Errors
+    /// [`SyncError`]. After a failed sync the log refuses writes for good.
+    pub fn sync(&self) -> Result<LogPosition, SyncError> {
+        self.core().ok_or(SyncError::ReadOnly)?.sync()
+    }
+
+    /// Waits until the entry at a position is durable (for a position at or behind the tail:
+    /// everything before the tail).
+    ///
+    /// # Errors
+    /// As [`sync`](Self::sync).
+    pub fn wait_durable(&self, position: LogPosition) -> Result<(), SyncError> {
+        self.core().ok_or(SyncError::ReadOnly)?.wait_durable(position)
+    }
+
+    /// As [`wait_durable`](Self::wait_durable) for async callers, with any executor. The sync is
+    /// done by the log's own thread; with [`Maintenance::Manual`] by the first poll.
+    ///
+    /// # Errors
+    /// As [`sync`](Self::sync).
+    pub async fn wait_durable_async(&self, position: LogPosition) -> Result<(), SyncError> {
+        let core = self.core().ok_or(SyncError::ReadOnly)?;
+        if !core.background.is_running() {
+            return core.wait_durable(position);
+        }
+        let target = core.target(position);
+        std::future::poll_fn(|context| {
+            if core.is_durable(target) {
+                return Poll::Ready(Ok(()));
+            }
+            match core.group.poll(target.as_u64(), context.waker()) {
+                Durable::Done => Poll::Ready(Ok(())),
+                Durable::Failed(source) => Poll::Ready(Err(SyncError::Failed { source })),
+                Durable::Registered => {
+                    core.background.wake();
+                    Poll::Pending
+                }
+            }
+        })
+        .await
+    }
+
+    /// Where the log begins.
+    #[must_use]
+    pub fn begin(&self) -> LogPosition {
+        self.view.begin()
+    }
+
+    /// Where the next frame will be: the end of what is reserved.
+    #[must_use]
+    pub fn tail(&self) -> LogPosition {
+        self.view.tail()
+    }
+
+    /// The end of the contiguous committed part: every append before it is finished.
+    #[must_use]
+    pub fn committed(&self) -> LogPosition {
+        self.core().map_or_else(|| self.tail(), |core| core.prefix.advance(&core.tail))
+    }
+
+    /// The end of what is known to be durable.
+    #[must_use]
+    pub fn durable(&self) -> LogPosition {
+        self.core().map_or(LogPosition::START, |core| core.durable())
+    }
+
+    /// Drops segments that lie wholly before a position, and says where the log now begins: at
+    /// the position or before it. Readers that are in a dropped segment may finish with it.
+    ///
+    /// # Errors
+    /// [`TruncateError`].
+    pub fn truncate_before(&self, position: LogPosition) -> Result<LogPosition, TruncateError> {
+        let core = self.core().ok_or(TruncateError::ReadOnly)?;
+        let io = |error: std::io::Error| TruncateError::Io { source: Arc::new(error) };
+        let tail = core.tail.position();
+        if position > tail {
+            return Err(TruncateError::PastEnd { position, tail });
+        }
+        core.seal_finished().map_err(|error| io(std::io::Error::other(error)))?;
+        let mut manifest = lock(&core.manifest);
+        let doomed: Vec<u32> = core.table.with(|all| {
+            let before = all.iter().take_while(|s| s.id() < position.segment() && s.is_sealed());
+            before.map(|s| s.id()).collect()
+        });
+        let Some(&last) = doomed.last() else { return Ok(self.begin()) };
+        let first = core.table.with(|all| all.iter().map(|s| s.id()).find(|&id| id > last));
+        manifest.first = first.unwrap_or(tail.segment());
+        core.storage.write_manifest(&manifest.encode()).map_err(io)?;
+        core.table.remove(|id| id <= last);
+        for id in doomed {
+            core.storage.remove(&file_name(id)).map_err(io)?;
+        }
+        core.storage.sync_directory().map_err(io)?;
+        drop(manifest);
+        if core.is_manual() {
+            core.table.reap();
+        } else {
+            core.background.wake();
+        }
+        Ok(self.begin())
+    }
+
+    /// Does what the background threads would: seals full segments, prepares a standby, unmaps
+    /// what was truncated away.
+    ///
+    /// # Errors
+    /// [`AppendError`] if there is no room for a standby, or a sync failed.
+    pub fn maintain(&self) -> Result<(), AppendError> {
+        self.writer()?.maintain()
+    }
+
+    /// What was found when the log was opened.
+    #[must_use]
+    pub const fn recovery(&self) -> &RecoveryReport {
+        &self.report
+    }
+
+    /// What the log did since it was opened, and where it stands. Walks over what was committed
+    /// since the last call, some nanoseconds an entry.
+    #[must_use]
+    pub fn stats(&self) -> LogStats {
+        let mut stats = LogStats::default();
+        if let Some(core) = self.core() {
+            stats.committed = core.prefix.advance(&core.tail);
+            let counts = core.prefix.counts();
+            (stats.entries, stats.batches) = (counts.entries, counts.batches);
+            (stats.bytes, stats.voids) = (counts.bytes, counts.voids);
+            core.counters.read(&mut stats);
+            stats.durable = core.durable();
+        }
+        stats.begin = self.begin();
+        stats.tail = self.tail();
+        if self.core().is_none() {
+            stats.committed = stats.tail;
+        }
+        stats.oldest_unfinished = (stats.committed < stats.tail).then_some(stats.committed);
+        self.view.table().with(|all| {
+            stats.segments = all.len();
+            stats.disk_bytes = all.iter().map(|s| s.map.len() as u64).sum();
+        });
+        let (waiting, since) = self.view.table().waiting();
+        stats.segments_waiting_for_readers = waiting;
+        stats.longest_reader_wait = since.map(|since| since.elapsed());
+        stats
+    }
+
+    /// Reads everything that is committed and checks every checksum.
+    ///
+    /// # Errors
+    /// [`ReadError::Corrupt`] at the first damage.
+    pub fn verify(&self) -> Result<VerifyReport, ReadError> {
+        let mut report = VerifyReport::default();
+        let mut last = None;
+        for frame in self.frames(LogPosition::START) {
+            let frame = frame?;
+            if last.replace(frame.position.segment()) != Some(frame.position.segment()) {
+                report.segments += 1;
+                self.verify_sealed(frame.position.segment())?;
+            }
+            report.frames += 1;
+            if frame.kind == Some("entry") {
+                report.entries += 1;
+                report.bytes += u64::from(frame.value_len);
+            }
+        }
+        Ok(report)
+    }
+
+    fn verify_sealed(&self, id: u32) -> Result<(), ReadError> {
+        match self.view.table().pin(id) {
+            Some(segment) if segment.is_sealed() => {
+                scan::verify_sealed(&segment).map(drop).map_err(ReadError::Corrupt)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Syncs, seals, and lets go of the directory. The next open has nothing to scan. Dropping the
+    /// log does the same, and loses the error.
+    ///
+    /// # Errors
+    /// As [`sync`](Self::sync).
+    pub fn close(mut self) -> Result<(), SyncError> {
+        self.shut()
+    }
+
+    fn shut(&mut self) -> Result<(), SyncError> {
+        match &self.view {
+            View::Writer(core) if !std::mem::replace(&mut self.closed, true) => {
+                core.background.stop();
+                core.close()
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Lets go of the log as a dying process would: nothing is synced or sealed. For tests of
+    /// recovery.
+    #[doc(hidden)]
+    pub fn abort(mut self) {
+        self.closed = true;
+        if let Some(core) = self.core() {
+            core.background.stop();
+        }
+    }
+
+    /// Reserves room and never claims it, as a thread does that dies in between. For tests of
+    /// recovery: everything that waits for appends to finish waits for ever after this.
+    #[doc(hidden)]
+    pub fn abandon_reservation(&self, len: usize) {
+        if let Some(core) = self.core() {
+            core.tail.abandon(crate::format::frame::frame_len(len as u64));
+        }
+    }
+}
+
+impl Drop for CommitLog {
+    fn drop(&mut self) {
+        if let Err(error) = self.shut() {
+            tracing::error!(%error, "closing the log failed in a drop");
+        }
+    }
+}
+
+/// What [`CommitLog::verify`] went through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct VerifyReport {
+    /// Segments.
+    pub segments: u64,
+    /// Frames, also those that hold no entry.
+    pub frames: u64,
+    /// Entries.
+    pub entries: u64,
+    /// Bytes of entries.
+    pub bytes: u64,
+}

@@ -1,0 +1,401 @@
+//! Reading entries in place: at a position, or forward from one.
+
+#![allow(unsafe_code, reason = "hands out committed bytes")]
+
+use crate::error::{Corruption, CorruptionKind, ReadError};
+use crate::format::frame::{HEADER, Header, Kind, State, Word};
+use crate::format::header::FIRST_FRAME;
+use crate::log::scan::{self, Frame};
+use crate::log::table::Pin;
+use crate::log::view::View;
+use crate::position::LogPosition;
+use crate::segment::Segment;
+use std::fmt;
+use std::ops::Deref;
+use std::time::{Duration, Instant};
+
+/// An entry, in place in the log's map.
+///
+/// Its bytes were verified against their checksum. While it is kept, its segment stays mapped,
+/// also if the log is truncated meanwhile; other segments are not held up.
+pub struct Entry<'a> {
+    bytes: &'a [u8],
+    position: LogPosition,
+    _pin: Option<Pin<'a>>,
+}
+
+impl Entry<'_> {
+    /// Where it is.
+    #[must_use]
+    pub const fn position(&self) -> LogPosition {
+        self.position
+    }
+}
+
+impl Deref for Entry<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.bytes
+    }
+}
+
+impl AsRef<[u8]> for Entry<'_> {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes
+    }
+}
+
+impl fmt::Debug for Entry<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Entry({}, {} bytes)", self.position, self.bytes.len())
+    }
+}
+
+/// The bytes of a committed entry.
+fn body(segment: &Segment, offset: u64, header: Header) -> &[u8] {
+    // SAFETY: `frame_at` has seen the frame committed, and verified that the header fits it.
+    unsafe { segment.map.slice(offset + HEADER, u64::from(header.value_len)) }
+}
+
+fn corrupt(position: LogPosition, kind: CorruptionKind) -> ReadError {
+    ReadError::Corrupt(Corruption::at(position, kind))
+}
+
+/// Reads the entry at a position.
+pub(crate) fn read_at(view: &View, position: LogPosition) -> Result<Entry<'_>, ReadError> {
+    let begin = view.begin();
+    if position < begin {
+        return Err(ReadError::Truncated { position, begin });
+    }
+    let tail = view.tail();
+    if position >= tail {
+        return Err(ReadError::PastEnd { position, tail });
+    }
+    let not_an_entry = ReadError::NotAnEntry { position };
+    let offset = u64::from(position.offset());
+    let Some(pin) = view.table().pin(position.segment()) else {
+        // Truncated just now, or an id that no segment has.
+        let begin = view.begin();
+        let truncated = position < begin;
+        return Err(if truncated {
+            ReadError::Truncated { position, begin }
+        } else {
+            not_an_entry
+        });
+    };
+    let segment = pin.segment();
+    let end = segment.end();
+    if offset % 8 != 0 || offset < FIRST_FRAME || offset >= end || !view.may_look(position) {
+        return Err(not_an_entry);
+    }
+    match scan::frame_at(segment, offset, end - offset) {
+        Ok(None) if is_boundary(segment, offset) => Err(ReadError::Unfinished { position }),
+        Ok(None) => Err(not_an_entry),
+        Ok(Some(Frame { header: Some(header @ Header { kind: Kind::Entry, .. }), .. })) => {
+            Ok(Entry { bytes: body(segment, offset, header), position, _pin: Some(pin) })
+        }
+        Ok(Some(Frame { word: Word { state: State::Claimed, .. }, .. })) => {
+            Err(ReadError::Unfinished { position })
+        }
+        Ok(Some(_)) => Err(not_an_entry),
+        // Damage, if a frame begins here; that is known by walking to it.
+        Err(kind) if is_boundary(segment, offset) => Err(corrupt(position, kind)),
+        Err(_) => Err(not_an_entry),
+    }
+}
+
+/// Whether a frame begins at an offset, going by the lengths of those before it.
+fn is_boundary(segment: &Segment, offset: u64) -> bool {
+    let mut at = FIRST_FRAME;
+    while at < offset {
+        let Ok(Some(frame)) = scan::frame_at(segment, at, segment.end() - at) else {
+            return false;
+        };
+        let inside = at + frame.word.len > offset;
+        match frame.header {
+            Some(Header { kind: Kind::Batch, .. }) if inside => at += HEADER,
+            _ => at += frame.word.len,
+        }
+    }
+    at == offset
+}
+
+/// Reads forward, entry by entry, across segments and while writers run.
+///
+/// It holds the segment that it is in, and nothing else.
+#[derive(Debug)]
+pub struct LogReader<'a> {
+    view: &'a View,
+    at: LogPosition,
+    pin: Option<Pin<'a>>,
+}
+
+enum Next {
+    Entry(u64, Header),
+    Nothing,
+}
+
+impl<'a> LogReader<'a> {
+    pub(crate) fn new(view: &'a View, at: LogPosition) -> Self {
+        Self { view, at, pin: None }
+    }
+
+    /// Where the next frame is, or will be.
+    #[must_use]
+    pub const fn position(&self) -> LogPosition {
+        self.at
+    }
+
+    /// The next entry, or `None` at the end of what is committed; later calls find what was
+    /// appended since.
+    ///
+    /// # Errors
+    /// [`ReadError::Truncated`] if the log was truncated beyond this reader's place,
+    /// [`ReadError::Corrupt`] at damage. The reader stays where it is.
+    pub fn next_entry(&mut self) -> Result<Option<Entry<'_>>, ReadError> {
+        match self.step()? {
+            Next::Nothing => Ok(None),
+            Next::Entry(offset, header) => {
+                let segment = self.pin.as_ref().expect("an entry is in a segment").segment();
+                let position = segment.position(offset);
+                Ok(Some(Entry { bytes: body(segment, offset, header), position, _pin: None }))
+            }
+        }
+    }
+
+    /// As [`next_entry`](Self::next_entry), and waits for one for up to `timeout`. The thread
+    /// sleeps meanwhile.
+    ///
+    /// # Errors
+    /// As `next_entry`.
+    pub fn wait_entry(&mut self, timeout: Duration) -> Result<Option<Entry<'_>>, ReadError> {
+        let deadline = Instant::now().checked_add(timeout);
+        let mut found = self.step()?;
+        if matches!(found, Next::Nothing) {
+            let view = self.view;
+            let mut result = Ok(Next::Nothing);
+            view.wait(deadline, || {
+                result = self.step();
+                !matches!(result, Ok(Next::Nothing))
+            });
+            found = result?;
+        }
+        match found {
+            Next::Nothing => Ok(None),
+            Next::Entry(offset, header) => {
+                let segment = self.pin.as_ref().expect("an entry is in a segment").segment();
+                let position = segment.position(offset);
+                Ok(Some(Entry { bytes: body(segment, offset, header), position, _pin: None }))
+            }
+        }
+    }
+
+    /// Steps behind the next entry.
+    fn step(&mut self) -> Result<Next, ReadError> {
+        loop {
+            if !self.enter()? {
+                return Ok(Next::Nothing);
+            }
+            let segment = self.pin.as_ref().expect("entered").segment();
+            let offset = u64::from(self.at.offset());
+            if offset >= segment.end() {
+                if !self.leave(segment)? {
+                    return Ok(Next::Nothing);
+                }
+                continue;
+            }
+            let frame = scan::frame_at(segment, offset, segment.end() - offset);
+            let Some(frame) = frame.map_err(|kind| corrupt(self.at, kind))? else {
+                if self.step_over(segment, offset) {
+                    continue;
+                }
+                return Ok(Next::Nothing);
+            };
+            let advance = match (frame.word.state, frame.header) {
+                (State::Claimed, _) => {
+                    if self.step_over(segment, offset) {
+                        continue;
+                    }
+                    return Ok(Next::Nothing);
+                }
+                (_, Some(header @ Header { kind: Kind::Entry, .. })) => {
+                    self.at = segment.position(offset + frame.word.len);
+                    return Ok(Next::Entry(offset, header));
+                }
+                (_, Some(Header { kind: Kind::Batch, .. })) => HEADER,
+                _ => frame.word.len,
+            };
+            self.at = segment.position(offset + advance);
+        }
+    }
+
+    /// Pins the segment that `at` is in.
+    fn enter(&mut self) -> Result<bool, ReadError> {
+        if self.pin.as_ref().is_some_and(|pin| pin.id() == self.at.segment()) {
+            return Ok(true);
+        }
+        let begin = self.view.begin();
+        if self.at == LogPosition::START {
+            self.at = begin;
+        }
+        if self.at < begin {
+            return Err(ReadError::Truncated { position: self.at, begin });
+        }
+        self.pin = self.view.table().pin(self.at.segment());
+        if self.pin.is_none() {
+            let tail = self.view.tail();
+            // A reader may stand at the end and wait for what will be there.
+            if self.at.segment() > tail.segment() || self.view.begin() == tail {
+                return Ok(false);
+            }
+            return Err(ReadError::NotAnEntry { position: self.at });
+        }
+        if !self.is_place() {
+            self.pin = None;
+            return Err(ReadError::NotAnEntry { position: self.at });
+        }
+        Ok(true)
+    }
+
+    /// Whether `at`, which may come from anywhere, is where a frame begins or the log ends.
+    fn is_place(&self) -> bool {
+        let (tail, offset) = (self.view.tail(), u64::from(self.at.offset()));
+        let segment = self.pin.as_ref().expect("just pinned").segment();
+        if offset == FIRST_FRAME || self.at == tail || offset == segment.end() {
+            return true;
+        }
+        let inside = offset % 8 == 0 && (FIRST_FRAME..segment.end()).contains(&offset);
+        // A frame that verifies is one: its checksum is bound to the place. What does not may be
+        // a damaged frame, or no frame.
+        inside
+            && self.at < tail
+            && self.view.may_look(self.at)
+            && (matches!(scan::frame_at(segment, offset, segment.end() - offset), Ok(Some(_)))
+                || is_boundary(segment, offset))
+    }
+
+    /// Goes on to the next segment; false while there is none.
+    fn leave(&mut self, segment: &Segment) -> Result<bool, ReadError> {
+        let Some(next) = self.view.segment_after(segment.id())? else { return Ok(false) };
+        if next.header.previous > segment.id() {
+            let begin = self.view.begin();
+            return Err(ReadError::Truncated { position: self.at, begin });
+        }
+        self.at = next.position(FIRST_FRAME);
+        self.pin = Some(next);
+        Ok(true)
+    }
+
+    /// At a frame that is not there (yet): what a dead writer left, or a log of another process
+    /// that was closed or went another way.
+    fn step_over(&mut self, segment: &Segment, offset: u64) -> bool {
+        if let Some(gap) = segment.gaps.iter().find(|gap| gap.offset == offset) {
+            self.at = segment.position(offset + gap.len);
+            return true;
+        }
+        if !matches!(self.view, View::ReadOnly(_)) || segment.is_sealed() {
+            return false;
+        }
+        if segment.load_seal().is_some() {
+            return true;
+        }
+        // A standby that was taken back: its place in the chain is another segment's.
+        if offset == FIRST_FRAME
+            && let Ok(Some(next)) = self.view.segment_after(segment.id())
+            && next.header.previous == segment.header.previous
+        {
+            self.at = next.position(FIRST_FRAME);
+            self.pin = Some(next);
+            return true;
+        }
+        false
+    }
+}
+
+/// A frame as it stands in the file, for people debugging.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FrameInfo {
+    /// Where it is.
+    pub position: LogPosition,
+    /// Its bytes, header and padding included.
+    pub length: u64,
+    /// `committed`, `claimed`, `void`, `pad`, or `gap` for what a dead process left unrepaired.
+    pub state: &'static str,
+    /// `entry`, `batch` or `sync mark`, where it is committed.
+    pub kind: Option<&'static str>,
+    /// The value length of its header: the bytes of an entry, the entries of a batch.
+    pub value_len: u32,
+}
+
+/// Walks over all frames, also those that hold no entry.
+#[derive(Debug)]
+pub struct Frames<'a> {
+    reader: LogReader<'a>,
+    failed: bool,
+}
+
+impl<'a> Frames<'a> {
+    pub(crate) fn new(reader: LogReader<'a>) -> Self {
+        Self { reader, failed: false }
+    }
+
+    fn step(&mut self) -> Result<Option<FrameInfo>, ReadError> {
+        let reader = &mut self.reader;
+        loop {
+            if !reader.enter()? {
+                return Ok(None);
+            }
+            let segment = reader.pin.as_ref().expect("entered").segment();
+            let (position, offset) = (reader.at, u64::from(reader.at.offset()));
+            if offset >= segment.end() {
+                if !reader.leave(segment)? {
+                    return Ok(None);
+                }
+                continue;
+            }
+            let frame = scan::frame_at(segment, offset, segment.end() - offset)
+                .map_err(|kind| corrupt(position, kind))?;
+            let gap = segment.gaps.iter().find(|gap| gap.offset == offset);
+            let (length, state) = match (frame, gap) {
+                (_, Some(gap)) => (gap.len, "gap"),
+                (Some(frame), None) => (frame.word.len, name(frame.word.state)),
+                (None, None) if reader.step_over(segment, offset) => continue,
+                (None, None) => return Ok(None),
+            };
+            let header = frame.and_then(|frame| frame.header);
+            let kind = header.map(|header| match header.kind {
+                Kind::Entry => "entry",
+                Kind::Batch => "batch",
+                Kind::SyncMark => "sync mark",
+            });
+            let batch = matches!(header, Some(Header { kind: Kind::Batch, .. }));
+            reader.at = segment.position(offset + if batch { HEADER } else { length });
+            let value_len = header.map_or(0, |header| header.value_len);
+            return Ok(Some(FrameInfo { position, length, state, kind, value_len }));
+        }
+    }
+}
+
+const fn name(state: State) -> &'static str {
+    match state {
+        State::Claimed => "claimed",
+        State::Committed => "committed",
+        State::Void => "void",
+        State::Pad => "pad",
+    }
+}
+
+impl Iterator for Frames<'_> {
+    type Item = Result<FrameInfo, ReadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.failed {
+            return None;
+        }
+        let next = self.step().transpose();
+        self.failed = matches!(next, Some(Err(_)));
+        next
+    }
+}

@@ -1,0 +1,447 @@
+//! Opening: what is there, what of it counts, and what a crash left to be cleared up.
+//!
+//! First everything is looked at and nothing is changed; then, in this order, each step durable
+//! before the next one begins:
+//!
+//! 1. The MANIFEST says which ids may not be used again.
+//! 2. Segments that do not count are removed.
+//! 3. In each unsealed segment holes become pads, dead claims void, and what lies beyond the end
+//!    zero; it is synced, and sealed.
+//!
+//! Invariant: a crash after any step leaves what the next recovery judges the same way. Later
+//! segments go before an earlier one is sealed, for a sealed one would no longer say that the log
+//! ended in it.
+
+#![allow(unsafe_code, reason = "repairs segments that nobody else has open")]
+
+use crate::error::{Corruption, CorruptionKind, OpenError};
+use crate::format::frame::{self, State};
+use crate::format::header::FIRST_FRAME;
+use crate::format::manifest::{BadManifest, Manifest};
+use crate::log::core::{Found, seal_and_shrink};
+use crate::log::scan::{self, Repair, Rules, Scan, Stop};
+use crate::options::RecoveryMode;
+use crate::position::LogPosition;
+use crate::segment::{Segment, file_name, id_of};
+use crate::storage::{Access, Storage, io_error};
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// What was found when the log was opened.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct RecoveryReport {
+    /// Segments that were sealed, and not scanned.
+    pub sealed_segments: u64,
+    /// Segments that were not: the log was not closed.
+    pub recovered_segments: u64,
+    /// Whether the kernel still runs under which those were written: then the process died, and
+    /// nothing that was acknowledged is lost.
+    pub same_boot: bool,
+    /// Sound frames in recovered segments.
+    pub frames: u64,
+    /// Entries in recovered segments.
+    pub entries: u64,
+    /// Ranges that a dead process had reserved and not begun to write.
+    pub holes: u64,
+    /// Frames that a dead process had begun and not finished.
+    pub dead_claims: u64,
+    /// Bytes behind the end of the log that were written and do not count: what a power loss tore.
+    pub torn_bytes: u64,
+    /// Where those begin.
+    pub torn_from: Option<LogPosition>,
+    /// Damage that was stepped over. Only with [`RecoveryMode::Salvage`].
+    pub lost: Vec<Corruption>,
+    /// How long it took.
+    pub duration: Duration,
+}
+
+impl RecoveryReport {
+    /// Whether the log had been closed properly, and is whole.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.recovered_segments == 0 && self.torn_bytes == 0 && self.lost.is_empty()
+    }
+}
+
+impl fmt::Display for RecoveryReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_clean() {
+            return write!(f, "clean, {} sealed segments", self.sealed_segments);
+        }
+        let cause = if self.same_boot { "the process died" } else { "the machine stopped" };
+        write!(
+            f,
+            "{cause}: {} entries in {} unsealed segments",
+            self.entries, self.recovered_segments
+        )?;
+        write!(f, ", {} holes, {} unfinished appends", self.holes, self.dead_claims)?;
+        if let Some(from) = self.torn_from {
+            write!(f, ", {} torn bytes dropped from {from} on", self.torn_bytes)?;
+        }
+        self.lost.iter().try_for_each(|lost| write!(f, "; lost: {lost}"))
+    }
+}
+
+/// What is there, looked at and not yet changed.
+struct Survey {
+    manifest: Manifest,
+    /// Whether the MANIFEST has to be written although nothing is dropped.
+    unwritten: bool,
+    kept: Vec<(Segment, Option<Scan>)>,
+    dropped: Vec<u32>,
+    /// Whether one of those may have held frames: then its id is used up.
+    used: bool,
+    highest: u32,
+    report: RecoveryReport,
+}
+
+/// Recovers the log in `storage`, for writing.
+pub(crate) fn recover(
+    storage: &dyn Storage,
+    mode: RecoveryMode,
+) -> Result<(Found, RecoveryReport), OpenError> {
+    let started = Instant::now();
+    let mut survey = survey(storage, mode, Access::Write)?;
+    remove_temporary(storage)?;
+    let manifest = settle(storage, &mut survey)?;
+    let mut segments = Vec::new();
+    for (segment, scan) in survey.kept {
+        if let Some(scan) = scan {
+            repair(&segment, &scan)
+                .map_err(|e| io_error(format!("repair segment {}", segment.id()), e))?;
+        }
+        segments.push(Arc::new(segment));
+    }
+    let previous = segments.last().map_or(0, |s| s.id());
+    let after = previous.checked_add(1).ok_or(OpenError::IdsExhausted)?;
+    let next_id = after.max(manifest.next).max(manifest.first);
+    let manifest = begin_at(storage, manifest, segments.first().map_or(next_id, |s| s.id()))?;
+    survey.report.duration = started.elapsed();
+    tracing::info!(report = %survey.report, "opened");
+    Ok((Found { segments, manifest, next_id, previous }, survey.report))
+}
+
+/// Looks at the log for reading: nothing is changed. Where no writer has it, gaps are noted.
+pub(crate) fn look(
+    storage: &dyn Storage,
+    mode: RecoveryMode,
+) -> Result<(Vec<Arc<Segment>>, RecoveryReport), OpenError> {
+    if storage.is_shared() {
+        return Ok((open_live(storage, 0)?, RecoveryReport::default()));
+    }
+    let survey = survey(storage, mode, Access::Read)?;
+    let segments = survey.kept.into_iter().map(|(mut segment, scan)| {
+        if let Some(scan) = scan {
+            segment.gaps = scan.repairs.iter().map(|(gap, _)| *gap).collect();
+            segment.set_end(scan.end);
+        }
+        Arc::new(segment)
+    });
+    Ok((segments.collect(), survey.report))
+}
+
+/// The segments with ids above `after`, while a writer may be adding and removing some.
+pub(crate) fn open_live(storage: &dyn Storage, after: u32) -> Result<Vec<Arc<Segment>>, OpenError> {
+    let mut segments = Vec::new();
+    for id in ids(storage)?.into_iter().filter(|&id| id > after) {
+        match Segment::open(storage, id, Access::Read) {
+            Ok(segment) => segments.push(Arc::new(segment)),
+            // Truncated away since it was listed.
+            Err(OpenError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(segments)
+}
+
+fn ids(storage: &dyn Storage) -> Result<Vec<u32>, OpenError> {
+    let mut ids: Vec<u32> = storage.list()?.iter().filter_map(|name| id_of(name)).collect();
+    ids.sort_unstable();
+    Ok(ids)
+}
+
+/// What a creation left that a crash interrupted.
+fn remove_temporary(storage: &dyn Storage) -> Result<(), OpenError> {
+    for name in storage.list()? {
+        let stem = name.strip_suffix(".tmp");
+        if stem.is_some_and(|stem| id_of(stem).is_some() || stem == "MANIFEST") {
+            storage.remove(&name).map_err(|e| io_error(format!("remove {name}"), e))?;
+        }
+    }
+    Ok(())
+}
+
+fn read_manifest(
+    storage: &dyn Storage,
+    mode: RecoveryMode,
+    lowest: Option<u32>,
+) -> Result<(Manifest, bool), OpenError> {
+    let bytes = storage.read_manifest()?;
+    let fallback = Manifest { first: lowest.unwrap_or(1), next: 1 };
+    match bytes.map(|bytes| Manifest::decode(&bytes)) {
+        Some(Ok(manifest)) => Ok((manifest, false)),
+        Some(Err(BadManifest::Version(found))) => {
+            Err(OpenError::Version { found, known: crate::format::VERSION })
+        }
+        None if lowest.is_none() => Ok((fallback, true)),
+        _ if mode == RecoveryMode::Salvage => Ok((fallback, true)),
+        Some(Err(BadManifest::Damaged(what))) => Err(OpenError::Manifest(what)),
+        None => Err(OpenError::Manifest("it is missing, though there are segments")),
+    }
+}
+
+fn survey(storage: &dyn Storage, mode: RecoveryMode, access: Access) -> Result<Survey, OpenError> {
+    let ids = ids(storage)?;
+    let (manifest, unwritten) = read_manifest(storage, mode, ids.first().copied())?;
+    let highest = ids.last().copied().unwrap_or(0);
+    let (leftover, ids): (Vec<_>, Vec<_>) = ids.into_iter().partition(|&id| id < manifest.first);
+    let mut report = RecoveryReport { same_boot: true, ..RecoveryReport::default() };
+    let mut segments = Vec::new();
+    let mut dropped = leftover;
+    for id in ids {
+        match Segment::open(storage, id, access) {
+            Ok(segment) => segments.push(segment),
+            Err(OpenError::Corrupt(corruption)) => match mode {
+                _ if is_blank(storage, id, access)? => dropped.push(id),
+                RecoveryMode::Strict => return Err(corruption.into()),
+                RecoveryMode::Salvage => report.lost.push(corruption),
+            },
+            Err(other) => return Err(other),
+        }
+    }
+    let mut survey =
+        Survey { manifest, unwritten, kept: Vec::new(), dropped, used: false, highest, report };
+    survey.check_chain(&mut segments, mode)?;
+    survey.judge(segments, storage.boot_id(), mode)?;
+    Ok(survey)
+}
+
+/// Whether a file holds nothing at all: its creation was cut short.
+fn is_blank(storage: &dyn Storage, id: u32, access: Access) -> Result<bool, OpenError> {
+    let opened = storage.open(&file_name(id), access)?;
+    let len = opened.map.len() as u64;
+    // SAFETY: nobody writes to the file: the log is locked, and not open yet.
+    let bytes = unsafe { opened.map.slice(0, len) };
+    Ok(bytes.iter().all(|&b| b == 0))
+}
+
+impl Survey {
+    /// Every segment names the one before it. An unused standby that was to be removed may stand
+    /// beside the chain.
+    fn check_chain(
+        &mut self,
+        segments: &mut Vec<Segment>,
+        mode: RecoveryMode,
+    ) -> Result<(), OpenError> {
+        if mode == RecoveryMode::Salvage {
+            return Ok(());
+        }
+        let mut at = 1;
+        while at < segments.len() {
+            let (before, here) = (&segments[at - 1], &segments[at]);
+            if here.header.previous == before.id() {
+                at += 1;
+            } else if here.header.previous == before.header.previous && is_unused(before) {
+                self.dropped.push(segments.remove(at - 1).id());
+                at = at.max(2) - 1;
+            } else {
+                let (id, needed_by) = (here.header.previous, here.id());
+                return Err(OpenError::MissingSegment { id, needed_by });
+            }
+        }
+        match segments.first() {
+            Some(first) if first.id() != self.manifest.first => {
+                Err(OpenError::MissingSegment { id: self.manifest.first, needed_by: 0 })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Goes through the unsealed segments in order, by the table of `docs/durability.md`.
+    fn judge(
+        &mut self,
+        segments: Vec<Segment>,
+        boot_id: Option<u128>,
+        mode: RecoveryMode,
+    ) -> Result<(), OpenError> {
+        let salvage = mode == RecoveryMode::Salvage;
+        let mut segments = segments.into_iter();
+        while let Some(segment) = segments.next() {
+            if segment.is_sealed() {
+                self.report.sealed_segments += 1;
+                self.kept.push((segment, None));
+                continue;
+            }
+            let same_boot = boot_id == Some(segment.header.boot_id);
+            let mut scan = scan::scan(&segment, Rules { same_boot, salvage });
+            let rest: Vec<_> = segments.by_ref().collect();
+            let ended = self.weigh(&segment, &mut scan, &rest, same_boot, salvage)?;
+            self.note(&segment, &scan, same_boot);
+            self.kept.push((segment, Some(scan)));
+            if ended {
+                self.drop_rest(rest);
+                break;
+            }
+            segments = rest.into_iter();
+        }
+        self.drop_unused_end();
+        Ok(())
+    }
+
+    /// Whether the log ends in this segment. Damage in what is known to be durable is an error.
+    fn weigh(
+        &mut self,
+        segment: &Segment,
+        scan: &mut Scan,
+        rest: &[Segment],
+        same_boot: bool,
+        salvage: bool,
+    ) -> Result<bool, OpenError> {
+        let place = segment.position(scan.end);
+        let corrupt = |kind: &CorruptionKind| Corruption::at(place, kind.clone());
+        match &scan.stop {
+            None => Ok(false),
+            Some(Stop::Damaged(kind)) if salvage => {
+                for (gap, repair) in &scan.repairs {
+                    if *repair == Repair::Damage {
+                        let place = segment.position(gap.offset);
+                        self.report.lost.push(Corruption::at(place, kind.clone()));
+                    }
+                }
+                Ok(false)
+            }
+            Some(Stop::Damaged(kind)) => Err(corrupt(kind).into()),
+            Some(Stop::Blank) if same_boot => Ok(false),
+            Some(stop @ (Stop::Blank | Stop::Torn(_))) => {
+                if !is_durable(segment, scan.end, place, rest) {
+                    return Ok(true);
+                }
+                let kind = match stop {
+                    Stop::Torn(kind) => kind,
+                    _ => &CorruptionKind::Missing,
+                };
+                if !salvage {
+                    return Err(corrupt(kind).into());
+                }
+                self.report.lost.push(corrupt(kind));
+                *scan = scan::scan(segment, Rules { same_boot: true, salvage });
+                Ok(false)
+            }
+        }
+    }
+
+    fn note(&mut self, segment: &Segment, scan: &Scan, same_boot: bool) {
+        let report = &mut self.report;
+        report.recovered_segments += 1;
+        report.same_boot &= same_boot;
+        report.frames += scan.frames;
+        report.entries += scan.entries;
+        let count = |what| scan.repairs.iter().filter(|(_, r)| *r == what).count() as u64;
+        report.holes += count(Repair::Hole);
+        report.dead_claims += count(Repair::DeadClaim);
+        if matches!(scan.stop, Some(Stop::Torn(_))) {
+            report.torn_from.get_or_insert(segment.position(scan.end));
+            report.torn_bytes += written(segment, scan.end);
+        }
+    }
+
+    /// The log has ended: what stands in later segments goes with what is behind the end.
+    fn drop_rest(&mut self, rest: Vec<Segment>) {
+        for segment in rest {
+            let written = written(&segment, FIRST_FRAME);
+            if written > 0 {
+                self.report.torn_from.get_or_insert(segment.position(FIRST_FRAME));
+                self.report.torn_bytes += written;
+            }
+            // Its pages may have been lost, so its positions may have been given out.
+            self.used = true;
+            self.dropped.push(segment.id());
+        }
+    }
+
+    /// Standby segments, and an active one that nothing was written to.
+    fn drop_unused_end(&mut self) {
+        while let Some((segment, Some(scan))) = self.kept.last() {
+            if scan.frames > 0 {
+                break;
+            }
+            self.used |= !self.report.same_boot;
+            self.report.recovered_segments -= 1;
+            self.dropped.push(segment.id());
+            self.kept.pop();
+        }
+    }
+}
+
+fn is_unused(segment: &Segment) -> bool {
+    !segment.is_sealed() && scan::next_written(segment, FIRST_FRAME).is_none()
+}
+
+/// Bytes from `from` to the last one that is not zero.
+fn written(segment: &Segment, from: u64) -> u64 {
+    // SAFETY: nobody writes to the segment: the log is locked, and not open yet.
+    let bytes = unsafe { segment.map.slice(from, segment.end() - from) };
+    bytes.iter().rposition(|&b| b != 0).map_or(0, |at| at as u64 + 1)
+}
+
+/// Whether anything says that the log was durable beyond `place`.
+fn is_durable(segment: &Segment, offset: u64, place: LogPosition, rest: &[Segment]) -> bool {
+    let beyond = |mark: Option<LogPosition>| mark.is_some_and(|mark| mark > place);
+    beyond(scan::durable_mark(segment, offset))
+        || rest.iter().any(|s| s.is_sealed() || beyond(scan::durable_mark(s, FIRST_FRAME)))
+}
+
+/// Steps 1 and 2: what does not count is gone for good.
+fn settle(storage: &dyn Storage, survey: &mut Survey) -> Result<Manifest, OpenError> {
+    let mut manifest = survey.manifest;
+    if survey.used || !survey.report.lost.is_empty() {
+        let next = survey.highest.checked_add(1).ok_or(OpenError::IdsExhausted)?;
+        manifest.next = manifest.next.max(next);
+    }
+    if manifest != survey.manifest || survey.unwritten {
+        write_manifest(storage, manifest)?;
+    }
+    if survey.dropped.is_empty() {
+        return Ok(manifest);
+    }
+    for id in &survey.dropped {
+        let name = file_name(*id);
+        storage.remove(&name).map_err(|e| io_error(format!("remove {name}"), e))?;
+    }
+    storage.sync_directory().map_err(|e| io_error("sync the directory", e))?;
+    Ok(manifest)
+}
+
+/// Makes sure that the MANIFEST names the segment that the log begins with.
+fn begin_at(storage: &dyn Storage, manifest: Manifest, first: u32) -> Result<Manifest, OpenError> {
+    if manifest.first == first {
+        return Ok(manifest);
+    }
+    let manifest = Manifest { first, ..manifest };
+    write_manifest(storage, manifest)?;
+    Ok(manifest)
+}
+
+fn write_manifest(storage: &dyn Storage, manifest: Manifest) -> Result<(), OpenError> {
+    let written = storage.write_manifest(&manifest.encode());
+    written.map_err(|e| io_error("write MANIFEST", e))
+}
+
+/// Step 3, for one segment.
+fn repair(segment: &Segment, scan: &Scan) -> std::io::Result<()> {
+    for (gap, repair) in &scan.repairs {
+        let state = if *repair == Repair::DeadClaim { State::Void } else { State::Pad };
+        let word = frame::bare_word(segment.salt(), gap.offset, gap.len, state);
+        // ORDERING: Relaxed; this thread is alone with the segment.
+        segment.map.word(gap.offset).store(word, std::sync::atomic::Ordering::Relaxed);
+    }
+    let len = segment.map.len() as u64;
+    if written(segment, scan.end) > 0 {
+        // SAFETY: this thread is alone with the segment, and no claim is in it.
+        unsafe { segment.map.slice_mut(scan.end, len - scan.end) }.fill(0);
+    }
+    segment.sync(FIRST_FRAME, len)?;
+    seal_and_shrink(segment, scan.end, scan.frames)
+}

@@ -1,0 +1,237 @@
+//! Looking through the frames of a segment that nobody writes to: by recovery and by `verify`.
+
+#![allow(unsafe_code, reason = "reads whole segments that have no writer")]
+
+use crate::error::{Corruption, CorruptionKind};
+use crate::format::frame::{self, Header, Kind, State, Word};
+use crate::format::header::FIRST_FRAME;
+use crate::format::u64_at;
+use crate::position::LogPosition;
+use crate::segment::{Gap, Segment};
+use std::sync::atomic::Ordering;
+
+/// What a stretch of bytes between good frames is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Repair {
+    /// Reserved, never claimed.
+    Hole,
+    /// Claimed, never committed.
+    DeadClaim,
+    /// Damaged (salvage only).
+    Damage,
+}
+
+/// Why a scan ended before the end of the segment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// Nothing but zeros from here on.
+    Blank,
+    /// The kernel that wrote the segment is gone, and what it had written back ends here.
+    Torn(CorruptionKind),
+    /// Damage that no crash explains.
+    Damaged(CorruptionKind),
+}
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Scan {
+    /// Where the good frames end.
+    pub(crate) end: u64,
+    pub(crate) frames: u64,
+    pub(crate) entries: u64,
+    pub(crate) repairs: Vec<(Gap, Repair)>,
+    pub(crate) stop: Option<Stop>,
+}
+
+/// A frame, verified.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Frame {
+    pub(crate) word: Word,
+    pub(crate) header: Option<Header>,
+}
+
+/// A segment's bytes up to its end. No writer may exist.
+fn bytes(segment: &Segment) -> &[u8] {
+    // SAFETY: scans are made of segments that have no writer: before the log is open, by a reader
+    // that shares the lock, or of sealed segments.
+    unsafe { segment.map.slice(0, segment.end()) }
+}
+
+/// The frame at an offset, its own checksum verified. `None`: unwritten.
+pub(crate) fn frame_at(
+    segment: &Segment,
+    offset: u64,
+    room: u64,
+) -> Result<Option<Frame>, CorruptionKind> {
+    // ORDERING: Acquire; pairs with the Release stores of `commit` and `pad`.
+    let word = segment.map.word(offset).load(Ordering::Acquire);
+    let Some(word) = Word::parse(word, room)? else { return Ok(None) };
+    if word.state != State::Committed {
+        frame::verify_bare(segment.salt(), offset, word)?;
+        return Ok(Some(Frame { word, header: None }));
+    }
+    // SAFETY: seen committed, with Acquire.
+    let bytes = unsafe { segment.map.slice(offset, word.len) };
+    let header = frame::verify_committed(segment.salt(), offset, word, bytes)?;
+    Ok(Some(Frame { word, header: Some(header) }))
+}
+
+/// Checks that the frames inside a batch are sound and fill it. The number of them.
+pub(crate) fn check_batch(
+    segment: &Segment,
+    offset: u64,
+    len: u64,
+    expected: u32,
+) -> Result<(), CorruptionKind> {
+    let (mut at, end, mut found) = (offset + frame::HEADER, offset + len, 0u32);
+    while at < end {
+        let inner = frame_at(segment, at, end - at)?.ok_or(CorruptionKind::Missing)?;
+        if !matches!(inner.header, Some(Header { kind: Kind::Entry, .. })) {
+            return Err(CorruptionKind::Header);
+        }
+        found = found.saturating_add(1);
+        at += inner.word.len;
+    }
+    if found == expected { Ok(()) } else { Err(CorruptionKind::Batch { expected, found }) }
+}
+
+/// How a scan treats what is not a good frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rules {
+    /// The kernel still runs that wrote it: the process died, and memory is as it left it.
+    pub(crate) same_boot: bool,
+    /// Step over damage.
+    pub(crate) salvage: bool,
+}
+
+/// Goes through the frames of an unsealed segment.
+pub(crate) fn scan(segment: &Segment, rules: Rules) -> Scan {
+    let mut scan = Scan { end: FIRST_FRAME, ..Scan::default() };
+    let limit = segment.end();
+    while scan.end < limit {
+        match step(segment, scan.end, limit, rules) {
+            Step::Frame { len, entries } => {
+                scan.frames += 1;
+                scan.entries += entries;
+                scan.end += len;
+            }
+            Step::Gap { len, repair } => {
+                scan.repairs.push((Gap { offset: scan.end, len }, repair));
+                scan.frames += 1;
+                scan.end += len;
+            }
+            Step::Stop(Stop::Damaged(kind)) if rules.salvage => {
+                let next = next_frame(segment, scan.end + 8, limit).unwrap_or(limit);
+                let gap = Gap { offset: scan.end, len: next - scan.end };
+                scan.repairs.push((gap, Repair::Damage));
+                scan.frames += 1;
+                scan.stop = Some(Stop::Damaged(kind));
+                scan.end = next;
+            }
+            Step::Stop(stop) => {
+                scan.stop = Some(stop);
+                return scan;
+            }
+        }
+    }
+    scan
+}
+
+enum Step {
+    Frame { len: u64, entries: u64 },
+    Gap { len: u64, repair: Repair },
+    Stop(Stop),
+}
+
+/// One row of the table in `docs/durability.md`.
+fn step(segment: &Segment, offset: u64, limit: u64, rules: Rules) -> Step {
+    let bad =
+        |kind| Step::Stop(if rules.same_boot { Stop::Damaged(kind) } else { Stop::Torn(kind) });
+    let frame = match frame_at(segment, offset, limit - offset) {
+        Err(kind) => return bad(kind),
+        Ok(None) => {
+            return match next_written(segment, offset) {
+                None => Step::Stop(Stop::Blank),
+                Some(next) if rules.same_boot => {
+                    Step::Gap { len: next - offset, repair: Repair::Hole }
+                }
+                Some(_) => bad(CorruptionKind::Missing),
+            };
+        }
+        Ok(Some(frame)) => frame,
+    };
+    let len = frame.word.len;
+    match (frame.word.state, frame.header) {
+        (State::Claimed, _) if rules.same_boot => Step::Gap { len, repair: Repair::DeadClaim },
+        (State::Claimed, _) => bad(CorruptionKind::Missing),
+        (_, Some(Header { kind: Kind::Batch, value_len })) => {
+            match check_batch(segment, offset, len, value_len) {
+                Ok(()) => Step::Frame { len, entries: u64::from(value_len) },
+                Err(kind) => bad(kind),
+            }
+        }
+        (_, Some(Header { kind: Kind::Entry, .. })) => Step::Frame { len, entries: 1 },
+        _ => Step::Frame { len, entries: 0 },
+    }
+}
+
+/// The next word that is not zero.
+pub(crate) fn next_written(segment: &Segment, offset: u64) -> Option<u64> {
+    let rest = &bytes(segment)[offset as usize..];
+    // Blocks first: most of what is scanned here is the blank end of a preallocated segment.
+    let blocks = rest.chunks(4096).take_while(|block| block.iter().all(|&b| b == 0)).count();
+    let start = (blocks * 4096).min(rest.len());
+    let at = rest[start..].chunks(8).position(|word| word.iter().any(|&b| b != 0))?;
+    Some(offset + (start + at * 8) as u64)
+}
+
+/// The next offset at which a sound frame stands. Safe to look for at every 8 bytes: the checksum
+/// is bound to the segment's salt and to the offset.
+fn next_frame(segment: &Segment, from: u64, limit: u64) -> Option<u64> {
+    let found = |&at: &u64| {
+        let frame = frame_at(segment, at, limit - at);
+        frame.is_ok_and(|f| f.is_some_and(|f| f.word.state != State::Claimed))
+    };
+    (from..limit).step_by(8).find(found)
+}
+
+/// The furthest position that a sync mark at or behind `from` says is durable.
+pub(crate) fn durable_mark(segment: &Segment, from: u64) -> Option<LogPosition> {
+    let limit = segment.end();
+    let bytes = bytes(segment);
+    let low = (frame::SYNC_MARK | State::Committed as u64) as u32;
+    let mark = Header { kind: Kind::SyncMark, value_len: 8 }.to_word();
+    let mut furthest = None;
+    let mut at = from;
+    while at + frame::SYNC_MARK <= limit {
+        let here = u64_at(bytes, at as usize);
+        if here == 0 {
+            // Over blank stretches in blocks.
+            match next_written(segment, at) {
+                Some(next) => at = next,
+                None => break,
+            }
+            continue;
+        }
+        let looks_like_one = here as u32 == low && u64_at(bytes, at as usize + 8) == mark;
+        if looks_like_one && matches!(frame_at(segment, at, limit - at), Ok(Some(_))) {
+            let position = LogPosition::from_u64(u64_at(bytes, at as usize + 16));
+            furthest = furthest.max(Some(position));
+        }
+        at += 8;
+    }
+    furthest
+}
+
+/// Verifies a sealed segment whole: its frames, and that they are as many as its seal says.
+pub(crate) fn verify_sealed(segment: &Segment) -> Result<Scan, Corruption> {
+    let scan = scan(segment, Rules { same_boot: true, salvage: false });
+    let corrupt = |offset, kind| Corruption { segment: segment.id(), offset, kind };
+    if let Some((gap, _)) = scan.repairs.first() {
+        return Err(corrupt(gap.offset, CorruptionKind::Missing));
+    }
+    match &scan.stop {
+        Some(Stop::Damaged(kind) | Stop::Torn(kind)) => Err(corrupt(scan.end, kind.clone())),
+        Some(Stop::Blank) => Err(corrupt(scan.end, CorruptionKind::Missing)),
+        None => Ok(scan),
+    }
+}

@@ -1,0 +1,151 @@
+//! What the log counts.
+//!
+//! Appends cost nothing to count: the walk over the commit words counts them. What is counted
+//! here happens once a segment or once a sync.
+
+use crate::position::LogPosition;
+use crate::sync::{Mutex, lock};
+use hdrhistogram::Histogram;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+/// What a log did since it was opened, and where it stands.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct LogStats {
+    /// Entries committed, those in batches included.
+    pub entries: u64,
+    /// Batches committed.
+    pub batches: u64,
+    /// Bytes of committed frames: entries with their headers and padding.
+    pub bytes: u64,
+    /// Frames given up: their closure panicked.
+    pub voids: u64,
+    /// Segments created.
+    pub segments_created: u64,
+    /// Segments sealed.
+    pub segments_sealed: u64,
+    /// Times that a writer found a full segment and no standby.
+    pub standby_waits: u64,
+    /// How long those writers waited, all together.
+    pub standby_wait_time: Duration,
+    /// How long syncs took.
+    pub sync_latency: Distribution,
+    /// How many callers each sync served, in units of one caller (as nanoseconds).
+    pub group_sizes: Distribution,
+    /// Syncs that failed.
+    pub sync_failures: u64,
+    /// Where the log begins.
+    pub begin: LogPosition,
+    /// The end of what is reserved.
+    pub tail: LogPosition,
+    /// The end of the contiguous committed part.
+    pub committed: LogPosition,
+    /// The end of what is known to be durable.
+    pub durable: LogPosition,
+    /// The oldest append that is not finished, if there is one.
+    pub oldest_unfinished: Option<LogPosition>,
+    /// Segments in the log.
+    pub segments: usize,
+    /// Bytes of their files.
+    pub disk_bytes: u64,
+    /// Segments that were truncated away and wait for a reader to let go.
+    pub segments_waiting_for_readers: usize,
+    /// How long the one that waits longest has waited.
+    pub longest_reader_wait: Option<Duration>,
+}
+
+/// A distribution of figures, to three significant digits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Distribution {
+    /// How many figures.
+    pub count: u64,
+    /// The median.
+    pub p50: u64,
+    /// 99 in 100 are at most this.
+    pub p99: u64,
+    /// 999 in 1000 are at most this.
+    pub p999: u64,
+    /// The largest.
+    pub max: u64,
+}
+
+impl Distribution {
+    fn of(histogram: &Histogram<u64>) -> Self {
+        Self {
+            count: histogram.len(),
+            p50: histogram.value_at_quantile(0.5),
+            p99: histogram.value_at_quantile(0.99),
+            p999: histogram.value_at_quantile(0.999),
+            max: histogram.max(),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Syncs {
+    nanoseconds: Histogram<u64>,
+    groups: Histogram<u64>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Counters {
+    created: AtomicU64,
+    sealed: AtomicU64,
+    waits: AtomicU64,
+    wait_nanoseconds: AtomicU64,
+    failures: AtomicU64,
+    syncs: Mutex<Syncs>,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        let histogram = || Histogram::new(3).expect("three digits are allowed");
+        Self {
+            created: AtomicU64::new(1),
+            sealed: AtomicU64::new(0),
+            waits: AtomicU64::new(0),
+            wait_nanoseconds: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
+            syncs: Mutex::new(Syncs { nanoseconds: histogram(), groups: histogram() }),
+        }
+    }
+}
+
+// ORDERING: Relaxed throughout; counters order nothing.
+impl Counters {
+    pub(crate) fn created_segment(&self) {
+        self.created.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn sealed_segment(&self) {
+        self.sealed.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn waited_for_standby(&self, time: Duration) {
+        self.waits.fetch_add(1, Relaxed);
+        self.wait_nanoseconds.fetch_add(time.as_nanos() as u64, Relaxed);
+    }
+
+    pub(crate) fn sync_failed(&self) {
+        self.failures.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn synced(&self, time: Duration, group: usize) {
+        let mut syncs = lock(&self.syncs);
+        syncs.nanoseconds.saturating_record(time.as_nanos() as u64);
+        syncs.groups.saturating_record(group as u64);
+    }
+
+    pub(crate) fn read(&self, stats: &mut LogStats) {
+        stats.segments_created = self.created.load(Relaxed);
+        stats.segments_sealed = self.sealed.load(Relaxed);
+        stats.standby_waits = self.waits.load(Relaxed);
+        stats.standby_wait_time = Duration::from_nanos(self.wait_nanoseconds.load(Relaxed));
+        stats.sync_failures = self.failures.load(Relaxed);
+        let syncs = lock(&self.syncs);
+        stats.sync_latency = Distribution::of(&syncs.nanoseconds);
+        stats.group_sizes = Distribution::of(&syncs.groups);
+    }
+}

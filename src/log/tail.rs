@@ -1,0 +1,348 @@
+//! The tail: one word that says which segment is active and how full it is.
+//!
+//! ```text
+//! bits 40..64  number of the roll that made the segment active, modulo 2^24
+//! bits  0..40  fill, in units of 8 bytes, counted so that LIMIT is full whatever the capacity
+//! ```
+//!
+//! A writer's one `fetch_add` gives it a segment and a range in it together. Because a fill of
+//! LIMIT is full in every segment, whether the range is its own is told by the word alone:
+//!
+//! * `start + len <= LIMIT`: it owns the range;
+//! * `start < LIMIT < start + len`: it alone owns the rest, and pads it;
+//! * otherwise it owns nothing and has touched no memory.
+//!
+//! Invariant: the slot of a roll is not reused before every frame of its segment is finished. So
+//! whoever owns a range may use the slot: the range is not finished before they are.
+
+#![allow(unsafe_code, reason = "slots are shared by the protocol above")]
+
+use crate::log::commit::{Claim, Memory, pad};
+use crate::position::LogPosition;
+use crate::sync::{Arc, AtomicU64, Mutex, MutexGuard, Ordering, UnsafeCell, fence, lock};
+use crossbeam_utils::CachePadded;
+use std::ptr::NonNull;
+
+const ROLL_SHIFT: u32 = 40;
+const ROLL_MASK: u64 = (1 << 24) - 1;
+const FILL_MASK: u64 = (1 << ROLL_SHIFT) - 1;
+/// A full segment. What is above, 4 TiB, is room for writers that came too late.
+const LIMIT: u64 = 1 << (ROLL_SHIFT - 1);
+/// More than any segment has room for, so that adding it closes the segment.
+const CLOSE: u64 = 1 << 29;
+
+const fn fill(word: u64) -> u64 {
+    word & FILL_MASK
+}
+
+const fn roll_of(word: u64) -> u64 {
+    word >> ROLL_SHIFT
+}
+
+/// Whether roll `a` is after roll `b`, both modulo 2^24 and less than half of that apart.
+pub(crate) const fn is_after(a: u64, b: u64) -> bool {
+    let ahead = a.wrapping_sub(b) & ROLL_MASK;
+    ahead != 0 && ahead < 1 << 23
+}
+
+struct Slot<S> {
+    id: AtomicU64,
+    capacity: AtomicU64,
+    segment: UnsafeCell<Option<Arc<S>>>,
+}
+
+pub(crate) struct Tail<S> {
+    word: CachePadded<AtomicU64>,
+    /// The word that makes the standby active, or 0. Stays behind when it was used.
+    standby: CachePadded<AtomicU64>,
+    slots: Box<[Slot<S>]>,
+    preparing: Mutex<Preparing>,
+    /// Every roll before this one is finished.
+    finished: AtomicU64,
+}
+
+// SAFETY: slots are written by the holder of `preparing` alone, while no roll uses them, and read
+// by owners of ranges as the invariant above allows; the rest is atomics and a mutex.
+unsafe impl<S: Send + Sync> Send for Tail<S> {}
+// SAFETY: as for Send.
+unsafe impl<S: Send + Sync> Sync for Tail<S> {}
+
+struct Preparing {
+    next_roll: u64,
+}
+
+/// All slots hold unfinished segments.
+#[derive(Debug)]
+pub(crate) struct NoSlot;
+
+impl<S: Memory> Tail<S> {
+    /// A tail with `first` active, from `offset` on.
+    pub(crate) fn new(slots: usize, first: Arc<S>, offset: u64) -> Self {
+        let slots = (0..slots).map(|_| Slot {
+            id: AtomicU64::new(0),
+            capacity: AtomicU64::new(0),
+            segment: UnsafeCell::new(None),
+        });
+        let tail = Self {
+            word: CachePadded::new(AtomicU64::new(LIMIT)),
+            standby: CachePadded::new(AtomicU64::new(0)),
+            slots: slots.collect(),
+            preparing: Mutex::new(Preparing { next_roll: 1 }),
+            finished: AtomicU64::new(1),
+        };
+        let published = tail.preparer().publish(first, offset);
+        assert!(published.is_ok() && tail.roll());
+        tail
+    }
+
+    fn slot(&self, roll: u64) -> &Slot<S> {
+        &self.slots[roll as usize % self.slots.len()]
+    }
+
+    /// The segment of a roll.
+    ///
+    /// # Safety
+    /// The segment is unfinished until the caller is done with the pointer, or the caller keeps
+    /// slots from being reused.
+    unsafe fn segment(&self, roll: u64) -> NonNull<S> {
+        self.slot(roll).segment.with(|cell| {
+            // SAFETY: nobody writes the slot while its segment is unfinished, and it was written
+            // before the roll that the caller has read from the word (Acquire).
+            let segment = unsafe { &*cell };
+            NonNull::from(&**segment.as_ref().expect("a roll has a segment"))
+        })
+    }
+
+    /// Reserves and claims `len` bytes, a multiple of 8. `None`: the segment is full.
+    #[inline]
+    pub(crate) fn reserve(&self, len: u64) -> Option<Claim<'_, S>> {
+        let units = len / 8;
+        // ORDERING: Relaxed; only keeps a full segment's fill from growing without bound.
+        if fill(self.word.load(Ordering::Relaxed)) >= LIMIT {
+            return None;
+        }
+        self.take(units)
+    }
+
+    /// Reserves and never claims: what a process leaves that dies in between.
+    pub(crate) fn abandon(&self, len: u64) {
+        // ORDERING: Relaxed; no memory is touched.
+        self.word.fetch_add(len / 8, Ordering::Relaxed);
+    }
+
+    #[inline]
+    fn take(&self, units: u64) -> Option<Claim<'_, S>> {
+        // ORDERING: Acquire; pairs with the Release exchange in `roll` (adds in between continue
+        // its release sequence): the slot and the zeroed segment are seen.
+        let before = self.word.fetch_add(units, Ordering::Acquire);
+        let start = fill(before);
+        if start >= LIMIT {
+            return None;
+        }
+        // SAFETY: start < LIMIT, so this thread owns a range (or the rest), and the segment is
+        // unfinished until it has committed (or padded) that.
+        let segment = unsafe { self.segment(roll_of(before)) };
+        // SAFETY: as above; the slot's Arc keeps it alive.
+        let memory = unsafe { segment.as_ref() };
+        let offset = memory.capacity() - (LIMIT - start) * 8;
+        if start + units <= LIMIT {
+            // SAFETY: the range is this thread's alone, by the fetch_add.
+            return Some(unsafe { Claim::new(segment, offset, units * 8) });
+        }
+        pad(memory, offset, memory.capacity() - offset);
+        None
+    }
+
+    /// Closes the active segment: what is left of it is padded, and writers must roll.
+    pub(crate) fn close(&self) {
+        let claim = self.take(CLOSE);
+        debug_assert!(claim.is_none(), "no segment has room for a close");
+    }
+
+    /// Makes the standby active if the active segment is full. False: there is no standby.
+    pub(crate) fn roll(&self) -> bool {
+        loop {
+            // ORDERING: Acquire; pairs with the fetch_add of `close` in `withdraw` (its AcqRel
+            // fence): who sees that sees the standby gone.
+            let seen = self.word.load(Ordering::Acquire);
+            if fill(seen) < LIMIT {
+                return true;
+            }
+            // ORDERING: Acquire; pairs with the Release store in `publish`.
+            let standby = self.standby.load(Ordering::Acquire);
+            if standby == 0 || !is_after(roll_of(standby), roll_of(seen)) {
+                return false;
+            }
+            // ORDERING: Release on success; pairs with the Acquire fetch_add in `take`, and hands
+            // on what was acquired from `standby`. Relaxed on failure; we look again.
+            let (success, failure) = (Ordering::Release, Ordering::Relaxed);
+            if self.word.compare_exchange(seen, standby, success, failure).is_ok() {
+                return true;
+            }
+        }
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        // ORDERING: Relaxed; a hint for who prepares the standby.
+        fill(self.word.load(Ordering::Relaxed)) >= LIMIT
+    }
+
+    /// The number of the roll that made the active segment active, modulo 2^24.
+    pub(crate) fn roll_number(&self) -> u64 {
+        // ORDERING: Acquire; pairs with the Release exchange in `roll`: what was recorded of the
+        // segment before it became active is seen.
+        roll_of(self.word.load(Ordering::Acquire))
+    }
+
+    /// Where the next frame goes: the end of everything that was reserved.
+    pub(crate) fn position(&self) -> LogPosition {
+        loop {
+            // ORDERING: Acquire; pairs with the Release exchange in `roll`: the slot is seen.
+            let word = self.word.load(Ordering::Acquire);
+            let slot = self.slot(roll_of(word));
+            let id = slot.id.load(Ordering::Relaxed);
+            let capacity = slot.capacity.load(Ordering::Relaxed);
+            // ORDERING: Acquire fence; pairs with the Release fence in `publish`: if a value of a
+            // later roll was read above, then the word is seen to have moved on below.
+            fence(Ordering::Acquire);
+            if roll_of(self.word.load(Ordering::Relaxed)) == roll_of(word) {
+                let room = (LIMIT - fill(word).min(LIMIT)) * 8;
+                return LogPosition::new(id as u32, (capacity - room) as u32);
+            }
+        }
+    }
+
+    /// Whoever holds this is alone in preparing segments.
+    pub(crate) fn preparer(&self) -> Preparer<'_, S> {
+        Preparer { tail: self, preparing: lock(&self.preparing) }
+    }
+
+    /// The segment of an active or earlier roll that is not finished. Only for the one walker.
+    pub(crate) fn unfinished(&self, roll: u64) -> Option<Arc<S>> {
+        let active = self.roll_number();
+        // ORDERING: Relaxed; `finish` is called by the same one walker.
+        let known = roll >= self.finished.load(Ordering::Relaxed) && !is_after(roll, active);
+        known.then(|| {
+            self.slot(roll).segment.with(|cell| {
+                // SAFETY: active or earlier and not finished, so nobody writes the slot; written
+                // before the roll that was acquired above.
+                let segment = unsafe { &*cell };
+                segment.clone().expect("a roll has a segment")
+            })
+        })
+    }
+
+    /// Says that every frame of every roll before this one is finished, and lets go of the last.
+    /// Only for the one walker, roll by roll.
+    pub(crate) fn finish(&self, rolls: u64) {
+        self.slot(rolls - 1).segment.with_mut(|cell| {
+            // SAFETY: no range of this roll is owned any more, `unfinished` is called by this
+            // walker alone, and the preparer waits for the store below.
+            unsafe { *cell = None };
+        });
+        // ORDERING: Release; pairs with the Acquire load in `publish`: the slot is reused after
+        // everything its segment's writers did, which the walker acquired from their words.
+        self.finished.store(rolls, Ordering::Release);
+    }
+}
+
+/// The exclusive right to prepare the next segment.
+pub(crate) struct Preparer<'t, S> {
+    tail: &'t Tail<S>,
+    preparing: MutexGuard<'t, Preparing>,
+}
+
+impl<'t, S: Memory> Preparer<'t, S> {
+    /// Whether a standby is waiting.
+    pub(crate) fn has_standby(&self) -> bool {
+        let standby = self.tail.standby.load(Ordering::Relaxed);
+        standby != 0 && is_after(roll_of(standby), self.tail.roll_number())
+    }
+
+    /// The number that the next published segment gets.
+    pub(crate) fn next_roll(&self) -> u64 {
+        self.preparing.next_roll
+    }
+
+    /// Whether there is a place for another segment.
+    pub(crate) fn has_slot(&self) -> bool {
+        // ORDERING: Acquire; pairs with the Release store in `finish`.
+        let finished = self.tail.finished.load(Ordering::Acquire);
+        self.preparing.next_roll < finished + self.tail.slots.len() as u64
+    }
+
+    /// Publishes the standby: free from `offset` on, and what is before is the caller's.
+    pub(crate) fn publish(&mut self, segment: Arc<S>, offset: u64) -> Result<(), NoSlot> {
+        debug_assert!(!self.has_standby());
+        if !self.has_slot() {
+            return Err(NoSlot);
+        }
+        let roll = self.preparing.next_roll;
+        let (id, capacity) = (segment.id(), segment.capacity());
+        // ORDERING: Release fence; pairs with the Acquire fence in `position`: who reads one of
+        // the values below sees that the word has moved on from the slot's last roll.
+        fence(Ordering::Release);
+        let slot = self.tail.slot(roll);
+        slot.id.store(u64::from(id), Ordering::Relaxed);
+        slot.capacity.store(capacity, Ordering::Relaxed);
+        slot.segment.with_mut(|cell| {
+            // SAFETY: only the preparer writes slots; the slot's last roll is finished
+            // (`has_slot`), so no range in it is owned, and this roll is not active yet.
+            unsafe { *cell = Some(segment) };
+        });
+        let word = (roll & ROLL_MASK) << ROLL_SHIFT | (LIMIT - (capacity - offset) / 8);
+        self.preparing.next_roll = roll + 1;
+        // ORDERING: Release; pairs with the Acquire load in `roll`.
+        self.tail.standby.store(word, Ordering::Release);
+        Ok(())
+    }
+
+    /// Publishes a segment whose first frame is the caller's, claimed before anyone can see it.
+    pub(crate) fn publish_claimed(&mut self, segment: Arc<S>, at: u64, len: u64) -> Claim<'t, S> {
+        let memory = NonNull::from(&*segment);
+        // SAFETY: nobody else has the segment yet, and it is published with the range taken; the
+        // slot then keeps it alive until the frame is finished.
+        let claim = unsafe { Claim::new(memory, at, len) };
+        self.publish(segment, at + len).expect("the caller has found a slot");
+        claim
+    }
+
+    /// Takes back the standby for good, and leaves the active segment as it is: nobody appends any
+    /// more.
+    pub(crate) fn withdraw_for_close(&mut self) -> Option<Arc<S>> {
+        if !self.has_standby() {
+            return None;
+        }
+        self.tail.standby.store(0, Ordering::Release);
+        self.preparing.next_roll -= 1;
+        self.tail.slot(self.preparing.next_roll).segment.with_mut(|cell| {
+            // SAFETY: the roll never became active, and nobody rolls any more.
+            unsafe { (*cell).take() }
+        })
+    }
+
+    /// Closes the active segment and takes back the standby, if there is one that did not become
+    /// active meanwhile. Until the next `publish` nobody can roll.
+    pub(crate) fn withdraw(&mut self) -> Option<Arc<S>> {
+        // ORDERING: Release, with `close`: a thread that sees the word as `close` leaves it and
+        // then loads the standby, sees it gone. One that saw the word before fails its exchange,
+        // since `close` always changes the word.
+        let standby = self.tail.standby.swap(0, Ordering::AcqRel);
+        fence(Ordering::Release);
+        self.tail.close();
+        if standby == 0 || !is_after(roll_of(standby), self.tail.roll_number()) {
+            return None;
+        }
+        self.preparing.next_roll -= 1;
+        self.tail.slot(self.preparing.next_roll).segment.with_mut(|cell| {
+            // SAFETY: the roll never became active and cannot any more, so nobody reads the slot.
+            unsafe { (*cell).take() }
+        })
+    }
+}
+
+impl<S> std::fmt::Debug for Tail<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tail").finish_non_exhaustive()
+    }
+}

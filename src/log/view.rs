@@ -1,0 +1,144 @@
+//! A log as its readers see it: open for writing by this handle, or for reading only.
+
+use crate::error::{OpenError, ReadError};
+use crate::format::header::FIRST_FRAME;
+use crate::log::core::Core;
+use crate::log::recovery;
+use crate::log::scan;
+use crate::log::table::{Pin, Table};
+use crate::log::tail::is_after;
+use crate::position::LogPosition;
+use crate::storage::Storage;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long to sleep between looks at a log that another process writes.
+const POLL: std::ops::Range<Duration> = Duration::from_micros(200)..Duration::from_millis(20);
+
+#[derive(Debug)]
+pub(crate) struct ReadOnly {
+    pub(crate) storage: Box<dyn Storage>,
+    pub(crate) table: Table,
+}
+
+#[derive(Debug)]
+pub(crate) enum View {
+    Writer(Arc<Core>),
+    ReadOnly(ReadOnly),
+}
+
+impl View {
+    pub(crate) fn table(&self) -> &Table {
+        match self {
+            Self::Writer(core) => &core.table,
+            Self::ReadOnly(log) => &log.table,
+        }
+    }
+
+    /// Where the log begins.
+    pub(crate) fn begin(&self) -> LogPosition {
+        let first = self.table().first();
+        first.map_or(self.tail(), |id| LogPosition::new(id, FIRST_FRAME as u32))
+    }
+
+    pub(crate) fn tail(&self) -> LogPosition {
+        match self {
+            Self::Writer(core) => core.tail.position(),
+            Self::ReadOnly(log) => log.tail(),
+        }
+    }
+
+    /// The next segment of the log, once it is active.
+    pub(crate) fn segment_after(&self, id: u32) -> Result<Option<Pin<'_>>, ReadError> {
+        match self {
+            Self::Writer(core) => {
+                // Before the table: a standby that was taken back is then not in it any more.
+                let active = core.tail.roll_number();
+                let pin = core.table.pin_after(id);
+                let begun = |roll: u32| !is_after(u64::from(roll), active);
+                Ok(pin.filter(|segment| segment.roll.is_none_or(begun)))
+            }
+            Self::ReadOnly(log) => {
+                if log.table.with(|all| all.last().is_none_or(|last| last.id() <= id)) {
+                    log.refresh(id)?;
+                }
+                Ok(log.table.pin_after(id))
+            }
+        }
+    }
+
+    /// Whether bytes at this position are known to be where a frame begins, or not to be written
+    /// to any more, so that they may be looked at.
+    pub(crate) fn may_look(&self, position: LogPosition) -> bool {
+        match self {
+            Self::ReadOnly(_) => true,
+            Self::Writer(core) => {
+                position < core.prefix.position()
+                    || position < core.prefix.advance(&core.tail)
+                    || core.prefix.is_frame(&core.tail, position)
+            }
+        }
+    }
+
+    /// Waits until `ready` or the deadline.
+    pub(crate) fn wait(&self, deadline: Option<Instant>, mut ready: impl FnMut() -> bool) -> bool {
+        match self {
+            Self::Writer(core) => core.followers.wait(deadline, ready),
+            Self::ReadOnly(_) => {
+                let mut pause = POLL.start;
+                loop {
+                    if ready() {
+                        return true;
+                    }
+                    let left = deadline.map(|d| d.saturating_duration_since(Instant::now()));
+                    if left.is_some_and(|left| left.is_zero()) {
+                        return false;
+                    }
+                    std::thread::sleep(left.unwrap_or(pause).min(pause));
+                    pause = (pause * 2).min(POLL.end);
+                }
+            }
+        }
+    }
+}
+
+impl ReadOnly {
+    /// Takes in segments that another process added.
+    fn refresh(&self, after: u32) -> Result<(), ReadError> {
+        if !self.storage.is_shared() {
+            return Ok(());
+        }
+        let known = self.table.with(|all| all.last().map_or(after, |last| last.id()));
+        let new = recovery::open_live(&*self.storage, known).map_err(|error| match error {
+            OpenError::Corrupt(corruption) => ReadError::Corrupt(corruption),
+            OpenError::Io { source, .. } => ReadError::Io { source: Arc::new(source) },
+            other => ReadError::Io { source: Arc::new(std::io::Error::other(other)) },
+        })?;
+        new.into_iter().for_each(|segment| self.table.insert(segment));
+        Ok(())
+    }
+
+    /// The end of the last segment in which anything is written.
+    fn tail(&self) -> LogPosition {
+        let _ = self.refresh(0);
+        let segments = self.table.with(<[_]>::to_vec);
+        let mut tail = LogPosition::START;
+        for segment in segments.iter().rev() {
+            let mut offset = if segment.is_sealed() { segment.end() } else { FIRST_FRAME };
+            while offset < segment.end() {
+                match scan::frame_at(segment, offset, segment.end() - offset) {
+                    Ok(Some(frame)) => offset += frame.word.len,
+                    _ => match segment.gaps.iter().find(|gap| gap.offset == offset) {
+                        Some(gap) => offset += gap.len,
+                        None => break,
+                    },
+                }
+            }
+            tail = segment.position(offset);
+            if offset > FIRST_FRAME {
+                break;
+            }
+        }
+        tail
+    }
+}

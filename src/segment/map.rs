@@ -1,0 +1,177 @@
+//! Mapped memory: every unsafe access to a segment's bytes is in this file.
+
+#![allow(unsafe_code, reason = "the one file that touches mapped memory")]
+
+use memmap2::{Advice, Mmap, MmapMut, MmapOptions};
+use std::fs::File;
+use std::io;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+#[derive(Debug)]
+enum Owner {
+    Writable(#[allow(dead_code, reason = "held for its Drop")] MmapMut),
+    ReadOnly(#[allow(dead_code, reason = "held for its Drop")] Mmap),
+}
+
+/// A segment's memory, mapped whole. Clones share the mapping, which lives as long as any.
+///
+/// What the log keeps to, and the blocks below rely on:
+/// * Words (see [`word`](Self::word)) are only accessed atomically while a writer may touch them.
+/// * Other bytes are written only by the owner of a claim over them, before its commit, and read
+///   only after an Acquire load of that commit; after it they never change.
+#[derive(Clone, Debug)]
+pub(crate) struct Map {
+    ptr: NonNull<u8>,
+    len: usize,
+    writable: bool,
+    owner: Arc<Owner>,
+}
+
+// SAFETY: the mapping belongs to no thread; how its bytes are shared is the contract above, which
+// the unsafe methods put on their callers.
+unsafe impl Send for Map {}
+// SAFETY: as for Send.
+unsafe impl Sync for Map {}
+
+impl Map {
+    fn writable(mut map: MmapMut) -> Self {
+        let ptr = NonNull::from(&mut map[..]).cast();
+        let len = map.len();
+        Self { ptr, len, writable: true, owner: Arc::new(Owner::Writable(map)) }
+    }
+
+    /// Maps a preallocated file for writing.
+    pub(crate) fn of_file(file: &File, len: usize) -> io::Result<Self> {
+        // SAFETY: the directory is private to its user and locked by this handle, so no one
+        // changes the file but this process and those who could change its memory anyway
+        // (docs/durability.md, "assumptions"); and it was preallocated, so no access faults.
+        let map = unsafe { MmapOptions::new().len(len).map_mut(file)? };
+        Ok(Self::writable(map))
+    }
+
+    /// Maps a file for reading.
+    pub(crate) fn of_file_read_only(file: &File, len: usize) -> io::Result<Self> {
+        // SAFETY: as in `of_file`. A live writer may append meanwhile, which the contract of this
+        // type covers: committed bytes do not change.
+        let map = unsafe { MmapOptions::new().len(len).map(file)? };
+        let ptr = NonNull::from(&map[..]).cast();
+        Ok(Self { ptr, len, writable: false, owner: Arc::new(Owner::ReadOnly(map)) })
+    }
+
+    /// Zeroed memory without a file.
+    pub(crate) fn anonymous(len: usize) -> io::Result<Self> {
+        Ok(Self::writable(MmapOptions::new().len(len).map_anon()?))
+    }
+
+    pub(crate) const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Asks for huge pages, and faults every page in for writing. What the kernel cannot do is
+    /// done by the first touch instead, only slower, so failure is not an error.
+    pub(crate) fn populate(&self) {
+        if let Owner::Writable(map) = &*self.owner {
+            let _ = map.advise(Advice::HugePage);
+            let _ = map.advise(Advice::PopulateWrite);
+        }
+    }
+
+    /// Takes write permission away from the pages of a sealed segment. Memory that is shared with
+    /// a simulated disk stays writable.
+    pub(crate) fn protect(&self) -> io::Result<()> {
+        if Arc::strong_count(&self.owner) > 1 || !self.writable {
+            return Ok(());
+        }
+        let flags = rustix::mm::MprotectFlags::READ;
+        // SAFETY: the range is exactly this mapping. The segment is sealed: no claim on it is
+        // open and none can be made, so nothing writes through this map any more.
+        unsafe { rustix::mm::mprotect(self.ptr.as_ptr().cast(), self.len, flags) }?;
+        Ok(())
+    }
+
+    fn check(&self, offset: u64, len: u64) -> usize {
+        let end = offset.checked_add(len).expect("range overflows");
+        assert!(end <= self.len as u64, "{offset}+{len} is beyond the map of {}", self.len);
+        offset as usize
+    }
+
+    /// The word at an offset: a commit word, or part of a segment's head.
+    #[inline]
+    pub(crate) fn word(&self, offset: u64) -> &AtomicU64 {
+        let at = self.check(offset, 8);
+        assert!(offset.is_multiple_of(8), "a word at {offset}");
+        // SAFETY: `check` keeps the offset inside the mapping.
+        let ptr = unsafe { self.ptr.as_ptr().add(at) };
+        // SAFETY: in bounds and aligned (the mapping is page-aligned), and it lives as long as
+        // `self`. Callers make words only of places where no claim's body can be, so that every
+        // concurrent access is atomic. On a read-only map callers only load, and a relaxed or
+        // acquire load of 8 bytes is allowed on read-only memory.
+        unsafe { AtomicU64::from_ptr(ptr.cast()) }
+    }
+
+    /// Copies bytes in.
+    ///
+    /// # Safety
+    /// The caller owns a claim over the range, has not committed it, and the map is writable.
+    #[inline]
+    pub(crate) unsafe fn write(&self, offset: u64, bytes: &[u8]) {
+        let at = self.check(offset, bytes.len() as u64);
+        debug_assert!(self.writable);
+        // SAFETY: `check` keeps the range inside the mapping.
+        let to = unsafe { self.ptr.as_ptr().add(at) };
+        // SAFETY: `to` is valid for the length; the claim makes this thread the only one that
+        // touches the range, and no safe reference to it exists, so `bytes` does not overlap.
+        unsafe { to.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+    }
+
+    /// The range as a slice for filling.
+    ///
+    /// # Safety
+    /// As for [`write`](Self::write), for as long as the slice lives, and there is no second one.
+    #[allow(clippy::mut_from_ref, reason = "exclusive by the claim, not by the borrow")]
+    pub(crate) unsafe fn slice_mut(&self, offset: u64, len: u64) -> &mut [u8] {
+        let at = self.check(offset, len);
+        debug_assert!(self.writable);
+        // SAFETY: `check` keeps the range inside the mapping.
+        let from = unsafe { self.ptr.as_ptr().add(at) };
+        // SAFETY: in bounds, initialised (file or zero pages), exclusive by the caller's claim.
+        unsafe { std::slice::from_raw_parts_mut(from, len as usize) }
+    }
+
+    /// The range as bytes that no longer change.
+    ///
+    /// # Safety
+    /// The range lies in a frame that the caller has seen committed (Acquire), or no writer exists.
+    #[inline]
+    pub(crate) unsafe fn slice(&self, offset: u64, len: u64) -> &[u8] {
+        let at = self.check(offset, len);
+        // SAFETY: `check` keeps the range inside the mapping.
+        let from = unsafe { self.ptr.as_ptr().add(at) };
+        // SAFETY: in bounds and initialised; nobody writes committed bytes, says the contract.
+        unsafe { std::slice::from_raw_parts(from, len as usize) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::Ordering::Relaxed;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let map = Map::anonymous(4096).unwrap();
+        // SAFETY: this thread is alone with the map.
+        unsafe { map.write(8, b"12345678") };
+        assert_eq!(map.word(8).load(Relaxed), u64::from_le_bytes(*b"12345678"));
+        // SAFETY: as above.
+        assert_eq!(unsafe { map.slice(8, 2) }, b"12");
+    }
+
+    #[test]
+    #[should_panic(expected = "beyond the map")]
+    fn out_of_bounds_is_refused() {
+        Map::anonymous(4096).unwrap().word(4096);
+    }
+}

@@ -1,0 +1,184 @@
+//! One segment: its file, its map, and who is reading in it.
+
+pub(crate) mod map;
+mod pins;
+
+use crate::error::{Corruption, CorruptionKind, OpenError};
+use crate::format::VERSION;
+use crate::format::header::{BadHeader, FIRST_FRAME, SEAL, SEAL_MAGIC, Seal, SegmentHeader};
+use crate::position::LogPosition;
+use crate::storage::{Access, Opened, SegmentFile, Storage};
+use map::Map;
+pub(crate) use pins::{Pins, Stripe};
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// A stretch that a dead process left: bytes to step over where nobody may repair them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Gap {
+    pub(crate) offset: u64,
+    pub(crate) len: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct Segment {
+    pub(crate) header: SegmentHeader,
+    pub(crate) map: Map,
+    pub(crate) pins: Pins,
+    /// Where no frame begins any more: the capacity, or what the seal says.
+    end: AtomicU64,
+    sealed: AtomicBool,
+    /// The number of the roll that made it active, modulo 2^24; none for those found on opening.
+    pub(crate) roll: Option<u32>,
+    /// Only in a log that is opened for reading and was left by a dead process; in order.
+    pub(crate) gaps: Vec<Gap>,
+    file: Box<dyn SegmentFile>,
+}
+
+/// The name of a segment's file.
+pub(crate) fn file_name(id: u32) -> String {
+    format!("{id:020}.seg")
+}
+
+/// The id in a name that `file_name` made, `None` for any other.
+pub(crate) fn id_of(name: &str) -> Option<u32> {
+    let digits = name.strip_suffix(".seg").filter(|d| d.len() == 20)?;
+    digits.parse().ok().filter(|&id| id > 0 && file_name(id) == name)
+}
+
+impl Segment {
+    /// Creates a segment of its own file, durable, and populated if `populate` says so.
+    pub(crate) fn create(
+        storage: &dyn Storage,
+        header: SegmentHeader,
+        roll: Option<u32>,
+    ) -> io::Result<Self> {
+        let Opened { map, file } =
+            storage.create(&file_name(header.id), header.capacity, &header.encode())?;
+        map.populate();
+        Ok(Self::new(header, map, file, roll))
+    }
+
+    fn new(header: SegmentHeader, map: Map, file: Box<dyn SegmentFile>, roll: Option<u32>) -> Self {
+        let end = AtomicU64::new(map.len() as u64);
+        let (pins, sealed) = (Pins::default(), AtomicBool::new(false));
+        Self { header, map, pins, end, sealed, roll, gaps: Vec::new(), file }
+    }
+
+    /// Opens a segment and reads its head. The frames are not looked at.
+    pub(crate) fn open(storage: &dyn Storage, id: u32, access: Access) -> Result<Self, OpenError> {
+        let Opened { map, file } = storage.open(&file_name(id), access)?;
+        let damaged = |offset, what| Corruption {
+            segment: id,
+            offset,
+            kind: CorruptionKind::SegmentHeader(what),
+        };
+        if (map.len() as u64) < FIRST_FRAME {
+            return Err(damaged(map.len() as u64, "the file ends here").into());
+        }
+        let mut head = [0; 64];
+        for (at, bytes) in head.chunks_exact_mut(8).enumerate() {
+            let word = map.word(at as u64 * 8).load(Ordering::Relaxed);
+            bytes.copy_from_slice(&word.to_le_bytes());
+        }
+        let header = SegmentHeader::decode(&head).map_err(|bad| match bad {
+            BadHeader::Blank => damaged(0, "it is blank").into(),
+            BadHeader::Damaged(what) => damaged(0, what).into(),
+            BadHeader::Version(found) => OpenError::Version { found, known: VERSION },
+        })?;
+        if header.id != id {
+            return Err(damaged(16, "it has the id of another segment").into());
+        }
+        if map.len() as u64 > header.capacity {
+            return Err(damaged(48, "the file is longer than it says").into());
+        }
+        let segment = Self::new(header, map, file, None);
+        segment.load_seal();
+        Ok(segment)
+    }
+
+    /// Takes note of a seal that the file now has.
+    pub(crate) fn load_seal(&self) -> Option<Seal> {
+        // ORDERING: Acquire; pairs with the Release store of the magic in `seal`.
+        if self.map.word(SEAL).load(Ordering::Acquire) != SEAL_MAGIC {
+            return None;
+        }
+        let word = |at: u64| self.map.word(SEAL + at * 8).load(Ordering::Relaxed);
+        let words = [SEAL_MAGIC, word(1), word(2), word(3)];
+        let seal = Seal::from_words(words, self.header.salt, self.map.len() as u64)?;
+        self.set_end(seal.end);
+        // ORDERING: Release; pairs with the Acquire load in `is_sealed`.
+        self.sealed.store(true, Ordering::Release);
+        Some(seal)
+    }
+
+    /// Records that the segment is finished and durable up to `seal.end`.
+    pub(crate) fn seal(&self, seal: Seal) -> io::Result<()> {
+        let words = seal.words(self.header.salt);
+        for (at, &word) in words.iter().enumerate().skip(1) {
+            self.map.word(SEAL + at as u64 * 8).store(word, Ordering::Relaxed);
+        }
+        // ORDERING: Release; a reader in another process that sees the magic sees the rest.
+        self.map.word(SEAL).store(words[0], Ordering::Release);
+        self.set_end(seal.end);
+        // ORDERING: Release; pairs with the Acquire load in `is_sealed`.
+        self.sealed.store(true, Ordering::Release);
+        self.map.protect()
+    }
+
+    pub(crate) fn is_sealed(&self) -> bool {
+        // ORDERING: Acquire; pairs with the Release stores in `seal` and `load_seal`.
+        self.sealed.load(Ordering::Acquire)
+    }
+
+    /// Where no frame begins any more.
+    #[inline]
+    pub(crate) fn end(&self) -> u64 {
+        // ORDERING: Acquire; pairs with the Release store in `set_end`.
+        self.end.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_end(&self, end: u64) {
+        // ORDERING: Release; pairs with the Acquire load in `end`.
+        self.end.store(end, Ordering::Release);
+    }
+
+    pub(crate) const fn id(&self) -> u32 {
+        self.header.id
+    }
+
+    pub(crate) const fn salt(&self) -> u64 {
+        self.header.salt
+    }
+
+    pub(crate) const fn position(&self, offset: u64) -> LogPosition {
+        LogPosition::new(self.header.id, offset as u32)
+    }
+
+    pub(crate) fn sync(&self, from: u64, to: u64) -> io::Result<()> {
+        self.file.sync(from, to)
+    }
+
+    /// Gives back what lies beyond the end, but for the page that a reader in another process may
+    /// still look at.
+    pub(crate) fn shrink(&self) -> io::Result<()> {
+        let keep = (self.end() + 8).next_multiple_of(4096);
+        if keep < self.map.len() as u64 { self.file.shrink(keep) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_round_trip_and_others_are_ignored() {
+        assert_eq!(file_name(7), "00000000000000000007.seg");
+        assert_eq!(id_of(&file_name(7)), Some(7));
+        assert_eq!(id_of(&file_name(u32::MAX)), Some(u32::MAX));
+        for stray in ["7.seg", "00000000000000000000.seg", "+0000000000000000007.seg", "x", ""] {
+            assert_eq!(id_of(stray), None, "{stray}");
+        }
+        assert_eq!(id_of("00000000004294967296.seg"), None);
+    }
+}

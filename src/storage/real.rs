@@ -1,0 +1,226 @@
+//! Real files in a directory that is private to its user.
+
+use super::{Access, Opened, SegmentFile, Storage, io_error};
+use crate::error::OpenError;
+use crate::segment::map::Map;
+use rustix::fs::{FallocateFlags, Mode, OFlags};
+use std::fs::{File, TryLockError};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+const MANIFEST: &str = "MANIFEST";
+const TEMPORARY: &str = ".tmp";
+
+/// A directory, locked unless another process writes to it and this one only reads.
+#[derive(Debug)]
+pub(crate) struct Directory {
+    path: PathBuf,
+    handle: File,
+    lock: Option<File>,
+    access: Access,
+}
+
+impl Directory {
+    /// Opens and locks a directory, and makes it where it is missing and `access` is writing.
+    pub(crate) fn open(path: &Path, access: Access) -> Result<Self, OpenError> {
+        if access == Access::Write {
+            make_private(path)?;
+        }
+        let handle = File::open(path).map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => OpenError::NotFound { path: path.into() },
+            _ => io_error(format!("open {}", path.display()), e),
+        })?;
+        check_private(path, &handle)?;
+        let mut directory = Self { path: path.into(), handle, lock: None, access };
+        directory.take_lock()?;
+        Ok(directory)
+    }
+
+    /// A writer holds LOCK alone. A reader shares it where no writer has it, and does without
+    /// where one has; the log is then live. The kernel drops the lock with its holder.
+    fn take_lock(&mut self) -> Result<(), OpenError> {
+        let create = if self.access == Access::Write { OFlags::CREATE } else { OFlags::empty() };
+        let wanted = if self.access == Access::Write { OFlags::RDWR } else { OFlags::RDONLY };
+        let lock = match self.open_at("LOCK", wanted | create) {
+            Err(OpenError::Io { source, .. })
+                if self.access == Access::Read
+                    && matches!(
+                        source.kind(),
+                        io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied
+                    ) =>
+            {
+                return Ok(());
+            }
+            other => other?,
+        };
+        let result = match self.access {
+            Access::Write => lock.try_lock(),
+            Access::Read => lock.try_lock_shared(),
+        };
+        match (result, self.access) {
+            (Ok(()), _) => self.lock = Some(lock),
+            (Err(TryLockError::WouldBlock), Access::Read) => {}
+            (Err(TryLockError::WouldBlock), Access::Write) => {
+                return Err(OpenError::Locked { path: self.path.clone() });
+            }
+            (Err(TryLockError::Error(e)), _) => return Err(io_error("lock LOCK", e)),
+        }
+        Ok(())
+    }
+
+    fn describe(&self, verb: &str, name: &str) -> String {
+        format!("{verb} {}", self.path.join(name).display())
+    }
+
+    fn open_raw(&self, name: &str, flags: OFlags) -> io::Result<File> {
+        // NONBLOCK: a FIFO must not hold up the open; it is refused by `open_at`.
+        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        Ok(rustix::fs::openat(&self.handle, name, flags, Mode::RUSR | Mode::WUSR)?.into())
+    }
+
+    /// Opens a regular file of this directory, never through a link.
+    fn open_at(&self, name: &str, flags: OFlags) -> Result<File, OpenError> {
+        let not_regular =
+            || OpenError::NotRegular { path: self.path.join(name), expected: "regular file" };
+        let file = self.open_raw(name, flags).map_err(|e| {
+            match e.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
+                Some(
+                    rustix::io::Errno::LOOP | rustix::io::Errno::NXIO | rustix::io::Errno::ISDIR,
+                ) => not_regular(),
+                _ => io_error(self.describe("open", name), e),
+            }
+        })?;
+        let kind = file.metadata().map_err(|e| io_error(self.describe("stat", name), e))?;
+        if kind.is_file() { Ok(file) } else { Err(not_regular()) }
+    }
+
+    /// Writes a new file under a temporary name, durably, and gives it its own.
+    fn publish(&self, name: &str, write: impl FnOnce(&File) -> io::Result<()>) -> io::Result<File> {
+        let temporary = format!("{name}{TEMPORARY}");
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
+        let file = match self.open_raw(&temporary, flags) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                self.remove(&temporary)?;
+                self.open_raw(&temporary, flags)?
+            }
+            other => other?,
+        };
+        let done = write(&file)
+            .and_then(|()| file.sync_all())
+            .and_then(|()| Ok(rustix::fs::renameat(&self.handle, &*temporary, &self.handle, name)?))
+            .and_then(|()| self.sync_directory());
+        if let Err(error) = done {
+            let _ = self.remove(&temporary);
+            return Err(error);
+        }
+        Ok(file)
+    }
+}
+
+fn make_private(path: &Path) -> Result<(), OpenError> {
+    match std::fs::DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => sync_parent(path).map_err(|e| io_error("sync the parent directory", e)),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(e) => Err(io_error(format!("create {}", path.display()), e)),
+    }
+}
+
+fn sync_parent(path: &Path) -> io::Result<()> {
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(parent)?.sync_all()
+}
+
+fn check_private(path: &Path, handle: &File) -> Result<(), OpenError> {
+    let metadata =
+        handle.metadata().map_err(|e| io_error(format!("stat {}", path.display()), e))?;
+    if !metadata.is_dir() {
+        return Err(OpenError::NotRegular { path: path.into(), expected: "directory" });
+    }
+    let mode = metadata.permissions().mode() & 0o7777;
+    if mode & 0o022 != 0 {
+        return Err(OpenError::NotPrivate { path: path.into(), mode });
+    }
+    Ok(())
+}
+
+impl Storage for Directory {
+    fn boot_id(&self) -> Option<u128> {
+        let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+        u128::from_str_radix(&text.trim().replace('-', ""), 16).ok().filter(|&id| id != 0)
+    }
+
+    fn list(&self) -> Result<Vec<String>, OpenError> {
+        let error = |e| io_error(format!("list {}", self.path.display()), e);
+        let names = std::fs::read_dir(&self.path).map_err(error)?;
+        let names = names.map(|entry| Ok(entry?.file_name().into_string().ok()));
+        Ok(names.collect::<io::Result<Vec<_>>>().map_err(error)?.into_iter().flatten().collect())
+    }
+
+    fn create(&self, name: &str, len: u64, head: &[u8]) -> io::Result<Opened> {
+        let file = self.publish(name, |file| {
+            rustix::fs::fallocate(file, FallocateFlags::empty(), 0, len)?;
+            file.write_all_at(head, 0)
+        })?;
+        let map = Map::of_file(&file, len as usize)?;
+        Ok(Opened { map, file: Box::new(RealFile(file)) })
+    }
+
+    fn open(&self, name: &str, access: Access) -> Result<Opened, OpenError> {
+        let flags = if access == Access::Write { OFlags::RDWR } else { OFlags::RDONLY };
+        let file = self.open_at(name, flags)?;
+        let error = |e| io_error(self.describe("map", name), e);
+        let len = file.metadata().map_err(error)?.len() as usize;
+        let map = match access {
+            _ if len == 0 => Map::anonymous(1).map_err(error)?,
+            Access::Write => Map::of_file(&file, len).map_err(error)?,
+            Access::Read => Map::of_file_read_only(&file, len).map_err(error)?,
+        };
+        Ok(Opened { map, file: Box::new(RealFile(file)) })
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        Ok(rustix::fs::unlinkat(&self.handle, name, rustix::fs::AtFlags::empty())?)
+    }
+
+    fn sync_directory(&self) -> io::Result<()> {
+        self.handle.sync_all()
+    }
+
+    fn read_manifest(&self) -> Result<Option<Vec<u8>>, OpenError> {
+        let file = match self.open_at(MANIFEST, OFlags::RDONLY) {
+            Err(OpenError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                return Ok(None);
+            }
+            other => other?,
+        };
+        let mut bytes = Vec::new();
+        let limit = crate::format::manifest::LEN as u64 + 1;
+        let read = file.take(limit).read_to_end(&mut bytes);
+        read.map_err(|e| io_error(self.describe("read", MANIFEST), e))?;
+        Ok(Some(bytes))
+    }
+
+    fn write_manifest(&self, bytes: &[u8]) -> io::Result<()> {
+        self.publish(MANIFEST, |mut file| file.write_all(bytes)).map(drop)
+    }
+
+    fn is_shared(&self) -> bool {
+        self.lock.is_none()
+    }
+}
+
+#[derive(Debug)]
+struct RealFile(File);
+
+impl SegmentFile for RealFile {
+    /// The whole file: what is dirty in it beside the range was just written and must follow
+    /// anyway, and `fdatasync` also waits for what the kernel began to write by itself.
+    fn sync(&self, _from: u64, _to: u64) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn shrink(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+}

@@ -1,0 +1,135 @@
+//! The one place that chooses between `std` and loom.
+//!
+//! The files of the append protocol import their atomics, cells, locks and threads from here and
+//! nowhere else, so that `loom-tests` compiles the very same files against loom's.
+
+#[cfg(not(tailcask_loom))]
+mod imp {
+    use std::sync::atomic::compiler_fence;
+    pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+    pub(crate) use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+    pub(crate) use std::thread::{Thread, current, park, yield_now};
+    use std::time::{Duration, Instant};
+
+    /// Parks until unparked; false once the deadline has passed.
+    pub(crate) fn park_timeout(deadline: Option<Instant>) -> bool {
+        let Some(deadline) = deadline else {
+            park();
+            return true;
+        };
+        let left = deadline.saturating_duration_since(Instant::now());
+        if !left.is_zero() {
+            std::thread::park_timeout(left);
+        }
+        !left.is_zero()
+    }
+
+    /// Set once the kernel has agreed to `heavy_barrier`'s membarrier.
+    static EXPEDITED: AtomicBool = AtomicBool::new(false);
+
+    /// Asks the kernel for expedited barriers. To be called before the first append.
+    pub(crate) fn register_barrier() {
+        #[cfg(target_os = "linux")]
+        if rustix::thread::membarrier(rustix::thread::MembarrierCommand::RegisterPrivateExpedited)
+            .is_ok()
+        {
+            // ORDERING: SeqCst; never set back. A thread that does not see it yet uses a fence.
+            EXPEDITED.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// A full barrier, as seen by whoever calls `heavy_barrier`.
+    #[inline]
+    pub(crate) fn light_barrier() {
+        // ORDERING: Relaxed; either branch is a barrier against `heavy_barrier`.
+        if EXPEDITED.load(Ordering::Relaxed) {
+            compiler_fence(Ordering::SeqCst);
+        } else {
+            fence(Ordering::SeqCst);
+        }
+    }
+
+    /// A full barrier, here and in every running thread of this process.
+    pub(crate) fn heavy_barrier() {
+        // ORDERING: SeqCst fence; pairs with the one in `light_barrier`.
+        fence(Ordering::SeqCst);
+        #[cfg(target_os = "linux")]
+        if EXPEDITED.load(Ordering::Relaxed) {
+            let done =
+                rustix::thread::membarrier(rustix::thread::MembarrierCommand::PrivateExpedited);
+            done.expect("a registered membarrier works");
+        }
+    }
+
+    /// `std`'s cell with loom's closures, which is how loom sees each access.
+    #[derive(Debug, Default)]
+    pub(crate) struct UnsafeCell<T>(std::cell::UnsafeCell<T>);
+
+    impl<T> UnsafeCell<T> {
+        pub(crate) const fn new(value: T) -> Self {
+            Self(std::cell::UnsafeCell::new(value))
+        }
+
+        pub(crate) fn with<R>(&self, f: impl FnOnce(*const T) -> R) -> R {
+            f(self.0.get())
+        }
+
+        pub(crate) fn with_mut<R>(&self, f: impl FnOnce(*mut T) -> R) -> R {
+            f(self.0.get())
+        }
+    }
+
+    /// Waits a little for another thread's few instructions, longer each time.
+    #[derive(Debug, Default)]
+    pub(crate) struct Patience(u32);
+
+    impl Patience {
+        pub(crate) fn wait(&mut self) {
+            match self.0 {
+                0..=5 => (0..1u32 << self.0).for_each(|_| std::hint::spin_loop()),
+                6..=15 => yield_now(),
+                n => std::thread::sleep(Duration::from_micros(50 << (n - 16).min(4))),
+            }
+            self.0 = self.0.saturating_add(1);
+        }
+    }
+}
+
+#[cfg(tailcask_loom)]
+mod imp {
+    pub(crate) use loom::cell::UnsafeCell;
+    pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+    pub(crate) use loom::sync::{Mutex, MutexGuard};
+    pub(crate) use loom::thread::{Thread, current, park, yield_now};
+    pub(crate) use std::sync::{Arc, PoisonError};
+
+    pub(crate) fn park_timeout(_deadline: Option<std::time::Instant>) -> bool {
+        park();
+        true
+    }
+
+    /// A membarrier is a full barrier in every thread: to a model, a fence on both sides.
+    pub(crate) fn light_barrier() {
+        fence(Ordering::SeqCst);
+    }
+
+    pub(crate) fn heavy_barrier() {
+        fence(Ordering::SeqCst);
+    }
+
+    #[derive(Debug, Default)]
+    pub(crate) struct Patience;
+
+    impl Patience {
+        pub(crate) fn wait(&mut self) {
+            yield_now();
+        }
+    }
+}
+
+pub(crate) use imp::*;
+
+/// Locks, also when a holder panicked: what our locks guard is consistent between statements.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,88 @@
+//! The floors of the house: imports run downward only.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Each file's floor, as `docs/architecture.md` lists them.
+const FLOORS: &[(&str, u32)] = &[
+    ("sync", 0),
+    ("position", 0),
+    ("error", 0),
+    ("options", 0),
+    ("format", 1),
+    ("format/frame", 1),
+    ("format/header", 1),
+    ("format/manifest", 1),
+    ("segment/map", 2),
+    ("segment/pins", 2),
+    ("storage", 2),
+    ("storage/real", 2),
+    ("storage/simulated", 2),
+    ("segment", 2),
+    ("log/commit", 3),
+    ("log/tail", 3),
+    ("log/group", 3),
+    ("log/followers", 3),
+    ("log/table", 3),
+    ("log/stats", 3),
+    ("log/background", 3),
+    ("log/core", 3),
+    ("log/scan", 4),
+    ("log/recovery", 4),
+    ("log/view", 4),
+    ("log/reader", 4),
+    ("log/batch", 4),
+    ("log", 5),
+];
+
+fn files(dir: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files(&path, found);
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// The modules that a file names behind `crate::`.
+fn imports(text: &str) -> Vec<Vec<&str>> {
+    let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+    code.flat_map(|line| line.split("crate::").skip(1))
+        .map(|path| {
+            let end = path.find(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':'));
+            path[..end.unwrap_or(path.len())].split("::").filter(|s| !s.is_empty()).collect()
+        })
+        .collect()
+}
+
+#[test]
+fn no_file_imports_upward() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let floors: BTreeMap<_, _> = FLOORS.iter().copied().collect();
+    let mut all = Vec::new();
+    files(&root, &mut all);
+    let mut checked = 0;
+    for path in all {
+        let name = path.strip_prefix(&root).unwrap().with_extension("");
+        let name = name.to_str().unwrap().trim_end_matches("/mod").to_owned();
+        if name == "lib" || name.starts_with("bin/") {
+            continue;
+        }
+        let floor = floors.get(&*name).unwrap_or_else(|| panic!("{name} has no floor"));
+        let text = std::fs::read_to_string(&path).unwrap();
+        for import in imports(&text) {
+            let two = import.get(..2).map(|two| two.join("/"));
+            let target = two
+                .as_deref()
+                .filter(|two| floors.contains_key(two))
+                .or_else(|| import.first().copied().filter(|one| floors.contains_key(one)));
+            // Types that lib.rs re-exports are named in documentation only.
+            let Some(target) = target else { continue };
+            checked += 1;
+            assert!(floors[target] <= *floor, "{name} (floor {floor}) imports {target}");
+        }
+    }
+    assert!(checked > 80, "the test sees the imports: {checked}");
+}

@@ -1,0 +1,308 @@
+//! What the log does for one process that behaves.
+
+use std::time::Duration;
+use tailcask::{
+    AppendError, CommitLog, Durability, LogPosition, Maintenance, OpenError, ReadError,
+    SimulatedDisk, TruncateError,
+};
+
+fn entries(log: &CommitLog) -> Vec<Vec<u8>> {
+    let mut reader = log.reader();
+    let mut all = Vec::new();
+    while let Some(entry) = reader.next_entry().unwrap() {
+        all.push(entry.to_vec());
+    }
+    all
+}
+
+#[test]
+fn what_is_appended_is_read_in_place_and_in_order() {
+    let log = CommitLog::in_memory();
+    let first = log.append(b"one").unwrap();
+    let second = log.append_with(5, |bytes| bytes.copy_from_slice(b"two!!")).unwrap();
+    let third = log.append_vectored(&[b"th", b"", b"ree"]).unwrap();
+    let batch = log.append_batch(&[b"four", b"", b"six"]).unwrap();
+    assert!(first < second && second < third && third < batch[0] && batch[1] < batch[2]);
+    assert_eq!(&*log.read(first).unwrap(), b"one");
+    assert_eq!(&*log.read(second).unwrap(), b"two!!");
+    assert_eq!(&*log.read(third).unwrap(), b"three");
+    assert_eq!(&*log.read(batch[1]).unwrap(), b"");
+    assert_eq!(&*log.read(batch[2]).unwrap(), b"six");
+    let expected: [&[u8]; 6] = [b"one", b"two!!", b"three", b"four", b"", b"six"];
+    assert_eq!(entries(&log), expected);
+    let stats = log.stats();
+    assert_eq!((stats.entries, stats.batches), (6, 1));
+}
+
+#[test]
+fn reopened_it_goes_on_behind_what_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    let mut positions = Vec::new();
+    for round in 0..5u8 {
+        let log = CommitLog::open(&path).unwrap();
+        assert!(log.recovery().is_clean(), "{}", log.recovery());
+        positions.push(log.append(&[round; 3]).unwrap());
+        log.close().unwrap();
+    }
+    let log = CommitLog::open(&path).unwrap();
+    assert!(positions.is_sorted());
+    let expected: Vec<_> = (0..5u8).map(|round| vec![round; 3]).collect();
+    assert_eq!(entries(&log), expected);
+    assert_eq!(&*log.read(positions[2]).unwrap(), [2; 3]);
+}
+
+#[test]
+fn opening_and_closing_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    for _ in 0..10 {
+        CommitLog::open(dir.path().join("log")).unwrap().close().unwrap();
+    }
+    let files = std::fs::read_dir(dir.path().join("log")).unwrap().count();
+    assert_eq!(files, 2, "LOCK and MANIFEST");
+}
+
+#[test]
+fn it_rolls_over_many_segments() {
+    let disk = SimulatedDisk::new();
+    let options = CommitLog::options().segment_size(4 << 20);
+    let log = options.open_simulated(&disk).unwrap();
+    let body = |n: u32| vec![n as u8; 1000 + n as usize % 3000];
+    let positions: Vec<_> = (0..10_000).map(|n| log.append(&body(n)).unwrap()).collect();
+    assert!(positions.is_sorted());
+    for (n, position) in positions.iter().enumerate() {
+        assert_eq!(*log.read(*position).unwrap(), *body(n as u32));
+    }
+    assert!(log.stats().segments > 4);
+    log.close().unwrap();
+    let log = options.open_simulated(&disk).unwrap();
+    assert!(log.recovery().is_clean());
+    assert_eq!(log.recovery().recovered_segments, 0, "no scan of sealed data");
+    assert!(entries(&log).iter().enumerate().all(|(n, entry)| *entry == body(n as u32)));
+}
+
+#[test]
+fn a_large_entry_gets_a_segment_of_its_own() {
+    let disk = SimulatedDisk::new();
+    let options = CommitLog::options().segment_size(2 << 20).max_entry_size(8 << 20);
+    let log = options.open_simulated(&disk).unwrap();
+    let large = vec![7; 5 << 20];
+    log.append(b"before").unwrap();
+    let position = log.append(&large).unwrap();
+    log.append(b"after").unwrap();
+    let too_large = log.append(&vec![0; (8 << 20) + 1]);
+    assert!(matches!(too_large, Err(AppendError::TooLarge { len: 8_388_609, max: 8_388_608 })));
+    assert_eq!(*log.read(position).unwrap(), *large);
+    log.close().unwrap();
+    let log = options.open_simulated(&disk).unwrap();
+    let all: [&[u8]; 3] = [b"before", &large, b"after"];
+    assert_eq!(entries(&log), all);
+}
+
+#[test]
+fn a_wrong_position_is_a_clear_error() {
+    let log = CommitLog::in_memory();
+    let first = log.append(b"a user's bytes").unwrap();
+    let at = |offset| LogPosition::from_u64(first.as_u64() + offset);
+    assert!(matches!(log.read(at(8)), Err(ReadError::NotAnEntry { .. })));
+    assert!(matches!(log.read(at(1)), Err(ReadError::NotAnEntry { .. })));
+    assert!(matches!(log.read(log.tail()), Err(ReadError::PastEnd { .. })));
+    assert!(matches!(log.read(LogPosition::from_u64(0)), Err(ReadError::Truncated { .. })));
+    assert!(matches!(log.read(LogPosition::from_u64(u64::MAX)), Err(ReadError::PastEnd { .. })));
+    let mut reader = log.reader_from(at(8));
+    assert!(matches!(reader.next_entry(), Err(ReadError::NotAnEntry { .. })));
+}
+
+#[test]
+fn a_panic_in_append_with_leaves_a_void() {
+    let log = CommitLog::in_memory();
+    log.append(b"before").unwrap();
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let _ = log.append_with(100, |bytes| {
+            bytes.fill(1);
+            panic!("on purpose");
+        });
+    }));
+    assert!(panicked.is_err());
+    log.append(b"after").unwrap();
+    assert_eq!(entries(&log), [b"before".to_vec(), b"after".to_vec()]);
+    assert_eq!(log.stats().voids, 1);
+    assert_eq!(log.committed(), log.tail());
+}
+
+#[test]
+fn a_sync_inside_append_with_is_refused_and_not_waited_for() {
+    let log = CommitLog::in_memory();
+    log.append_with(1, |_| assert!(log.sync().is_err())).unwrap();
+    log.sync().unwrap();
+}
+
+#[test]
+fn a_reader_waits_for_the_next_entry() {
+    let log = CommitLog::in_memory();
+    std::thread::scope(|scope| {
+        let follower = scope.spawn(|| {
+            let mut reader = log.reader();
+            let mut seen = 0u32;
+            while seen < 10_000 {
+                let entry = reader.wait_entry(Duration::from_secs(20)).unwrap().expect("an entry");
+                assert_eq!(*entry, seen.to_le_bytes());
+                seen += 1;
+            }
+        });
+        for n in 0..10_000u32 {
+            log.append(&n.to_le_bytes()).unwrap();
+            if n % 1000 == 0 {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        }
+        follower.join().unwrap();
+    });
+    let mut reader = log.reader_from(log.tail());
+    assert!(reader.wait_entry(Duration::from_millis(10)).unwrap().is_none());
+}
+
+#[test]
+fn durable_moves_with_sync_and_wait_durable() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = CommitLog::options().durability(Durability::Synced);
+    let log = options.open(dir.path().join("log")).unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..8u8 {
+            let log = &log;
+            scope.spawn(move || {
+                for _ in 0..50 {
+                    let position = log.append(&[thread; 10]).unwrap();
+                    assert!(log.durable() > position);
+                }
+            });
+        }
+    });
+    let before = log.stats().sync_latency.count;
+    log.sync().unwrap();
+    assert_eq!(log.stats().sync_latency.count, before, "nothing is left to sync");
+    log.wait_durable(log.tail()).unwrap();
+    assert_eq!(entries(&log).len(), 400);
+}
+
+#[test]
+fn an_async_caller_is_woken() {
+    use std::future::Future;
+    use std::sync::Arc;
+    use std::task::{Context, Wake, Waker};
+    struct Unpark(std::thread::Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let log = CommitLog::open(dir.path().join("log")).unwrap();
+    let position = log.append(b"x").unwrap();
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut future = std::pin::pin!(log.wait_durable_async(position));
+    while future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {
+        std::thread::park();
+    }
+    assert!(log.durable() > position);
+}
+
+#[test]
+fn truncation_drops_whole_segments_under_a_running_reader() {
+    let disk = SimulatedDisk::new();
+    let options = CommitLog::options().segment_size(2 << 20).maintenance(Maintenance::Manual);
+    let log = options.open_simulated(&disk).unwrap();
+    let positions: Vec<_> = (0..200).map(|n| log.append(&vec![n; 100_000]).unwrap()).collect();
+    let held = log.read(positions[0]).unwrap();
+    let mut reader = log.reader();
+    assert_eq!(*reader.next_entry().unwrap().unwrap(), [0; 100_000]);
+    let begin = log.truncate_before(positions[150]).unwrap();
+    assert!(begin <= positions[150] && begin > positions[100]);
+    assert_eq!(log.begin(), begin);
+    assert!(matches!(log.read(positions[0]), Err(ReadError::Truncated { .. })));
+    assert_eq!(*held, [0; 100_000], "what is held stays");
+    assert_eq!(log.stats().segments_waiting_for_readers, 1, "and holds up its segment alone");
+    assert_eq!(*reader.next_entry().unwrap().unwrap(), [1; 100_000]);
+    let error = loop {
+        match reader.next_entry() {
+            Ok(entry) => assert!(entry.is_some()),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, ReadError::Truncated { .. }), "{error}");
+    drop((held, reader));
+    log.maintain().unwrap();
+    log.maintain().unwrap();
+    assert_eq!(log.stats().segments_waiting_for_readers, 0);
+    let beyond = log.truncate_before(LogPosition::from_u64(u64::MAX));
+    assert!(matches!(beyond, Err(TruncateError::PastEnd { .. })));
+    log.close().unwrap();
+    let log = options.open_simulated(&disk).unwrap();
+    assert_eq!(log.begin(), begin);
+    assert_eq!(*log.read(positions[199]).unwrap(), [199; 100_000]);
+}
+
+#[test]
+fn a_second_writer_is_told_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = CommitLog::open(dir.path().join("log")).unwrap();
+    let second = CommitLog::open(dir.path().join("log"));
+    assert!(matches!(second, Err(OpenError::Locked { .. })));
+    drop(log);
+    CommitLog::open(dir.path().join("log")).unwrap();
+}
+
+#[test]
+fn a_reader_in_read_only_mode_follows_a_live_writer() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    let log = CommitLog::options().segment_size(2 << 20).open(&path).unwrap();
+    let follower = CommitLog::options().open_read_only(&path).unwrap();
+    assert!(matches!(follower.append(b"x"), Err(AppendError::ReadOnly)));
+    let mut reader = follower.reader();
+    for n in 0..100u8 {
+        log.append(&vec![n; 100_000]).unwrap();
+        let entry = reader.wait_entry(Duration::from_secs(20)).unwrap().expect("an entry");
+        assert_eq!(*entry, *vec![n; 100_000]);
+    }
+    log.close().unwrap();
+    let log = CommitLog::open(&path).unwrap();
+    log.append(b"after a reopen").unwrap();
+    let entry = reader.wait_entry(Duration::from_secs(20)).unwrap().expect("an entry");
+    assert_eq!(*entry, *b"after a reopen");
+}
+
+#[test]
+fn threads_append_and_everything_is_there_once() {
+    let disk = SimulatedDisk::new();
+    let log = CommitLog::options().segment_size(2 << 20).open_simulated(&disk).unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..4u32 {
+            let log = &log;
+            scope.spawn(move || {
+                let mut batch = log.batch_writer(1000);
+                for n in 0..20_000u32 {
+                    let mut body = [0; 100];
+                    body[..4].copy_from_slice(&thread.to_le_bytes());
+                    body[4..8].copy_from_slice(&n.to_le_bytes());
+                    if n % 2 == 0 {
+                        batch.flush().unwrap();
+                        log.append(&body).unwrap();
+                    } else {
+                        batch.push(&body).unwrap();
+                    }
+                }
+            });
+        }
+    });
+    log.close().unwrap();
+    let log = CommitLog::options().open_simulated(&disk).unwrap();
+    let mut next = [0u32; 4];
+    for entry in entries(&log) {
+        let word = |at: usize| u32::from_le_bytes(entry[at..at + 4].try_into().unwrap());
+        assert_eq!(word(4), next[word(0) as usize], "in the order of its thread");
+        next[word(0) as usize] += 1;
+    }
+    assert_eq!(next, [20_000; 4]);
+    assert_eq!(log.verify().unwrap().entries, 80_000);
+}
