@@ -223,7 +223,7 @@ impl<S: Memory> Prefix<S> {
             if segment.id() == target.segment() {
                 while offset < u64::from(target.offset()) {
                     match read(&*segment, offset) {
-                        Some(word) => offset += word.len,
+                        Some(word) => offset += stride(&*segment, offset, word, target),
                         None => return false,
                     }
                 }
@@ -235,6 +235,19 @@ impl<S: Memory> Prefix<S> {
                 None => return false,
             }
         }
+    }
+}
+
+/// How far to step towards `target`: over a frame, or into the batch that `target` is in.
+fn stride<S: Memory>(segment: &S, offset: u64, word: Word, target: LogPosition) -> u64 {
+    if word.state != State::Committed || offset + word.len <= u64::from(target.offset()) {
+        return word.len;
+    }
+    // SAFETY: the word was read as committed, with Acquire.
+    let header = Header::from_word(unsafe { segment.header(offset) });
+    match header {
+        Some(Header { kind: Kind::Batch, .. }) => frame::HEADER,
+        _ => word.len,
     }
 }
 

@@ -76,7 +76,6 @@ struct Pending {
     finished: VecDeque<Finished<Segment>>,
     /// In the first of `finished`, or else in the segment where the prefix is.
     from: u64,
-    segment: u32,
 }
 
 /// The sync mark that was appended last.
@@ -128,7 +127,7 @@ impl Core {
         let mut segments = found.segments;
         segments.push(first.clone());
         let start = first.position(FIRST_FRAME);
-        let pending = Pending { finished: VecDeque::new(), from: FIRST_FRAME, segment: first.id() };
+        let pending = Pending { finished: VecDeque::new(), from: FIRST_FRAME };
         let tail = Tail::new(SLOTS, first, FIRST_FRAME);
         Ok(Self {
             prefix: Prefix::new(&tail),
@@ -282,10 +281,15 @@ impl Core {
             drop(preparer);
             self.counters.waited_for_standby(waiting.elapsed());
         }
+        self.rolled()
+    }
+
+    fn rolled(&self) -> Result<(), AppendError> {
         tracing::debug!(tail = %self.tail.position(), "rolled");
-        self.followers.notify();
         self.background.wake();
-        Ok(())
+        // A sync that failed has closed the segment that was active then. If that was before this
+        // roll, its failure is seen here, and the segment rolled to is closed in its turn.
+        self.check_writable().inspect_err(|_| self.tail.close())
     }
 
     fn check_writable(&self) -> Result<(), AppendError> {
@@ -355,7 +359,7 @@ impl Core {
         let claim = preparer.publish_claimed(segment, FIRST_FRAME, len);
         self.tail.roll();
         drop(preparer);
-        self.background.wake();
+        self.rolled()?;
         Ok(claim)
     }
 
@@ -409,7 +413,7 @@ impl Core {
         if FILLING.get() {
             return Err(SyncError::InsideAppend);
         }
-        let lead = || self.lead(self.tail.position());
+        let lead = || self.lead(Some(self.tail.position()));
         let waited = self.group.wait(target.as_u64(), lead);
         waited.map_err(|source| self.sync_failed(source))
     }
@@ -427,25 +431,25 @@ impl Core {
         if self.group.durable() >= sealed_up_to.as_u64() {
             return Ok(());
         }
-        let waited = self.group.wait(sealed_up_to.as_u64(), || self.lead(sealed_up_to));
+        let waited = self.group.wait(sealed_up_to.as_u64(), || self.lead(None));
         waited.map_err(|source| self.sync_failed(source))
     }
 
     /// One sync, by the leader alone: waits for the claims before `goal`, syncs segment by segment
-    /// in order, seals what is full, and leaves a sync mark.
-    fn lead(&self, goal: LogPosition) -> io::Result<u64> {
+    /// in order, seals what is full, and leaves a sync mark. Without a goal it only seals: syncing
+    /// the active segment makes its writers fault each page in again.
+    fn lead(&self, goal: Option<LogPosition>) -> io::Result<u64> {
         let waiting = self.group.waiting() + 1;
         let mut patience = Patience::default();
-        let mut end = self.prefix.advance(&self.tail);
-        while end < goal {
+        while self.prefix.advance(&self.tail) < goal.unwrap_or_default() {
             patience.wait();
-            end = self.prefix.advance(&self.tail);
         }
         let started = Instant::now();
-        let result = self.sync_pending();
+        let result = self.sync_pending(goal.is_some());
         self.counters.synced(started.elapsed(), waiting);
         match &result {
-            Ok(end) => self.leave_mark(*end),
+            Ok(end) if goal.is_some() => self.leave_mark(*end),
+            Ok(_) => {}
             Err(error) => {
                 tracing::error!(%error, "a sync failed; the log refuses writes from now on");
                 self.counters.sync_failed();
@@ -454,7 +458,7 @@ impl Core {
         result.map(LogPosition::as_u64)
     }
 
-    fn sync_pending(&self) -> io::Result<LogPosition> {
+    fn sync_pending(&self, with_active: bool) -> io::Result<LogPosition> {
         let mut pending = lock(&self.pending);
         let (current, offset, finished) = self.prefix.take_finished();
         pending.finished.extend(finished);
@@ -467,15 +471,11 @@ impl Core {
             pending.finished.pop_front();
             pending.from = FIRST_FRAME;
         }
-        if current.is_sealed() {
-            return Ok(current.position(offset));
+        if with_active && offset > pending.from {
+            current.sync(pending.from, offset)?;
+            pending.from = offset;
         }
-        if offset > pending.from || pending.segment != current.id() {
-            current.sync(pending.from.min(offset), offset)?;
-        }
-        pending.segment = current.id();
-        pending.from = offset;
-        Ok(current.position(offset))
+        Ok(current.position(pending.from))
     }
 
     /// Writes down up to where the log is durable, so that damage below is known for what it is.
@@ -510,13 +510,10 @@ impl Core {
         let failed = |error| SyncError::Failed { source: Arc::new(error) };
         self.prefix.advance(&self.tail);
         let (segment, end, frames) = self.prefix.current();
-        if end <= FIRST_FRAME + frame::SYNC_MARK && frames == 0 {
+        if frames == 0 {
             let id = segment.id();
             drop(segment);
             return self.storage.remove(&file_name(id)).map_err(failed);
-        }
-        if segment.is_sealed() {
-            return Ok(());
         }
         segment.sync(FIRST_FRAME, end).map_err(failed)?;
         seal_and_shrink(&segment, end, frames).map_err(failed)
