@@ -11,7 +11,7 @@ use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 /// How often to look for work that nobody announces: readers that let go of a retired segment.
-const IDLE: Duration = Duration::from_millis(500);
+const IDLE: Duration = Duration::from_millis(100);
 /// How long to wait before trying again to make a standby on a full disk.
 const RETRY: Duration = Duration::from_millis(50);
 
@@ -84,7 +84,9 @@ fn keep_synced(core: &Core) {
     let mut due = period.map(|period| Instant::now() + period);
     while !core.background.stopped() {
         // A failure is kept and told to every caller; there is nobody here to tell.
-        let _ = core.seal_finished();
+        if core.wants_seal() {
+            let _ = core.seal_finished();
+        }
         if core.group.wanted().is_some() || due.is_some_and(|due| due <= Instant::now()) {
             let _ = core.sync();
             due = period.map(|period| Instant::now() + period);

@@ -202,6 +202,11 @@ impl<S: Memory> Prefix<S> {
         (cursor.segment.clone(), cursor.offset, std::mem::take(&mut cursor.finished))
     }
 
+    /// How many segments are finished and not taken.
+    pub(crate) fn finished(&self) -> usize {
+        lock(&self.cursor).finished.len()
+    }
+
     pub(crate) fn counts(&self) -> Counts {
         lock(&self.cursor).counts
     }

@@ -20,11 +20,13 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 /// Unfinished segments at a time: how far the log can run ahead of one stuck append.
 const SLOTS: usize = 256;
+/// Full segments that may wait for a quiet moment to be synced and sealed.
+const SEAL_BACKLOG: usize = 64;
 /// Frames above this get a segment of their own, which bounds what late writers add to the tail.
 const MAX_SHARED: u64 = 256 << 20;
 
@@ -100,6 +102,8 @@ pub(crate) struct Core {
     next: Mutex<Next>,
     pending: Mutex<Pending>,
     mark: Mutex<Mark>,
+    /// Finished segments at the last look of `wants_seal`.
+    unsealed: AtomicUsize,
 }
 
 /// What recovery hands over.
@@ -141,6 +145,7 @@ impl Core {
             next: Mutex::new(next),
             pending: Mutex::new(pending),
             mark: Mutex::new(Mark::default()),
+            unsealed: AtomicUsize::new(0),
             storage,
             config,
         })
@@ -422,6 +427,16 @@ impl Core {
         // Writers find a full segment from now on, and then the failure.
         self.tail.close();
         SyncError::Failed { source }
+    }
+
+    /// Whether it is time to seal: no segment filled up since the last look, or there is a backlog.
+    /// Sealing syncs, and a sync takes processor time and memory bandwidth from writers who did not
+    /// ask for one.
+    pub(crate) fn wants_seal(&self) -> bool {
+        self.prefix.advance(&self.tail);
+        let finished = self.prefix.finished();
+        let before = self.unsealed.swap(finished, Ordering::Relaxed);
+        finished > 0 && (finished == before || finished >= SEAL_BACKLOG)
     }
 
     /// Seals what is finished. Waits for nobody.

@@ -91,6 +91,7 @@ impl Map {
         Ok(())
     }
 
+    #[inline]
     fn check(&self, offset: u64, len: u64) -> usize {
         let end = offset.checked_add(len).expect("range overflows");
         assert!(end <= self.len as u64, "{offset}+{len} is beyond the map of {}", self.len);
