@@ -117,7 +117,7 @@ fn recovery_that_is_cut_short_changes_nothing() {
         }
         let mut random = Random(7);
         let mut image = if power {
-            disk.power_loss(|_, _| random.next() % 50 != 0)
+            disk.power_loss(|_, _| !random.next().is_multiple_of(50))
         } else {
             disk.process_death()
         };
@@ -224,7 +224,9 @@ fn power_loss_random_for_large_logs() {
         let (all, synced, ends) = workload(&log, &mut random, 12_000);
         let rarely = random.flip();
         let image =
-            disk.power_loss(|_, _| if rarely { random.next() % 64 != 0 } else { random.flip() });
+            disk.power_loss(
+                |_, _| if rarely { !random.next().is_multiple_of(64) } else { random.flip() },
+            );
         check_power_loss(&image, &all, synced, &ends);
         log.abort();
     }

@@ -33,12 +33,20 @@ impl Followers {
         threads.into_iter().for_each(|thread| thread.unpark());
     }
 
+    /// Each waiter is in the list at most once.
+    fn register(&self) {
+        let (mut threads, me) = (lock(&self.threads), current());
+        if threads.iter().all(|thread| thread.id() != me.id()) {
+            threads.push(me);
+        }
+    }
+
     /// Waits until `ready` or the deadline; true where it was ready. `None` waits for ever.
     pub(crate) fn wait(&self, deadline: Option<Instant>, mut ready: impl FnMut() -> bool) -> bool {
         // ORDERING: Relaxed, between the barriers.
         self.waiting.fetch_add(1, Ordering::Relaxed);
         let found = loop {
-            lock(&self.threads).push(current());
+            self.register();
             heavy_barrier();
             if ready() {
                 break true;
@@ -47,11 +55,10 @@ impl Followers {
                 break ready();
             }
         };
-        let mut threads = lock(&self.threads);
-        // ORDERING: Relaxed; a writer that still sees us takes an empty list.
-        if self.waiting.fetch_sub(1, Ordering::Relaxed) == 1 {
-            threads.clear();
-        }
+        // ORDERING: Relaxed; a writer that still sees us finds us gone from the list.
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        let me = current().id();
+        lock(&self.threads).retain(|thread| thread.id() != me);
         found
     }
 }

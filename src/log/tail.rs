@@ -78,6 +78,8 @@ pub(crate) struct NoSlot;
 impl<S: Memory> Tail<S> {
     /// A tail with `first` active, from `offset` on.
     pub(crate) fn new(slots: usize, first: Arc<S>, offset: u64) -> Self {
+        // So that a roll's slot is the same with its number modulo 2^24.
+        assert!(slots.is_power_of_two());
         let slots = (0..slots).map(|_| Slot {
             id: AtomicU64::new(0),
             capacity: AtomicU64::new(0),
@@ -169,8 +171,8 @@ impl<S: Memory> Tail<S> {
     /// Makes the standby active if the active segment is full. False: there is no standby.
     pub(crate) fn roll(&self) -> bool {
         loop {
-            // ORDERING: Acquire; pairs with the fetch_add of `close` in `withdraw` (its AcqRel
-            // fence): who sees that sees the standby gone.
+            // ORDERING: Acquire; pairs with the Release fence before the fetch_add of `close`
+            // in `withdraw`: who sees that sees the standby gone.
             let seen = self.word.load(Ordering::Acquire);
             if fill(seen) < LIMIT {
                 return true;
@@ -190,7 +192,8 @@ impl<S: Memory> Tail<S> {
     }
 
     pub(crate) fn is_full(&self) -> bool {
-        // ORDERING: Relaxed; a hint for who prepares the standby.
+        // ORDERING: Relaxed; a hint for who prepares the standby, and for `close`, which tries
+        // again where it was stale.
         fill(self.word.load(Ordering::Relaxed)) >= LIMIT
     }
 
@@ -320,7 +323,8 @@ impl<'t, S: Memory> Preparer<'t, S> {
         if !self.has_standby() {
             return None;
         }
-        self.tail.standby.store(0, Ordering::Release);
+        // ORDERING: Relaxed; nobody rolls any more.
+        self.tail.standby.store(0, Ordering::Relaxed);
         self.preparing.next_roll -= 1;
         self.tail.slot(self.preparing.next_roll).segment.with_mut(|cell| {
             // SAFETY: the roll never became active, and nobody rolls any more.
@@ -331,10 +335,10 @@ impl<'t, S: Memory> Preparer<'t, S> {
     /// Closes the active segment and takes back the standby, if there is one that did not become
     /// active meanwhile. Until the next `publish` nobody can roll.
     pub(crate) fn withdraw(&mut self) -> Option<Arc<S>> {
-        // ORDERING: Release, with `close`: a thread that sees the word as `close` leaves it and
+        // ORDERING: Relaxed, with the fence: a thread that sees the word as `close` leaves it and
         // then loads the standby, sees it gone. One that saw the word before fails its exchange,
         // since `close` always changes the word.
-        let standby = self.tail.standby.swap(0, Ordering::AcqRel);
+        let standby = self.tail.standby.swap(0, Ordering::Relaxed);
         fence(Ordering::Release);
         self.tail.close();
         if standby == 0 || !is_after(roll_of(standby), self.tail.roll_number()) {

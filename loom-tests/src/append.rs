@@ -1,0 +1,445 @@
+//! Reserving, claiming, committing, rolling, and the prefix.
+
+#![allow(unsafe_code, reason = "a slot's cell is only touched through the protocol")]
+
+use crate::format::frame::{self, State};
+use crate::format::header::FIRST_FRAME;
+use crate::log::commit::Memory;
+use crate::memory::{FRAME, Log, LoomSegment, fill};
+use crate::position::LogPosition;
+use crate::sync::{Arc, Ordering, fence};
+use crate::{begin_main, model, spawn};
+use loom::thread::JoinHandle;
+
+fn bodies(entries: &[(LogPosition, Vec<u8>)]) -> Vec<u8> {
+    let mut all: Vec<_> = entries.iter().map(|(_, body)| body[0]).collect();
+    all.sort_unstable();
+    all
+}
+
+fn go<R: 'static>(log: &Arc<Log>, f: impl FnOnce(&Log) -> R + 'static) -> JoinHandle<R> {
+    let log = log.clone();
+    spawn(move || f(&log))
+}
+
+/// A reader finds whole frames by their words alone, and in the end all of them.
+pub fn a_reader_sees_whole_frames_only() {
+    model(3, || {
+        let log = Arc::new(Log::new(2, 2 * FRAME));
+        let segment = log.segment(1);
+        let writers = [1, 2].map(|n| go(&log, move |log| log.append(&[n; 8])));
+        begin_main();
+        let mut offset = FIRST_FRAME;
+        while offset < segment.capacity() {
+            match segment.frame(offset, Ordering::Acquire) {
+                Some((word, body)) if word.state == State::Committed => {
+                    assert!(body == [1; 8] || body == [2; 8]);
+                    offset += word.len;
+                }
+                _ => break,
+            }
+        }
+        let places = writers.map(|writer| writer.join().unwrap());
+        assert_ne!(places[0], places[1]);
+        assert_eq!(bodies(&log.all_entries()), [1, 2]);
+    });
+}
+
+/// What one thread walked over, another may read, going by the position alone.
+pub fn what_is_before_the_prefix_may_be_read() {
+    model(3, || {
+        let log = Arc::new(Log::new(2, 2 * FRAME));
+        let writer = go(&log, |log| log.append(&[1; 8]));
+        let walker = go(&log, |log| log.prefix.advance(&log.tail));
+        begin_main();
+        let seen = log.prefix.position();
+        assert!(log.entries_before(seen).len() <= 1);
+        writer.join().unwrap();
+        assert!(walker.join().unwrap() >= seen);
+        assert_eq!(bodies(&log.all_entries()), [1]);
+    });
+}
+
+/// Frames inside a batch are seen with it.
+pub fn a_batch_is_seen_whole() {
+    use frame::{Header, Kind};
+    model(3, || {
+        let log = Arc::new(Log::new(2, 16 + FRAME));
+        let writer = go(&log, |log| {
+            let mut claim = log.tail.reserve(16 + FRAME).expect("room");
+            let inner = Header { kind: Kind::Entry, value_len: 8 }.to_word();
+            let (salt, place) = (claim.segment().salt(), claim.offset() + 16);
+            let word = frame::commit_word(salt, place, FRAME, inner, frame::crc(&[7; 8]));
+            claim.write_head(16, word, inner);
+            claim.write(32, &[7; 8]);
+            claim.commit(Header { kind: Kind::Batch, value_len: 1 }, frame::crc(&[]))
+        });
+        let segment = log.segment(1);
+        begin_main();
+        if segment
+            .frame(FIRST_FRAME, Ordering::Acquire)
+            .is_some_and(|f| f.0.state == State::Committed)
+        {
+            let (_, body) = segment.frame(FIRST_FRAME + 16, Ordering::Relaxed).expect("the inner");
+            assert_eq!(body, [7; 8]);
+        }
+        writer.join().unwrap();
+        log.prefix.advance(&log.tail);
+        assert_eq!((log.prefix.counts().entries, log.prefix.counts().batches), (1, 1));
+    });
+}
+
+/// Two writers at the end of a segment, with every remainder that can be: who fits has its range,
+/// one pads the rest, and the segment is tiled.
+pub fn the_end_of_a_segment_is_tiled() {
+    for (room, sizes) in [0, 8, 16]
+        .into_iter()
+        .flat_map(|rest| [(rest, [8, 8]), (FRAME + rest, [8, 8]), (FRAME + rest, [8, 16])])
+        .chain([(FRAME + 24, [8, 16]), (FRAME + 24, [16, 16])])
+        .filter(|&(room, _)| room > 0)
+    {
+        model(3, move || {
+            let log = Arc::new(Log::new(2, room));
+            let writers = sizes.map(|size| {
+                go(&log, move |log| {
+                    let body = [size as u8; 16];
+                    let claim = log.tail.reserve(frame::frame_len(size))?;
+                    Some(fill(claim, &body[..size as usize]))
+                })
+            });
+            let won = writers.map(|writer| writer.join().unwrap());
+            let won = won.into_iter().flatten().count();
+            let end = log.prefix.advance(&log.tail);
+            let frames = log.frames_before(end);
+            let count = |state| frames.iter().filter(|f| f.1.state == state).count();
+            assert_eq!(count(State::Committed), won);
+            assert!(count(State::Pad) <= 1);
+            assert_eq!(frames.len(), won + count(State::Pad));
+            let fits = sizes.iter().any(|&size| frame::frame_len(size) <= room);
+            // Whoever comes first and fits wins; a larger one that comes first pads.
+            assert!(won > 0 || !fits || sizes[0] != sizes[1]);
+            if log.tail.is_full() {
+                assert_eq!(end, LogPosition::new(1, (FIRST_FRAME + room) as u32));
+            }
+        });
+    }
+}
+
+/// Two writers and the thread that prepares segments.
+pub fn a_roll_with_a_standby() {
+    model(2, || {
+        let log = Arc::new(Log::new(4, FRAME));
+        let preparer = go(&log, Log::prepare_standby);
+        let writer = go(&log, |log| log.append(&[1; 8]));
+        begin_main();
+        let second = log.append(&[2; 8]);
+        let first = writer.join().unwrap();
+        preparer.join().unwrap();
+        assert_ne!(first, second);
+        assert_eq!(bodies(&log.all_entries()), [1, 2]);
+    });
+}
+
+/// One thread publishes, another rolls, a third writes to the new segment.
+pub fn who_rolls_hands_on_what_was_published() {
+    model(3, || {
+        let log = Arc::new(Log::new(4, FRAME));
+        log.append(&[1; 8]);
+        let preparer = go(&log, Log::prepare_standby);
+        let roller = go(&log, |log| log.tail.roll());
+        begin_main();
+        let claim = log.tail.reserve(FRAME);
+        let entries = 1 + usize::from(claim.is_some());
+        if let Some(claim) = claim {
+            fill(claim, &[2; 8]);
+        }
+        preparer.join().unwrap();
+        roller.join().unwrap();
+        assert_eq!(log.all_entries().len(), entries);
+    });
+}
+
+/// Nobody has prepared anything: one of the writers does.
+pub fn a_roll_without_a_standby() {
+    model(2, || {
+        let log = Arc::new(Log::new(4, FRAME));
+        log.append(&[0; 8]);
+        let writers = [1, 2].map(|n| {
+            go(&log, move |log| {
+                let first = log.append(&[n; 8]);
+                // The order of positions is the order in time.
+                assert!(log.tail.position() > first);
+                first
+            })
+        });
+        for writer in writers {
+            writer.join().unwrap();
+        }
+        assert_eq!(bodies(&log.all_entries()), [0, 1, 2]);
+    });
+}
+
+/// A frame with a segment of its own takes back the standby while others roll to it.
+pub fn a_withdrawn_standby_never_becomes_active() {
+    model(3, || {
+        let log = Arc::new(Log::new(8, FRAME));
+        log.prepare_standby();
+        let alone = go(&log, |log| log.append_alone(&[1; 16]));
+        begin_main();
+        log.append(&[2; 8]);
+        log.append(&[3; 8]);
+        let (position, withdrawn) = alone.join().unwrap();
+        let entries = log.all_entries();
+        assert_eq!(bodies(&entries), [1, 2, 3]);
+        assert!(entries.iter().any(|(at, body)| *at == position && body.len() == 16));
+        assert!(entries.iter().all(|(at, _)| Some(at.segment()) != withdrawn));
+    });
+}
+
+/// The same, with nothing but the race: a full segment, one who rolls, one who takes back.
+pub fn a_roll_against_a_withdrawal() {
+    model(3, || {
+        let log = Arc::new(Log::new(4, FRAME));
+        log.append(&[1; 8]);
+        log.prepare_standby();
+        let roller = go(&log, |log| {
+            let rolled = log.tail.roll();
+            (rolled, log.tail.reserve(FRAME).map(|claim| fill(claim, &[2; 8])))
+        });
+        begin_main();
+        let withdrawn = log.tail.preparer().withdraw().map(|segment| segment.id());
+        let (rolled, written) = roller.join().unwrap();
+        assert_eq!(rolled, withdrawn.is_none(), "either it is active or it was taken back");
+        assert!(log.tail.is_full());
+        assert!(written.is_none() || rolled);
+        let end = log.prefix.advance(&log.tail);
+        assert_eq!(end, log.tail.position());
+        assert_eq!(end.segment(), if rolled { 2 } else { 1 });
+    });
+}
+
+/// The same while the segment is not full: only seeing it closed makes the other roll.
+pub fn a_closed_segment_has_no_standby() {
+    model(3, || {
+        let log = Arc::new(Log::new(4, FRAME));
+        log.prepare_standby();
+        let roller = go(&log, |log| (log.tail.roll(), log.tail.roll_number()));
+        begin_main();
+        let withdrawn = log.tail.preparer().withdraw();
+        assert!(withdrawn.is_some(), "nobody can roll before the close, nor after it");
+        let (_, active) = roller.join().unwrap();
+        assert_eq!((active, log.tail.roll_number()), (1, 1));
+    });
+}
+
+/// A claim that is given up is void, and nothing waits for it. (Dropped and not unwound through:
+/// loom's threads share one panic count, so a model cannot switch threads while one unwinds.)
+pub fn an_abandoned_claim_is_void() {
+    model(3, || {
+        let log = Arc::new(Log::new(2, 2 * FRAME));
+        let abandon = go(&log, |log| {
+            let mut claim = log.claim(FRAME);
+            claim.write(16, &[9; 8]);
+        });
+        let writer = go(&log, |log| log.append(&[1; 8]));
+        begin_main();
+        log.prefix.advance(&log.tail);
+        abandon.join().unwrap();
+        writer.join().unwrap();
+        assert_eq!(bodies(&log.all_entries()), [1]);
+        assert_eq!(log.prefix.counts().voids, 1);
+    });
+}
+
+/// The prefix never passes an unfinished frame, and `is_frame` knows what begins where.
+pub fn the_prefix_is_contiguous() {
+    model(3, || {
+        let log = Arc::new(Log::new(2, 2 * FRAME));
+        let writers = [1, 2].map(|n| {
+            go(&log, move |log| {
+                let claim = log.claim(FRAME);
+                // Its own claim is a frame already, unless an earlier one is not even claimed.
+                let position = claim.position();
+                let begins = log.prefix.is_frame(&log.tail, position);
+                assert!(begins || u64::from(position.offset()) > FIRST_FRAME);
+                fill(claim, &[n; 8])
+            })
+        });
+        begin_main();
+        let seen = log.prefix.advance(&log.tail);
+        let frames = log.entries_before(seen);
+        assert_eq!(frames.len() as u64, (u64::from(seen.offset()) - FIRST_FRAME) / FRAME);
+        assert!(log.prefix.is_frame(&log.tail, seen));
+        for position in writers.map(|writer| writer.join().unwrap()) {
+            assert!(log.prefix.is_frame(&log.tail, position) || position < seen);
+            let inside = LogPosition::from_u64(position.as_u64() + 8);
+            assert!(!log.prefix.is_frame(&log.tail, inside));
+        }
+        assert!(log.prefix.advance(&log.tail) >= seen);
+        assert_eq!(bodies(&log.all_entries()), [1, 2]);
+    });
+}
+
+/// The process dies at any moment: where there is a byte of a body, there is a claim before it.
+pub fn a_dead_process_leaves_no_body_without_a_claim() {
+    model(3, || {
+        let first = Arc::new(LoomSegment::on_file(1, 2 * FRAME));
+        let log = Arc::new(Log::with(2, first, 2 * FRAME));
+        let writers = [1, 2].map(|n| go(&log, move |log| log.append(&[n; 8])));
+        begin_main();
+        // The file after a death is what the caches held. Any one order of looking is allowed to
+        // whoever sees a body: the acquire fence stands for "looked at later".
+        let file = log.segment(1);
+        for begin in [FIRST_FRAME, FIRST_FRAME + FRAME] {
+            let body = file.file_payload(begin + 8) | file.file_payload(begin + 16);
+            fence(Ordering::Acquire);
+            assert!(body == 0 || file.file_word(begin) != 0, "a body without a claim");
+        }
+        for writer in writers {
+            writer.join().unwrap();
+        }
+    });
+}
+
+/// Three segments in two slots: a slot is used again once its segment is finished.
+pub fn slots_are_used_again() {
+    model(2, || {
+        let log = Arc::new(Log::new(2, FRAME));
+        let writer = go(&log, |log| [1, 2].map(|n| log.append(&[n; 8])));
+        begin_main();
+        let last = log.append(&[3; 8]);
+        let [first, second] = writer.join().unwrap();
+        assert!(first < second && last != first && last != second);
+        assert_eq!(bodies(&log.all_entries()), [1, 2, 3]);
+    });
+}
+
+/// The preparer comes after the walker that finished the slot's last segment.
+pub fn a_slot_is_used_again_after_it_is_finished() {
+    model(3, || {
+        let log = Arc::new(Log::new(2, FRAME));
+        log.append(&[1; 8]);
+        log.append(&[2; 8]);
+        let walker = go(&log, |log| log.prefix.advance(&log.tail));
+        begin_main();
+        {
+            let mut preparer = log.tail.preparer();
+            if preparer.has_slot() {
+                let segment = log.create(FRAME);
+                preparer.publish(segment, FIRST_FRAME).expect("there is a slot");
+            }
+        }
+        walker.join().unwrap();
+        assert_eq!(bodies(&log.all_entries()), [1, 2]);
+    });
+}
+
+/// The walker lets go of a segment after the last access of its writer: one that commits, one
+/// that gives up, one that pads.
+pub fn a_segment_is_let_go_after_a_commit() {
+    let_go(FRAME, |log| {
+        log.tail.reserve(FRAME).map(|claim| fill(claim, &[1; 8]));
+    });
+}
+
+pub fn a_segment_is_let_go_after_a_void() {
+    let_go(FRAME, |log| {
+        if let Some(mut claim) = log.tail.reserve(FRAME) {
+            claim.write(16, &[9; 8]);
+        }
+    });
+}
+
+pub fn a_segment_is_let_go_after_a_pad() {
+    let_go(16, |log| assert!(log.tail.reserve(FRAME).is_none() || log.tail.roll_number() == 2));
+}
+
+fn let_go(room: u64, write: fn(&Log)) {
+    model(3, move || {
+        let log = Arc::new(Log::new(2, room));
+        {
+            // With room for whoever comes late.
+            let segment = log.create(2 * FRAME);
+            log.tail.preparer().publish(segment, FIRST_FRAME).expect("there is a slot");
+        }
+        let writer = go(&log, write);
+        begin_main();
+        log.tail.close();
+        assert!(log.tail.roll());
+        if log.prefix.advance(&log.tail).segment() == 2 {
+            log.segment(1).unmap();
+        }
+        writer.join().unwrap();
+        assert_eq!(log.prefix.advance(&log.tail).segment(), 2);
+    });
+}
+
+/// The walker comes to a segment that somebody else published and made active.
+pub fn the_walker_enters_what_others_published() {
+    model(3, || {
+        let log = Arc::new(Log::new(4, FRAME));
+        log.append(&[1; 8]);
+        let writer = go(&log, |log| {
+            log.prepare_standby();
+            log.tail.roll();
+        });
+        begin_main();
+        log.prefix.advance(&log.tail);
+        writer.join().unwrap();
+        assert_eq!(log.prefix.advance(&log.tail).segment(), 2);
+    });
+}
+
+/// The end of the log is that of one segment, never of two.
+pub fn a_position_is_of_one_segment() {
+    model(3, || {
+        let log = Arc::new(Log::new(2, FRAME));
+        log.append(&[1; 8]);
+        let writer = go(&log, |log| {
+            let segment = log.create(2 * FRAME);
+            log.tail.preparer().publish(segment, FIRST_FRAME).expect("there is a slot");
+            log.tail.roll();
+        });
+        let begin = LogPosition::new(2, FIRST_FRAME as u32);
+        let end = LogPosition::new(1, (FIRST_FRAME + FRAME) as u32);
+        let reader = go(&log, |log| log.tail.position());
+        writer.join().unwrap();
+        let position = reader.join().unwrap();
+        assert!(position == end || position == begin, "{position}");
+        assert_eq!(log.tail.position(), begin);
+    });
+}
+
+/// Also not when the slot is used again while it is read.
+pub fn a_position_is_not_of_a_later_segment() {
+    model(3, || {
+        let log = Arc::new(Log::new(2, FRAME));
+        log.append(&[1; 8]);
+        let writer = go(&log, |log| {
+            // Roll 2 becomes active; roll 1 is finished; roll 3 gets its slot.
+            log.prepare_standby();
+            log.tail.roll();
+            log.prefix.advance(&log.tail);
+            let segment = log.create(2 * FRAME);
+            log.tail.preparer().publish(segment, FIRST_FRAME).expect("there is a slot");
+        });
+        let end = LogPosition::new(1, (FIRST_FRAME + FRAME) as u32);
+        let begin = LogPosition::new(2, FIRST_FRAME as u32);
+        let reader = go(&log, |log| log.tail.position());
+        writer.join().unwrap();
+        let position = reader.join().unwrap();
+        assert!(position == end || position == begin, "{position}");
+    });
+}
+
+/// However often the log is closed (every failed sync does), the roll number stays what it is.
+pub fn closing_again_changes_no_roll() {
+    model(0, || {
+        let log = Log::new(2, FRAME);
+        for _ in 0..1_100 {
+            log.tail.close();
+        }
+        assert_eq!(log.tail.roll_number(), 1);
+        assert!(log.tail.is_full());
+    });
+}

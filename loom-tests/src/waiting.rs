@@ -1,0 +1,250 @@
+//! Group commit, followers and pins: who waits, who wakes, who may let go.
+//!
+//! The main thread of a model never parks: loom takes a late `unpark` for the end of whatever a
+//! thread is blocked on, and its `join` does not survive that.
+
+#![allow(unsafe_code, reason = "cells that loom watches")]
+
+use crate::log::followers::Followers;
+use crate::log::group::{GroupCommit, Poll};
+use crate::segment::pins::Pins;
+use crate::sync::{Arc, AtomicU64, Ordering, UnsafeCell};
+use crate::{begin_main, model, spawn};
+use std::io;
+
+/// Group commit, and what a sync leaves behind.
+struct Disk {
+    group: GroupCommit,
+    /// The end of the log, which grows.
+    end: AtomicU64,
+    synced: UnsafeCell<u64>,
+}
+
+// SAFETY: `synced` is written by the one leader, and read by whoever sees `durable`: that is what
+// loom is to check.
+unsafe impl Sync for Disk {}
+
+impl Disk {
+    fn new(end: u64) -> Arc<Self> {
+        let (group, synced) = (GroupCommit::new(0), UnsafeCell::new(0));
+        Arc::new(Self { group, end: AtomicU64::new(end), synced })
+    }
+
+    fn sync(&self) -> u64 {
+        let end = self.end.load(Ordering::Relaxed);
+        self.synced.with_mut(|synced| {
+            // SAFETY: one leader at a time; loom reports it if there are two.
+            let synced = unsafe { &mut *synced };
+            assert!(*synced <= end);
+            *synced = end;
+        });
+        end
+    }
+
+    fn synced(&self) -> u64 {
+        // SAFETY: as the caller has seen.
+        self.synced.with(|synced| unsafe { *synced })
+    }
+}
+
+/// Everybody returns, and comes after a sync that covers them.
+pub fn every_waiter_is_woken() {
+    model(3, || {
+        let disk = Disk::new(2);
+        let waiters = [1, 2, 2].map(|target| {
+            let disk = disk.clone();
+            spawn(move || {
+                disk.group.wait(target, || Ok(disk.sync())).unwrap();
+                assert!(disk.group.durable() >= target);
+            })
+        });
+        for waiter in waiters {
+            waiter.join().unwrap();
+        }
+        assert_eq!((disk.group.durable(), disk.group.waiting()), (2, 0));
+    });
+}
+
+/// A sync may cover less than somebody waits for: then that one leads next.
+pub fn who_is_left_leads() {
+    model(3, || {
+        let disk = Disk::new(1);
+        let waiter = {
+            let disk = disk.clone();
+            spawn(move || {
+                disk.end.store(2, Ordering::Relaxed);
+                disk.group.wait(2, || Ok(disk.sync())).unwrap();
+                assert_eq!(disk.group.durable(), 2);
+            })
+        };
+        let other = {
+            let disk = disk.clone();
+            spawn(move || disk.group.wait(1, || Ok(disk.sync())).unwrap())
+        };
+        other.join().unwrap();
+        assert!(disk.group.durable() >= 1);
+        waiter.join().unwrap();
+        assert_eq!(disk.group.durable(), 2);
+    });
+}
+
+/// Who sees the watermark comes after the sync, also without waiting.
+pub fn the_watermark_comes_after_the_sync() {
+    model(3, || {
+        let disk = Disk::new(1);
+        let leader = {
+            let disk = disk.clone();
+            spawn(move || disk.group.wait(1, || Ok(disk.sync())).unwrap())
+        };
+        begin_main();
+        if disk.group.durable() == 1 {
+            assert_eq!(disk.synced(), 1);
+        }
+        leader.join().unwrap();
+    });
+}
+
+/// One failure fails all who wait, now and later; nobody waits for ever, and nobody syncs again.
+pub fn a_failure_reaches_every_waiter() {
+    model(3, || {
+        let disk = Disk::new(2);
+        let waiters = [1, 2, 2].map(|target| {
+            let disk = disk.clone();
+            spawn(move || disk.group.wait(target, || Err(io::Error::other("no"))).is_err())
+        });
+        assert_eq!(waiters.map(|waiter| waiter.join().unwrap()), [true; 3]);
+        assert!(disk.group.failure().is_some());
+        assert!(disk.group.wait(1, || unreachable!("nobody leads any more")).is_err());
+    });
+}
+
+/// A leader that panics leaves a failure behind, and wakes the others.
+pub fn a_panicking_leader_wakes_the_others() {
+    model(3, || {
+        let disk = Disk::new(2);
+        let waiter = {
+            let disk = disk.clone();
+            spawn(move || {
+                let mut led = false;
+                let result = disk.group.wait(2, || {
+                    led = true;
+                    Ok(disk.sync())
+                });
+                (led, result.is_ok())
+            })
+        };
+        let panicking = {
+            let disk = disk.clone();
+            spawn(move || {
+                let wait = std::panic::AssertUnwindSafe(|| {
+                    disk.group.wait(2, || std::panic::resume_unwind(Box::new("on purpose")))
+                });
+                std::panic::catch_unwind(wait).is_err()
+            })
+        };
+        // It panicked, or the other had led before it could.
+        let panicked = panicking.join().unwrap();
+        let (led, ok) = waiter.join().unwrap();
+        assert_eq!(ok, led);
+        assert_eq!(panicked, !led);
+        assert_eq!(disk.group.failure().is_some(), panicked);
+    });
+}
+
+/// A task is woken by a thread that leads.
+pub fn a_task_is_woken() {
+    struct Flag(AtomicU64);
+    impl std::task::Wake for Flag {
+        fn wake(self: Arc<Self>) {
+            // ORDERING: Relaxed; looked at after a join.
+            self.0.store(1, Ordering::Relaxed);
+        }
+    }
+    model(3, || {
+        let disk = Disk::new(2);
+        let flag = Arc::new(Flag(AtomicU64::new(0)));
+        let leader = {
+            let disk = disk.clone();
+            spawn(move || disk.group.wait(2, || Ok(disk.sync())).unwrap())
+        };
+        begin_main();
+        let registered = match disk.group.poll(2, &flag.clone().into()) {
+            Poll::Done => false,
+            Poll::Failed(_) => unreachable!("no sync fails"),
+            Poll::Registered => true,
+        };
+        leader.join().unwrap();
+        assert_eq!(flag.0.load(Ordering::Relaxed) == 1, registered);
+        assert_eq!(disk.group.wanted(), None);
+    });
+}
+
+/// A commit is seen by who begins to wait, or wakes them.
+pub fn no_commit_is_slept_through() {
+    followers(1);
+}
+
+/// The same with two who wait for different commits.
+pub fn no_commit_is_slept_through_by_two() {
+    followers(2);
+}
+
+fn followers(count: u64) {
+    model(3, move || {
+        let followers = Arc::new(Followers::default());
+        let committed = Arc::new(AtomicU64::new(0));
+        let readers: Vec<_> = (1..=count)
+            .map(|target| {
+                let (followers, committed) = (followers.clone(), committed.clone());
+                spawn(move || {
+                    // ORDERING: Acquire, as a reader.
+                    followers.wait(None, || committed.load(Ordering::Acquire) >= target)
+                })
+            })
+            .collect();
+        begin_main();
+        for n in 1..=count {
+            // ORDERING: Release, as a commit.
+            committed.store(n, Ordering::Release);
+            followers.notify();
+        }
+        readers.into_iter().for_each(|reader| assert!(reader.join().unwrap()));
+    });
+}
+
+/// The memory of a segment, which may be unmapped when nobody reads in it.
+struct Mapped {
+    pins: Pins,
+    memory: UnsafeCell<bool>,
+}
+
+// SAFETY: `memory` is written once the pins are free: that is what loom is to check.
+unsafe impl Sync for Mapped {}
+
+/// A retired segment is unmapped after the last read.
+pub fn what_is_pinned_stays_mapped() {
+    model(3, || {
+        let mapped = Arc::new(Mapped { pins: Pins::default(), memory: UnsafeCell::new(true) });
+        let readers = [(); 2].map(|()| {
+            let mapped = mapped.clone();
+            spawn(move || {
+                if let Some(stripe) = mapped.pins.pin() {
+                    // SAFETY: pinned; loom reports it if it is unmapped meanwhile.
+                    assert!(mapped.memory.with(|memory| unsafe { *memory }));
+                    mapped.pins.unpin(stripe);
+                }
+            })
+        });
+        begin_main();
+        mapped.pins.retire();
+        if mapped.pins.is_free() {
+            // SAFETY: nobody reads, and nobody will.
+            mapped.memory.with_mut(|memory| unsafe { *memory = false });
+        }
+        for reader in readers {
+            reader.join().unwrap();
+        }
+        assert!(mapped.pins.is_free());
+        assert!(mapped.pins.pin().is_none());
+    });
+}

@@ -1,0 +1,110 @@
+#!/usr/bin/env bash
+# Weakens one ordering at a time in a copy of the tree, and checks that the loom model which is
+# there for it fails. Usage: scripts/weaken.sh [PATTERN]  (only rows whose line matches)
+#
+# Exits 1 if a weakening survived that should not have, 2 if a row no longer fits the source.
+set -uo pipefail
+
+root=$(cd "$(dirname "$0")/.." && pwd)
+copy=${WEAKEN_DIR:-$(mktemp -d)}
+[ -n "${WEAKEN_DIR:-}" ] || trap 'rm -rf "$copy"' EXIT
+mkdir -p "$copy"
+export CARGO_TARGET_DIR="$copy/target" RUST_BACKTRACE=0
+export CARGO_PROFILE_DEV_OPT_LEVEL=1 CARGO_PROFILE_DEV_DEBUG=0
+unset RUSTFLAGS
+
+# file | what is weakened | sed -E expression | test | why it survives (empty: it must not)
+rows() {
+    cat <<'ROWS'
+log/tail.rs|take: fetch_add Acquire|/fn take/,/^    }/ s/(fetch_add\(units, Ordering::)Acquire/\1Relaxed/|who_rolls_hands_on_what_was_published|
+log/tail.rs|roll: load of the word Acquire|/fn roll\(/,/^    }/ s/(word\.load\(Ordering::)Acquire/\1Relaxed/|a_closed_segment_has_no_standby|
+log/tail.rs|roll: load of the standby Acquire|/fn roll\(/,/^    }/ s/(standby\.load\(Ordering::)Acquire/\1Relaxed/|who_rolls_hands_on_what_was_published|
+log/tail.rs|roll: exchange Release|/fn roll\(/,/^    }/ s/\(Ordering::Release, Ordering::Relaxed\)/(Ordering::Relaxed, Ordering::Relaxed)/|who_rolls_hands_on_what_was_published|
+log/tail.rs|roll_number: Acquire|/fn roll_number/,/^    }/ s/Ordering::Acquire/Ordering::Relaxed/|the_walker_enters_what_others_published|
+log/tail.rs|position: load of the word Acquire|/fn position/,/^    }/ s/(word\.load\(Ordering::)Acquire/\1Relaxed/|a_position_is_of_one_segment|
+log/tail.rs|position: Acquire fence|/fn position/,/^    }/ s/^ *fence\(Ordering::Acquire\);//|a_position_is_not_of_a_later_segment|
+log/tail.rs|publish: Release fence|/fn publish\(/,/^    }/ s/^ *fence\(Ordering::Release\);//|a_position_is_not_of_a_later_segment|
+log/tail.rs|publish: store of the standby Release|/fn publish\(/,/^    }/ s/(standby\.store\(word, Ordering::)Release/\1Relaxed/|who_rolls_hands_on_what_was_published|
+log/tail.rs|finish: Release|/fn finish/,/^    }/ s/(finished\.store\(rolls, Ordering::)Release/\1Relaxed/|a_slot_is_used_again_after_it_is_finished|
+log/tail.rs|has_slot: Acquire|/fn has_slot/,/^    }/ s/(finished\.load\(Ordering::)Acquire/\1Relaxed/|a_slot_is_used_again_after_it_is_finished|
+log/tail.rs|withdraw: Release fence|/fn withdraw\(/,/^    }/ s/^ *fence\(Ordering::Release\);//|a_closed_segment_has_no_standby|
+log/commit.rs|pad: Release|/fn pad</,/^}/ s/Ordering::Release\)/Ordering::Relaxed)/|a_segment_is_let_go_after_a_pad|
+log/commit.rs|claim: Release fence|/unsafe fn new/,/^    }/ s/^ *fence\(Ordering::Release\);//|a_dead_process_leaves_no_body_without_a_claim|
+log/commit.rs|commit: Release (for a reader)|/fn commit\(/,/^    }/ s/(store\(word, Ordering::)Release/\1Relaxed/|a_reader_sees_whole_frames_only|
+log/commit.rs|commit: Release (for the walker)|/fn commit\(/,/^    }/ s/(store\(word, Ordering::)Release/\1Relaxed/|a_segment_is_let_go_after_a_commit|
+log/commit.rs|commit: Release (for a batch)|/fn commit\(/,/^    }/ s/(store\(word, Ordering::)Release/\1Relaxed/|a_batch_is_seen_whole|
+log/commit.rs|void: Release|/fn drop/,/^    }/ s/(store\(word, Ordering::)Release/\1Relaxed/|a_segment_is_let_go_after_a_void|
+log/commit.rs|Prefix::position: Acquire|/fn position\(&self\) -> LogPosition \{$/,/^    }/ s/(position\.load\(Ordering::)Acquire/\1Relaxed/|what_is_before_the_prefix_may_be_read|
+log/commit.rs|Prefix::advance: Release|/fn advance/,/^    }/ s/(store\(position\.as_u64\(\), Ordering::)Release/\1Relaxed/|what_is_before_the_prefix_may_be_read|
+log/commit.rs|read: Acquire|/^fn read</,/^}/ s/(load\(Ordering::)Acquire/\1Relaxed/|what_is_before_the_prefix_may_be_read|
+log/commit.rs|read: Acquire (before a slot is let go)|/^fn read</,/^}/ s/(load\(Ordering::)Acquire/\1Relaxed/|a_segment_is_let_go_after_a_void|
+log/group.rs|durable: Acquire|/fn durable/,/^    }/ s/(durable\.load\(Ordering::)Acquire/\1Relaxed/|the_watermark_comes_after_the_sync|
+log/group.rs|finish: Release|/fn finish/,/^    }/ s/(durable\.store\(durable, Ordering::)Release/\1Relaxed/|the_watermark_comes_after_the_sync|
+log/followers.rs|notify: barrier|s/^ *light_barrier\(\);//|no_commit_is_slept_through|
+log/followers.rs|wait: barrier|s/^ *heavy_barrier\(\);//|no_commit_is_slept_through|
+segment/pins.rs|unpin: Release|/fn unpin/,/^    }/ s/Ordering::Release\)/Ordering::Relaxed)/|what_is_pinned_stays_mapped|
+segment/pins.rs|is_free: Acquire|/fn is_free/,/^    }/ s/(load\(Ordering::)Acquire/\1Relaxed/|what_is_pinned_stays_mapped|
+log/commit.rs|LOGIC claim: no claimed word|/unsafe fn new/,/^    }/ s/^ *claim\.segment\(\)\.word\(offset\)\.store.*$//|a_dead_process_leaves_no_body_without_a_claim|
+log/commit.rs|LOGIC walk: claims are passed|s/State::Claimed => return,/State::Claimed => {}/|the_prefix_is_contiguous|
+log/commit.rs|LOGIC drop: claims stay|s/, State::Void\)/, State::Claimed)/|an_abandoned_claim_is_void|
+log/tail.rs|LOGIC take: no pad|/fn take/,/^    }/ s/^ *pad\(.*$//|the_end_of_a_segment_is_tiled|
+log/tail.rs|LOGIC withdraw: no close|/fn withdraw\(/,/^    }/ s/self\.tail\.close\(\);//|a_roll_against_a_withdrawal|
+log/tail.rs|LOGIC publish: slots without a wait|/fn has_slot/,/^    }/ s/< finished \+/< 1 + finished +/|slots_are_used_again|
+log/group.rs|LOGIC finish: nobody leads next|s/^ *woken\.extend\(next.*$/let _ = next;/|who_is_left_leads|
+log/group.rs|LOGIC finish: a failure wakes nobody|s/failed \|\| w\.target/w.target/|a_failure_reaches_every_waiter|
+log/group.rs|LOGIC wait: no guard|s/let guard = Leading\(self\);/let guard = ();/|a_panicking_leader_wakes_the_others|
+log/followers.rs|LOGIC wait: not in the list|s/^ *lock\(&self\.threads\)\.push.*$//|no_commit_is_slept_through|
+segment/pins.rs|LOGIC pin: although retired|/fn pin\(/,/^    }/ s/& RETIRED == 0/\& RETIRED != 1/|what_is_pinned_stays_mapped|
+ROWS
+}
+
+fresh() {
+    (cd "$root" && tar cf - Cargo.toml Cargo.lock src loom-tests) | tar xf - -m -C "$copy"
+    sed -i 's/^members = \[\]/members = ["loom-tests"]/' "$copy/Cargo.toml"
+}
+
+build() { (cd "$copy" && cargo test -q -p loom-tests --no-run) >"$copy/build.out" 2>&1; }
+run() { (cd "$copy" && timeout 120 cargo test -q -p loom-tests --test models -- --exact "$1") >"$copy/test.out" 2>&1; }
+
+fresh
+if ! build || ! (cd "$copy" && timeout 600 cargo test -q -p loom-tests) >"$copy/test.out" 2>&1; then
+    cat "$copy"/*.out
+    echo "the models do not pass as they are" >&2
+    exit 2
+fi
+
+killed=0 survived=0 known=0 broken=0
+report() { printf '%-10s %-18s %-40s %s\n' "$@"; }
+report result file weakened "model (or why it survives)"
+while IFS= read -r row; do
+    # The sed expression may hold `|`, so it is what is left between the first and last fields.
+    file=${row%%|*} rest=${row#*|}
+    what=${rest%%|*} rest=${rest#*|}
+    why=${rest##*|} rest=${rest%|*}
+    test=${rest##*|} expression=${rest%|*}
+    cp "$root/src/$file" "$copy/before"
+    sed -E "$expression" "$copy/before" >"$copy/src/$file"
+    if cmp -s "$copy/before" "$copy/src/$file" || ! build; then
+        report BROKEN "$file" "$what" "$(cmp -s "$copy/before" "$copy/src/$file" && echo 'nothing changed' || echo 'does not compile')"
+        broken=$((broken + 1))
+    elif run "$test"; then
+        if [ -n "$why" ]; then
+            report survives "$file" "$what" "$why"
+            known=$((known + 1))
+        else
+            report SURVIVED "$file" "$what" "$test"
+            survived=$((survived + 1))
+        fi
+    elif [ -n "$why" ]; then
+        report KILLED "$file" "$what" "$test, though listed as surviving"
+        broken=$((broken + 1))
+    else
+        report killed "$file" "$what" "$test"
+        killed=$((killed + 1))
+    fi
+    cp "$copy/before" "$copy/src/$file"
+    touch "$copy/src/$file"
+done < <(rows | grep -E -- "${1:-.}")
+echo "killed $killed, survived $survived, known to survive $known, broken $broken"
+[ "$broken" -eq 0 ] || exit 2
+[ "$survived" -eq 0 ]
