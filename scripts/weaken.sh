@@ -53,7 +53,7 @@ log/tail.rs|LOGIC publish: slots without a wait|/fn has_slot/,/^    }/ s/< finis
 log/group.rs|LOGIC finish: nobody leads next|s/^ *woken\.extend\(next.*$/let _ = next;/|who_is_left_leads|
 log/group.rs|LOGIC finish: a failure wakes nobody|s/failed \|\| w\.target/w.target/|a_failure_reaches_every_waiter|
 log/group.rs|LOGIC wait: no guard|s/let guard = Leading\(self\);/let guard = ();/|a_panicking_leader_wakes_the_others|
-log/followers.rs|LOGIC wait: not in the list|s/^ *lock\(&self\.threads\)\.push.*$//|no_commit_is_slept_through|
+log/followers.rs|LOGIC wait: not in the list|s/^ *self\.register\(\);$//|no_commit_is_slept_through|
 segment/pins.rs|LOGIC pin: although retired|/fn pin\(/,/^    }/ s/& RETIRED == 0/\& RETIRED != 1/|what_is_pinned_stays_mapped|
 ROWS
 }

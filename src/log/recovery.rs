@@ -20,7 +20,7 @@ use crate::format::header::FIRST_FRAME;
 use crate::format::manifest::{BadManifest, Manifest};
 use crate::log::core::{Found, seal_and_shrink};
 use crate::log::scan::{self, Repair, Rules, Scan, Stop};
-use crate::options::RecoveryMode;
+use crate::options::{RecoveryMode, SEGMENT_UNIT};
 use crate::position::LogPosition;
 use crate::segment::{Segment, file_name, id_of};
 use crate::storage::{Access, Storage, io_error};
@@ -202,9 +202,12 @@ fn survey(storage: &dyn Storage, mode: RecoveryMode, access: Access) -> Result<S
     let mut dropped = leftover;
     for id in ids {
         match Segment::open(storage, id, access) {
+            Ok(segment) if mode == RecoveryMode::Strict && is_cut(&segment) => {
+                return Err(cut(&segment).into());
+            }
             Ok(segment) => segments.push(segment),
             Err(OpenError::Corrupt(corruption)) => match mode {
-                _ if is_blank(storage, id, access)? => dropped.push(id),
+                _ if id == highest && is_blank(storage, id, access)? => dropped.push(id),
                 RecoveryMode::Strict => return Err(corruption.into()),
                 RecoveryMode::Salvage => report.lost.push(corruption),
             },
@@ -218,10 +221,24 @@ fn survey(storage: &dyn Storage, mode: RecoveryMode, access: Access) -> Result<S
     Ok(survey)
 }
 
-/// Whether a file holds nothing at all: its creation was cut short.
+/// A segment is cut to what it uses only once it is sealed.
+fn is_cut(segment: &Segment) -> bool {
+    !segment.is_sealed() && (segment.map.len() as u64) < segment.header.capacity
+}
+
+fn cut(segment: &Segment) -> Corruption {
+    let what = "the file is shorter than its capacity, and not sealed";
+    let (segment, offset) = (segment.id(), segment.map.len() as u64);
+    Corruption { segment, offset, kind: CorruptionKind::SegmentHeader(what) }
+}
+
+/// Whether a preallocated file holds nothing at all: its creation was cut short.
 fn is_blank(storage: &dyn Storage, id: u32, access: Access) -> Result<bool, OpenError> {
     let opened = storage.open(&file_name(id), access)?;
     let len = opened.map.len() as u64;
+    if !len.is_multiple_of(SEGMENT_UNIT) {
+        return Ok(false);
+    }
     // SAFETY: nobody writes to the file: the log is locked, and not open yet.
     let bytes = unsafe { opened.map.slice(0, len) };
     Ok(bytes.iter().all(|&b| b == 0))

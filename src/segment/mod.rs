@@ -60,7 +60,8 @@ impl Segment {
     }
 
     fn new(header: SegmentHeader, map: Map, file: Box<dyn SegmentFile>, roll: Option<u32>) -> Self {
-        let end = AtomicU64::new(map.len() as u64);
+        // A file that was cut short may end inside a word.
+        let end = AtomicU64::new(map.len() as u64 & !7);
         let (pins, sealed) = (Pins::default(), AtomicBool::new(false));
         Self { header, map, pins, end, sealed, roll, gaps: Vec::new(), file }
     }

@@ -1,0 +1,312 @@
+//! Hazards 13, 27, 34 to 36, and promise 8: damaged and hostile files give an error or the right
+//! answer; no panic, no hang, no large allocation.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use tailcask::{CommitLog, LogOptions, Maintenance, OpenError, RecoveryMode};
+
+const SEGMENT: &str = "00000000000000000001.seg";
+
+fn options() -> LogOptions {
+    CommitLog::options().segment_size(2 << 20).maintenance(Maintenance::Manual)
+}
+
+/// A small log with entries, a batch and sync marks: closed, or as a dead process leaves it.
+fn make(path: &Path, closed: bool) -> Vec<Vec<u8>> {
+    let log = options().open(path).unwrap();
+    log.append(b"").unwrap();
+    log.append(b"hello").unwrap();
+    log.append_batch(&[b"a", b"bcdefghij", b""]).unwrap();
+    log.sync().unwrap();
+    log.append(&[0xff; 40]).unwrap();
+    if closed {
+        log.close().unwrap();
+    } else {
+        log.abort();
+    }
+    read(path, RecoveryMode::Strict).unwrap()
+}
+
+fn read(path: &Path, mode: RecoveryMode) -> Result<Vec<Vec<u8>>, String> {
+    let log = options().recovery_mode(mode).open_read_only(path).map_err(|e| e.to_string())?;
+    entries(&log)
+}
+
+fn entries(log: &CommitLog) -> Result<Vec<Vec<u8>>, String> {
+    let mut reader = log.reader();
+    let mut all = Vec::new();
+    while let Some(entry) = reader.next_entry().map_err(|e| e.to_string())? {
+        all.push(entry.to_vec());
+    }
+    Ok(all)
+}
+
+/// Every entry read is a right one, in order; some at the end or in the middle may be missing only
+/// where an error says so.
+fn is_subsequence(found: &[Vec<u8>], all: &[Vec<u8>]) -> bool {
+    let mut all = all.iter();
+    found.iter().all(|entry| all.any(|other| other == entry))
+}
+
+#[test]
+fn every_flipped_bit_is_an_error_or_changes_nothing() {
+    for closed in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let expected = make(&path, closed);
+        assert_eq!(expected.len(), 6);
+        let file = path.join(SEGMENT);
+        let good = fs::read(&file).unwrap();
+        let used = good.iter().rposition(|&b| b != 0).unwrap() + 64;
+        for bit in 0..used * 8 {
+            let mut bad = good.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            fs::write(&file, &bad).unwrap();
+            match read(&path, RecoveryMode::Strict) {
+                Ok(found) => assert_eq!(found, expected, "bit {bit}, closed: {closed}"),
+                Err(error) => assert!(!error.is_empty()),
+            }
+            if let Ok(found) = read(&path, RecoveryMode::Salvage) {
+                assert!(is_subsequence(&found, &expected), "bit {bit}, closed: {closed}");
+            }
+            if bit % 97 == 0 {
+                let _ = options().open(&path).map(|log| entries(&log));
+                fs::remove_dir_all(&path).unwrap();
+                make(&path, closed);
+                // Another salt: the file as it is now is the good one only for this round.
+                fs::write(&file, &good).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn every_truncation_is_an_error_or_changes_nothing() {
+    for closed in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let expected = make(&path, closed);
+        let file = path.join(SEGMENT);
+        let good = fs::read(&file).unwrap();
+        for len in (0..1024).chain([4095, 4096, 4097, good.len() - 1]) {
+            fs::write(&file, &good[..len.min(good.len())]).unwrap();
+            if let Ok(found) = read(&path, RecoveryMode::Strict) {
+                assert_eq!(found, expected, "{len}, closed: {closed}");
+            }
+            let _ = read(&path, RecoveryMode::Salvage);
+        }
+    }
+}
+
+/// The folded multiplication of `docs/format.md`, written again.
+fn seed(salt: u64, offset: u64, low: u64, header: u64) -> u32 {
+    let product =
+        u128::from(salt ^ header) * u128::from((offset << 32 | low) ^ 0x9e37_79b9_7f4a_7c15);
+    let folded = product as u64 ^ (product >> 64) as u64;
+    folded as u32 ^ (folded >> 32) as u32
+}
+
+/// Hazard 35: lengths 0, maximum, end of file and one off, with the checksums made right.
+#[test]
+fn lengths_that_lie_under_a_right_checksum() {
+    for closed in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let expected = make(&path, closed);
+        let file = path.join(SEGMENT);
+        let good = fs::read(&file).unwrap();
+        let salt = u64::from_le_bytes(good[24..32].try_into().unwrap());
+        let end = good.len() as u64;
+        for offset in [128u64, 144] {
+            let room = end - offset;
+            let lengths = [0, 8, 16, 24, room - 8, room, room + 8, u64::from(u32::MAX) & !7];
+            for (len, state) in lengths.iter().flat_map(|&len| (0..8).map(move |s| (len, s))) {
+                for value_len in [0u32, 1, room as u32, u32::MAX - 7, u32::MAX] {
+                    for kind in 0..5u64 {
+                        let header = kind | u64::from(value_len) << 32;
+                        let low = len & 0xffff_fff8 | state;
+                        let sealed_header = if state == 2 { header } else { 0 };
+                        let body = usize::try_from(offset + 16).unwrap();
+                        let body = good.get(body..body + value_len as usize).unwrap_or(&[]);
+                        let crc = if state == 2 && kind != 2 { crc32fast::hash(body) } else { 0 };
+                        let check = crc ^ seed(salt, offset, low, sealed_header);
+                        let mut bad = good.clone();
+                        let at = offset as usize;
+                        bad[at..at + 8]
+                            .copy_from_slice(&(u64::from(check) << 32 | low).to_le_bytes());
+                        bad[at + 8..at + 16].copy_from_slice(&header.to_le_bytes());
+                        fs::write(&file, &bad).unwrap();
+                        for mode in [RecoveryMode::Strict, RecoveryMode::Salvage] {
+                            if let Ok(found) = read(&path, mode) {
+                                assert!(found.len() <= expected.len() + 2);
+                                assert!(found.iter().all(|entry| entry.len() < good.len()));
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_no_regular_file_is_refused_and_not_followed() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["LOCK", "MANIFEST", SEGMENT] {
+        let path = dir.path().join(name);
+        let outside = dir.path().join(format!("{name}.outside"));
+        type Make = fn(&Path, &Path);
+        let makers: [Make; 3] = [
+            |at, outside| {
+                fs::write(outside, b"mine").unwrap();
+                std::os::unix::fs::symlink(outside, at).unwrap();
+            },
+            |at, _| fs::create_dir(at).unwrap(),
+            |at, _| {
+                let status = std::process::Command::new("mkfifo").arg(at).status().unwrap();
+                assert!(status.success());
+            },
+        ];
+        for make_it in makers {
+            make(&path, true);
+            fs::remove_file(path.join(name)).unwrap();
+            make_it(&path.join(name), &outside);
+            let opened = options().open(&path);
+            assert!(matches!(opened, Err(OpenError::NotRegular { .. })), "{name}: {opened:?}");
+            assert!(options().open_read_only(&path).is_err());
+            if outside.exists() {
+                assert_eq!(fs::read(&outside).unwrap(), b"mine");
+            }
+            fs::remove_dir_all(&path).unwrap();
+        }
+    }
+}
+
+#[test]
+fn stray_names_are_ignored_and_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    let expected = make(&path, false);
+    let stray = ["notes.txt", "1.seg", "00000000000000000000.seg", "99999999999999999999.seg"];
+    stray.iter().for_each(|name| fs::write(path.join(name), b"x").unwrap());
+    let log = options().open(&path).unwrap();
+    assert_eq!(entries(&log).unwrap(), expected);
+    log.close().unwrap();
+    stray.iter().for_each(|name| assert_eq!(fs::read(path.join(name)).unwrap(), b"x"));
+}
+
+#[test]
+fn what_others_can_write_to_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    make(&path, true);
+    let mode = fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode, 0o700, "made private");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o770)).unwrap();
+    assert!(matches!(options().open(&path), Err(OpenError::NotPrivate { mode: 0o770, .. })));
+}
+
+/// Hazard 27.
+#[test]
+fn a_torn_segment_header_neither_bricks_nor_hangs() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    let expected = make(&path, true);
+    // A creation that was cut short: blank, and shorter than a header.
+    fs::write(path.join("00000000000000000002.seg"), vec![0; 2 << 20]).unwrap();
+    let log = options().open(&path).unwrap();
+    assert_eq!(entries(&log).unwrap(), expected);
+    log.close().unwrap();
+    fs::write(path.join("00000000000000000003.seg"), [1; 30]).unwrap();
+    match options().open(&path) {
+        Err(OpenError::Corrupt(corruption)) => assert_eq!(corruption.segment, 3),
+        other => panic!("{other:?}"),
+    }
+    let log = options().recovery_mode(RecoveryMode::Salvage).open(&path).unwrap();
+    assert_eq!(entries(&log).unwrap(), expected);
+    assert_eq!(log.recovery().lost.len(), 1);
+}
+
+#[test]
+fn a_missing_segment_or_manifest_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    for _ in 0..3 {
+        let log = options().open(&path).unwrap();
+        log.append(b"x").unwrap();
+        log.close().unwrap();
+    }
+    let middle = path.join("00000000000000000002.seg");
+    let bytes = fs::read(&middle).unwrap();
+    fs::remove_file(&middle).unwrap();
+    assert!(matches!(
+        options().open(&path),
+        Err(OpenError::MissingSegment { id: 2, needed_by: 3 })
+    ));
+    fs::write(&middle, bytes).unwrap();
+    assert_eq!(read(&path, RecoveryMode::Strict).unwrap().len(), 3);
+    fs::remove_file(path.join(SEGMENT)).unwrap();
+    assert!(matches!(
+        options().open(&path),
+        Err(OpenError::MissingSegment { id: 1, needed_by: 0 })
+    ));
+    fs::remove_file(path.join("MANIFEST")).unwrap();
+    assert!(matches!(options().open(&path), Err(OpenError::Manifest(_))));
+}
+
+fn count(what: &str) -> usize {
+    match what {
+        "maps" => fs::read_to_string("/proc/self/maps")
+            .unwrap()
+            .lines()
+            .filter(|line| line.contains(".seg"))
+            .count(),
+        _ => fs::read_dir("/proc/self/fd").unwrap().count(),
+    }
+}
+
+/// Hazard 13, in a process of its own, so that other tests' files are not counted.
+#[test]
+fn opening_a_damaged_log_again_and_again_leaks_nothing() {
+    if std::env::var_os("TAILCASK_ALONE").is_none() {
+        let status = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "opening_a_damaged_log_again_and_again_leaks_nothing"])
+            .env("TAILCASK_ALONE", "1")
+            .status()
+            .unwrap();
+        assert!(status.success());
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path: PathBuf = dir.path().join("log");
+    make(&path, false);
+    let file = path.join(SEGMENT);
+    let mut bytes = fs::read(&file).unwrap();
+    bytes[150] ^= 1;
+    fs::write(&file, bytes).unwrap();
+    let before = (count("maps"), count("fd"));
+    for _ in 0..100 {
+        assert!(options().open(&path).is_err());
+        assert!(CommitLog::open(&path).is_err());
+    }
+    assert_eq!((count("maps"), count("fd")), before);
+}
+
+/// A huge page under an active segment, where kernel and file system can.
+#[test]
+fn an_active_segment_is_backed_by_huge_pages() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let log =
+        CommitLog::options().initial_segment_size(8 << 20).open(dir.path().join("l")).unwrap();
+    log.append(b"x").unwrap();
+    let text = fs::read_to_string("/proc/self/smaps").unwrap();
+    let mine = text
+        .split_inclusive("VmFlags")
+        .find(|map| map.contains(SEGMENT) && map.contains(dir.path().to_str().unwrap()));
+    let huge = mine.and_then(|map| map.lines().find(|line| line.starts_with("FilePmdMapped")));
+    match huge.and_then(|line| line.split_whitespace().nth(1)) {
+        Some(kib) if kib != "0" => assert_eq!(kib.parse::<u64>().unwrap() % 2048, 0),
+        other => eprintln!("skipped: no huge pages for files here ({other:?})"),
+    }
+}
