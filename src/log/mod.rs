@@ -111,18 +111,19 @@ impl LogOptions {
         CommitLog::start(Box::new(storage), config)
     }
 
-    /// Opens a log for reading only. Nothing is created or changed. While another process has it
-    /// open for writing, readers follow what it appends.
+    /// Opens a log for reading only. Nothing is created or changed. A writer may have it open, or
+    /// open it later, also in another process: readers follow what it appends.
     ///
     /// # Errors
     /// [`OpenError`].
     pub fn open_read_only(&self, dir: impl AsRef<Path>) -> Result<CommitLog, OpenError> {
         let config = self.check()?;
-        let storage: Box<dyn Storage> = Box::new(Directory::open(dir.as_ref(), Access::Read)?);
+        let mut storage: Box<dyn Storage> = Box::new(Directory::open(dir.as_ref(), Access::Read)?);
         if storage.read_manifest()?.is_none() {
             return Err(OpenError::NotFound { path: dir.as_ref().into() });
         }
         let (segments, report) = recovery::look(&*storage, config.recovery_mode)?;
+        storage.share();
         let table = table::Table::new(segments);
         Ok(CommitLog { view: View::ReadOnly(ReadOnly { storage, table }), report, closed: false })
     }

@@ -317,36 +317,24 @@ impl Survey {
         salvage: bool,
     ) -> Result<bool, OpenError> {
         let place = segment.position(scan.end);
-        let corrupt = |kind: &CorruptionKind| Corruption::at(place, kind.clone());
-        match &scan.stop {
-            None => Ok(false),
-            Some(Stop::Damaged(kind)) if salvage => {
-                for (gap, repair) in &scan.repairs {
-                    if *repair == Repair::Damage {
-                        let place = segment.position(gap.offset);
-                        self.report.lost.push(Corruption::at(place, kind.clone()));
-                    }
-                }
-                Ok(false)
-            }
-            Some(Stop::Damaged(kind)) => Err(corrupt(kind).into()),
-            Some(Stop::Blank) if same_boot => Ok(false),
-            Some(stop @ (Stop::Blank | Stop::Torn(_))) => {
-                if !is_durable(segment, scan.end, place, rest) {
-                    return Ok(true);
-                }
-                let kind = match stop {
-                    Stop::Torn(kind) => kind,
-                    _ => &CorruptionKind::Missing,
-                };
-                if !salvage {
-                    return Err(corrupt(kind).into());
-                }
-                self.report.lost.push(corrupt(kind));
-                *scan = scan::scan(segment, Rules { same_boot: true, salvage });
-                Ok(false)
-            }
+        self.report.lost.append(&mut scan.lost);
+        let corruption = match &scan.stop {
+            None => return Ok(false),
+            Some(Stop::Damaged(corruption)) => return Err(corruption.clone().into()),
+            Some(Stop::Blank) if same_boot => return Ok(false),
+            Some(_) if !is_durable(segment, scan.end, place, rest) => return Ok(true),
+            Some(Stop::Torn(corruption)) => corruption.clone(),
+            Some(Stop::Blank) => Corruption::at(place, CorruptionKind::Missing),
+        };
+        if !salvage {
+            return Err(corruption.into());
         }
+        *scan = scan::scan(segment, Rules { same_boot: true, salvage });
+        if scan.lost.is_empty() {
+            scan.lost.push(corruption);
+        }
+        self.report.lost.append(&mut scan.lost);
+        Ok(false)
     }
 
     fn note(&mut self, segment: &Segment, scan: &Scan, same_boot: bool) {

@@ -27,9 +27,9 @@ pub(crate) enum Stop {
     /// Nothing but zeros from here on.
     Blank,
     /// The kernel that wrote the segment is gone, and what it had written back ends here.
-    Torn(CorruptionKind),
+    Torn(Corruption),
     /// Damage that no crash explains.
-    Damaged(CorruptionKind),
+    Damaged(Corruption),
 }
 
 #[derive(Clone, Debug, Default)]
@@ -39,6 +39,8 @@ pub(crate) struct Scan {
     pub(crate) frames: u64,
     pub(crate) entries: u64,
     pub(crate) repairs: Vec<(Gap, Repair)>,
+    /// Damage that was stepped over (salvage only).
+    pub(crate) lost: Vec<Corruption>,
     pub(crate) stop: Option<Stop>,
 }
 
@@ -75,23 +77,29 @@ pub(crate) fn frame_at(
     Ok(Some(Frame { word, header: Some(header) }))
 }
 
-/// Checks that the frames inside a batch are sound and fill it. The number of them.
+/// Checks that the frames inside a batch are sound and fill it. Fails with the place.
 pub(crate) fn check_batch(
     segment: &Segment,
     offset: u64,
     len: u64,
     expected: u32,
-) -> Result<(), CorruptionKind> {
+) -> Result<(), Corruption> {
+    let corrupt = |at, kind| Corruption::at(segment.position(at), kind);
     let (mut at, end, mut found) = (offset + frame::HEADER, offset + len, 0u32);
     while at < end {
-        let inner = frame_at(segment, at, end - at)?.ok_or(CorruptionKind::Missing)?;
+        let inner = frame_at(segment, at, end - at).and_then(|f| f.ok_or(CorruptionKind::Missing));
+        let inner = inner.map_err(|kind| corrupt(at, kind))?;
         if !matches!(inner.header, Some(Header { kind: Kind::Entry, .. })) {
-            return Err(CorruptionKind::Header);
+            return Err(corrupt(at, CorruptionKind::Header));
         }
         found = found.saturating_add(1);
         at += inner.word.len;
     }
-    if found == expected { Ok(()) } else { Err(CorruptionKind::Batch { expected, found }) }
+    if found == expected {
+        Ok(())
+    } else {
+        Err(corrupt(offset, CorruptionKind::Batch { expected, found }))
+    }
 }
 
 /// How a scan treats what is not a good frame.
@@ -119,12 +127,12 @@ pub(crate) fn scan(segment: &Segment, rules: Rules) -> Scan {
                 scan.frames += 1;
                 scan.end += len;
             }
-            Step::Stop(Stop::Damaged(kind)) if rules.salvage => {
+            Step::Stop(Stop::Damaged(corruption)) if rules.salvage => {
                 let next = next_frame(segment, scan.end + 8, limit).unwrap_or(limit);
                 let gap = Gap { offset: scan.end, len: next - scan.end };
                 scan.repairs.push((gap, Repair::Damage));
                 scan.frames += 1;
-                scan.stop = Some(Stop::Damaged(kind));
+                scan.lost.push(corruption);
                 scan.end = next;
             }
             Step::Stop(stop) => {
@@ -144,8 +152,8 @@ enum Step {
 
 /// One row of the table in `docs/durability.md`.
 fn step(segment: &Segment, offset: u64, limit: u64, rules: Rules) -> Step {
-    let bad =
-        |kind| Step::Stop(if rules.same_boot { Stop::Damaged(kind) } else { Stop::Torn(kind) });
+    let stop = if rules.same_boot { Stop::Damaged } else { Stop::Torn };
+    let bad = |kind| Step::Stop(stop(Corruption::at(segment.position(offset), kind)));
     let frame = match frame_at(segment, offset, limit - offset) {
         Err(kind) => return bad(kind),
         Ok(None) => {
@@ -166,7 +174,7 @@ fn step(segment: &Segment, offset: u64, limit: u64, rules: Rules) -> Step {
         (_, Some(Header { kind: Kind::Batch, value_len })) => {
             match check_batch(segment, offset, len, value_len) {
                 Ok(()) => Step::Frame { len, entries: u64::from(value_len) },
-                Err(kind) => bad(kind),
+                Err(corruption) => Step::Stop(stop(corruption)),
             }
         }
         (_, Some(Header { kind: Kind::Entry, .. })) => Step::Frame { len, entries: 1 },
@@ -230,7 +238,7 @@ pub(crate) fn verify_sealed(segment: &Segment) -> Result<Scan, Corruption> {
         return Err(corrupt(gap.offset, CorruptionKind::Missing));
     }
     match &scan.stop {
-        Some(Stop::Damaged(kind) | Stop::Torn(kind)) => Err(corrupt(scan.end, kind.clone())),
+        Some(Stop::Damaged(corruption) | Stop::Torn(corruption)) => Err(corruption.clone()),
         Some(Stop::Blank) => Err(corrupt(scan.end, CorruptionKind::Missing)),
         None => Ok(scan),
     }

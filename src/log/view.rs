@@ -105,9 +105,6 @@ impl View {
 impl ReadOnly {
     /// Takes in segments that another process added.
     fn refresh(&self, after: u32) -> Result<(), ReadError> {
-        if !self.storage.is_shared() {
-            return Ok(());
-        }
         let known = self.table.with(|all| all.last().map_or(after, |last| last.id()));
         let new = recovery::open_live(&*self.storage, known).map_err(|error| match error {
             OpenError::Corrupt(corruption) => ReadError::Corrupt(corruption),

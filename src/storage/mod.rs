@@ -25,10 +25,12 @@ pub(crate) trait Storage: Send + Sync + Debug {
     fn read_manifest(&self) -> Result<Option<Vec<u8>>, OpenError>;
     /// Replaces the MANIFEST, atomically and durably.
     fn write_manifest(&self, bytes: &[u8]) -> io::Result<()>;
-    /// Whether another process may be writing: only then must a reader look for new names.
+    /// Whether another process may be writing.
     fn is_shared(&self) -> bool {
         false
     }
+    /// Lets writers in, where this is a reader that has looked at everything.
+    fn share(&mut self) {}
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

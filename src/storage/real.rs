@@ -8,11 +8,14 @@ use std::fs::{File, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 const MANIFEST: &str = "MANIFEST";
 const TEMPORARY: &str = ".tmp";
+/// How long a writer waits for readers that look at what is there.
+const READERS: Duration = Duration::from_secs(10);
 
-/// A directory, locked unless another process writes to it and this one only reads.
+/// A directory, locked by its one writer.
 #[derive(Debug)]
 pub(crate) struct Directory {
     path: PathBuf,
@@ -37,36 +40,45 @@ impl Directory {
         Ok(directory)
     }
 
-    /// A writer holds LOCK alone. A reader shares it where no writer has it, and does without
-    /// where one has; the log is then live. The kernel drops the lock with its holder.
+    /// A writer holds LOCK alone. A reader shares it while it looks at what is there, so that no
+    /// writer repairs it meanwhile, and does without where one has it; the log is then live. The
+    /// kernel drops the lock with its holder.
     fn take_lock(&mut self) -> Result<(), OpenError> {
-        let create = if self.access == Access::Write { OFlags::CREATE } else { OFlags::empty() };
-        let wanted = if self.access == Access::Write { OFlags::RDWR } else { OFlags::RDONLY };
-        let lock = match self.open_at("LOCK", wanted | create) {
-            Err(OpenError::Io { source, .. })
-                if self.access == Access::Read
-                    && matches!(
-                        source.kind(),
-                        io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied
-                    ) =>
-            {
-                return Ok(());
+        self.lock = match self.access {
+            Access::Write => Some(self.lock_alone()?),
+            Access::Read => self.lock_shared()?,
+        };
+        Ok(())
+    }
+
+    /// Waits for readers, who hold the lock for a moment, but not for another writer.
+    fn lock_alone(&self) -> Result<File, OpenError> {
+        let deadline = Instant::now() + READERS;
+        let lock = self.open_at("LOCK", OFlags::RDWR | OFlags::CREATE)?;
+        loop {
+            if try_lock(lock.try_lock())? {
+                return Ok(lock);
             }
-            other => other?,
-        };
-        let result = match self.access {
-            Access::Write => lock.try_lock(),
-            Access::Read => lock.try_lock_shared(),
-        };
-        match (result, self.access) {
-            (Ok(()), _) => self.lock = Some(lock),
-            (Err(TryLockError::WouldBlock), Access::Read) => {}
-            (Err(TryLockError::WouldBlock), Access::Write) => {
+            let probe = self.open_at("LOCK", OFlags::RDWR)?;
+            if !try_lock(probe.try_lock_shared())? || Instant::now() > deadline {
                 return Err(OpenError::Locked { path: self.path.clone() });
             }
-            (Err(TryLockError::Error(e)), _) => return Err(io_error("lock LOCK", e)),
+            drop(probe);
+            std::thread::sleep(Duration::from_millis(1));
         }
-        Ok(())
+    }
+
+    fn lock_shared(&self) -> Result<Option<File>, OpenError> {
+        use io::ErrorKind::{NotFound, PermissionDenied};
+        match self.open_at("LOCK", OFlags::RDONLY) {
+            Ok(lock) => Ok(try_lock(lock.try_lock_shared())?.then_some(lock)),
+            Err(OpenError::Io { source, .. })
+                if matches!(source.kind(), NotFound | PermissionDenied) =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn describe(&self, verb: &str, name: &str) -> String {
@@ -115,6 +127,14 @@ impl Directory {
             return Err(error);
         }
         Ok(file)
+    }
+}
+
+fn try_lock(tried: Result<(), TryLockError>) -> Result<bool, OpenError> {
+    match tried {
+        Ok(()) => Ok(true),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(e)) => Err(io_error("lock LOCK", e)),
     }
 }
 
@@ -207,6 +227,10 @@ impl Storage for Directory {
 
     fn is_shared(&self) -> bool {
         self.lock.is_none()
+    }
+
+    fn share(&mut self) {
+        self.lock = None;
     }
 }
 
