@@ -6,7 +6,9 @@
 #[cfg(not(tailcask_loom))]
 mod imp {
     use std::sync::atomic::compiler_fence;
-    pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+    pub(crate) use std::sync::atomic::{
+        AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence,
+    };
     pub(crate) use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
     pub(crate) use std::thread::{Thread, current, park, yield_now};
     use std::time::{Duration, Instant};
@@ -98,7 +100,9 @@ mod imp {
 #[cfg(tailcask_loom)]
 mod imp {
     pub(crate) use loom::cell::UnsafeCell;
-    pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+    pub(crate) use loom::sync::atomic::{
+        AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence,
+    };
     pub(crate) use loom::sync::{Mutex, MutexGuard};
     pub(crate) use loom::thread::{Thread, current, park, yield_now};
     pub(crate) use std::sync::{Arc, PoisonError};

@@ -67,11 +67,7 @@ pub fn a_batch_is_seen_whole() {
         let log = Arc::new(Log::new(2, 16 + FRAME));
         let writer = go(&log, |log| {
             let mut claim = log.tail.reserve(16 + FRAME).expect("room");
-            let inner = Header { kind: Kind::Entry, value_len: 8 }.to_word();
-            let (salt, place) = (claim.segment().salt(), claim.offset() + 16);
-            let word = frame::commit_word(salt, place, FRAME, inner, frame::crc(&[7; 8]));
-            claim.write_head(16, word, inner);
-            claim.write(32, &[7; 8]);
+            claim.write_inner(16, &[7; 8]);
             claim.commit(Header { kind: Kind::Batch, value_len: 1 }, frame::crc(&[]))
         });
         let segment = log.segment(1);

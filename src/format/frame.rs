@@ -11,6 +11,7 @@
 //! its own segment, and the CRC of the body can be computed before that place is known.
 
 use crate::error::CorruptionKind;
+use std::sync::LazyLock;
 
 /// Bytes of the commit word, the least that a frame can be.
 pub(crate) const WORD: u64 = 8;
@@ -52,6 +53,12 @@ pub(crate) struct Header {
 }
 
 impl Header {
+    /// That of an entry.
+    #[inline]
+    pub(crate) const fn entry(body: &[u8]) -> Self {
+        Self { kind: Kind::Entry, value_len: body.len() as u32 }
+    }
+
     pub(crate) const fn to_word(self) -> u64 {
         self.kind as u64 | (self.value_len as u64) << 32
     }
@@ -137,8 +144,13 @@ pub(crate) const fn bare_word(salt: u64, offset: u64, len: u64, state: State) ->
 /// The CRC-32 of a body (the polynomial of IEEE 802.3, reflected, as in zlib).
 #[inline]
 pub(crate) fn crc(body: &[u8]) -> u32 {
-    crc32fast::hash(body)
+    // A clone knows what the processor can; asking each time takes 1.6 of 19 ns for 100 B.
+    let mut hasher = EMPTY.clone();
+    hasher.update(body);
+    hasher.finalize()
 }
+
+static EMPTY: LazyLock<crc32fast::Hasher> = LazyLock::new(crc32fast::Hasher::new);
 
 /// The CRC-32 of a body in pieces.
 pub(crate) fn crc_parts(parts: &[&[u8]]) -> u32 {
@@ -150,7 +162,7 @@ pub(crate) fn crc_parts(parts: &[&[u8]]) -> u32 {
 /// The length of a frame with a body of this many bytes.
 #[inline]
 pub(crate) const fn frame_len(body: u64) -> u64 {
-    HEADER + body.next_multiple_of(8)
+    HEADER + ((body + 7) & !7)
 }
 
 /// Checks a claimed, void or pad word.

@@ -57,6 +57,18 @@ impl Memory for Segment {
         // SAFETY: the same contract; active segments are writable maps.
         unsafe { self.map.write(offset, bytes) };
     }
+    #[inline(always)]
+    #[allow(unsafe_code, reason = "forwards the contract")]
+    unsafe fn reserved_word(&self, offset: u64) -> &AtomicU64 {
+        // SAFETY: the same contract; an active segment is mapped up to its capacity.
+        unsafe { self.map.word_unchecked(offset) }
+    }
+    #[inline(always)]
+    #[allow(unsafe_code, reason = "forwards the contract")]
+    unsafe fn write_frame(&self, offset: u64, header: u64, body: &[u8]) {
+        // SAFETY: the same contract; active segments are writable maps.
+        unsafe { self.map.write_frame(offset, header, body) };
+    }
     #[allow(unsafe_code, reason = "forwards the contract")]
     unsafe fn header(&self, offset: u64) -> u64 {
         // SAFETY: the same contract.
@@ -99,6 +111,10 @@ pub(crate) struct Core {
     pub(crate) counters: Counters,
     pub(crate) background: Background,
     pub(crate) manifest: Mutex<Manifest>,
+    /// The largest frame that shares a segment with others.
+    max_shared: u64,
+    /// The largest entry that may be appended, and in such a frame.
+    max_plain: u64,
     next: Mutex<Next>,
     pending: Mutex<Pending>,
     mark: Mutex<Mark>,
@@ -128,6 +144,7 @@ impl Core {
         let size = size.clamp(config.initial_segment_size, config.segment_size);
         let mut next = Next { id: Some(found.next_id), previous: found.previous, size };
         let first = Arc::new(next.create(&*storage, &config, None, 1)?);
+        let max_shared = (config.segment_size - FIRST_FRAME).min(MAX_SHARED);
         let mut segments = found.segments;
         segments.push(first.clone());
         let start = first.position(FIRST_FRAME);
@@ -142,6 +159,8 @@ impl Core {
             counters: Counters::default(),
             background: Background::default(),
             manifest: Mutex::new(found.manifest),
+            max_shared,
+            max_plain: config.max_entry_size.min(max_shared - frame::HEADER),
             next: Mutex::new(next),
             pending: Mutex::new(pending),
             mark: Mutex::new(Mark::default()),
@@ -162,16 +181,17 @@ impl Core {
         Ok(frame::frame_len(body))
     }
 
-    /// The largest frame that shares a segment with others.
+    /// Reserves and claims a frame in the active segment; `None`: it takes more than that.
     #[inline]
-    fn max_shared(&self) -> u64 {
-        (self.config.segment_size - FIRST_FRAME).min(MAX_SHARED)
+    fn reserve(&self, len: u64) -> Option<Claim<'_, Segment>> {
+        if len > self.max_shared { None } else { self.tail.reserve(len) }
     }
 
-    /// Reserves and claims a frame.
-    #[inline]
-    pub(crate) fn claim(&self, len: u64) -> Result<Claim<'_, Segment>, AppendError> {
-        if len > self.max_shared() {
+    /// Reserves and claims a frame, and makes room for it where there is none.
+    #[cold]
+    #[inline(never)]
+    fn make_room(&self, len: u64) -> Result<Claim<'_, Segment>, AppendError> {
+        if len > self.max_shared {
             return self.claim_alone(len);
         }
         loop {
@@ -182,15 +202,36 @@ impl Core {
         }
     }
 
+    /// Reserves and claims a frame.
+    #[inline]
+    pub(crate) fn claim(&self, len: u64) -> Result<Claim<'_, Segment>, AppendError> {
+        match self.reserve(len) {
+            Some(claim) => Ok(claim),
+            None => self.make_room(len),
+        }
+    }
+
     #[inline]
     pub(crate) fn append(&self, body: &[u8]) -> Result<LogPosition, AppendError> {
-        let len = self.frame_len(body.len() as u64)?;
-        let crc = frame::crc(body);
-        let mut claim = self.claim(len)?;
-        claim.write(frame::HEADER, body);
-        let position =
-            claim.commit(Header { kind: Kind::Entry, value_len: body.len() as u32 }, crc);
+        let len = body.len() as u64;
+        let claim = if len <= self.max_plain {
+            self.tail.reserve_unguarded(frame::frame_len(len))
+        } else {
+            None
+        };
+        let position = match claim {
+            Some(claim) => claim.finish(body, Header::entry(body), frame::crc(body)),
+            None => self.append_over_a_roll(body)?,
+        };
         self.committed(position)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn append_over_a_roll(&self, body: &[u8]) -> Result<LogPosition, AppendError> {
+        let mut claim = self.make_room(self.frame_len(body.len() as u64)?)?;
+        claim.write(frame::HEADER, body);
+        Ok(claim.commit(Header::entry(body), frame::crc(body)))
     }
 
     pub(crate) fn append_vectored(&self, parts: &[&[u8]]) -> Result<LogPosition, AppendError> {
@@ -222,8 +263,8 @@ impl Core {
         let outer = Filling::enter();
         fill(bytes);
         drop(outer);
-        let crc = frame::crc(bytes);
-        let position = claim.commit(Header { kind: Kind::Entry, value_len: body as u32 }, crc);
+        let (header, crc) = (Header::entry(bytes), frame::crc(bytes));
+        let position = claim.commit(header, crc);
         self.committed(position)
     }
 
@@ -245,10 +286,11 @@ impl Core {
         let value_len = u32::try_from(count).ok().filter(|_| len <= max);
         let value_len = value_len.ok_or(AppendError::TooLarge { len, max })?;
         let mut claim = self.claim(len)?;
+        let (segment, start) = (claim.segment().id(), claim.offset());
         let mut at = frame::HEADER;
         for entry in entries {
-            each(LogPosition::new(claim.position().segment(), (claim.offset() + at) as u32));
-            at = write_inner(&mut claim, at, entry);
+            each(LogPosition::new(segment, (start + at) as u32));
+            at += claim.write_inner(at, entry);
         }
         let position = claim.commit(Header { kind: Kind::Batch, value_len }, frame::crc(&[]));
         self.committed(position).map(Some)
@@ -544,19 +586,6 @@ pub(crate) fn seal_and_shrink(segment: &Segment, end: u64, frames: u64) -> io::R
     segment.seal(Seal { end, frames })?;
     segment.sync(0, end)?;
     segment.shrink()
-}
-
-/// Writes an entry inside a claimed batch, and says where the next one goes.
-#[inline]
-fn write_inner(claim: &mut Claim<'_, Segment>, at: u64, entry: &[u8]) -> u64 {
-    let len = frame::frame_len(entry.len() as u64);
-    let header = Header { kind: Kind::Entry, value_len: entry.len() as u32 }.to_word();
-    let place = claim.offset() + at;
-    let salt = claim.segment().salt();
-    let word = frame::commit_word(salt, place, len, header, frame::crc(entry));
-    claim.write_head(at, word, header);
-    claim.write(at + frame::HEADER, entry);
-    at + len
 }
 
 fn refused(error: io::Error) -> AppendError {

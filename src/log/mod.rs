@@ -417,6 +417,7 @@ impl CommitLog {
         let mut stats = LogStats::default();
         if let Some(core) = self.core() {
             stats.committed = core.prefix.advance(&core.tail);
+            stats.rolls = core.tail.roll_number().saturating_sub(1);
             let counts = core.prefix.counts();
             (stats.entries, stats.batches) = (counts.entries, counts.batches);
             (stats.bytes, stats.voids) = (counts.bytes, counts.voids);

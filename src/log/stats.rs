@@ -21,6 +21,8 @@ pub struct LogStats {
     pub bytes: u64,
     /// Frames given up: their closure panicked.
     pub voids: u64,
+    /// Segments that filled up and were followed by the next one.
+    pub rolls: u64,
     /// Segments created.
     pub segments_created: u64,
     /// Segments sealed.

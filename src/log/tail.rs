@@ -17,9 +17,11 @@
 
 #![allow(unsafe_code, reason = "slots are shared by the protocol above")]
 
-use crate::log::commit::{Claim, Memory, pad};
+use crate::log::commit::{Claim, Memory, Reserved, pad};
 use crate::position::LogPosition;
-use crate::sync::{Arc, AtomicU64, Mutex, MutexGuard, Ordering, UnsafeCell, fence, lock};
+use crate::sync::{
+    Arc, AtomicPtr, AtomicU64, Mutex, MutexGuard, Ordering, UnsafeCell, fence, lock,
+};
 use crossbeam_utils::CachePadded;
 use std::ptr::NonNull;
 
@@ -39,6 +41,11 @@ const fn roll_of(word: u64) -> u64 {
     word >> ROLL_SHIFT
 }
 
+/// Where in its segment a fill is.
+const fn offset(base: u64, fill: u64) -> u64 {
+    base.wrapping_add(fill * 8)
+}
+
 /// Whether roll `a` is after roll `b`, both modulo 2^24 and less than half of that apart.
 pub(crate) const fn is_after(a: u64, b: u64) -> bool {
     let ahead = a.wrapping_sub(b) & ROLL_MASK;
@@ -47,7 +54,10 @@ pub(crate) const fn is_after(a: u64, b: u64) -> bool {
 
 struct Slot<S> {
     id: AtomicU64,
-    capacity: AtomicU64,
+    /// Add 8 times the fill (wrapping) for the offset.
+    base: AtomicU64,
+    /// What `segment` points to.
+    memory: AtomicPtr<S>,
     segment: UnsafeCell<Option<Arc<S>>>,
 }
 
@@ -82,7 +92,8 @@ impl<S: Memory> Tail<S> {
         assert!(slots.is_power_of_two());
         let slots = (0..slots).map(|_| Slot {
             id: AtomicU64::new(0),
-            capacity: AtomicU64::new(0),
+            base: AtomicU64::new(0),
+            memory: AtomicPtr::new(std::ptr::null_mut()),
             segment: UnsafeCell::new(None),
         });
         let tail = Self {
@@ -97,33 +108,23 @@ impl<S: Memory> Tail<S> {
         tail
     }
 
+    #[inline]
     fn slot(&self, roll: u64) -> &Slot<S> {
-        &self.slots[roll as usize % self.slots.len()]
-    }
-
-    /// The segment of a roll.
-    ///
-    /// # Safety
-    /// The segment is unfinished until the caller is done with the pointer, or the caller keeps
-    /// slots from being reused.
-    unsafe fn segment(&self, roll: u64) -> NonNull<S> {
-        self.slot(roll).segment.with(|cell| {
-            // SAFETY: nobody writes the slot while its segment is unfinished, and it was written
-            // before the roll that the caller has read from the word (Acquire).
-            let segment = unsafe { &*cell };
-            NonNull::from(&**segment.as_ref().expect("a roll has a segment"))
-        })
+        &self.slots[roll as usize & (self.slots.len() - 1)]
     }
 
     /// Reserves and claims `len` bytes, a multiple of 8. `None`: the segment is full.
     #[inline]
     pub(crate) fn reserve(&self, len: u64) -> Option<Claim<'_, S>> {
-        let units = len / 8;
-        // ORDERING: Relaxed; only keeps a full segment's fill from growing without bound.
-        if fill(self.word.load(Ordering::Relaxed)) >= LIMIT {
-            return None;
-        }
-        self.take(units)
+        self.reserve_unguarded(len).map(Reserved::guard)
+    }
+
+    #[inline(always)]
+    pub(crate) fn reserve_unguarded(&self, len: u64) -> Option<Reserved<'_, S>> {
+        // ORDERING: Acquire; pairs with the Release exchange in `roll`: the slot is seen.
+        let seen = self.word.load(Ordering::Acquire);
+        // Keeps a full segment's fill from growing without bound.
+        if fill(seen) >= LIMIT { None } else { self.take(seen, len / 8) }
     }
 
     /// Reserves and never claims: what a process leaves that dies in between.
@@ -132,8 +133,11 @@ impl<S: Memory> Tail<S> {
         self.word.fetch_add(len / 8, Ordering::Relaxed);
     }
 
-    #[inline]
-    fn take(&self, units: u64) -> Option<Claim<'_, S>> {
+    /// `seen` is the word as it was a moment ago. The segment is looked up by that, for loads after
+    /// the `fetch_add` would begin only once all earlier stores are done.
+    #[inline(always)]
+    fn take(&self, seen: u64, units: u64) -> Option<Reserved<'_, S>> {
+        let (mut memory, mut base) = self.look_up(seen);
         // ORDERING: Acquire; pairs with the Release exchange in `roll` (adds in between continue
         // its release sequence): the slot and the zeroed segment are seen.
         let before = self.word.fetch_add(units, Ordering::Acquire);
@@ -141,29 +145,42 @@ impl<S: Memory> Tail<S> {
         if start >= LIMIT {
             return None;
         }
-        // SAFETY: start < LIMIT, so this thread owns a range (or the rest), and the segment is
-        // unfinished until it has committed (or padded) that.
-        let segment = unsafe { self.segment(roll_of(before)) };
-        // SAFETY: as above; the slot's Arc keeps it alive.
-        let memory = unsafe { segment.as_ref() };
-        let offset = memory.capacity() - (LIMIT - start) * 8;
-        if start + units <= LIMIT {
-            // SAFETY: the range is this thread's alone, by the fetch_add.
-            return Some(unsafe { Claim::new(segment, offset, units * 8) });
+        // The range keeps the slot from being reused, so what was read of it before stands.
+        if roll_of(before) != roll_of(seen) {
+            (memory, base) = self.look_up(before);
         }
-        pad(memory, offset, memory.capacity() - offset);
+        let offset = offset(base, start);
+        let memory = NonNull::new(memory).expect("a roll has a segment");
+        if start + units <= LIMIT {
+            // SAFETY: the range is this thread's alone, by the fetch_add, and the slot's Arc keeps
+            // the segment alive until the frame is finished.
+            return Some(unsafe { Reserved::new(memory, offset, units * 8) });
+        }
+        // SAFETY: start < LIMIT, so this thread owns the rest, and the segment is unfinished until
+        // it has padded that.
+        pad(unsafe { memory.as_ref() }, offset, (LIMIT - start) * 8);
         None
+    }
+
+    /// The segment that a word names. Good for one who owns a range in it, or reads no memory.
+    #[inline(always)]
+    fn look_up(&self, word: u64) -> (*mut S, u64) {
+        let slot = self.slot(roll_of(word));
+        // ORDERING: Relaxed; the word was loaded with Acquire.
+        (slot.memory.load(Ordering::Relaxed), slot.base.load(Ordering::Relaxed))
     }
 
     /// Closes the active segment: what is left of it is padded, and writers must roll. Always
     /// changes the word; by little where the segment is full, so that closing again and again
     /// (appends to a full disk) does not use up what is above LIMIT.
     pub(crate) fn close(&self) {
-        let claim = self.take(if self.is_full() { 1 } else { CLOSE });
+        // ORDERING: Acquire; as in `reserve`.
+        let seen = self.word.load(Ordering::Acquire);
+        let claim = self.take(seen, if fill(seen) >= LIMIT { 1 } else { CLOSE });
         // One unit may fit if a roll came in between: then it is dropped, a void of 8 bytes, and
         // the segment is closed by the next turn.
-        if claim.is_some() {
-            drop(claim);
+        if let Some(claim) = claim {
+            drop(claim.guard());
             self.close();
         }
     }
@@ -211,13 +228,12 @@ impl<S: Memory> Tail<S> {
             let word = self.word.load(Ordering::Acquire);
             let slot = self.slot(roll_of(word));
             let id = slot.id.load(Ordering::Relaxed);
-            let capacity = slot.capacity.load(Ordering::Relaxed);
+            let base = slot.base.load(Ordering::Relaxed);
             // ORDERING: Acquire fence; pairs with the Release fence in `publish`: if a value of a
             // later roll was read above, then the word is seen to have moved on below.
             fence(Ordering::Acquire);
             if roll_of(self.word.load(Ordering::Relaxed)) == roll_of(word) {
-                let room = (LIMIT - fill(word).min(LIMIT)) * 8;
-                return LogPosition::new(id as u32, (capacity - room) as u32);
+                return LogPosition::new(id as u32, offset(base, fill(word).min(LIMIT)) as u32);
             }
         }
     }
@@ -294,7 +310,8 @@ impl<'t, S: Memory> Preparer<'t, S> {
         fence(Ordering::Release);
         let slot = self.tail.slot(roll);
         slot.id.store(u64::from(id), Ordering::Relaxed);
-        slot.capacity.store(capacity, Ordering::Relaxed);
+        slot.base.store(capacity.wrapping_sub(LIMIT * 8), Ordering::Relaxed);
+        slot.memory.store(Arc::as_ptr(&segment).cast_mut(), Ordering::Relaxed);
         slot.segment.with_mut(|cell| {
             // SAFETY: only the preparer writes slots; the slot's last roll is finished
             // (`has_slot`), so no range in it is owned, and this roll is not active yet.
@@ -312,7 +329,7 @@ impl<'t, S: Memory> Preparer<'t, S> {
         let memory = NonNull::from(&*segment);
         // SAFETY: nobody else has the segment yet, and it is published with the range taken; the
         // slot then keeps it alive until the frame is finished.
-        let claim = unsafe { Claim::new(memory, at, len) };
+        let claim = unsafe { Reserved::new(memory, at, len) }.guard();
         self.publish(segment, at + len).expect("the caller has found a slot");
         claim
     }

@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code, reason = "the one file that touches mapped memory")]
 
+use crate::format::frame::HEADER;
 use memmap2::{Advice, Mmap, MmapMut, MmapOptions};
 use std::fs::File;
 use std::io;
@@ -93,22 +94,38 @@ impl Map {
 
     #[inline]
     fn check(&self, offset: u64, len: u64) -> usize {
-        let end = offset.checked_add(len).expect("range overflows");
-        assert!(end <= self.len as u64, "{offset}+{len} is beyond the map of {}", self.len);
-        offset as usize
+        match offset.checked_add(len) {
+            Some(end) if end <= self.len as u64 => offset as usize,
+            _ => beyond(offset, len, self.len),
+        }
     }
 
     /// The word at an offset: a commit word, or part of a segment's head.
     #[inline]
     pub(crate) fn word(&self, offset: u64) -> &AtomicU64 {
         let at = self.check(offset, 8);
-        assert!(offset.is_multiple_of(8), "a word at {offset}");
+        if !offset.is_multiple_of(8) {
+            misplaced(offset);
+        }
         // SAFETY: `check` keeps the offset inside the mapping.
         let ptr = unsafe { self.ptr.as_ptr().add(at) };
         // SAFETY: in bounds and aligned (the mapping is page-aligned), and it lives as long as
         // `self`. Callers make words only of places where no claim's body can be, so that every
         // concurrent access is atomic. On a read-only map callers only load, and a relaxed or
         // acquire load of 8 bytes is allowed on read-only memory.
+        unsafe { AtomicU64::from_ptr(ptr.cast()) }
+    }
+
+    /// As [`word`](Self::word), for the append path: the tail has checked the place.
+    ///
+    /// # Safety
+    /// The offset is a multiple of 8, and the word is inside the map.
+    #[inline(always)]
+    pub(crate) unsafe fn word_unchecked(&self, offset: u64) -> &AtomicU64 {
+        debug_assert!(offset.is_multiple_of(8) && offset + 8 <= self.len as u64);
+        // SAFETY: inside the mapping, says the contract.
+        let ptr = unsafe { self.ptr.as_ptr().add(offset as usize) };
+        // SAFETY: as in `word`.
         unsafe { AtomicU64::from_ptr(ptr.cast()) }
     }
 
@@ -125,6 +142,23 @@ impl Map {
         // SAFETY: `to` is valid for the length; the claim makes this thread the only one that
         // touches the range, and no safe reference to it exists, so `bytes` does not overlap.
         unsafe { to.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+    }
+
+    /// Writes a frame's header and body behind its commit word, at `offset`.
+    ///
+    /// # Safety
+    /// As for [`write`](Self::write), of the whole frame, which is inside the map.
+    #[inline(always)]
+    pub(crate) unsafe fn write_frame(&self, offset: u64, header: u64, body: &[u8]) {
+        debug_assert!(self.writable && offset + HEADER + body.len() as u64 <= self.len as u64);
+        // SAFETY: the frame, header and body, is inside the mapping.
+        let head = unsafe { self.ptr.as_ptr().add(offset as usize + 8) };
+        // SAFETY: in bounds; the claim makes this thread the only one that touches the range.
+        unsafe { head.cast::<[u8; 8]>().write(header.to_le_bytes()) };
+        // SAFETY: as for `head`.
+        let to = unsafe { head.add(8) };
+        // SAFETY: as in `write`.
+        unsafe { to.copy_from_nonoverlapping(body.as_ptr(), body.len()) };
     }
 
     /// The range as a slice for filling.
@@ -153,6 +187,20 @@ impl Map {
         // SAFETY: in bounds and initialised; nobody writes committed bytes, says the contract.
         unsafe { std::slice::from_raw_parts(from, len as usize) }
     }
+}
+
+// By value, and apart: a format string takes the address of what it names, and then the values
+// that the append path works with live on the stack, behind its stores to cold memory.
+#[cold]
+#[inline(never)]
+fn beyond(offset: u64, len: u64, map: usize) -> ! {
+    panic!("{offset}+{len} is beyond the map of {map}")
+}
+
+#[cold]
+#[inline(never)]
+fn misplaced(offset: u64) -> ! {
+    panic!("a word at {offset}")
 }
 
 #[cfg(test)]
