@@ -255,7 +255,7 @@ pub fn the_prefix_is_contiguous() {
             go(&log, move |log| {
                 let claim = log.claim(FRAME);
                 // Its own claim is a frame already, unless an earlier one is not even claimed.
-                let position = claim.position();
+                let position = LogPosition::new(claim.segment().id(), claim.offset() as u32);
                 let begins = log.prefix.is_frame(&log.tail, position);
                 assert!(begins || u64::from(position.offset()) > FIRST_FRAME);
                 fill(claim, &[n; 8])

@@ -32,9 +32,14 @@ impl Background {
         Ok(())
     }
 
-    /// There is something to do.
-    pub(crate) fn wake(&self) {
-        self.threads.get().into_iter().flatten().for_each(Thread::unpark);
+    /// The standby is used up.
+    pub(crate) fn wake_standby(&self) {
+        self.threads.get().into_iter().for_each(|[standby, _]| standby.unpark());
+    }
+
+    /// There is something to sync, or to unmap.
+    pub(crate) fn wake_sync(&self) {
+        self.threads.get().into_iter().for_each(|[_, sync]| sync.unpark());
     }
 
     pub(crate) fn is_running(&self) -> bool {
@@ -45,7 +50,8 @@ impl Background {
     pub(crate) fn stop(&self) {
         // ORDERING: Release; pairs with the Acquire load in `stopped`.
         self.stop.store(true, Ordering::Release);
-        self.wake();
+        self.wake_standby();
+        self.wake_sync();
         for handle in std::mem::take(&mut *lock(&self.handles)) {
             if handle.join().is_err() {
                 tracing::error!("a background thread panicked");
@@ -67,6 +73,7 @@ fn spawn(name: &str, core: &Arc<Core>, run: fn(&Core)) -> std::io::Result<JoinHa
 fn keep_standby(core: &Core) {
     while !core.background.stopped() {
         match core.prepare_standby() {
+            Ok(()) if core.populate_some() => {}
             Ok(()) => thread::park(),
             Err(error) => {
                 tracing::debug!(%error, "no standby");

@@ -285,6 +285,12 @@ impl<S: Memory> Prefix<S> {
         (cursor.segment.clone(), cursor.offset, std::mem::take(&mut cursor.finished))
     }
 
+    /// The roll of the first segment that is not taken.
+    pub(crate) fn sealable_from(&self) -> u64 {
+        let cursor = lock(&self.cursor);
+        cursor.roll - cursor.finished.len() as u64
+    }
+
     /// How many segments are finished and not taken.
     pub(crate) fn finished(&self) -> usize {
         lock(&self.cursor).finished.len()

@@ -20,13 +20,15 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 /// Unfinished segments at a time: how far the log can run ahead of one stuck append.
 const SLOTS: usize = 256;
 /// Full segments that may wait for a quiet moment to be synced and sealed.
-const SEAL_BACKLOG: usize = 64;
+const SEAL_BACKLOG: u64 = 64;
+/// Bytes to populate before looking whether a standby is wanted: about a millisecond.
+const POPULATE: u64 = 4 << 20;
 /// Frames above this get a segment of their own, which bounds what late writers add to the tail.
 const MAX_SHARED: u64 = 256 << 20;
 
@@ -92,6 +94,13 @@ struct Pending {
     from: u64,
 }
 
+/// A segment whose pages are not all there yet.
+#[derive(Debug)]
+struct Unpopulated {
+    segment: Arc<Segment>,
+    from: u64,
+}
+
 /// The sync mark that was appended last.
 #[derive(Clone, Copy, Debug, Default)]
 struct Mark {
@@ -118,8 +127,9 @@ pub(crate) struct Core {
     next: Mutex<Next>,
     pending: Mutex<Pending>,
     mark: Mutex<Mark>,
-    /// Finished segments at the last look of `wants_seal`.
-    unsealed: AtomicUsize,
+    unpopulated: Mutex<VecDeque<Unpopulated>>,
+    /// The roll at the last look of `wants_seal`.
+    looked: AtomicU64,
 }
 
 /// What recovery hands over.
@@ -144,6 +154,7 @@ impl Core {
         let size = size.clamp(config.initial_segment_size, config.segment_size);
         let mut next = Next { id: Some(found.next_id), previous: found.previous, size };
         let first = Arc::new(next.create(&*storage, &config, None, 1)?);
+        first.map.populate(0, first.header.capacity);
         let max_shared = (config.segment_size - FIRST_FRAME).min(MAX_SHARED);
         let mut segments = found.segments;
         segments.push(first.clone());
@@ -164,7 +175,8 @@ impl Core {
             next: Mutex::new(next),
             pending: Mutex::new(pending),
             mark: Mutex::new(Mark::default()),
-            unsealed: AtomicUsize::new(0),
+            unpopulated: Mutex::new(VecDeque::new()),
+            looked: AtomicU64::new(0),
             storage,
             config,
         })
@@ -325,6 +337,7 @@ impl Core {
                 self.prepare(&mut preparer)?;
             }
             self.tail.roll();
+            lock(&self.next).hurry(&self.config);
             drop(preparer);
             self.counters.waited_for_standby(waiting.elapsed());
         }
@@ -333,7 +346,11 @@ impl Core {
 
     fn rolled(&self) -> Result<(), AppendError> {
         tracing::debug!(tail = %self.tail.position(), "rolled");
-        self.background.wake();
+        if self.is_manual() {
+            while self.populate_some() {}
+        } else {
+            self.background.wake_standby();
+        }
         // A sync that failed has closed the segment that was active then. If that was before this
         // roll, its failure is seen here, and the segment rolled to is closed in its turn.
         self.check_writable().inspect_err(|_| self.tail.close())
@@ -360,8 +377,28 @@ impl Core {
     fn prepare(&self, preparer: &mut Preparer<'_, Segment>) -> Result<(), AppendError> {
         self.find_slot(preparer)?;
         let segment = self.create(preparer, None)?;
+        let unpopulated = Unpopulated { segment: segment.clone(), from: 0 };
+        lock(&self.unpopulated).push_back(unpopulated);
         preparer.publish(segment, FIRST_FRAME).expect("there is a slot");
         Ok(())
+    }
+
+    /// Populates a part of what is not populated yet; false if there was nothing. A segment is
+    /// published before it is populated: a writer in a hurry faults pages in for itself, which
+    /// costs it less than to wait for all of them.
+    pub(crate) fn populate_some(&self) -> bool {
+        let Some(mut next) = lock(&self.unpopulated).pop_front() else { return false };
+        let (tail, id) = (self.tail.position(), next.segment.id());
+        if tail.segment() == id {
+            next.from = next.from.max(u64::from(tail.offset()) / SEGMENT_UNIT * SEGMENT_UNIT);
+        }
+        if tail.segment() > id || next.from >= next.segment.header.capacity {
+            return true;
+        }
+        next.segment.map.populate(next.from, next.from + POPULATE);
+        next.from += POPULATE;
+        lock(&self.unpopulated).push_front(next);
+        true
     }
 
     fn find_slot(&self, preparer: &Preparer<'_, Segment>) -> Result<(), AppendError> {
@@ -403,6 +440,7 @@ impl Core {
         }
         self.find_slot(&preparer)?;
         let segment = self.create(&preparer, Some(len))?;
+        segment.map.populate(0, segment.header.capacity);
         let claim = preparer.publish_claimed(segment, FIRST_FRAME, len);
         self.tail.roll();
         drop(preparer);
@@ -471,14 +509,18 @@ impl Core {
         SyncError::Failed { source }
     }
 
-    /// Whether it is time to seal: no segment filled up since the last look, or there is a backlog.
-    /// Sealing syncs, and a sync takes processor time and memory bandwidth from writers who did not
-    /// ask for one.
+    /// Whether it is time to seal: no roll since the last look, or there is a backlog. Walking and
+    /// syncing take processor time and memory bandwidth from writers who did not ask for them.
     pub(crate) fn wants_seal(&self) -> bool {
+        let roll = self.tail.roll_number();
+        // ORDERING: Relaxed; the background thread's own.
+        let quiet = self.looked.swap(roll, Ordering::Relaxed) == roll;
+        let backlog = roll.wrapping_sub(self.prefix.sealable_from()) & 0xff_ffff;
+        if !quiet && backlog < SEAL_BACKLOG {
+            return false;
+        }
         self.prefix.advance(&self.tail);
-        let finished = self.prefix.finished();
-        let before = self.unsealed.swap(finished, Ordering::Relaxed);
-        finished > 0 && (finished == before || finished >= SEAL_BACKLOG)
+        self.prefix.finished() > 0
     }
 
     /// Seals what is finished. Waits for nobody.
@@ -555,7 +597,9 @@ impl Core {
         let sealed = self.seal_finished();
         self.table.reap();
         sealed.map_err(|source| AppendError::Sync { position: None, source })?;
-        self.prepare_standby()
+        self.prepare_standby()?;
+        while self.populate_some() {}
+        Ok(())
     }
 
     /// Syncs and seals everything. The log is not used afterwards.
@@ -622,6 +666,13 @@ impl Next {
             self.size = (self.size * 2).min(config.segment_size);
         }
         Ok(segment)
+    }
+}
+
+impl Next {
+    /// A writer had to wait: it fills segments faster than they grow.
+    fn hurry(&mut self, config: &Config) {
+        self.size = (self.size * 4).min(config.segment_size);
     }
 }
 

@@ -327,7 +327,7 @@ impl CommitLog {
                 Durable::Done => Poll::Ready(Ok(())),
                 Durable::Failed(source) => Poll::Ready(Err(SyncError::Failed { source })),
                 Durable::Registered => {
-                    core.background.wake();
+                    core.background.wake_sync();
                     Poll::Pending
                 }
             }
@@ -390,7 +390,7 @@ impl CommitLog {
         if core.is_manual() {
             core.table.reap();
         } else {
-            core.background.wake();
+            core.background.wake_sync();
         }
         Ok(self.begin())
     }

@@ -70,12 +70,20 @@ impl Map {
         self.len
     }
 
-    /// Asks for huge pages, and faults every page in for writing. What the kernel cannot do is
-    /// done by the first touch instead, only slower, so failure is not an error.
-    pub(crate) fn populate(&self) {
+    /// Asks for huge pages.
+    pub(crate) fn prefer_huge_pages(&self) {
         if let Owner::Writable(map) = &*self.owner {
             let _ = map.advise(Advice::HugePage);
-            let _ = map.advise(Advice::PopulateWrite);
+        }
+    }
+
+    /// Faults a range of pages in for writing. What the kernel cannot do is done by the first touch
+    /// instead, only slower, so failure is not an error; nor is it if the segment was sealed and
+    /// cut short meanwhile.
+    pub(crate) fn populate(&self, from: u64, to: u64) {
+        if let Owner::Writable(map) = &*self.owner {
+            let (from, to) = (from as usize, (to as usize).min(self.len));
+            let _ = map.advise_range(Advice::PopulateWrite, from, to.saturating_sub(from));
         }
     }
 

@@ -47,7 +47,7 @@ pub(crate) fn id_of(name: &str) -> Option<u32> {
 }
 
 impl Segment {
-    /// Creates a segment of its own file, durable, and populated if `populate` says so.
+    /// Creates a segment of its own file, durable, and not populated.
     pub(crate) fn create(
         storage: &dyn Storage,
         header: SegmentHeader,
@@ -55,7 +55,7 @@ impl Segment {
     ) -> io::Result<Self> {
         let Opened { map, file } =
             storage.create(&file_name(header.id), header.capacity, &header.encode())?;
-        map.populate();
+        map.prefer_huge_pages();
         Ok(Self::new(header, map, file, roll))
     }
 
