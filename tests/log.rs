@@ -314,3 +314,20 @@ fn threads_append_and_everything_is_there_once() {
     assert_eq!(next, [20_000; 4]);
     assert_eq!(log.verify().unwrap().entries, 80_000);
 }
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_log_that_is_dropped_leaves_no_map_and_no_descriptor() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    let log = CommitLog::options().segment_size(2 << 20).open(&path).unwrap();
+    let last = (0..100).map(|_| log.append(&[1; 200_000]).unwrap()).last().unwrap();
+    log.sync().unwrap();
+    log.truncate_before(last).unwrap();
+    drop(log);
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    assert!(!maps.contains(path.to_str().unwrap()), "{maps}");
+    let open = std::fs::read_dir("/proc/self/fd").unwrap();
+    let open = open.filter_map(|fd| std::fs::read_link(fd.unwrap().path()).ok());
+    assert_eq!(open.filter(|target| target.starts_with(&path)).count(), 0);
+}

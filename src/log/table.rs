@@ -1,10 +1,11 @@
 //! Which segments there are, for readers: a snapshot that is replaced, never changed.
 //!
 //! Invariants:
-//! * A snapshot lives until every thread that loaded it has left its epoch; so whoever holds an
-//!   epoch may look at the segments in it.
+//! * A snapshot, and every segment in it, lives until all threads that may have loaded it have left
+//!   their epochs; so whoever holds an epoch may look at the segments in it. It owns no segment:
+//!   the epoch collector runs on any thread, at any time, and must not be the one that unmaps.
 //! * A pin is taken in an epoch. A removed segment is kept in `retired` until it has no pin and
-//!   will get none, and until the last snapshot that names it is gone; then, and only in `reap`,
+//!   will get none, and until nobody looks at a snapshot that names it; then, and only in `reap`,
 //!   it is unmapped. So an epoch is held for nanoseconds, and a slow reader holds up nothing but
 //!   the one segment that it reads.
 
@@ -14,17 +15,51 @@ use crate::segment::{Segment, Stripe};
 use crate::sync::{Mutex, lock};
 use crossbeam_epoch::{self as epoch, Atomic, Owned};
 use std::ops::Deref;
+use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-type Snapshot = Vec<Arc<Segment>>;
+/// A segment in a snapshot.
+#[derive(Debug)]
+pub(crate) struct Listed(NonNull<Segment>);
+
+// SAFETY: it stands for a `&Segment`, which may be sent and shared.
+unsafe impl Send for Listed {}
+// SAFETY: as for Send.
+unsafe impl Sync for Listed {}
+
+impl Deref for Listed {
+    type Target = Segment;
+
+    fn deref(&self) -> &Segment {
+        // SAFETY: only reached through a snapshot, by a thread that holds its epoch; see above.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+type Snapshot = Vec<Listed>;
+
+#[derive(Debug)]
+struct Retired {
+    segment: Arc<Segment>,
+    since: Instant,
+    /// Set once no thread can be looking at a snapshot with the segment in it.
+    unlisted: Arc<AtomicBool>,
+}
+
+/// All segments, in order of their ids, and those that are to be unmapped.
+#[derive(Debug)]
+struct Kept {
+    segments: Vec<Arc<Segment>>,
+    retired: Vec<Retired>,
+}
 
 #[derive(Debug)]
 pub(crate) struct Table {
     current: Atomic<Snapshot>,
     /// Also makes replacing exclusive.
-    retired: Mutex<Vec<(Arc<Segment>, Instant)>>,
+    owned: Mutex<Kept>,
 }
 
 /// A segment that stays mapped for as long as this lives.
@@ -56,12 +91,13 @@ impl Drop for Pin<'_> {
 }
 
 impl Table {
-    pub(crate) fn new(segments: Snapshot) -> Self {
-        Self { current: Atomic::new(segments), retired: Mutex::new(Vec::new()) }
+    pub(crate) fn new(segments: Vec<Arc<Segment>>) -> Self {
+        let current = Atomic::new(list(&segments));
+        Self { current, owned: Mutex::new(Kept { segments, retired: Vec::new() }) }
     }
 
     /// Looks at the current snapshot.
-    pub(crate) fn with<R>(&self, look: impl FnOnce(&[Arc<Segment>]) -> R) -> R {
+    pub(crate) fn with<R>(&self, look: impl FnOnce(&[Listed]) -> R) -> R {
         let guard = epoch::pin();
         // ORDERING: Acquire; pairs with the Release swap in `replace`.
         let snapshot = self.current.load(Ordering::Acquire, &guard);
@@ -69,12 +105,12 @@ impl Table {
         look(unsafe { snapshot.deref() })
     }
 
-    fn pin_at(&self, find: impl FnOnce(&[Arc<Segment>]) -> Option<usize>) -> Option<Pin<'_>> {
+    fn pin_at(&self, find: impl FnOnce(&[Listed]) -> Option<usize>) -> Option<Pin<'_>> {
         self.with(|segments| {
             let segment = &**segments.get(find(segments)?)?;
             let stripe = segment.pins.pin()?;
-            // SAFETY: the segment is kept, by the current snapshot or by `retired`, until the pin
-            // that was just taken is given back, which `Pin` does last; and both belong to self.
+            // SAFETY: the segment is kept, by `owned`, until the pin that was just taken is given
+            // back, which `Pin` does last; and both belong to self.
             let segment = unsafe { &*std::ptr::from_ref(segment) };
             Some(Pin { segment, stripe })
         })
@@ -94,57 +130,81 @@ impl Table {
         self.with(|all| all.first().map(|s| s.id()))
     }
 
+    /// All segments, kept for as long as the caller keeps them.
+    pub(crate) fn segments(&self) -> Vec<Arc<Segment>> {
+        lock(&self.owned).segments.clone()
+    }
+
     pub(crate) fn insert(&self, segment: Arc<Segment>) {
-        let retired = lock(&self.retired);
-        let mut segments = self.with(<[_]>::to_vec);
-        let at = segments.partition_point(|s| s.id() < segment.id());
-        segments.insert(at, segment);
-        self.replace(segments);
-        drop(retired);
+        let mut owned = lock(&self.owned);
+        let at = owned.segments.partition_point(|s| s.id() < segment.id());
+        owned.segments.insert(at, segment);
+        self.replace(&owned.segments, None);
     }
 
     /// Removes segments: new readers do not find them, and `reap` frees them after the last one.
     pub(crate) fn remove(&self, doomed: impl Fn(u32) -> bool) {
-        let mut retired = lock(&self.retired);
-        let segments = self.with(<[_]>::to_vec);
-        let (out, keep): (Vec<_>, Vec<_>) = segments.into_iter().partition(|s| doomed(s.id()));
-        self.replace(keep);
+        let mut owned = lock(&self.owned);
+        let all = std::mem::take(&mut owned.segments);
+        let (out, keep): (Vec<_>, Vec<_>) = all.into_iter().partition(|s| doomed(s.id()));
+        owned.segments = keep;
+        let unlisted = Arc::new(AtomicBool::new(false));
         for segment in out {
             segment.pins.retire();
-            retired.push((segment, Instant::now()));
+            let (since, unlisted) = (Instant::now(), unlisted.clone());
+            owned.retired.push(Retired { segment, since, unlisted });
         }
+        self.replace(&owned.segments, Some(unlisted));
     }
 
-    fn replace(&self, segments: Snapshot) {
+    /// The caller holds the lock. `unlisted` is set when nobody looks at the old snapshot, nor at
+    /// one before.
+    fn replace(&self, segments: &[Arc<Segment>], unlisted: Option<Arc<AtomicBool>>) {
         let guard = epoch::pin();
         // ORDERING: AcqRel; pairs with the Acquire load in `with`.
-        let old = self.current.swap(Owned::new(segments), Ordering::AcqRel, &guard);
+        let old = self.current.swap(Owned::new(list(segments)), Ordering::AcqRel, &guard);
         // SAFETY: swapped out, so no new thread loads it, and destroyed once those that did have
         // left their epochs.
         unsafe { guard.defer_destroy(old) };
+        if let Some(unlisted) = unlisted {
+            // ORDERING: Release; pairs with the Acquire load in `reap`: the looks come before.
+            guard.defer(move || unlisted.store(true, Ordering::Release));
+        }
     }
 
     /// Unmaps what nobody reads any more.
     pub(crate) fn reap(&self) {
-        let mut retired = lock(&self.retired);
-        if retired.is_empty() {
+        let mut owned = lock(&self.owned);
+        if owned.retired.is_empty() {
             return;
         }
-        // A snapshot is destroyed two epochs after it was replaced; each flush tries one step.
+        // A snapshot is let go two epochs after it was replaced; each flush tries one step.
         (0..3).for_each(|_| epoch::pin().flush());
-        let all = std::mem::take(&mut *retired);
-        let free = |s: &Arc<Segment>| Arc::strong_count(s) == 1 && s.pins.is_free();
-        let (free, kept) = all.into_iter().partition(|(s, _)| free(s));
-        *retired = kept;
-        drop(retired);
-        drop::<Vec<(Arc<Segment>, Instant)>>(free);
+        let all = std::mem::take(&mut owned.retired);
+        let (free, kept): (Vec<_>, Vec<_>) = all.into_iter().partition(Retired::is_free);
+        owned.retired = kept;
+        drop(owned);
+        drop(free);
     }
 
     /// How many segments wait for a reader, and since when the oldest does.
     pub(crate) fn waiting(&self) -> (usize, Option<Instant>) {
-        let retired = lock(&self.retired);
-        (retired.len(), retired.iter().map(|(_, since)| *since).min())
+        let owned = lock(&self.owned);
+        (owned.retired.len(), owned.retired.iter().map(|r| r.since).min())
     }
+}
+
+impl Retired {
+    fn is_free(&self) -> bool {
+        // ORDERING: Acquire; pairs with the Release store in `replace`.
+        let unlisted = self.unlisted.load(Ordering::Acquire);
+        // Others that own it are those who write, sync or populate it.
+        unlisted && self.segment.pins.is_free() && Arc::strong_count(&self.segment) == 1
+    }
+}
+
+fn list(segments: &[Arc<Segment>]) -> Snapshot {
+    segments.iter().map(|segment| Listed(NonNull::from(&**segment))).collect()
 }
 
 impl Drop for Table {

@@ -118,7 +118,7 @@ impl ReadOnly {
     /// The end of the last segment in which anything is written.
     fn tail(&self) -> LogPosition {
         let _ = self.refresh(0);
-        let segments = self.table.with(<[_]>::to_vec);
+        let segments = self.table.segments();
         let mut tail = LogPosition::START;
         for segment in segments.iter().rev() {
             let mut offset = if segment.is_sealed() { segment.end() } else { FIRST_FRAME };
