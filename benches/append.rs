@@ -63,6 +63,7 @@ fn in_one_segment(dir: &Path, run: impl FnOnce(&CommitLog)) -> f64 {
         .segment_size(SEGMENT)
         .maintenance(Maintenance::Manual);
     let log = options.open(dir.join("log")).expect("a log");
+    log.maintain().expect("populated, and a standby");
     let (time, ()) = timed(|| run(&log));
     assert_eq!(log.stats().rolls, 0, "the bench is of one segment");
     log.abort();

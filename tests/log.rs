@@ -331,3 +331,17 @@ fn a_log_that_is_dropped_leaves_no_map_and_no_descriptor() {
     let open = open.filter_map(|fd| std::fs::read_link(fd.unwrap().path()).ok());
     assert_eq!(open.filter(|target| target.starts_with(&path)).count(), 0);
 }
+
+#[test]
+fn statistics_hold_figures_of_any_size() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = CommitLog::options().durability(Durability::Synced).open(dir.path().join("log"));
+    let log = log.unwrap();
+    for _ in 0..3 {
+        log.append(b"x").unwrap();
+    }
+    let stats = log.stats();
+    assert_eq!((stats.entries, stats.sync_latency.count), (3, 3));
+    assert_eq!((stats.group_sizes.p50, stats.group_sizes.max), (1, 1));
+    assert!(stats.sync_latency.max > 100, "no sync takes {} ns", stats.sync_latency.max);
+}

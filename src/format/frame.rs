@@ -195,6 +195,17 @@ pub(crate) fn verify_committed(
     Ok(header)
 }
 
+/// The body of a committed entry, if `frame` is one and it verifies.
+#[inline]
+pub(crate) fn entry_body(salt: u64, offset: u64, word: u64, frame: &[u8]) -> Option<&[u8]> {
+    let (len, header) = (frame.len() as u64, super::u64_at(frame, 8));
+    if header & 0xffff_ffff != Kind::Entry as u64 || frame_len(header >> 32) != len {
+        return None;
+    }
+    let body = &frame[HEADER as usize..][..(header >> 32) as usize];
+    (commit_word(salt, offset, len, header, crc(body)) == word).then_some(body)
+}
+
 fn expect(expected: u32, found: u32) -> Result<(), CorruptionKind> {
     if expected == found { Ok(()) } else { Err(CorruptionKind::Checksum { expected, found }) }
 }

@@ -3,7 +3,7 @@
 #![allow(unsafe_code, reason = "hands out committed bytes")]
 
 use crate::error::{Corruption, CorruptionKind, ReadError};
-use crate::format::frame::{HEADER, Header, Kind, State, Word};
+use crate::format::frame::{HEADER, Header, Kind, State, Word, frame_len};
 use crate::format::header::FIRST_FRAME;
 use crate::log::scan::{self, Frame};
 use crate::log::table::Pin;
@@ -63,7 +63,26 @@ fn corrupt(position: LogPosition, kind: CorruptionKind) -> ReadError {
 }
 
 /// Reads the entry at a position.
+#[inline]
 pub(crate) fn read_at(view: &View, position: LogPosition) -> Result<Entry<'_>, ReadError> {
+    let offset = u64::from(position.offset());
+    if let Some(pin) = view.table().pin(position.segment()) {
+        let segment = pin.segment();
+        // A frame that verifies is one, and it is committed, where a place may be looked at.
+        if offset.is_multiple_of(8)
+            && offset >= FIRST_FRAME
+            && view.may_look(position)
+            && let Some(bytes) = scan::entry_at(segment, offset, segment.end())
+        {
+            return Ok(Entry { bytes, position, _pin: Some(pin) });
+        }
+    }
+    read_closely(view, position)
+}
+
+/// As `read_at`, and says what is wrong with a position.
+#[cold]
+fn read_closely(view: &View, position: LogPosition) -> Result<Entry<'_>, ReadError> {
     let begin = view.begin();
     if position < begin {
         return Err(ReadError::Truncated { position, begin });
@@ -153,15 +172,34 @@ impl<'a> LogReader<'a> {
     /// # Errors
     /// [`ReadError::Truncated`] if the log was truncated beyond this reader's place,
     /// [`ReadError::Corrupt`] at damage. The reader stays where it is.
+    #[inline]
     pub fn next_entry(&mut self) -> Result<Option<Entry<'_>>, ReadError> {
-        match self.step()? {
-            Next::Nothing => Ok(None),
-            Next::Entry(offset, header) => {
-                let segment = self.pin.as_ref().expect("an entry is in a segment").segment();
-                let position = segment.position(offset);
-                Ok(Some(Entry { bytes: body(segment, offset, header), position, _pin: None }))
-            }
+        if let Some((position, bytes)) = self.usual() {
+            return Ok(Some(Entry { bytes, position, _pin: None }));
         }
+        let found = self.step()?;
+        Ok(self.entry(found))
+    }
+
+    /// Steps behind the next entry, if it is right here.
+    #[inline]
+    fn usual(&mut self) -> Option<(LogPosition, &'a [u8])> {
+        let segment = self.pin.as_ref()?.segment();
+        let position = self.at;
+        if segment.id() != position.segment() {
+            return None;
+        }
+        let bytes = scan::entry_at(segment, u64::from(position.offset()), segment.end())?;
+        let next = u64::from(position.offset()) + frame_len(bytes.len() as u64);
+        self.at = segment.position(next);
+        Some((position, bytes))
+    }
+
+    fn entry(&self, found: Next) -> Option<Entry<'_>> {
+        let Next::Entry(offset, header) = found else { return None };
+        let segment = self.pin.as_ref().expect("an entry is in a segment").segment();
+        let (bytes, position) = (body(segment, offset, header), segment.position(offset));
+        Some(Entry { bytes, position, _pin: None })
     }
 
     /// As [`next_entry`](Self::next_entry), and waits for one for up to `timeout`. The thread
@@ -181,14 +219,7 @@ impl<'a> LogReader<'a> {
             });
             found = result?;
         }
-        match found {
-            Next::Nothing => Ok(None),
-            Next::Entry(offset, header) => {
-                let segment = self.pin.as_ref().expect("an entry is in a segment").segment();
-                let position = segment.position(offset);
-                Ok(Some(Entry { bytes: body(segment, offset, header), position, _pin: None }))
-            }
-        }
+        Ok(self.entry(found))
     }
 
     /// Steps behind the next entry.

@@ -77,6 +77,21 @@ pub(crate) fn frame_at(
     Ok(Some(Frame { word, header: Some(header) }))
 }
 
+/// The body of a committed entry that verifies: the usual case, kept small. `None`: look closer.
+#[inline]
+pub(crate) fn entry_at(segment: &Segment, offset: u64, end: u64) -> Option<&[u8]> {
+    let room = end.checked_sub(offset).filter(|&room| room >= frame::HEADER)?;
+    // ORDERING: Acquire; pairs with the Release store of `commit`.
+    let word = segment.map.word(offset).load(Ordering::Acquire);
+    let len = word & 0xffff_fff8;
+    if word & 7 != State::Committed as u64 || len < frame::HEADER || len > room {
+        return None;
+    }
+    // SAFETY: seen committed, with Acquire.
+    let bytes = unsafe { segment.map.slice(offset, len) };
+    frame::entry_body(segment.salt(), offset, word, bytes)
+}
+
 /// Checks that the frames inside a batch are sound and fill it. Fails with the place.
 pub(crate) fn check_batch(
     segment: &Segment,
