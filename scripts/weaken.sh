@@ -17,6 +17,7 @@ unset RUSTFLAGS
 rows() {
     cat <<'ROWS'
 log/tail.rs|take: fetch_add Acquire|/fn take/,/^    }/ s/(fetch_add\(units, Ordering::)Acquire/\1Relaxed/|who_rolls_hands_on_what_was_published|
+log/tail.rs|reserve: load of the word Acquire|/fn reserve_unguarded/,/^    }/ s/(word\.load\(Ordering::)Acquire/\1Relaxed/|who_rolls_hands_on_what_was_published|
 log/tail.rs|roll: load of the word Acquire|/fn roll\(/,/^    }/ s/(word\.load\(Ordering::)Acquire/\1Relaxed/|a_closed_segment_has_no_standby|
 log/tail.rs|roll: load of the standby Acquire|/fn roll\(/,/^    }/ s/(standby\.load\(Ordering::)Acquire/\1Relaxed/|who_rolls_hands_on_what_was_published|
 log/tail.rs|roll: exchange Release|/fn roll\(/,/^    }/ s/\(Ordering::Release, Ordering::Relaxed\)/(Ordering::Relaxed, Ordering::Relaxed)/|who_rolls_hands_on_what_was_published|
@@ -30,6 +31,8 @@ log/tail.rs|has_slot: Acquire|/fn has_slot/,/^    }/ s/(finished\.load\(Ordering
 log/tail.rs|withdraw: Release fence|/fn withdraw\(/,/^    }/ s/^ *fence\(Ordering::Release\);//|a_closed_segment_has_no_standby|
 log/commit.rs|pad: Release|/fn pad</,/^}/ s/Ordering::Release\)/Ordering::Relaxed)/|a_segment_is_let_go_after_a_pad|
 log/commit.rs|claim: Release fence|/unsafe fn new/,/^    }/ s/^ *fence\(Ordering::Release\);//|a_dead_process_leaves_no_body_without_a_claim|
+log/commit.rs|finish: Release (for a reader)|/fn finish\(/,/^    }/ s/(store\(word, Ordering::)Release/\1Relaxed/|a_reader_sees_whole_frames_only|
+log/commit.rs|finish: Release (for the walker)|/fn finish\(/,/^    }/ s/(store\(word, Ordering::)Release/\1Relaxed/|a_segment_is_let_go_after_a_commit|
 log/commit.rs|commit: Release (for a reader)|/fn commit\(/,/^    }/ s/(store\(word, Ordering::)Release/\1Relaxed/|a_reader_sees_whole_frames_only|
 log/commit.rs|commit: Release (for the walker)|/fn commit\(/,/^    }/ s/(store\(word, Ordering::)Release/\1Relaxed/|a_segment_is_let_go_after_a_commit|
 log/commit.rs|commit: Release (for a batch)|/fn commit\(/,/^    }/ s/(store\(word, Ordering::)Release/\1Relaxed/|a_batch_is_seen_whole|
@@ -44,7 +47,7 @@ log/followers.rs|notify: barrier|s/^ *light_barrier\(\);//|no_commit_is_slept_th
 log/followers.rs|wait: barrier|s/^ *heavy_barrier\(\);//|no_commit_is_slept_through|
 segment/pins.rs|unpin: Release|/fn unpin/,/^    }/ s/Ordering::Release\)/Ordering::Relaxed)/|what_is_pinned_stays_mapped|
 segment/pins.rs|is_free: Acquire|/fn is_free/,/^    }/ s/(load\(Ordering::)Acquire/\1Relaxed/|what_is_pinned_stays_mapped|
-log/commit.rs|LOGIC claim: no claimed word|/unsafe fn new/,/^    }/ s/^ *claim\.segment\(\)\.word\(offset\)\.store.*$//|a_dead_process_leaves_no_body_without_a_claim|
+log/commit.rs|LOGIC claim: no claimed word|/unsafe fn new/,/^    }/ s/^ *place\.store\(word.*$//|a_dead_process_leaves_no_body_without_a_claim|
 log/commit.rs|LOGIC walk: claims are passed|s/State::Claimed => return,/State::Claimed => {}/|the_prefix_is_contiguous|
 log/commit.rs|LOGIC drop: claims stay|s/, State::Void\)/, State::Claimed)/|an_abandoned_claim_is_void|
 log/tail.rs|LOGIC take: no pad|/fn take/,/^    }/ s/^ *pad\(.*$//|the_end_of_a_segment_is_tiled|
@@ -59,7 +62,7 @@ ROWS
 }
 
 fresh() {
-    (cd "$root" && tar cf - Cargo.toml Cargo.lock src loom-tests) | tar xf - -m -C "$copy"
+    (cd "$root" && tar cf - Cargo.toml $([ -f Cargo.lock ] && echo Cargo.lock) src benches loom-tests) | tar xf - -m -C "$copy"
     sed -i 's/^members = \[\]/members = ["loom-tests"]/' "$copy/Cargo.toml"
 }
 

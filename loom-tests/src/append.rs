@@ -27,7 +27,10 @@ pub fn a_reader_sees_whole_frames_only() {
     model(3, || {
         let log = Arc::new(Log::new(2, 2 * FRAME));
         let segment = log.segment(1);
-        let writers = [1, 2].map(|n| go(&log, move |log| log.append(&[n; 8])));
+        // One finishes its frame at once, the other one by way of a guarded claim.
+        let finishing = go(&log, |log| log.append(&[1; 8]));
+        let committing = go(&log, |log| fill(log.claim(FRAME), &[2; 8]));
+        let writers = [finishing, committing];
         begin_main();
         let mut offset = FIRST_FRAME;
         while offset < segment.capacity() {
@@ -335,6 +338,10 @@ pub fn a_slot_is_used_again_after_it_is_finished() {
 pub fn a_segment_is_let_go_after_a_commit() {
     let_go(FRAME, |log| {
         log.tail.reserve(FRAME).map(|claim| fill(claim, &[1; 8]));
+    });
+    let_go(FRAME, |log| {
+        let (header, crc) = (frame::Header::entry(&[1; 8]), frame::crc(&[1; 8]));
+        log.tail.reserve_unguarded(FRAME).map(|claim| claim.finish(&[1; 8], header, crc));
     });
 }
 
