@@ -158,6 +158,27 @@ pub fn who_rolls_hands_on_what_was_published() {
     });
 }
 
+/// The segment that a writer looked up is not the one in which it gets its range.
+pub fn a_roll_between_the_look_and_the_add() {
+    model(3, || {
+        let log = Arc::new(Log::new(4, FRAME));
+        let preparer = go(&log, Log::prepare_standby);
+        let other = go(&log, |log| {
+            let claim = log.tail.reserve(FRAME);
+            let filled = claim.map(|claim| fill(claim, &[1; 8])).is_some();
+            log.tail.roll();
+            filled
+        });
+        begin_main();
+        let claim = log.tail.reserve(FRAME);
+        let entries = usize::from(claim.is_some());
+        claim.map(|claim| fill(claim, &[2; 8]));
+        preparer.join().unwrap();
+        let filled = other.join().unwrap();
+        assert_eq!(log.all_entries().len(), entries + usize::from(filled));
+    });
+}
+
 /// Nobody has prepared anything: one of the writers does.
 pub fn a_roll_without_a_standby() {
     model(2, || {

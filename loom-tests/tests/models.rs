@@ -19,6 +19,7 @@ models! {
         the_end_of_a_segment_is_tiled
         a_roll_with_a_standby
         who_rolls_hands_on_what_was_published
+        a_roll_between_the_look_and_the_add
         a_roll_without_a_standby
         a_withdrawn_standby_never_becomes_active
         a_roll_against_a_withdrawal

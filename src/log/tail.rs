@@ -149,6 +149,8 @@ impl<S: Memory> Tail<S> {
         if roll_of(before) != roll_of(seen) {
             (memory, base) = self.look_up(before);
         }
+        // Nothing but a check for the models: what owns the segment may be read here.
+        self.slot(roll_of(before)).segment.with(|_| ());
         let offset = offset(base, start);
         let memory = NonNull::new(memory).expect("a roll has a segment");
         if start + units <= LIMIT {
