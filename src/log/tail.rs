@@ -283,6 +283,7 @@ pub(crate) struct Preparer<'t, S> {
 impl<'t, S: Memory> Preparer<'t, S> {
     /// Whether a standby is waiting.
     pub(crate) fn has_standby(&self) -> bool {
+        // ORDERING: Relaxed; only preparers store a standby, one at a time.
         let standby = self.tail.standby.load(Ordering::Relaxed);
         standby != 0 && is_after(roll_of(standby), self.tail.roll_number())
     }
@@ -311,6 +312,7 @@ impl<'t, S: Memory> Preparer<'t, S> {
         // the values below sees that the word has moved on from the slot's last roll.
         fence(Ordering::Release);
         let slot = self.tail.slot(roll);
+        // ORDERING: Relaxed; published by the Release store below.
         slot.id.store(u64::from(id), Ordering::Relaxed);
         slot.base.store(capacity.wrapping_sub(LIMIT * 8), Ordering::Relaxed);
         slot.memory.store(Arc::as_ptr(&segment).cast_mut(), Ordering::Relaxed);
