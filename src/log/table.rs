@@ -169,6 +169,8 @@ impl Table {
         if let Some(unlisted) = unlisted {
             // ORDERING: Release; pairs with the Acquire load in `reap`: the looks come before.
             guard.defer(move || unlisted.store(true, Ordering::Release));
+            // Out of this thread's own bag, which nobody else can empty.
+            guard.flush();
         }
     }
 

@@ -1,0 +1,181 @@
+//! Bugs that logs like this one have had, where no other test is about them.
+
+use tailcask::{
+    CommitLog, Durability, LogOptions, LogPosition, Maintenance, OpenError, SimulatedDisk,
+};
+
+fn options() -> LogOptions {
+    CommitLog::options().segment_size(2 << 20).maintenance(Maintenance::Manual)
+}
+
+fn count(log: &CommitLog) -> usize {
+    let (mut reader, mut count) = (log.reader(), 0);
+    while reader.next_entry().unwrap().is_some() {
+        count += 1;
+    }
+    count
+}
+
+/// Hazard 24.
+#[test]
+fn what_is_before_a_durable_entry_is_durable_in_earlier_segments_too() {
+    let disk = SimulatedDisk::new();
+    let log = options().open_simulated(&disk).unwrap();
+    let mut last = LogPosition::START;
+    for n in 0..100u8 {
+        last = log.append(&vec![n; 100_000]).unwrap();
+    }
+    assert!(last.segment() > 4);
+    log.wait_durable(last).unwrap();
+    let image = disk.power_loss(|_, _| false);
+    log.abort();
+    let log = options().open_simulated(&image).unwrap();
+    assert_eq!(count(&log), 100);
+    assert_eq!(*log.read(last).unwrap(), [99; 100_000]);
+}
+
+/// Hazard 25: the names of a new log, of a segment that was rolled to, and of one that was removed.
+#[test]
+fn names_are_durable_before_anything_in_them_is() {
+    let disk = SimulatedDisk::new();
+    let log = options().durability(Durability::Synced).open_simulated(&disk).unwrap();
+    for n in 0..30u8 {
+        log.append(&vec![n; 200_000]).unwrap();
+        let image = disk.power_loss(|_, _| false);
+        let recovered = options().open_simulated(&image).unwrap();
+        assert_eq!(count(&recovered), usize::from(n) + 1);
+    }
+    let begin = log.truncate_before(log.tail()).unwrap();
+    let kept = count(&log);
+    let image = disk.power_loss(|_, _| false);
+    log.abort();
+    let log = options().open_simulated(&image).unwrap();
+    assert_eq!((log.begin(), count(&log)), (begin, kept), "and what was removed stays so");
+}
+
+/// Hazard 28: each byte of a batch's end in turn is not there after the power loss.
+#[test]
+fn a_batch_that_lost_its_end_is_dropped_whole() {
+    let bodies: Vec<Vec<u8>> = (0..10u8).map(|n| vec![n + 1; 900]).collect();
+    let batch: Vec<&[u8]> = bodies.iter().map(|body| &body[..]).collect();
+    let disk = SimulatedDisk::new();
+    let log = options().open_simulated(&disk).unwrap();
+    log.append(b"before").unwrap();
+    log.sync().unwrap();
+    log.append_batch(&batch).unwrap();
+    let sectors = disk.unsynced();
+    assert!(sectors.len() > 15, "the batch is over many sectors");
+    for lost in &sectors {
+        let image = disk.power_loss(|name, sector| (name, sector) != (&lost.0, lost.1));
+        let log = options().open_simulated(&image).unwrap();
+        // One sector may hold nothing but what was synced before.
+        let found = count(&log);
+        assert!(found == 1 || found == 11, "{found} entries without {lost:?}");
+        if lost == sectors.last().unwrap() {
+            assert_eq!(found, 1, "the end of the batch is lost");
+        }
+    }
+    log.abort();
+}
+
+#[cfg(target_os = "linux")]
+fn maps(of: &str) -> usize {
+    std::fs::read_to_string("/proc/self/maps").unwrap().lines().filter(|l| l.contains(of)).count()
+}
+
+/// Hazard 33: garbage stays bounded under churn, with readers in and out all the time.
+#[test]
+#[cfg(target_os = "linux")]
+fn churn_leaves_no_garbage_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    let log = CommitLog::options().segment_size(2 << 20).open(&path).unwrap();
+    let mut most = 0;
+    for n in 0..300u32 {
+        let position = log.append(&vec![n as u8; 400_000]).unwrap();
+        assert_eq!(log.read(position).unwrap().len(), 400_000);
+        if n % 10 == 9 {
+            log.sync().unwrap();
+            log.truncate_before(position).unwrap();
+            for _ in 0..2000 {
+                if log.stats().segments_waiting_for_readers == 0 {
+                    break;
+                }
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+            most = most.max(maps(path.to_str().unwrap()));
+        }
+    }
+    // Ten entries fill two segments; one is active, one standing by, and two may just have gone.
+    assert!(most <= 8, "{most} segments were mapped at a time");
+    log.close().unwrap();
+}
+
+/// Hazard 37: another program cut the file of a closed log short.
+#[test]
+fn a_segment_that_was_cut_short_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    let log = options().open(&path).unwrap();
+    for n in 0..60u8 {
+        log.append(&vec![n; 100_000]).unwrap();
+    }
+    log.close().unwrap();
+    let file = path.join("00000000000000000002.seg");
+    let whole = std::fs::read(&file).unwrap();
+    for len in [0, 1, 4096, 100_001] {
+        std::fs::write(&file, &whole[..len]).unwrap();
+        match options().open(&path) {
+            Err(OpenError::Corrupt(corruption)) => assert_eq!(corruption.segment, 2),
+            other => panic!("cut to {len}: {other:?}"),
+        }
+    }
+    std::fs::write(&file, whole).unwrap();
+    assert_eq!(count(&options().open(&path).unwrap()), 60);
+}
+
+/// Hazard 14: a refused open leaves nothing that refuses the next one.
+#[test]
+fn a_refused_open_holds_no_lock() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    let log = options().open(&path).unwrap();
+    log.append(b"x").unwrap();
+    for _ in 0..3 {
+        assert!(matches!(options().open(&path), Err(OpenError::Locked { .. })));
+    }
+    let reader = options().open_read_only(&path).unwrap();
+    assert_eq!(count(&reader), 1);
+    log.close().unwrap();
+    // Nor does a reader that stays.
+    let log = options().open(&path).unwrap();
+    log.append(b"y").unwrap();
+    assert_eq!(count(&reader), 2);
+    log.close().unwrap();
+    std::fs::write(path.join("MANIFEST"), b"nonsense").unwrap();
+    assert!(matches!(options().open(&path), Err(OpenError::Manifest(_))));
+    assert!(matches!(options().open(&path), Err(OpenError::Manifest(_))));
+}
+
+#[test]
+#[cfg(unix)]
+fn a_directory_without_write_permission_is_an_error_that_says_so() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    let log = options().open(&path).unwrap();
+    log.append(b"x").unwrap();
+    log.close().unwrap();
+    let mode = |bits| std::fs::set_permissions(&path, PermissionsExt::from_mode(bits)).unwrap();
+    mode(0o500);
+    if std::fs::write(path.join("probe"), b"").is_ok() {
+        eprintln!("skipped: this user may write everywhere");
+        std::fs::remove_file(path.join("probe")).unwrap();
+        return mode(0o700);
+    }
+    let refused = options().open(&path);
+    assert!(matches!(&refused, Err(OpenError::Io { .. })), "{refused:?}");
+    assert_eq!(count(&options().open_read_only(&path).unwrap()), 1, "reading goes on");
+    mode(0o700);
+    assert_eq!(count(&options().open(&path).unwrap()), 1);
+}
