@@ -143,6 +143,41 @@ fn recovery_that_is_cut_short_changes_nothing() {
     }
 }
 
+/// Hazard 26: a recovery that removes many segments, cut short between two of them; by the death of
+/// the process, and by a power loss that takes back some of the removals.
+#[test]
+fn segments_that_are_dropped_leave_no_gap() {
+    let disk = SimulatedDisk::new();
+    let log = options().open_simulated(&disk).unwrap();
+    for n in 0..100u8 {
+        log.append(&vec![n; 100_000]).unwrap();
+        if n == 5 {
+            log.sync().unwrap();
+        }
+    }
+    for power in [false, true] {
+        let mut random = Random(11);
+        for allowed in 0..20 {
+            let mut image = disk.power_loss(|_, _| false);
+            for _ in 0..4 {
+                image.fail_after(allowed);
+                let opened = options().open_simulated(&image).map(CommitLog::abort);
+                let as_told = matches!(&opened, Ok(()) | Err(OpenError::Io { .. }));
+                assert!(as_told, "after {allowed} operations: {opened:?}");
+                image = if power {
+                    image.power_loss(|_, _| random.flip())
+                } else {
+                    image.process_death()
+                };
+            }
+            let log = options().open_simulated(&image).unwrap();
+            assert_eq!(entries(&log).len(), 6, "after {allowed} operations");
+            log.abort();
+        }
+    }
+    log.abort();
+}
+
 fn is_prefix(found: &[Vec<u8>], all: &[Vec<u8>]) -> bool {
     found.len() <= all.len() && found.iter().zip(all).all(|(a, b)| a == b)
 }

@@ -4,7 +4,7 @@
 //! before the next one begins:
 //!
 //! 1. The MANIFEST says which ids may not be used again.
-//! 2. Segments that do not count are removed.
+//! 2. Segments that do not count are removed, the last one first.
 //! 3. In each unsealed segment holes become pads, dead claims void, and what lies beyond the end
 //!    zero; it is synced, and sealed.
 //!
@@ -408,14 +408,17 @@ fn settle(storage: &dyn Storage, survey: &mut Survey) -> Result<Manifest, OpenEr
     if manifest != survey.manifest || survey.unwritten {
         write_manifest(storage, manifest)?;
     }
-    if survey.dropped.is_empty() {
-        return Ok(manifest);
-    }
-    for id in &survey.dropped {
+    // The last one first: whatever a crash leaves of them is a chain without a gap. Those that
+    // were truncated away are in no chain, and one sync does for all of them.
+    survey.dropped.sort_unstable_by(|a, b| b.cmp(a));
+    let in_chain = survey.dropped.partition_point(|&id| id >= manifest.first);
+    for (at, id) in survey.dropped.iter().enumerate() {
         let name = file_name(*id);
         storage.remove(&name).map_err(|e| io_error(format!("remove {name}"), e))?;
+        if at < in_chain || at + 1 == survey.dropped.len() {
+            storage.sync_directory().map_err(|e| io_error("sync the directory", e))?;
+        }
     }
-    storage.sync_directory().map_err(|e| io_error("sync the directory", e))?;
     Ok(manifest)
 }
 
