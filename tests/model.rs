@@ -216,7 +216,9 @@ impl World {
         if self.abandoned {
             // Readers do not get there before the next crash, so the positions are not known.
             let place = LogPosition::from_u64(self.log().tail().as_u64() - 1);
-            self.highest = Some(place);
+            if !bodies.is_empty() {
+                self.highest = Some(place);
+            }
             for (bytes, batch) in bodies.into_iter().zip(batches) {
                 self.entries.push(Known { position: place, bytes, batch: first + batch });
             }
