@@ -275,3 +275,43 @@ pub enum TruncateError {
     #[error("the log is open for reading only")]
     ReadOnly,
 }
+
+/// A write to a store failed.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WriteError {
+    /// A key has 1 to 65,535 bytes. Nothing was changed.
+    #[error("a key of {len} bytes; 1 to 65535 are allowed")]
+    KeyLength {
+        /// Bytes of the key.
+        len: usize,
+    },
+    /// The value is larger than the configured limit. Nothing was changed.
+    #[error("a value of {len} bytes is more than the limit of {max}")]
+    ValueTooLarge {
+        /// Bytes of the value.
+        len: u64,
+        /// Bytes allowed.
+        max: u64,
+    },
+    /// The log refused the frame.
+    #[error("the log refused the write")]
+    Append(#[source] AppendError),
+    /// The current value, which the write depends on, cannot be read.
+    #[error("the current value cannot be read")]
+    Read(#[source] ReadError),
+}
+
+impl From<ReadError> for WriteError {
+    fn from(error: ReadError) -> Self {
+        Self::Read(error)
+    }
+}
+
+/// The value was not the expected one.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the value is not the expected one")]
+pub struct CasMismatch {
+    /// The value that it was; `None`: there was none.
+    pub current: Option<Vec<u8>>,
+}

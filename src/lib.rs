@@ -9,15 +9,18 @@
 
 mod error;
 mod format;
+mod keydir;
 mod log;
 mod options;
 mod position;
 mod segment;
 mod storage;
+mod store;
 mod sync;
 
 pub use error::{
-    AppendError, Corruption, CorruptionKind, OpenError, ReadError, SyncError, TruncateError,
+    AppendError, CasMismatch, Corruption, CorruptionKind, OpenError, ReadError, SyncError,
+    TruncateError, WriteError,
 };
 pub use log::{
     BatchWriter, CommitLog, Distribution, Entry, FrameInfo, Frames, LogOptions, LogReader,
@@ -26,3 +29,4 @@ pub use log::{
 pub use options::{Durability, Maintenance, RecoveryMode};
 pub use position::{LogPosition, ParsePositionError};
 pub use storage::simulated::SimulatedDisk;
+pub use store::{Keys, Pair, Pairs, Store, StoreOptions, Value, WriteOptions};

@@ -33,6 +33,12 @@ const FLOORS: &[(&str, u32)] = &[
     ("log/reader", 4),
     ("log/batch", 4),
     ("log", 5),
+    ("keydir", 5),
+    ("store", 6),
+    ("store/iter", 6),
+    ("store/load", 6),
+    ("store/options", 6),
+    ("store/value", 6),
 ];
 
 fn files(dir: &Path, found: &mut Vec<PathBuf>) {

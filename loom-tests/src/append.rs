@@ -71,7 +71,7 @@ pub fn a_batch_is_seen_whole() {
         let writer = go(&log, |log| {
             let mut claim = log.tail.reserve(16 + FRAME).expect("room");
             claim.write_inner(16, &[7; 8]);
-            claim.commit(Header { kind: Kind::Batch, value_len: 1 }, frame::crc(&[]))
+            claim.commit(Header::plain(Kind::Batch, 1), frame::crc(&[]))
         });
         let segment = log.segment(1);
         begin_main();

@@ -269,6 +269,6 @@ impl Log {
 
 pub(crate) fn fill(mut claim: Claim<'_, LoomSegment>, body: &[u8]) -> LogPosition {
     claim.write(frame::HEADER, body);
-    let header = Header { kind: Kind::Entry, value_len: body.len() as u32 };
+    let header = Header::entry(body);
     claim.commit(header, frame::crc(body))
 }

@@ -3,7 +3,8 @@
 //! ```text
 //!  0  u64  commit word: length (a multiple of 8) | state (low 3 bits); checksum (high half)
 //!  8  u64  header word: kind u8, flags u8, key length u16, value length u32
-//! 16       body: for an entry, its bytes; then padding to 8
+//! 16       body: for an entry, its bytes; for a put, u64 expiry if flagged, the key, padding to 8,
+//!          the value; for a delete, the key; then padding to 8
 //! ```
 //!
 //! The checksum is `crc32(body) ^ seed`, where the seed mixes the segment's salt, the frame's
@@ -43,24 +44,42 @@ pub(crate) enum Kind {
     Batch = 2,
     /// "Everything before this position is durable."
     SyncMark = 3,
+    /// A key and its value.
+    Put = 4,
+    /// A key that is gone: a tombstone.
+    Delete = 5,
 }
+
+/// A flag of a put: its body begins with the time at which it expires.
+pub(crate) const EXPIRES: u8 = 1;
 
 /// The header word of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Header {
     pub(crate) kind: Kind,
+    pub(crate) flags: u8,
+    pub(crate) key_len: u16,
     pub(crate) value_len: u32,
 }
 
 impl Header {
+    /// That of a frame without a key.
+    #[inline]
+    pub(crate) const fn plain(kind: Kind, value_len: u32) -> Self {
+        Self { kind, flags: 0, key_len: 0, value_len }
+    }
+
     /// That of an entry.
     #[inline]
     pub(crate) const fn entry(body: &[u8]) -> Self {
-        Self { kind: Kind::Entry, value_len: body.len() as u32 }
+        Self::plain(Kind::Entry, body.len() as u32)
     }
 
     pub(crate) const fn to_word(self) -> u64 {
-        self.kind as u64 | (self.value_len as u64) << 32
+        self.kind as u64
+            | (self.flags as u64) << 8
+            | (self.key_len as u64) << 16
+            | (self.value_len as u64) << 32
     }
 
     pub(crate) fn from_word(word: u64) -> Option<Self> {
@@ -68,17 +87,34 @@ impl Header {
             1 => Kind::Entry,
             2 => Kind::Batch,
             3 => Kind::SyncMark,
+            4 => Kind::Put,
+            5 => Kind::Delete,
             _ => return None,
         };
-        // Flags and key length are the store's; in a log they are zero.
-        (word >> 8 & 0x00ff_ffff == 0).then_some(Self { kind, value_len: (word >> 32) as u32 })
+        let (flags, key_len) = ((word >> 8) as u8, (word >> 16) as u16);
+        let sound = match kind {
+            Kind::Put => key_len > 0 && flags & !EXPIRES == 0,
+            Kind::Delete => key_len > 0 && flags == 0 && word >> 32 == 0,
+            _ => key_len == 0 && flags == 0,
+        };
+        sound.then_some(Self { kind, flags, key_len, value_len: (word >> 32) as u32 })
+    }
+
+    /// Where in the body the key begins: behind the optional fields.
+    pub(crate) const fn key_at(self) -> u64 {
+        8 * (self.flags & EXPIRES) as u64
+    }
+
+    /// Where in the body the value begins: behind the key and its padding.
+    pub(crate) const fn value_at(self) -> u64 {
+        self.key_at() + ((self.key_len as u64 + 7) & !7)
     }
 
     /// Bytes of body that the checksum covers.
     pub(crate) const fn body_len(self) -> u64 {
         match self.kind {
             Kind::Batch => 0,
-            Kind::Entry | Kind::SyncMark => self.value_len as u64,
+            _ => self.value_at() + self.value_len as u64,
         }
     }
 }
@@ -181,7 +217,7 @@ pub(crate) fn verify_committed(
     let header = Header::from_word(header_word);
     let body_len = header.map_or(0, Header::body_len);
     let fits = match header.map(|h| h.kind) {
-        Some(Kind::Entry) => frame_len(body_len) == word.len,
+        Some(Kind::Entry | Kind::Put | Kind::Delete) => frame_len(body_len) == word.len,
         Some(Kind::SyncMark) => body_len == 8 && word.len == SYNC_MARK,
         Some(Kind::Batch) => word.len >= HEADER,
         None => false,
@@ -217,7 +253,7 @@ mod tests {
 
     fn build(salt: u64, offset: u64, body: &[u8]) -> Vec<u8> {
         let len = frame_len(body.len() as u64);
-        let header = Header { kind: Kind::Entry, value_len: body.len() as u32 }.to_word();
+        let header = Header::entry(body).to_word();
         let mut frame = commit_word(salt, offset, len, header, crc(body)).to_le_bytes().to_vec();
         frame.extend(header.to_le_bytes());
         frame.extend(body);
@@ -261,7 +297,7 @@ mod tests {
         fn round_trip(salt: u64, offset in 0u64..1 << 32, body: Vec<u8>) {
             let frame = build(salt, offset & !7, &body);
             let header = verify(salt, offset & !7, &frame).unwrap();
-            prop_assert_eq!(header, Header { kind: Kind::Entry, value_len: body.len() as u32 });
+            prop_assert_eq!(header, Header::entry(&body));
         }
 
         #[test]

@@ -186,8 +186,14 @@ impl<S: Memory> Claim<'_, S> {
     /// Makes the frame readable.
     #[inline]
     pub(crate) fn commit(mut self, header: Header, crc: u32) -> LogPosition {
+        self.write(frame::WORD, &header.to_word().to_le_bytes());
+        self.commit_written(header, crc)
+    }
+
+    /// As `commit`, where the header was written before.
+    #[inline]
+    pub(crate) fn commit_written(self, header: Header, crc: u32) -> LogPosition {
         let header = header.to_word();
-        self.write(frame::WORD, &header.to_le_bytes());
         let claim = std::mem::ManuallyDrop::new(self);
         let segment = claim.segment();
         let position = LogPosition::new(segment.id(), claim.offset as u32);
@@ -375,7 +381,7 @@ impl<S: Memory> Cursor<S> {
         self.counts.bytes += len;
         match Header::from_word(header) {
             Some(Header { kind: Kind::Entry, .. }) => self.counts.entries += 1,
-            Some(Header { kind: Kind::Batch, value_len }) => {
+            Some(Header { kind: Kind::Batch, value_len, .. }) => {
                 self.counts.batches += 1;
                 self.counts.entries += u64::from(value_len);
             }

@@ -220,6 +220,16 @@ impl Core {
         }
     }
 
+    /// As `claim`, without waiting for room: `None` where there is none (see `roll`). A frame that
+    /// gets a segment of its own does wait for that.
+    pub(crate) fn try_claim(&self, len: u64) -> Result<Option<Claim<'_, Segment>>, AppendError> {
+        if len > self.max_shared {
+            self.claim_alone(len).map(Some)
+        } else {
+            Ok(self.tail.reserve(len))
+        }
+    }
+
     /// Reserves and claims a frame.
     #[inline]
     pub(crate) fn claim(&self, len: u64) -> Result<Claim<'_, Segment>, AppendError> {
@@ -262,7 +272,7 @@ impl Core {
             claim.write(at, part);
             at += part.len() as u64;
         }
-        let position = claim.commit(Header { kind: Kind::Entry, value_len: body as u32 }, crc);
+        let position = claim.commit(Header::plain(Kind::Entry, body as u32), crc);
         self.committed(position)
     }
 
@@ -310,15 +320,24 @@ impl Core {
             each(LogPosition::new(segment, (start + at) as u32));
             at += claim.write_inner(at, entry);
         }
-        let position = claim.commit(Header { kind: Kind::Batch, value_len }, frame::crc(&[]));
+        let position = claim.commit(Header::plain(Kind::Batch, value_len), frame::crc(&[]));
         self.committed(position).map(Some)
     }
 
     /// After a commit: wakes followers, and waits as the durability says.
     #[inline]
     fn committed(&self, position: LogPosition) -> Result<LogPosition, AppendError> {
+        self.committed_as(position, self.config.durability)
+    }
+
+    #[inline]
+    pub(crate) fn committed_as(
+        &self,
+        position: LogPosition,
+        durability: Durability,
+    ) -> Result<LogPosition, AppendError> {
         self.followers.notify();
-        if self.config.durability == Durability::Synced {
+        if durability == Durability::Synced {
             self.make_durable(position)?;
         }
         Ok(position)
@@ -334,7 +353,7 @@ impl Core {
 
     /// Makes room: another segment becomes active, prepared here if nobody did.
     #[cold]
-    fn roll(&self) -> Result<(), AppendError> {
+    pub(crate) fn roll(&self) -> Result<(), AppendError> {
         self.check_writable()?;
         if !self.tail.roll() {
             let waiting = Instant::now();
@@ -609,7 +628,7 @@ impl Core {
         let body = durable.as_u64().to_le_bytes();
         claim.write(frame::HEADER, &body);
         let end = claim.offset() + frame::SYNC_MARK;
-        let header = Header { kind: Kind::SyncMark, value_len: 8 };
+        let header = Header::plain(Kind::SyncMark, 8);
         let start = claim.commit(header, frame::crc(&body));
         let end = LogPosition::new(start.segment(), end as u32);
         *lock(&self.mark) = Mark { start: Some(start), end: Some(end) };

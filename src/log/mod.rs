@@ -3,14 +3,14 @@
 mod background;
 mod batch;
 pub(crate) mod commit;
-mod core;
+pub(crate) mod core;
 mod followers;
 mod group;
 mod reader;
 mod recovery;
-mod scan;
+pub(crate) mod scan;
 mod stats;
-mod table;
+pub(crate) mod table;
 mod tail;
 mod view;
 
@@ -26,7 +26,7 @@ use self::view::{ReadOnly, View};
 use crate::error::{AppendError, OpenError, ReadError, SyncError, TruncateError};
 use crate::options::{Config, Durability, MAX_SEGMENT, Maintenance, RecoveryMode, SEGMENT_UNIT};
 use crate::position::LogPosition;
-use crate::segment::file_name;
+use crate::segment::{Segment, file_name};
 use crate::storage::real::Directory;
 use crate::storage::simulated::SimulatedDisk;
 use crate::storage::{Access, Storage, io_error};
@@ -200,11 +200,16 @@ impl CommitLog {
         Ok(Self { view: View::Writer(core), report, closed: false })
     }
 
-    fn core(&self) -> Option<&Arc<Core>> {
+    pub(crate) fn core(&self) -> Option<&Arc<Core>> {
         match &self.view {
             View::Writer(core) => Some(core),
             View::ReadOnly(_) => None,
         }
+    }
+
+    /// A segment, kept mapped for as long as the caller keeps it.
+    pub(crate) fn segment(&self, id: u32) -> Option<Arc<Segment>> {
+        self.view.table().segments().into_iter().find(|segment| segment.id() == id)
     }
 
     #[inline]

@@ -354,7 +354,7 @@ pub struct FrameInfo {
     pub length: u64,
     /// `committed`, `claimed`, `void`, `pad`, or `gap` for what a dead process left unrepaired.
     pub state: &'static str,
-    /// `entry`, `batch` or `sync mark`, where it is committed.
+    /// `entry`, `batch`, `sync mark`, `put` or `delete`, where it is committed.
     pub kind: Option<&'static str>,
     /// The value length of its header: the bytes of an entry, the entries of a batch.
     pub value_len: u32,
@@ -400,6 +400,8 @@ impl<'a> Frames<'a> {
                 Kind::Entry => "entry",
                 Kind::Batch => "batch",
                 Kind::SyncMark => "sync mark",
+                Kind::Put => "put",
+                Kind::Delete => "delete",
             });
             let batch = matches!(header, Some(Header { kind: Kind::Batch, .. }));
             reader.at = segment.position(offset + if batch { HEADER } else { length });

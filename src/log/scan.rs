@@ -186,7 +186,7 @@ fn step(segment: &Segment, offset: u64, limit: u64, rules: Rules) -> Step {
     match (frame.word.state, frame.header) {
         (State::Claimed, _) if rules.same_boot => Step::Gap { len, repair: Repair::DeadClaim },
         (State::Claimed, _) => bad(CorruptionKind::Missing),
-        (_, Some(Header { kind: Kind::Batch, value_len })) => {
+        (_, Some(Header { kind: Kind::Batch, value_len, .. })) => {
             match check_batch(segment, offset, len, value_len) {
                 Ok(()) => Step::Frame { len, entries: u64::from(value_len) },
                 Err(corruption) => Step::Stop(stop(corruption)),
@@ -222,7 +222,7 @@ pub(crate) fn durable_mark(segment: &Segment, from: u64) -> Option<LogPosition> 
     let limit = segment.end();
     let bytes = bytes(segment);
     let low = (frame::SYNC_MARK | State::Committed as u64) as u32;
-    let mark = Header { kind: Kind::SyncMark, value_len: 8 }.to_word();
+    let mark = Header::plain(Kind::SyncMark, 8).to_word();
     let mut furthest = None;
     let mut at = from;
     while at + frame::SYNC_MARK <= limit {

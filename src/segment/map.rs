@@ -70,6 +70,11 @@ impl Map {
         self.len
     }
 
+    /// Where it begins.
+    pub(crate) fn address(&self) -> usize {
+        self.ptr.as_ptr() as usize
+    }
+
     /// Asks for huge pages.
     pub(crate) fn prefer_huge_pages(&self) {
         if let Owner::Writable(map) = &*self.owner {

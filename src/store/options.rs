@@ -1,0 +1,131 @@
+//! What a user of a store chooses.
+
+use super::Store;
+use crate::error::OpenError;
+use crate::log::LogOptions;
+use crate::options::{Durability, Maintenance, RecoveryMode};
+use crate::storage::simulated::SimulatedDisk;
+use std::path::Path;
+use std::time::Duration;
+
+/// How a store is opened.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct StoreOptions {
+    log: LogOptions,
+    pub(super) verify: bool,
+    pub(super) max_value: u64,
+    pub(super) tag_bits: u32,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self { log: LogOptions::default(), verify: true, max_value: 1 << 30, tag_bits: 32 }
+    }
+}
+
+impl StoreOptions {
+    /// As [`LogOptions::segment_size`].
+    pub fn segment_size(mut self, bytes: u64) -> Self {
+        self.log = self.log.segment_size(bytes);
+        self
+    }
+
+    /// As [`LogOptions::initial_segment_size`].
+    pub fn initial_segment_size(mut self, bytes: u64) -> Self {
+        self.log = self.log.initial_segment_size(bytes);
+        self
+    }
+
+    /// When a write counts as done. Default [`Durability::Buffered`].
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.log = self.log.durability(durability);
+        self
+    }
+
+    /// What opening does about damage. Default [`RecoveryMode::Strict`].
+    pub fn recovery_mode(mut self, mode: RecoveryMode) -> Self {
+        self.log = self.log.recovery_mode(mode);
+        self
+    }
+
+    /// Who does the maintenance. Default [`Maintenance::Background`].
+    pub fn maintenance(mut self, maintenance: Maintenance) -> Self {
+        self.log = self.log.maintenance(maintenance);
+        self
+    }
+
+    /// Whether reads verify checksums. Default true; what opening loads is verified in any case.
+    pub const fn verify_on_read(mut self, verify: bool) -> Self {
+        self.verify = verify;
+        self
+    }
+
+    /// The largest value, in bytes. Default 1 GiB; at most 4 GiB less 4 MiB.
+    pub const fn max_value_size(mut self, bytes: u64) -> Self {
+        self.max_value = bytes;
+        self
+    }
+
+    /// Uses so few bits of each key's tag that keys collide. For tests.
+    #[doc(hidden)]
+    pub const fn tag_bits(mut self, bits: u32) -> Self {
+        self.tag_bits = bits;
+        self
+    }
+
+    /// Opens the store in a directory, and makes it where there is none.
+    ///
+    /// # Errors
+    /// [`OpenError`]; nothing that was acknowledged is changed then.
+    pub fn open(&self, dir: impl AsRef<Path>) -> Result<Store, OpenError> {
+        self.check()?;
+        Store::load(self.log.open(dir)?, self)
+    }
+
+    /// Opens the store on a simulated disk.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open_simulated(&self, disk: &SimulatedDisk) -> Result<Store, OpenError> {
+        self.check()?;
+        Store::load(self.log.open_simulated(disk)?, self)
+    }
+
+    fn check(&self) -> Result<(), OpenError> {
+        // A frame holds header, expiry, key and value, and a segment has a head.
+        const MAX: u64 = (4 << 30) - (4 << 20);
+        if self.max_value > MAX {
+            let (option, value) = ("max_value_size", self.max_value);
+            return Err(OpenError::Option { option, value, range: "at most 4 GiB less 4 MiB" });
+        }
+        Ok(())
+    }
+}
+
+/// How one write is done.
+#[derive(Clone, Copy, Debug, Default)]
+#[must_use]
+pub struct WriteOptions {
+    pub(super) durability: Option<Durability>,
+    pub(super) ttl: Option<Duration>,
+}
+
+impl WriteOptions {
+    /// As the store does it, and for good.
+    pub const fn new() -> Self {
+        Self { durability: None, ttl: None }
+    }
+
+    /// When this write counts as done.
+    pub const fn durability(mut self, durability: Durability) -> Self {
+        self.durability = Some(durability);
+        self
+    }
+
+    /// How long the value is there, by the wall clock, in milliseconds.
+    pub const fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = Some(ttl);
+        self
+    }
+}

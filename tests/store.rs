@@ -1,0 +1,231 @@
+//! The store does what a map does, in place, and across opens.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tailcask::{
+    Durability, Maintenance, SimulatedDisk, Store, StoreOptions, WriteError, WriteOptions,
+};
+
+fn options() -> StoreOptions {
+    Store::options().segment_size(2 << 20).maintenance(Maintenance::Manual)
+}
+
+fn all(store: &Store) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for pair in store {
+        let pair = pair.unwrap();
+        let old = found.insert(pair.key().to_vec(), pair.value().to_vec());
+        assert!(old.is_none(), "{:?} comes twice", pair.key());
+    }
+    found
+}
+
+fn value(store: &Store, key: &[u8]) -> Option<Vec<u8>> {
+    store.get(key).unwrap().map(|value| value.to_vec())
+}
+
+#[test]
+fn what_is_put_is_there_in_place_and_after_reopening() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let store = Store::open(&path).unwrap();
+    assert!(store.is_empty());
+    store.put("a", "one").unwrap();
+    store.put("b", []).unwrap();
+    store.put("a", "two").unwrap();
+    store.put("c", "three").unwrap();
+    assert!(store.delete("c").unwrap());
+    assert!(!store.delete("c").unwrap() && !store.delete("d").unwrap());
+    let held = store.get("a").unwrap().unwrap();
+    assert_eq!(held.as_ptr() as usize % 8, 0, "a value can be cast where it is");
+    store.put("a", "three").unwrap();
+    assert_eq!(&*held, b"two", "what is held stays");
+    let bytes = held.into_bytes();
+    assert_eq!(store.value_len("a").unwrap(), Some(5));
+    assert_eq!(store.get("b").unwrap().unwrap().len(), 0);
+    assert!(!store.contains_key("c").unwrap());
+    assert_eq!(store.len(), 2);
+    let many = store.get_many(&["b", "c", "a"]).unwrap();
+    assert_eq!(many[2].as_deref(), Some(&b"three"[..]));
+    assert!(many[0].is_some() && many[1].is_none());
+    drop(many);
+    store.close().unwrap();
+    assert_eq!(&*bytes, b"two", "also beyond the store");
+    let store = Store::open(&path).unwrap();
+    assert_eq!(all(&store).into_keys().collect::<Vec<_>>(), [b"a", b"b"]);
+    assert_eq!(value(&store, b"a").unwrap(), b"three");
+    let keys: HashSet<_> = store.keys().map(Result::unwrap).collect();
+    assert_eq!(keys.len(), 2);
+}
+
+/// Hazard 16: the first write after opening goes behind what is there.
+#[test]
+fn a_write_after_opening_is_newer_than_all_before() {
+    let disk = SimulatedDisk::new();
+    for n in 0..10u8 {
+        let store = options().open_simulated(&disk).unwrap();
+        assert_eq!(value(&store, b"key"), n.checked_sub(1).map(|n| vec![n]));
+        store.put("key", [n]).unwrap();
+        if n % 2 == 0 { store.close().unwrap() } else { store.abort() }
+    }
+}
+
+#[test]
+fn sizes_at_the_limits() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::options().max_value_size(5 << 20).segment_size(2 << 20);
+    let store = store.open(dir.path().join("store")).unwrap();
+    assert!(matches!(store.put("", "x"), Err(WriteError::KeyLength { len: 0 })));
+    let long = vec![b'k'; 65_536];
+    assert!(matches!(store.put(&long, "x"), Err(WriteError::KeyLength { len: 65_536 })));
+    assert!(matches!(store.delete(&long), Err(WriteError::KeyLength { .. })));
+    let large = vec![7; (5 << 20) + 1];
+    assert!(matches!(store.put("x", &large), Err(WriteError::ValueTooLarge { .. })));
+    assert!(store.is_empty());
+    store.put(&long[1..], "x").unwrap();
+    store.put("large", &large[1..]).unwrap();
+    assert_eq!(value(&store, &long[1..]).unwrap(), b"x");
+    assert_eq!(store.value_len("large").unwrap(), Some(5 << 20));
+    assert_eq!(value(&store, b"large").unwrap(), large[1..]);
+}
+
+#[test]
+fn conditional_writes() {
+    let disk = SimulatedDisk::new();
+    let store = options().open_simulated(&disk).unwrap();
+    assert!(store.put_if_absent("k", "1").unwrap());
+    assert!(!store.put_if_absent("k", "2").unwrap());
+    let swap = |expected: Option<&str>, new: Option<&str>| {
+        let (expected, new) = (expected.map(str::as_bytes), new.map(str::as_bytes));
+        store.compare_and_swap("k", expected, new).unwrap()
+    };
+    assert_eq!(swap(Some("0"), Some("2")).unwrap_err().current.unwrap(), b"1");
+    assert_eq!(swap(None, Some("2")).unwrap_err().current.unwrap(), b"1");
+    swap(Some("1"), Some("2")).unwrap();
+    swap(Some("2"), None).unwrap();
+    assert_eq!(swap(Some("2"), None).unwrap_err().current, None);
+    swap(None, None).unwrap();
+    swap(None, Some("3")).unwrap();
+    let add = |old: Option<&[u8]>| Some([old.unwrap_or_default(), b"+"].concat());
+    assert_eq!(store.update("k", add).unwrap().unwrap(), b"3+");
+    assert_eq!(store.update("k", |_| None).unwrap(), None);
+    assert!(store.is_empty());
+    store.close().unwrap();
+    assert!(options().open_simulated(&disk).unwrap().is_empty());
+}
+
+#[test]
+fn updates_from_many_threads_all_count() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path().join("store")).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..500 {
+                    let add = |old: Option<&[u8]>| {
+                        let old = old.map_or(0, |b| u64::from_le_bytes(b.try_into().unwrap()));
+                        Some((old + 1).to_le_bytes().to_vec())
+                    };
+                    store.update("counter", add).unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!(value(&store, b"counter").unwrap(), 2000u64.to_le_bytes());
+}
+
+#[test]
+fn an_expired_value_is_gone() {
+    let disk = SimulatedDisk::new();
+    let store = options().open_simulated(&disk).unwrap();
+    let ttl = |ttl| WriteOptions::new().ttl(ttl).durability(Durability::Synced);
+    store.put_with("short", "x", &ttl(Duration::from_millis(1))).unwrap();
+    store.put_with("long", "y", &ttl(Duration::from_secs(3600))).unwrap();
+    store.put_with("ever", "z", &ttl(Duration::MAX)).unwrap();
+    std::thread::sleep(Duration::from_millis(5));
+    assert_eq!(value(&store, b"short"), None);
+    assert!(!store.contains_key("short").unwrap() && !store.delete("short").unwrap());
+    assert_eq!(value(&store, b"long").unwrap(), b"y");
+    assert_eq!(all(&store).len(), 2);
+    assert!(store.put_if_absent("short", "again").unwrap(), "what expired is absent");
+    store.close().unwrap();
+    let store = options().open_simulated(&disk).unwrap();
+    assert_eq!(all(&store).len(), 3);
+    assert_eq!(value(&store, b"short").unwrap(), b"again");
+}
+
+/// Hazard 19: with tags of two bits nearly all keys collide.
+#[test]
+fn keys_with_the_same_tag_do_not_alias() {
+    let disk = SimulatedDisk::new();
+    let store = options().tag_bits(2).open_simulated(&disk).unwrap();
+    for n in 0..500u32 {
+        store.put(n.to_le_bytes(), n.to_string()).unwrap();
+    }
+    for n in (0..500u32).step_by(2) {
+        assert!(store.delete(n.to_le_bytes()).unwrap());
+    }
+    for n in 0..500u32 {
+        let expected = (n % 2 == 1).then(|| n.to_string().into_bytes());
+        assert_eq!(value(&store, &n.to_le_bytes()), expected);
+    }
+    assert_eq!((store.len(), all(&store).len()), (250, 250));
+    store.close().unwrap();
+    assert_eq!(options().open_simulated(&disk).unwrap().len(), 250);
+}
+
+/// Hazard 12.
+#[test]
+fn damage_is_an_error_and_never_a_value() {
+    let disk = SimulatedDisk::new();
+    let store = options().open_simulated(&disk).unwrap();
+    let position = store.put("key", [7; 5000]).unwrap();
+    store.put("other", "x").unwrap();
+    let name = "00000000000000000001.seg";
+    assert!(disk.flip(name, position.offset() as usize + 3000, 1));
+    assert!(store.get("key").is_err());
+    assert_eq!(value(&store, b"other").unwrap(), b"x");
+    store.close().unwrap();
+    assert!(options().open_simulated(&disk).is_err(), "the segment is sealed: not a torn tail");
+    disk.flip(name, position.offset() as usize + 3000, 1);
+    assert_eq!(options().open_simulated(&disk).unwrap().len(), 2);
+}
+
+/// Readers never miss a key that is there, nor see half a value, while it is overwritten.
+#[test]
+fn readers_see_whole_values_while_writers_overwrite() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::options().segment_size(2 << 20).open(dir.path().join("store")).unwrap();
+    let keys: Vec<String> = (0..20).map(|n| format!("key {n}")).collect();
+    let fill = |n: u32, len: usize| n.to_le_bytes().repeat(len);
+    for key in &keys {
+        store.put(key, fill(0, 10)).unwrap();
+    }
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for thread in 0..2u32 {
+            let (store, keys, done) = (&store, &keys, &done);
+            scope.spawn(move || {
+                for n in 0..3000u32 {
+                    let len = 1 + (n as usize * 37) % 3000;
+                    store.put(&keys[n as usize % 20], fill(n * 2 + thread, len)).unwrap();
+                }
+                done.store(true, Ordering::Release);
+            });
+        }
+        scope.spawn(|| {
+            while !done.load(Ordering::Acquire) {
+                for key in &keys {
+                    let value = store.get(key).unwrap().expect("it is there all the time");
+                    assert!(value.chunks(4).all(|chunk| chunk == &value[..4]));
+                }
+                assert_eq!(all(&store).len(), 20);
+            }
+        });
+    });
+    let last = all(&store);
+    store.close().unwrap();
+    let store = Store::open(dir.path().join("store")).unwrap();
+    assert_eq!(all(&store), last, "the order in the log is the order of the keydir");
+}
