@@ -294,6 +294,14 @@ pub enum WriteError {
         /// Bytes allowed.
         max: u64,
     },
+    /// The batch is larger than a frame can be. Nothing was changed.
+    #[error("a batch of {len} bytes is more than the limit of {max}")]
+    BatchTooLarge {
+        /// Bytes of its frames.
+        len: u64,
+        /// Bytes allowed.
+        max: u64,
+    },
     /// The log refused the frame.
     #[error("the log refused the write")]
     Append(#[source] AppendError),

@@ -96,6 +96,38 @@ impl Keydir {
         result
     }
 
+    /// Calls `decide` while the shards of all tags are locked for writing, and does as it says, one
+    /// change for each tag, in order. `is` tells whether the frame at a position has the key of the
+    /// tag with that index. `None` changes nothing.
+    pub(crate) fn change_all<E>(
+        &self,
+        tags: &[u32],
+        mut is: impl FnMut(usize, LogPosition) -> bool,
+        decide: impl FnOnce() -> Result<Option<Vec<Change>>, E>,
+    ) -> Result<bool, E> {
+        let mut shards: Vec<_> = tags.iter().map(|&tag| self.shard(tag)).collect();
+        // In one order, so that no two callers wait for each other.
+        shards.sort_unstable();
+        shards.dedup();
+        let mut locked: Vec<_> = shards.iter().map(|&at| self.map.shards()[at].write()).collect();
+        let Some(changes) = decide()? else { return Ok(false) };
+        for (index, (&tag, change)) in tags.iter().zip(changes).enumerate() {
+            let at = shards.binary_search(&self.shard(tag)).expect("its shard is locked");
+            let (shard, hash) = (&mut locked[at], spread(tag));
+            let old = shard.get(hash, |(slot, _)| slot.tag == tag && is(index, slot.at()));
+            let old = old.map(|(slot, _)| *slot);
+            if let Some(old) = old {
+                shard.remove_entry(hash, |(slot, _)| *slot == old);
+            }
+            if let Change::Set(position) = change {
+                let slot = Slot { tag, position: position.as_u64() };
+                let value = (slot, SharedValue::new(()));
+                shard.insert(hash, value, |(slot, _)| spread(slot.tag));
+            }
+        }
+        Ok(true)
+    }
+
     pub(crate) fn len(&self) -> u64 {
         self.map.len() as u64
     }

@@ -29,4 +29,4 @@ pub use log::{
 pub use options::{Durability, Maintenance, RecoveryMode};
 pub use position::{LogPosition, ParsePositionError};
 pub use storage::simulated::SimulatedDisk;
-pub use store::{Keys, Pair, Pairs, Store, StoreOptions, Value, WriteOptions};
+pub use store::{Batch, Keys, Pair, Pairs, Store, StoreOptions, Value, WriteOptions};

@@ -35,6 +35,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("log", 5),
     ("keydir", 5),
     ("store", 6),
+    ("store/batch", 6),
     ("store/iter", 6),
     ("store/load", 6),
     ("store/options", 6),

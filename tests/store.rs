@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tailcask::{
-    Durability, Maintenance, SimulatedDisk, Store, StoreOptions, WriteError, WriteOptions,
+    Batch, Durability, Maintenance, SimulatedDisk, Store, StoreOptions, WriteError, WriteOptions,
 };
 
 fn options() -> StoreOptions {
@@ -228,4 +228,43 @@ fn readers_see_whole_values_while_writers_overwrite() {
     store.close().unwrap();
     let store = Store::open(dir.path().join("store")).unwrap();
     assert_eq!(all(&store), last, "the order in the log is the order of the keydir");
+}
+
+/// A batch is seen whole or not at all, and its keys may be anywhere.
+#[test]
+fn batches_are_atomic_to_readers() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::options().segment_size(2 << 20).open(dir.path().join("store")).unwrap();
+    let keys: Vec<String> = (0..10).map(|n| format!("key {n}")).collect();
+    let write = |n: u32| {
+        let mut batch = Batch::new();
+        keys.iter().for_each(|key| drop(batch.put(key, n.to_le_bytes().repeat(50))));
+        assert_eq!(batch.len(), 10);
+        store.write(&batch).unwrap();
+    };
+    write(0);
+    let read = |key: &String| {
+        let value = store.get(key).unwrap().unwrap();
+        u32::from_le_bytes(value[..4].try_into().unwrap())
+    };
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            (1..3000).for_each(write);
+            done.store(true, Ordering::Release);
+        });
+        scope.spawn(|| {
+            while !done.load(Ordering::Acquire) {
+                // Read one after the other, they never go back.
+                let seen: Vec<u32> = keys.iter().map(read).collect();
+                assert!(seen.is_sorted(), "{seen:?}");
+            }
+        });
+    });
+    store.close().unwrap();
+    let store = Store::open(dir.path().join("store")).unwrap();
+    assert!(all(&store).values().all(|value| value[..4] == 2999u32.to_le_bytes()));
+    let mut batch = Batch::new();
+    batch.put("", "x");
+    assert!(matches!(store.write(&batch), Err(WriteError::KeyLength { .. })));
 }

@@ -5,7 +5,7 @@
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use std::collections::BTreeMap;
-use tailcask::{Maintenance, SimulatedDisk, Store, StoreOptions};
+use tailcask::{Batch, Maintenance, SimulatedDisk, Store, StoreOptions};
 
 type Map = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -17,6 +17,7 @@ enum Op {
     Swap(u8, bool, Option<usize>),
     Update(u8, Option<usize>),
     Get(u8),
+    Batch(Vec<(u8, Option<usize>)>),
     Iterate,
     /// An iterator is held while the other operations run.
     IterateOver(Vec<Op>),
@@ -41,6 +42,8 @@ fn simple() -> BoxedStrategy<Op> {
             .prop_map(|(key, right, new)| Op::Swap(key, right, new)),
         2 => (key(), prop::option::of(size())).prop_map(|(key, new)| Op::Update(key, new)),
         4 => key().prop_map(Op::Get),
+        3 => prop::collection::vec((key(), prop::option::of(0usize..20_000)), 0..8)
+            .prop_map(Op::Batch),
         1 => Just(Op::Sync),
         1 => Just(Op::Maintain),
     ]
@@ -147,6 +150,23 @@ impl World {
                 };
                 assert_eq!(self.store().update(key(*k), change).unwrap(), new);
                 self.set(key(*k), new);
+            }
+            Op::Batch(writes) => {
+                let mut batch = Batch::new();
+                for (k, new) in writes {
+                    match new.map(|len| self.value(len)) {
+                        Some(value) => {
+                            batch.put(key(*k), &value);
+                            self.map.insert(key(*k), value);
+                        }
+                        None => {
+                            batch.delete(key(*k));
+                            self.map.remove(&key(*k));
+                        }
+                    }
+                }
+                self.store().write(&batch).unwrap();
+                self.history.push(self.map.clone());
             }
             Op::Get(k) => {
                 let found = self.store().get(key(*k)).unwrap();

@@ -183,6 +183,18 @@ impl<S: Memory> Claim<'_, S> {
         len
     }
 
+    /// Writes the commit word of a frame inside this one, whose other bytes are written. It is seen
+    /// with this one's commit.
+    pub(crate) fn write_inner_word(&mut self, at: u64, len: u64, header: Header, crc: u32) {
+        if at < frame::HEADER || at + len > self.len {
+            outside(at, len);
+        }
+        let (segment, offset) = (self.segment(), self.offset + at);
+        let word = frame::commit_word(segment.salt(), offset, len, header.to_word(), crc);
+        // ORDERING: Relaxed; published by the Release store of this claim's commit.
+        segment.word(offset).store(word, Ordering::Relaxed);
+    }
+
     /// Makes the frame readable.
     #[inline]
     pub(crate) fn commit(mut self, header: Header, crc: u32) -> LogPosition {
@@ -380,7 +392,9 @@ impl<S: Memory> Cursor<S> {
         let header = unsafe { self.segment.header(self.offset) };
         self.counts.bytes += len;
         match Header::from_word(header) {
-            Some(Header { kind: Kind::Entry, .. }) => self.counts.entries += 1,
+            Some(Header { kind: Kind::Entry | Kind::Put | Kind::Delete, .. }) => {
+                self.counts.entries += 1;
+            }
             Some(Header { kind: Kind::Batch, value_len, .. }) => {
                 self.counts.batches += 1;
                 self.counts.entries += u64::from(value_len);

@@ -104,7 +104,8 @@ pub(crate) fn check_batch(
     while at < end {
         let inner = frame_at(segment, at, end - at).and_then(|f| f.ok_or(CorruptionKind::Missing));
         let inner = inner.map_err(|kind| corrupt(at, kind))?;
-        if !matches!(inner.header, Some(Header { kind: Kind::Entry, .. })) {
+        let kind = inner.header.map(|header| header.kind);
+        if !matches!(kind, Some(Kind::Entry | Kind::Put | Kind::Delete)) {
             return Err(corrupt(at, CorruptionKind::Header));
         }
         found = found.saturating_add(1);
@@ -192,7 +193,9 @@ fn step(segment: &Segment, offset: u64, limit: u64, rules: Rules) -> Step {
                 Err(corruption) => Step::Stop(stop(corruption)),
             }
         }
-        (_, Some(Header { kind: Kind::Entry, .. })) => Step::Frame { len, entries: 1 },
+        (_, Some(Header { kind: Kind::Entry | Kind::Put | Kind::Delete, .. })) => {
+            Step::Frame { len, entries: 1 }
+        }
         _ => Step::Frame { len, entries: 0 },
     }
 }

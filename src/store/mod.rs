@@ -10,11 +10,13 @@
 
 #![allow(unsafe_code, reason = "compares keys in frames that their slots point at")]
 
+mod batch;
 mod iter;
 mod load;
 mod options;
 mod value;
 
+pub use batch::Batch;
 pub use iter::{Keys, Pair, Pairs};
 pub use options::{StoreOptions, WriteOptions};
 pub use value::Value;
@@ -178,7 +180,7 @@ impl Store {
                 |at| self.is_key(at, key),
                 |_| match core.try_claim(len) {
                     Ok(Some(mut claim)) => {
-                        write_head(&mut claim, header, expiry, key);
+                        write_head(&mut claim, 0, header, expiry, key);
                         (Change::Set(position(&claim)), Ok(Some(claim)))
                     }
                     other => (Change::Keep, other),
@@ -301,7 +303,7 @@ impl Store {
                         Ok(None) => return (Change::Keep, Ok(None)),
                         Err(error) => return (Change::Keep, Err(error.into())),
                     };
-                    write_head(&mut claim, header, None, key);
+                    write_head(&mut claim, 0, header, None, key);
                     let body =
                         if header.kind == Kind::Put { value.unwrap_or_default() } else { &[] };
                     let position = finish(claim, header, body);
@@ -503,23 +505,34 @@ fn position(claim: &Claim<'_, Segment>) -> LogPosition {
     claim.segment().position(claim.offset())
 }
 
-/// Writes everything but the value: what has to be there before a slot points at the frame.
-fn write_head(claim: &mut Claim<'_, Segment>, header: Header, expiry: Option<u64>, key: &[u8]) {
-    claim.write(frame::WORD, &header.to_word().to_le_bytes());
+/// Writes everything but the value of the frame at a distance into the claim: what has to be there
+/// before a slot points at it.
+fn write_head(
+    claim: &mut Claim<'_, Segment>,
+    at: u64,
+    header: Header,
+    expiry: Option<u64>,
+    key: &[u8],
+) {
+    claim.write(at + frame::WORD, &header.to_word().to_le_bytes());
     if let Some(expiry) = expiry {
-        claim.write(HEADER, &expiry.to_le_bytes());
+        claim.write(at + HEADER, &expiry.to_le_bytes());
     }
     // The padding is zero already: so is all of a segment before it is written.
-    claim.write(HEADER + header.key_at(), key);
+    claim.write(at + HEADER + header.key_at(), key);
+}
+
+/// The checksum of a frame's body, all of which is written.
+fn body_crc(claim: &Claim<'_, Segment>, at: u64, header: Header) -> u32 {
+    let at = claim.offset() + at + HEADER;
+    // SAFETY: inside the claimed range, which only this thread writes, and it has.
+    frame::crc(unsafe { claim.segment().map.slice(at, header.body_len()) })
 }
 
 /// Writes the value, and makes the frame readable.
 fn finish(mut claim: Claim<'_, Segment>, header: Header, value: &[u8]) -> LogPosition {
     claim.write(HEADER + header.value_at(), value);
-    let at = claim.offset() + HEADER;
-    // SAFETY: inside the claimed range, which only this thread writes, and it has.
-    let body = unsafe { claim.segment().map.slice(at, header.body_len()) };
-    let crc = frame::crc(body);
+    let crc = body_crc(&claim, 0, header);
     claim.commit_written(header, crc)
 }
 
