@@ -45,8 +45,10 @@ mod imp {
     pub(crate) fn light_barrier() {
         // ORDERING: Relaxed; either branch is a barrier against `heavy_barrier`.
         if EXPEDITED.load(Ordering::Relaxed) {
+            // ORDERING: SeqCst for the compiler; pairs with the membarrier in `heavy_barrier`.
             compiler_fence(Ordering::SeqCst);
         } else {
+            // ORDERING: SeqCst fence; pairs with the one in `heavy_barrier`.
             fence(Ordering::SeqCst);
         }
     }
@@ -55,6 +57,7 @@ mod imp {
     pub(crate) fn heavy_barrier() {
         // ORDERING: SeqCst fence; pairs with the one in `light_barrier`.
         fence(Ordering::SeqCst);
+        // ORDERING: Relaxed; stored before there was a log to wait on.
         #[cfg(target_os = "linux")]
         if EXPEDITED.load(Ordering::Relaxed) {
             let done =
@@ -114,10 +117,12 @@ mod imp {
 
     /// A membarrier is a full barrier in every thread: to a model, a fence on both sides.
     pub(crate) fn light_barrier() {
+        // ORDERING: SeqCst fence; pairs with the one in `heavy_barrier`.
         fence(Ordering::SeqCst);
     }
 
     pub(crate) fn heavy_barrier() {
+        // ORDERING: SeqCst fence; pairs with the one in `light_barrier`.
         fence(Ordering::SeqCst);
     }
 

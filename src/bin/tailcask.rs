@@ -279,6 +279,7 @@ fn append_in_threads(
             }
             let lines = writer.len() as u64;
             writer.flush()?;
+            // ORDERING: Relaxed; read after the threads are joined.
             total.fetch_add(lines, Relaxed);
             progress.inc(bytes);
         }
@@ -292,6 +293,7 @@ fn append_in_threads(
         let results: Vec<_> = threads.into_iter().map(join).collect();
         results.into_iter().collect::<Result<()>>()
     })?;
+    // ORDERING: Relaxed; joining the threads orders their adds.
     Ok(total.load(Relaxed))
 }
 
@@ -342,6 +344,7 @@ fn tail(args: &Tail) -> Result<()> {
         out.write_all(b"\n")?;
     }
     out.flush()?;
+    // ORDERING: Relaxed; a flag that a signal sets, with nothing behind it.
     while args.follow && !stop.load(Relaxed) {
         if let Some(entry) = reader.wait_entry(Duration::from_millis(100))? {
             out.write_all(&entry)?;

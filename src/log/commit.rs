@@ -53,7 +53,7 @@ pub(crate) trait Memory {
 /// Stores a pad: one word, so that there is no moment at which it is half written.
 pub(crate) fn pad<S: Memory>(segment: &S, offset: u64, len: u64) {
     let word = frame::bare_word(segment.salt(), offset, len, State::Pad);
-    // ORDERING: Release; pairs with the Acquire load in `Prefix::advance`: whoever finds the
+    // ORDERING: Release; pairs with the Acquire load in `read`: whoever finds the
     // segment finished comes after its last access by a writer.
     segment.word(offset).store(word, Ordering::Release);
 }
@@ -82,7 +82,7 @@ impl<'t, S: Memory> Reserved<'t, S> {
         // SAFETY: alive, says the contract.
         let memory = unsafe { segment.as_ref() };
         let word = frame::bare_word(memory.salt(), offset, len, State::Claimed);
-        // ORDERING: Relaxed, with the fence below.
+        // ORDERING: Relaxed; ordered before the body by the fence below.
         // SAFETY: inside the range.
         let place = unsafe { memory.reserved_word(offset) };
         place.store(word, Ordering::Relaxed);
@@ -210,7 +210,7 @@ impl<S: Memory> Claim<'_, S> {
         let segment = claim.segment();
         let position = LogPosition::new(segment.id(), claim.offset as u32);
         let word = frame::commit_word(segment.salt(), claim.offset, claim.len, header, crc);
-        // ORDERING: Release; pairs with the Acquire load of readers and of `Prefix::advance`: who
+        // ORDERING: Release; pairs with the Acquire loads of readers and of `read`: who
         // sees the word sees the bytes. The last access to the segment.
         segment.word(claim.offset).store(word, Ordering::Release);
         position
@@ -221,7 +221,7 @@ impl<S: Memory> Drop for Claim<'_, S> {
     fn drop(&mut self) {
         let segment = self.segment();
         let word = frame::bare_word(segment.salt(), self.offset, self.len, State::Void);
-        // ORDERING: Release; as in `pad`.
+        // ORDERING: Release; pairs with the Acquire load in `read`, as in `pad`.
         segment.word(self.offset).store(word, Ordering::Release);
     }
 }
@@ -368,7 +368,7 @@ fn read<S: Memory>(segment: &S, offset: u64) -> Option<Word> {
     if room == 0 {
         return None;
     }
-    // ORDERING: Acquire; pairs with the Release stores of `commit`, `drop` and `pad`.
+    // ORDERING: Acquire; pairs with the Release stores of `commit_written`, `finish`, `drop`, `pad`.
     let word = segment.word(offset).load(Ordering::Acquire);
     Word::parse(word, room).expect("words of this process are sound")
 }

@@ -21,7 +21,7 @@ impl Followers {
     #[inline]
     pub(crate) fn notify(&self) {
         light_barrier();
-        // ORDERING: Relaxed, between the barriers here and in `wait`.
+        // ORDERING: Relaxed; between the light barrier above and the heavy one in `wait`.
         if self.waiting.load(Ordering::Relaxed) != 0 {
             self.wake();
         }
@@ -43,7 +43,7 @@ impl Followers {
 
     /// Waits until `ready` or the deadline; true where it was ready. `None` waits for ever.
     pub(crate) fn wait(&self, deadline: Option<Instant>, mut ready: impl FnMut() -> bool) -> bool {
-        // ORDERING: Relaxed, between the barriers.
+        // ORDERING: Relaxed; before the heavy barrier below, which pairs with `notify`'s light one.
         self.waiting.fetch_add(1, Ordering::Relaxed);
         let found = loop {
             self.register();

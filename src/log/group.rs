@@ -131,6 +131,7 @@ impl GroupCommit {
         let mut state = lock(&self.state);
         state.leading = false;
         match result {
+            // ORDERING: Relaxed; only stored under the lock that is held here.
             Ok(durable) if durable > self.durable.load(Ordering::Relaxed) => {
                 // ORDERING: Release; pairs with the Acquire load in `durable`.
                 self.durable.store(durable, Ordering::Release);
@@ -140,6 +141,7 @@ impl GroupCommit {
                 state.failed.get_or_insert_with(|| Arc::new(error));
             }
         }
+        // ORDERING: Relaxed; as above.
         let durable = self.durable.load(Ordering::Relaxed);
         let failed = state.failed.is_some();
         let (mut woken, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut state.waiters)

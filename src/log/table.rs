@@ -167,7 +167,7 @@ impl Table {
         // left their epochs.
         unsafe { guard.defer_destroy(old) };
         if let Some(unlisted) = unlisted {
-            // ORDERING: Release; pairs with the Acquire load in `reap`: the looks come before.
+            // ORDERING: Release; pairs with the Acquire load in `is_free`: the looks come before.
             guard.defer(move || unlisted.store(true, Ordering::Release));
             // Out of this thread's own bag, which nobody else can empty.
             guard.flush();
@@ -200,7 +200,8 @@ impl Retired {
     fn is_free(&self) -> bool {
         // ORDERING: Acquire; pairs with the Release store in `replace`.
         let unlisted = self.unlisted.load(Ordering::Acquire);
-        // Others that own it are those who write, sync or populate it.
+        // Others that own it are those who write, sync or populate it. The count is loaded Relaxed
+        // by std; what they did comes before the unmapping by the Acquire of the last Arc's drop.
         unlisted && self.segment.pins.is_free() && Arc::strong_count(&self.segment) == 1
     }
 }

@@ -229,11 +229,14 @@ impl<S: Memory> Tail<S> {
             // ORDERING: Acquire; pairs with the Release exchange in `roll`: the slot is seen.
             let word = self.word.load(Ordering::Acquire);
             let slot = self.slot(roll_of(word));
+            // ORDERING: Relaxed, both; behind the Acquire load above, and before the fence, which
+            // tells values of a later roll.
             let id = slot.id.load(Ordering::Relaxed);
             let base = slot.base.load(Ordering::Relaxed);
             // ORDERING: Acquire fence; pairs with the Release fence in `publish`: if a value of a
             // later roll was read above, then the word is seen to have moved on below.
             fence(Ordering::Acquire);
+            // ORDERING: Relaxed; behind the fence.
             if roll_of(self.word.load(Ordering::Relaxed)) == roll_of(word) {
                 return LogPosition::new(id as u32, offset(base, fill(word).min(LIMIT)) as u32);
             }
@@ -268,7 +271,7 @@ impl<S: Memory> Tail<S> {
             // walker alone, and the preparer waits for the store below.
             unsafe { *cell = None };
         });
-        // ORDERING: Release; pairs with the Acquire load in `publish`: the slot is reused after
+        // ORDERING: Release; pairs with the Acquire load in `has_slot`: the slot is reused after
         // everything its segment's writers did, which the walker acquired from their words.
         self.finished.store(rolls, Ordering::Release);
     }
@@ -312,7 +315,7 @@ impl<'t, S: Memory> Preparer<'t, S> {
         // the values below sees that the word has moved on from the slot's last roll.
         fence(Ordering::Release);
         let slot = self.tail.slot(roll);
-        // ORDERING: Relaxed; published by the Release store below.
+        // ORDERING: Relaxed, all three; published by the Release store of the standby below.
         slot.id.store(u64::from(id), Ordering::Relaxed);
         slot.base.store(capacity.wrapping_sub(LIMIT * 8), Ordering::Relaxed);
         slot.memory.store(Arc::as_ptr(&segment).cast_mut(), Ordering::Relaxed);
@@ -356,10 +359,11 @@ impl<'t, S: Memory> Preparer<'t, S> {
     /// Closes the active segment and takes back the standby, if there is one that did not become
     /// active meanwhile. Until the next `publish` nobody can roll.
     pub(crate) fn withdraw(&mut self) -> Option<Arc<S>> {
-        // ORDERING: Relaxed, with the fence: a thread that sees the word as `close` leaves it and
-        // then loads the standby, sees it gone. One that saw the word before fails its exchange,
-        // since `close` always changes the word.
+        // ORDERING: Relaxed; ordered by the fence below.
         let standby = self.tail.standby.swap(0, Ordering::Relaxed);
+        // ORDERING: Release fence; pairs with the Acquire load of the word in `roll`: a thread that
+        // sees the word as `close` leaves it and then loads the standby, sees it gone. One that saw
+        // the word before fails its exchange, since `close` always changes the word.
         fence(Ordering::Release);
         self.tail.close();
         if standby == 0 || !is_after(roll_of(standby), self.tail.roll_number()) {

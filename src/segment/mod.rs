@@ -79,6 +79,7 @@ impl Segment {
         }
         let mut head = [0; 64];
         for (at, bytes) in head.chunks_exact_mut(8).enumerate() {
+            // ORDERING: Relaxed; durable, and named, before anyone can open it, and never changed.
             let word = map.word(at as u64 * 8).load(Ordering::Relaxed);
             bytes.copy_from_slice(&word.to_le_bytes());
         }
@@ -104,6 +105,7 @@ impl Segment {
         if self.map.word(SEAL).load(Ordering::Acquire) != SEAL_MAGIC {
             return None;
         }
+        // ORDERING: Relaxed; behind the Acquire load of the magic, and verified by a checksum.
         let word = |at: u64| self.map.word(SEAL + at * 8).load(Ordering::Relaxed);
         let words = [SEAL_MAGIC, word(1), word(2), word(3)];
         let seal = Seal::from_words(words, self.header.salt, self.map.len() as u64)?;
@@ -117,9 +119,11 @@ impl Segment {
     pub(crate) fn seal(&self, seal: Seal) -> io::Result<()> {
         let words = seal.words(self.header.salt);
         for (at, &word) in words.iter().enumerate().skip(1) {
+            // ORDERING: Relaxed; published by the Release store of the magic.
             self.map.word(SEAL + at as u64 * 8).store(word, Ordering::Relaxed);
         }
-        // ORDERING: Release; a reader in another process that sees the magic sees the rest.
+        // ORDERING: Release; pairs with the Acquire load in `load_seal`: a reader in another process
+        // that sees the magic sees the rest.
         self.map.word(SEAL).store(words[0], Ordering::Release);
         self.set_end(seal.end);
         // ORDERING: Release; pairs with the Acquire load in `is_sealed`.

@@ -62,6 +62,7 @@ impl Pins {
 fn stripe() -> usize {
     use std::sync::atomic::AtomicUsize;
     static NEXT: AtomicUsize = AtomicUsize::new(0);
+    // ORDERING: Relaxed; any number will do.
     thread_local!(static MINE: usize = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
     MINE.with(|mine| *mine) % STRIPES
 }

@@ -1,0 +1,147 @@
+//! The store beside a `DashMap` that holds the same pairs in memory.
+//!
+//! `cargo bench --bench store` prints the tables of `docs/benchmarks.md`. `TAILCASK_BENCH_KEYS` says
+//! how many pairs of 16 and 100 bytes; 5 million take 3 GiB.
+#![allow(missing_docs, reason = "a bench")]
+
+mod common;
+
+use common::{each, report, rounds, scratch, setting, timed, warm};
+use dashmap::DashMap;
+use std::hint::black_box;
+use tailcask::{Batch, Store};
+
+const VALUE: [u8; 100] = [7; 100];
+
+fn key(n: u64) -> [u8; 16] {
+    let mut key = [0; 16];
+    key[..8].copy_from_slice(&n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());
+    key[8..].copy_from_slice(&n.to_le_bytes());
+    key
+}
+
+/// Uniformly from all keys.
+fn some(count: usize, keys: u64, seed: u64) -> Vec<[u8; 16]> {
+    let mut state = seed;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        key((state >> 20) % keys)
+    };
+    (0..count).map(|_| next()).collect()
+}
+
+fn main() {
+    let keys = setting("TAILCASK_BENCH_KEYS", 5_000_000) as u64;
+    let count = setting("TAILCASK_BENCH_ROUNDS", 5);
+    let dir = scratch();
+    let path = dir.path().join("store");
+    warm(dir.path(), keys as usize * 400);
+
+    let map: DashMap<Vec<u8>, Vec<u8>> = DashMap::new();
+    let store = Store::open(&path).expect("a store");
+    let insert = |from: u64, to: u64| {
+        let (time, ()) = timed(|| {
+            for n in from..to {
+                map.insert(key(n).to_vec(), VALUE.to_vec());
+            }
+        });
+        each(time, (to - from) as usize)
+    };
+    let put = |from: u64, to: u64| {
+        let (time, ()) = timed(|| {
+            for n in from..to {
+                store.put(key(n), VALUE).expect("put");
+            }
+        });
+        each(time, (to - from) as usize)
+    };
+    // In slices, so that both grow side by side.
+    let slice = keys / 20;
+    let (mut at, mut times) = (0, [Vec::new(), Vec::new()]);
+    while at < keys {
+        times[0].push(insert(at, at + slice));
+        times[1].push(put(at, at + slice));
+        at += slice;
+    }
+    let [inserts, puts] = times;
+    let series = [
+        common::Series { name: "DashMap::insert", times: inserts },
+        common::Series { name: "put", times: puts },
+    ];
+    report(&format!("New keys, up to {keys} of 16 B with 100 B"), "ns", &series);
+    println!(
+        "\nRAM of the keydir: {:.1} bytes a key",
+        store.keydir_memory() as f64 / store.len() as f64
+    );
+
+    let mut seed = 0;
+    let mut sample = || {
+        seed += 1;
+        some(500_000, keys, seed)
+    };
+    let samples: Vec<_> = (0..4).map(|_| sample()).collect();
+    let series = rounds(
+        count,
+        &mut [
+            ("DashMap::get", &mut || {
+                let read = |key: &[u8; 16]| {
+                    black_box(map.get(&key[..]).expect("there").value()[0]);
+                };
+                each(timed(|| samples[0].iter().for_each(read)).0, samples[0].len())
+            }),
+            ("get", &mut || {
+                let read = |key: &[u8; 16]| {
+                    black_box(store.get(key).expect("sound").expect("there")[0]);
+                };
+                each(timed(|| samples[1].iter().for_each(read)).0, samples[1].len())
+            }),
+            ("get_many of 32", &mut || {
+                let read = |keys: &[[u8; 16]]| {
+                    for value in store.get_many(keys).expect("sound") {
+                        black_box(value.expect("there")[0]);
+                    }
+                };
+                each(timed(|| samples[2].chunks(32).for_each(read)).0, samples[2].len())
+            }),
+        ],
+    );
+    report("Reads, anywhere", "ns", &series);
+
+    let series = rounds(
+        count,
+        &mut [
+            ("DashMap::insert", &mut || {
+                let write = |key: &[u8; 16]| {
+                    map.insert(key.to_vec(), VALUE.to_vec());
+                };
+                each(timed(|| samples[0].iter().for_each(write)).0, samples[0].len())
+            }),
+            ("put", &mut || {
+                let write = |key: &[u8; 16]| {
+                    store.put(key, VALUE).expect("put");
+                };
+                each(timed(|| samples[1].iter().for_each(write)).0, samples[1].len())
+            }),
+            ("batches of 100", &mut || {
+                let write = |keys: &[[u8; 16]]| {
+                    let mut batch = Batch::new();
+                    keys.iter().for_each(|key| {
+                        batch.put(key, VALUE);
+                    });
+                    store.write(&batch).expect("written");
+                };
+                each(timed(|| samples[3].chunks(100).for_each(write)).0, samples[3].len())
+            }),
+        ],
+    );
+    report("Overwrites, anywhere", "ns", &series);
+    store.close().expect("closed");
+    let (time, store) = timed(|| Store::open(&path).expect("opened"));
+    println!(
+        "\nOpening {} keys by a scan of all frames: {:.1} s, {:.1} million keys a second",
+        store.len(),
+        time.as_secs_f64(),
+        store.len() as f64 / time.as_secs_f64() / 1e6
+    );
+    store.abort();
+}
