@@ -8,6 +8,7 @@
 //! grow without looking at frames.
 
 use crate::position::LogPosition;
+use crate::prefetch::prefetch;
 use dashmap::{DashMap, SharedValue};
 use foldhash::SharedSeed;
 use foldhash::quality::SeedableRandomState;
@@ -19,6 +20,16 @@ use std::hash::BuildHasher;
 struct Slot {
     tag: u32,
     position: u64,
+}
+
+/// Asks for the control bytes and the slot where a table's probe for a hash begins.
+macro_rules! prefetch_slot {
+    ($table:expr, $hash:expr) => {{
+        // hashbrown lays the slots out downward from where the control bytes begin.
+        let (control, first) = ($table.data_end(), $hash as usize & ($table.buckets() - 1));
+        prefetch(control.as_ptr().cast::<u8>().wrapping_add(first));
+        prefetch(control.as_ptr().wrapping_sub(first + 1));
+    }};
 }
 
 /// What becomes of a key's slot.
@@ -64,6 +75,33 @@ impl Keydir {
         Some(found(slot.at()))
     }
 
+    /// Looks up many keys in step, so that their cache misses overlap. As `get` for each: `is` and
+    /// `found` get the index of the tag. `likely` is told beforehand which positions `is` will be
+    /// asked about.
+    pub(crate) fn get_all(
+        &self,
+        tags: &[u32],
+        mut likely: impl FnMut(LogPosition),
+        mut is: impl FnMut(usize, LogPosition) -> bool,
+        mut found: impl FnMut(usize, LogPosition),
+    ) {
+        let mut shards: Vec<_> = tags.iter().map(|&tag| self.shard(tag)).collect();
+        shards.sort_unstable();
+        shards.dedup();
+        let locked: Vec<_> = shards.iter().map(|&at| self.map.shards()[at].read()).collect();
+        let place = |tag| shards.binary_search(&self.shard(tag)).expect("its shard is locked");
+        tags.iter().for_each(|&tag| prefetch_slot!(locked[place(tag)], spread(tag)));
+        for &tag in tags {
+            let slot = locked[place(tag)].get(spread(tag), |(slot, _)| slot.tag == tag);
+            slot.into_iter().for_each(|(slot, _)| likely(slot.at()));
+        }
+        for (index, &tag) in tags.iter().enumerate() {
+            let is = |(slot, _): &(Slot, _)| slot.tag == tag && is(index, slot.at());
+            let slot = locked[place(tag)].get(spread(tag), is);
+            slot.into_iter().for_each(|(slot, _)| found(index, slot.at()));
+        }
+    }
+
     /// Calls `decide` with a key's position, if it has one, while its shard is locked for writing,
     /// and does as it says. Neither closure may use the keydir.
     pub(crate) fn change<R>(
@@ -98,10 +136,12 @@ impl Keydir {
 
     /// Calls `decide` while the shards of all tags are locked for writing, and does as it says, one
     /// change for each tag, in order. `is` tells whether the frame at a position has the key of the
-    /// tag with that index. `None` changes nothing.
+    /// tag with that index; `likely` is told beforehand which positions it will be asked about.
+    /// `None` changes nothing.
     pub(crate) fn change_all<E>(
         &self,
         tags: &[u32],
+        mut likely: impl FnMut(LogPosition),
         mut is: impl FnMut(usize, LogPosition) -> bool,
         decide: impl FnOnce() -> Result<Option<Vec<Change>>, E>,
     ) -> Result<bool, E> {
@@ -110,10 +150,15 @@ impl Keydir {
         shards.sort_unstable();
         shards.dedup();
         let mut locked: Vec<_> = shards.iter().map(|&at| self.map.shards()[at].write()).collect();
+        let place = |tag| shards.binary_search(&self.shard(tag)).expect("its shard is locked");
+        tags.iter().for_each(|&tag| prefetch_slot!(locked[place(tag)], spread(tag)));
+        for &tag in tags {
+            let found = locked[place(tag)].get(spread(tag), |(slot, _)| slot.tag == tag);
+            found.into_iter().for_each(|(slot, _)| likely(slot.at()));
+        }
         let Some(changes) = decide()? else { return Ok(false) };
         for (index, (&tag, change)) in tags.iter().zip(changes).enumerate() {
-            let at = shards.binary_search(&self.shard(tag)).expect("its shard is locked");
-            let (shard, hash) = (&mut locked[at], spread(tag));
+            let (shard, hash) = (&mut locked[place(tag)], spread(tag));
             let old = shard.get(hash, |(slot, _)| slot.tag == tag && is(index, slot.at()));
             let old = old.map(|(slot, _)| *slot);
             if let Some(old) = old {

@@ -13,6 +13,7 @@ mod keydir;
 mod log;
 mod options;
 mod position;
+mod prefetch;
 mod segment;
 mod storage;
 mod store;

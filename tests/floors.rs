@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 const FLOORS: &[(&str, u32)] = &[
     ("sync", 0),
     ("position", 0),
+    ("prefetch", 0),
     ("error", 0),
     ("options", 0),
     ("format", 1),

@@ -3,6 +3,7 @@
 #![allow(unsafe_code, reason = "the one file that touches mapped memory")]
 
 use crate::format::frame::HEADER;
+use crate::prefetch::prefetch;
 use memmap2::{Advice, Mmap, MmapMut, MmapOptions};
 use std::fs::File;
 use std::io;
@@ -73,6 +74,13 @@ impl Map {
     /// Where it begins.
     pub(crate) fn address(&self) -> usize {
         self.ptr.as_ptr() as usize
+    }
+
+    /// Asks for the first cache lines of a frame.
+    #[inline]
+    pub(crate) fn prefetch(&self, offset: u64) {
+        let at = self.ptr.as_ptr().wrapping_add(offset as usize);
+        (0..3).for_each(|line| prefetch(at.wrapping_add(line * 64)));
     }
 
     /// Asks for huge pages.

@@ -74,7 +74,8 @@ impl Store {
         let core = self.core();
         loop {
             let mut position = None;
-            let done = self.keydir.change_all(&tags, is, || {
+            let likely = |at| self.prefetch(at);
+            let done = self.keydir.change_all(&tags, likely, is, || {
                 let Some(claim) = core.try_claim(len)? else { return Ok(None) };
                 let (at, changes) = write_all(claim, batch, &headers);
                 position = Some(at);

@@ -94,6 +94,9 @@ fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64)
 }
 
+/// How many lookups of `get_many` go in step: their cache misses overlap.
+const IN_STEP: usize = 32;
+
 /// What a conditional write decides under the lock.
 enum Decision<R> {
     Put(R),
@@ -344,7 +347,45 @@ impl Store {
         &self,
         keys: &[K],
     ) -> Result<Vec<Option<Value<'_>>>, ReadError> {
-        keys.iter().map(|key| self.get(key)).collect()
+        let mut values = Vec::with_capacity(keys.len());
+        // In one epoch, so that those inside cost next to nothing.
+        self.core().table.with(|_| {
+            for keys in keys.chunks(IN_STEP) {
+                self.get_in_step(keys, &mut values)?;
+            }
+            Ok(values)
+        })
+    }
+
+    fn get_in_step<'a, K: AsRef<[u8]>>(
+        &'a self,
+        keys: &[K],
+        values: &mut Vec<Option<Value<'a>>>,
+    ) -> Result<(), ReadError> {
+        let tags: Vec<u32> = keys.iter().map(|key| self.keydir.tag(key.as_ref())).collect();
+        let mut pinned: Vec<_> = keys.iter().map(|_| None).collect();
+        self.keydir.get_all(
+            &tags,
+            |at| self.prefetch(at),
+            |index, at| self.is_key(at, keys[index].as_ref()),
+            |index, at| pinned[index] = Some((at, self.pin(at))),
+        );
+        for pinned in pinned {
+            let found = pinned.map(|(at, pin)| self.read_pinned(at, pin)).transpose()?;
+            let found = found.filter(Found::is_live);
+            values.push(found.map(|f| Value::new(f.value(), f.position, f.pin, &self.log)));
+        }
+        Ok(())
+    }
+
+    /// Asks for the frame that a slot points at. Only under the lock of its shard.
+    fn prefetch(&self, at: LogPosition) {
+        self.core().table.with(|all| {
+            let found = all.binary_search_by_key(&at.segment(), |segment| segment.id());
+            if let Ok(found) = found {
+                all[found].map.prefetch(u64::from(at.offset()));
+            }
+        });
     }
 
     /// Whether a key has a value.
