@@ -75,6 +75,7 @@ impl Header {
         Self::plain(Kind::Entry, body.len() as u32)
     }
 
+    #[inline]
     pub(crate) const fn to_word(self) -> u64 {
         self.kind as u64
             | (self.flags as u64) << 8
@@ -82,6 +83,7 @@ impl Header {
             | (self.value_len as u64) << 32
     }
 
+    #[inline]
     pub(crate) fn from_word(word: u64) -> Option<Self> {
         let kind = match word & 0xff {
             1 => Kind::Entry,
@@ -101,16 +103,19 @@ impl Header {
     }
 
     /// Where in the body the key begins: behind the optional fields.
+    #[inline]
     pub(crate) const fn key_at(self) -> u64 {
         8 * (self.flags & EXPIRES) as u64
     }
 
     /// Where in the body the value begins: behind the key and its padding.
+    #[inline]
     pub(crate) const fn value_at(self) -> u64 {
         self.key_at() + ((self.key_len as u64 + 7) & !7)
     }
 
     /// Bytes of body that the checksum covers.
+    #[inline]
     pub(crate) const fn body_len(self) -> u64 {
         match self.kind {
             Kind::Batch => 0,
@@ -130,6 +135,7 @@ pub(crate) struct Word {
 impl Word {
     /// `Ok(None)` is an unwritten word. The checksum is not looked at; the length is a multiple of
     /// 8 and at most `room`.
+    #[inline]
     pub(crate) fn parse(word: u64, room: u64) -> Result<Option<Self>, CorruptionKind> {
         if word == 0 {
             return Ok(None);
@@ -240,6 +246,24 @@ pub(crate) fn entry_body(salt: u64, offset: u64, word: u64, frame: &[u8]) -> Opt
     }
     let body = &frame[HEADER as usize..][..(header >> 32) as usize];
     (commit_word(salt, offset, len, header, crc(body)) == word).then_some(body)
+}
+
+/// Header and body of a committed frame with a key, if it is one and they fit. Not verified.
+#[inline]
+pub(crate) fn keyed(frame: &[u8]) -> Option<(Header, &[u8])> {
+    let header = Header::from_word(super::u64_at(frame.get(..16)?, 8))?;
+    let fits = frame_len(header.body_len()) == frame.len() as u64;
+    if !fits || !matches!(header.kind, Kind::Put | Kind::Delete) {
+        return None;
+    }
+    Some((header, &frame[HEADER as usize..][..header.body_len() as usize]))
+}
+
+/// The commit word that a committed frame has at its place.
+#[inline]
+pub(crate) fn word_of(salt: u64, offset: u64, header: Header, body: &[u8]) -> u64 {
+    let len = frame_len(header.body_len());
+    commit_word(salt, offset, len, header.to_word(), crc(body))
 }
 
 fn expect(expected: u32, found: u32) -> Result<(), CorruptionKind> {

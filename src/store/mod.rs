@@ -29,7 +29,7 @@ use crate::format::frame::{self, EXPIRES, HEADER, Header, Kind, State, Word};
 use crate::keydir::{Change, Keydir};
 use crate::log::commit::Claim;
 use crate::log::core::Core;
-use crate::log::table::Pin;
+use crate::log::table::{Pin, locate};
 use crate::log::{CommitLog, RecoveryReport, scan};
 use crate::options::Durability;
 use crate::position::LogPosition;
@@ -381,8 +381,7 @@ impl Store {
     /// Asks for the frame that a slot points at. Only under the lock of its shard.
     fn prefetch(&self, at: LogPosition) {
         self.core().table.with(|all| {
-            let found = all.binary_search_by_key(&at.segment(), |segment| segment.id());
-            if let Ok(found) = found {
+            if let Some(found) = locate(all, at.segment()) {
                 all[found].map.prefetch(u64::from(at.offset()));
             }
         });
@@ -458,25 +457,29 @@ impl Store {
         let (segment, offset) = (pin.segment(), u64::from(position.offset()));
         let damaged = |kind| ReadError::Corrupt(Corruption::at(position, kind));
         let word = committed(segment, offset).map_err(damaged)?;
-        let header = if self.verify {
-            let frame = scan::frame_at(segment, offset, segment.end() - offset);
-            frame.map_err(damaged)?.and_then(|frame| frame.header)
-        } else {
-            // SAFETY: seen committed, with Acquire.
-            Header::from_word(crate::format::u64_at(unsafe { segment.map.slice(offset + 8, 8) }, 0))
-        };
-        let fits = |header: &Header| frame::frame_len(header.body_len()) == word.len;
-        let header = header.filter(fits).ok_or_else(|| damaged(CorruptionKind::Header))?;
+        let parsed = Word::parse(word, segment.end() - offset).map_err(damaged)?;
+        let len = parsed.map_or(0, |word| word.len);
         // SAFETY: seen committed, with Acquire.
-        let body = unsafe { segment.map.slice(offset + HEADER, header.body_len()) };
-        Ok(Found { pin, header, body, position })
+        let bytes = unsafe { segment.map.slice(offset, len) };
+        match frame::keyed(bytes) {
+            Some((header, body))
+                if !self.verify || word == frame::word_of(segment.salt(), offset, header, body) =>
+            {
+                Ok(Found { pin, header, body, position })
+            }
+            // Something is wrong with it: say what.
+            _ => match scan::frame_at(segment, offset, segment.end() - offset) {
+                Err(kind) => Err(damaged(kind)),
+                Ok(_) => Err(damaged(CorruptionKind::Header)),
+            },
+        }
     }
 
     /// Whether the frame that a slot points at is a key's. Only under the lock of its shard: header
     /// and key were written under that, before the slot was set.
     fn is_key(&self, at: LogPosition, key: &[u8]) -> bool {
         self.core().table.with(|all| {
-            let found = all.binary_search_by_key(&at.segment(), |segment| segment.id());
+            let found = locate(all, at.segment());
             let segment = &all[found.expect("a slot points at a segment that is there")];
             let offset = u64::from(at.offset());
             // SAFETY: written before the slot was set, under the lock that is held, and not after.
@@ -578,14 +581,14 @@ fn finish(mut claim: Claim<'_, Segment>, header: Header, value: &[u8]) -> LogPos
 }
 
 /// Waits for a frame's commit, which is under way: its writer waits for nobody.
-fn committed(segment: &Segment, offset: u64) -> Result<Word, CorruptionKind> {
+fn committed(segment: &Segment, offset: u64) -> Result<u64, CorruptionKind> {
     let mut patience = Patience::default();
     loop {
         // ORDERING: Acquire; pairs with the Release store of `commit_written`.
         let word = segment.map.word(offset).load(Ordering::Acquire);
-        match Word::parse(word, segment.end() - offset)? {
-            Some(word) if word.state == State::Committed => return Ok(word),
-            Some(word) if word.state == State::Claimed => patience.wait(),
+        match word & 7 {
+            state if state == State::Committed as u64 => return Ok(word),
+            state if state == State::Claimed as u64 => patience.wait(),
             _ => return Err(CorruptionKind::Missing),
         }
     }
