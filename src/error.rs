@@ -257,6 +257,9 @@ pub enum ReadError {
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TruncateError {
+    /// A store lives on the log, and its values may be anywhere in it.
+    #[error("a store lives on the log")]
+    Store,
     /// The position is after the end of the log.
     #[error("{position} is after the end of the log, {tail}")]
     PastEnd {

@@ -180,3 +180,38 @@ fn what_was_acknowledged_survives_a_kill() {
         assert!(output.lines().enumerate().all(|(n, line)| line == format!("line {n}")));
     });
 }
+
+#[test]
+fn a_store_is_loaded_read_and_changed() {
+    with_log(|store, path| {
+        let tsv = b"k1\tone\tx\nk2\ttwo\ty\n";
+        let output = run(&["load", store, "--key", "1", "--value", "2"], tsv);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        assert_eq!(run(&["get", store, "k2"], b"").stdout, b"two\n");
+        assert_eq!(run(&["get", store, "k3"], b"").status.code(), Some(1));
+        let csv = b"id,name\nk3,\"a, b\"\n";
+        let args = ["load", store, "-", "--format", "csv", "--key", "id", "--value", "name"];
+        assert!(run(&args, csv).status.success());
+        assert_eq!(run(&["get", store, "k3"], b"").stdout, b"a, b\n");
+        let json = b"{\"id\": 4, \"v\": \"four\"}\n";
+        let args = ["load", store, "-", "--format", "ndjson", "--key", "id", "--value", "v"];
+        assert!(run(&args, json).status.success());
+        assert!(run(&["put", store, "k1", "-"], b"from stdin").status.success());
+        assert!(run(&["delete", store, "k2"], b"").status.success());
+        assert_eq!(run(&["delete", store, "k2"], b"").status.code(), Some(1));
+        assert_eq!(run(&["count", store], b"").stdout, b"3\n");
+        let lines = text(&run(&["scan", store], b"").stdout);
+        let mut lines: Vec<_> = lines.lines().collect();
+        lines.sort_unstable();
+        assert_eq!(lines, ["4\tfour", "k1\tfrom stdin", "k3\ta, b"]);
+        let args = ["scan", store, "--what", "keys", "--format", "json", "--limit", "1"];
+        let json: serde_json::Value = serde_json::from_slice(&run(&args, b"").stdout).unwrap();
+        assert!(json["key"].is_string() && json.get("value").is_none());
+        let output = run(&["load", store, "--value", "9"], b"only\tthis\n");
+        assert!(text(&output.stderr).contains("line 1 has no column 9"));
+        let missing = path.with_file_name("missing");
+        let output = run(&["get", missing.to_str().unwrap(), "k"], b"");
+        assert!(text(&output.stderr).contains("there is no store in"));
+        assert!(!missing.exists());
+    });
+}

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tailcask::{
-    Batch, Durability, Maintenance, SimulatedDisk, Store, StoreOptions, WriteError, WriteOptions,
+    Batch, Durability, Maintenance, SimulatedDisk, Store, StoreOptions, TruncateError, WriteError,
+    WriteOptions,
 };
 
 fn options() -> StoreOptions {
@@ -267,4 +268,22 @@ fn batches_are_atomic_to_readers() {
     let mut batch = Batch::new();
     batch.put("", "x");
     assert!(matches!(store.write(&batch), Err(WriteError::KeyLength { .. })));
+}
+
+/// What is appended to the log below is kept, and is no key; truncating it would lose values.
+#[test]
+fn the_log_below_can_be_used_but_not_truncated() {
+    let disk = SimulatedDisk::new();
+    let store = options().open_simulated(&disk).unwrap();
+    store.put("a", "1").unwrap();
+    let position = store.log().append(b"an entry").unwrap();
+    let tail = store.log().tail();
+    assert!(matches!(store.log().truncate_before(tail), Err(TruncateError::Store)));
+    store.close().unwrap();
+    let store = options().open_simulated(&disk).unwrap();
+    assert_eq!(&*store.log().read(position).unwrap(), b"an entry");
+    assert_eq!(all(&store).len(), 1);
+    let mut reader = store.log().reader();
+    assert_eq!(&*reader.next_entry().unwrap().unwrap(), b"an entry");
+    assert!(reader.next_entry().unwrap().is_none(), "a put is no entry");
 }

@@ -125,7 +125,12 @@ impl LogOptions {
         let (segments, report) = recovery::look(&*storage, config.recovery_mode)?;
         storage.share();
         let table = table::Table::new(segments);
-        Ok(CommitLog { view: View::ReadOnly(ReadOnly { storage, table }), report, closed: false })
+        Ok(CommitLog {
+            view: View::ReadOnly(ReadOnly { storage, table }),
+            report,
+            closed: false,
+            stored: false,
+        })
     }
 
     /// Opens the log on a simulated disk.
@@ -164,6 +169,8 @@ pub struct CommitLog {
     view: View,
     report: RecoveryReport,
     closed: bool,
+    /// Whether a store lives on it.
+    pub(crate) stored: bool,
 }
 
 impl CommitLog {
@@ -197,7 +204,7 @@ impl CommitLog {
         if !core.is_manual() {
             Background::start(&core).map_err(|e| io_error("start a thread", e))?;
         }
-        Ok(Self { view: View::Writer(core), report, closed: false })
+        Ok(Self { view: View::Writer(core), report, closed: false, stored: false })
     }
 
     pub(crate) fn core(&self) -> Option<&Arc<Core>> {
@@ -371,6 +378,9 @@ impl CommitLog {
     /// [`TruncateError`].
     pub fn truncate_before(&self, position: LogPosition) -> Result<LogPosition, TruncateError> {
         let core = self.core().ok_or(TruncateError::ReadOnly)?;
+        if self.stored {
+            return Err(TruncateError::Store);
+        }
         let io = |error: std::io::Error| TruncateError::Io { source: Arc::new(error) };
         let tail = core.tail.position();
         if position > tail {

@@ -11,7 +11,8 @@ use crate::segment::Segment;
 use std::hash::{BuildHasher, RandomState};
 
 impl Store {
-    pub(super) fn load(log: CommitLog, options: &StoreOptions) -> Result<Self, OpenError> {
+    pub(super) fn load(mut log: CommitLog, options: &StoreOptions) -> Result<Self, OpenError> {
+        log.stored = true;
         let seed = RandomState::new().hash_one(0);
         let keydir = Keydir::new(seed, options.tag_bits);
         let (verify, max_value) = (options.verify, options.max_value);

@@ -1,5 +1,7 @@
 //! The command line of tailcask.
 
+mod store;
+
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -13,7 +15,11 @@ use std::time::Duration;
 use tailcask::{BatchWriter, CommitLog, Durability, LogPosition, LogStats};
 
 #[derive(Parser)]
-#[command(name = "tailcask", version, about = "A commit log at the shell")]
+#[command(
+    name = "tailcask",
+    version,
+    about = "A commit log, and a key-value store on its tail, at the shell"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -24,6 +30,8 @@ enum Command {
     /// The commit log
     #[command(subcommand)]
     Log(Log),
+    #[command(flatten)]
+    Store(store::Command),
 }
 
 #[derive(Subcommand)]
@@ -134,23 +142,29 @@ fn size(text: &str) -> Result<u64, String> {
 }
 
 fn main() -> ExitCode {
-    let Command::Log(command) = Cli::parse().command;
-    let result = match command {
-        Log::Append(args) => append(&args),
-        Log::Cat(args) => cat(&args),
-        Log::Tail(args) => tail(&args),
-        Log::Stat(args) => stat(&args),
-        Log::Verify(args) => verify(&args.dir),
-        Log::Inspect(args) => inspect(&args),
+    let result = match Cli::parse().command {
+        Command::Log(command) => run(&command).map(|()| ExitCode::SUCCESS),
+        Command::Store(command) => store::run(&command),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         // Whoever read our output has seen enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(io::stderr(), "tailcask: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+fn run(command: &Log) -> Result<()> {
+    match command {
+        Log::Append(args) => append(args),
+        Log::Cat(args) => cat(args),
+        Log::Tail(args) => tail(args),
+        Log::Stat(args) => stat(args),
+        Log::Verify(args) => verify(&args.dir),
+        Log::Inspect(args) => inspect(args),
     }
 }
 
