@@ -33,9 +33,9 @@ log/commit.rs|pad: Release|/fn pad</,/^}/ s/Ordering::Release\)/Ordering::Relaxe
 log/commit.rs|claim: Release fence|/unsafe fn new/,/^    }/ s/^ *fence\(Ordering::Release\);//|a_dead_process_leaves_no_body_without_a_claim|
 log/commit.rs|finish: Release (for a reader)|/fn finish\(/,/^    }/ s/(store\(word, Ordering::)Release/\1Relaxed/|a_reader_sees_whole_frames_only|
 log/commit.rs|finish: Release (for the walker)|/fn finish\(/,/^    }/ s/(store\(word, Ordering::)Release/\1Relaxed/|a_segment_is_let_go_after_a_commit|
-log/commit.rs|commit: Release (for a reader)|/fn commit\(/,/^    }/ s/(store\(word, Ordering::)Release/\1Relaxed/|a_reader_sees_whole_frames_only|
-log/commit.rs|commit: Release (for the walker)|/fn commit\(/,/^    }/ s/(store\(word, Ordering::)Release/\1Relaxed/|a_segment_is_let_go_after_a_commit|
-log/commit.rs|commit: Release (for a batch)|/fn commit\(/,/^    }/ s/(store\(word, Ordering::)Release/\1Relaxed/|a_batch_is_seen_whole|
+log/commit.rs|commit: Release (for a reader)|/fn commit_written\(/,/^    }/ s/(store\(word, Ordering::)Release/\1Relaxed/|a_reader_sees_whole_frames_only|
+log/commit.rs|commit: Release (for the walker)|/fn commit_written\(/,/^    }/ s/(store\(word, Ordering::)Release/\1Relaxed/|a_segment_is_let_go_after_a_commit|
+log/commit.rs|commit: Release (for a batch)|/fn commit_written\(/,/^    }/ s/(store\(word, Ordering::)Release/\1Relaxed/|a_batch_is_seen_whole|
 log/commit.rs|void: Release|/fn drop/,/^    }/ s/(store\(word, Ordering::)Release/\1Relaxed/|a_segment_is_let_go_after_a_void|
 log/commit.rs|Prefix::position: Acquire|/fn position\(&self\) -> LogPosition \{$/,/^    }/ s/(position\.load\(Ordering::)Acquire/\1Relaxed/|what_is_before_the_prefix_may_be_read|
 log/commit.rs|Prefix::advance: Release|/fn advance/,/^    }/ s/(store\(position\.as_u64\(\), Ordering::)Release/\1Relaxed/|what_is_before_the_prefix_may_be_read|

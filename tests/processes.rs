@@ -130,7 +130,6 @@ fn a_reader_in_another_process_keeps_no_writer_out_and_follows_it() {
 /// Hazard 9, an open bug: the id of a segment that was made and not used is used again, and a
 /// reader that had it open waits in a file that is gone.
 #[test]
-#[ignore = "fails: a reader that knows the standby of a writer that closed misses what follows"]
 fn a_reader_follows_a_writer_that_is_closed_and_opened_again() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("log");

@@ -239,7 +239,9 @@ fn batches_are_atomic_to_readers() {
     let keys: Vec<String> = (0..10).map(|n| format!("key {n}")).collect();
     let write = |n: u32| {
         let mut batch = Batch::new();
-        keys.iter().for_each(|key| drop(batch.put(key, n.to_le_bytes().repeat(50))));
+        for key in &keys {
+            batch.put(key, n.to_le_bytes().repeat(50));
+        }
         assert_eq!(batch.len(), 10);
         store.write(&batch).unwrap();
     };

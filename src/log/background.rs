@@ -4,6 +4,7 @@
 
 use crate::log::core::Core;
 use crate::options::Durability;
+use crate::position::LogPosition;
 use crate::sync::{Mutex, lock};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -25,7 +26,11 @@ pub(crate) struct Background {
 impl Background {
     pub(crate) fn start(core: &Arc<Core>) -> std::io::Result<()> {
         let standby = spawn("tailcask-standby", core, keep_standby)?;
-        let syncer = spawn("tailcask-sync", core, keep_synced)?;
+        let syncer = spawn("tailcask-sync", core, keep_synced).inspect_err(|_| {
+            // ORDERING: Release; as in `stop`.
+            core.background.stop.store(true, Ordering::Release);
+            standby.thread().unpark();
+        })?;
         let threads = [standby.thread().clone(), syncer.thread().clone()];
         core.background.threads.get_or_init(|| threads);
         lock(&core.background.handles).extend([standby, syncer]);
@@ -94,7 +99,10 @@ fn keep_synced(core: &Core) {
         if core.wants_seal() {
             let _ = core.seal_finished();
         }
-        if core.group.wanted().is_some() || due.is_some_and(|due| due <= Instant::now()) {
+        if let Some(target) = core.group.wanted() {
+            let _ = core.wait_strictly(LogPosition::from_u64(target));
+        }
+        if due.is_some_and(|due| due <= Instant::now()) {
             let _ = core.sync();
             due = period.map(|period| Instant::now() + period);
         }

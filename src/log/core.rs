@@ -517,9 +517,12 @@ impl Core {
     }
 
     fn wait_until(&self, target: LogPosition) -> Result<(), SyncError> {
-        if self.is_durable(target) {
-            return Ok(());
-        }
+        if self.is_durable(target) { Ok(()) } else { self.wait_strictly(target) }
+    }
+
+    /// As `wait_until`, and does not make do with the last sync mark being the only thing before
+    /// `target` that is not durable: tasks in the group wait for the watermark alone.
+    pub(crate) fn wait_strictly(&self, target: LogPosition) -> Result<(), SyncError> {
         if FILLING.get() {
             return Err(SyncError::InsideAppend);
         }
@@ -553,6 +556,9 @@ impl Core {
 
     /// Seals what is finished. Waits for nobody.
     pub(crate) fn seal_finished(&self) -> Result<(), SyncError> {
+        if FILLING.get() {
+            return Err(SyncError::InsideAppend);
+        }
         let prefix = self.prefix.advance(&self.tail);
         let sealed_up_to = LogPosition::new(prefix.segment(), 0);
         if self.group.durable() >= sealed_up_to.as_u64() {
@@ -609,6 +615,7 @@ impl Core {
             let end = segment.header.capacity;
             segment.sync(pending.from, end)?;
             segment.seal(Seal { end, frames: *frames })?;
+            segment.close_file();
             tracing::debug!(segment = segment.id(), "sealed");
             self.counters.sealed_segment();
             pending.finished.pop_front();
@@ -648,11 +655,15 @@ impl Core {
 
     /// Syncs and seals everything. The log is not used afterwards.
     pub(crate) fn close(&self) -> Result<(), SyncError> {
+        let failed = |error| SyncError::Failed { source: Arc::new(error) };
+        // No id is used again, for a reader in another process may have the segment mapped.
+        self.write_next_id().map_err(failed)?;
         if let Some(standby) = self.tail.preparer().withdraw_for_close() {
             self.discard(standby);
+            // Before its predecessor goes, too: a power loss must not bring back the later alone.
+            self.storage.sync_directory().map_err(failed)?;
         }
         self.sync()?;
-        let failed = |error| SyncError::Failed { source: Arc::new(error) };
         self.prefix.advance(&self.tail);
         let (segment, end, frames) = self.prefix.current();
         if frames == 0 {
@@ -664,6 +675,12 @@ impl Core {
         seal_and_shrink(&segment, end, frames).map_err(failed)
     }
 
+    fn write_next_id(&self) -> io::Result<()> {
+        let mut manifest = lock(&self.manifest);
+        manifest.next = lock(&self.next).id.unwrap_or(u32::MAX);
+        self.storage.write_manifest(&manifest.encode())
+    }
+
     pub(crate) fn is_manual(&self) -> bool {
         self.config.maintenance == Maintenance::Manual
     }
@@ -673,7 +690,9 @@ impl Core {
 pub(crate) fn seal_and_shrink(segment: &Segment, end: u64, frames: u64) -> io::Result<()> {
     segment.seal(Seal { end, frames })?;
     segment.sync(0, end)?;
-    segment.shrink()
+    segment.shrink()?;
+    segment.close_file();
+    Ok(())
 }
 
 fn refused(error: io::Error) -> AppendError {

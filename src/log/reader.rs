@@ -71,8 +71,8 @@ pub(crate) fn read_at(view: &View, position: LogPosition) -> Result<Entry<'_>, R
         // A frame that verifies is one, and it is committed, where a place may be looked at.
         if offset.is_multiple_of(8)
             && offset >= FIRST_FRAME
-            && view.may_look(position)
-            && let Some(bytes) = scan::entry_at(segment, offset, segment.end())
+            && let Some(end) = view.look_until(position, segment)
+            && let Some(bytes) = scan::entry_at(segment, offset, end)
         {
             return Ok(Entry { bytes, position, _pin: Some(pin) });
         }
@@ -104,10 +104,10 @@ fn read_closely(view: &View, position: LogPosition) -> Result<Entry<'_>, ReadErr
         });
     };
     let segment = pin.segment();
-    let end = segment.end();
-    if offset % 8 != 0 || offset < FIRST_FRAME || offset >= end || !view.may_look(position) {
+    if offset % 8 != 0 || offset < FIRST_FRAME || offset >= segment.end() {
         return Err(not_an_entry);
     }
+    let Some(end) = view.look_until(position, segment) else { return Err(not_an_entry) };
     match scan::frame_at(segment, offset, end - offset) {
         Ok(None) if is_boundary(segment, offset) => Err(ReadError::Unfinished { position }),
         Ok(None) => Err(not_an_entry),
@@ -301,16 +301,18 @@ impl<'a> LogReader<'a> {
         // a damaged frame, or no frame.
         inside
             && self.at < tail
-            && self.view.may_look(self.at)
-            && (matches!(scan::frame_at(segment, offset, segment.end() - offset), Ok(Some(_)))
-                || is_boundary(segment, offset))
+            && self.view.look_until(self.at, segment).is_some_and(|end| {
+                matches!(scan::frame_at(segment, offset, end - offset), Ok(Some(_)))
+                    || is_boundary(segment, offset)
+            })
     }
 
     /// Goes on to the next segment; false while there is none.
     fn leave(&mut self, segment: &Segment) -> Result<bool, ReadError> {
         let Some(next) = self.view.segment_after(segment.id())? else { return Ok(false) };
-        if next.header.previous > segment.id() {
-            let begin = self.view.begin();
+        let begin = self.view.begin();
+        // Otherwise the one between was lost to damage, and passed over by Salvage.
+        if next.header.previous > segment.id() && begin > self.at {
             return Err(ReadError::Truncated { position: self.at, begin });
         }
         self.at = next.position(FIRST_FRAME);
@@ -333,8 +335,7 @@ impl<'a> LogReader<'a> {
         }
         // A standby that was taken back: its place in the chain is another segment's.
         if offset == FIRST_FRAME
-            && let Ok(Some(next)) = self.view.segment_after(segment.id())
-            && next.header.previous == segment.header.previous
+            && let Some(next) = self.view.instead_of(segment)
         {
             self.at = next.position(FIRST_FRAME);
             self.pin = Some(next);

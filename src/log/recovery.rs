@@ -245,8 +245,8 @@ fn is_blank(storage: &dyn Storage, id: u32, access: Access) -> Result<bool, Open
 }
 
 impl Survey {
-    /// Every segment names the one before it. An unused standby that was to be removed may stand
-    /// beside the chain.
+    /// Every segment names the one before it. Unused ones that were to be removed may stand beside
+    /// the chain.
     fn check_chain(
         &mut self,
         segments: &mut Vec<Segment>,
@@ -255,19 +255,20 @@ impl Survey {
         if mode == RecoveryMode::Salvage {
             return Ok(());
         }
-        let mut at = 1;
-        while at < segments.len() {
-            let (before, here) = (&segments[at - 1], &segments[at]);
-            if here.header.previous == before.id() {
-                at += 1;
-            } else if here.header.previous == before.header.previous && is_unused(before) {
-                self.dropped.push(segments.remove(at - 1).id());
-                at = at.max(2) - 1;
-            } else {
-                let (id, needed_by) = (here.header.previous, here.id());
-                return Err(OpenError::MissingSegment { id, needed_by });
+        let mut chain: Vec<Segment> = Vec::new();
+        for here in segments.drain(..) {
+            let previous = here.header.previous;
+            while chain.last().is_some_and(|last| last.id() > previous && is_unused(last)) {
+                self.dropped.extend(chain.pop().map(|unused| unused.id()));
+            }
+            match chain.last() {
+                Some(last) if last.id() != previous => {
+                    return Err(OpenError::MissingSegment { id: previous, needed_by: here.id() });
+                }
+                _ => chain.push(here),
             }
         }
+        *segments = chain;
         match segments.first() {
             Some(first) if first.id() != self.manifest.first => {
                 Err(OpenError::MissingSegment { id: self.manifest.first, needed_by: 0 })
@@ -372,7 +373,8 @@ impl Survey {
             if scan.frames > 0 {
                 break;
             }
-            self.used |= !self.report.same_boot;
+            // Also where nothing was written: a reader in another process may have it mapped.
+            self.used = true;
             self.report.recovered_segments -= 1;
             self.dropped.push(segment.id());
             self.kept.pop();
@@ -439,6 +441,7 @@ fn write_manifest(storage: &dyn Storage, manifest: Manifest) -> Result<(), OpenE
 
 /// Step 3, for one segment.
 fn repair(segment: &Segment, scan: &Scan) -> std::io::Result<()> {
+    segment.allocate()?;
     for (gap, repair) in &scan.repairs {
         let state = if *repair == Repair::DeadClaim { State::Void } else { State::Pad };
         let word = frame::bare_word(segment.salt(), gap.offset, gap.len, state);
@@ -450,6 +453,7 @@ fn repair(segment: &Segment, scan: &Scan) -> std::io::Result<()> {
         // SAFETY: this thread is alone with the segment, and no claim is in it.
         unsafe { segment.map.slice_mut(scan.end, len - scan.end) }.fill(0);
     }
+    segment.dirty(scan.end);
     segment.sync(FIRST_FRAME, len)?;
     seal_and_shrink(segment, scan.end, scan.frames)
 }

@@ -105,7 +105,7 @@ impl Table {
         look(unsafe { snapshot.deref() })
     }
 
-    fn pin_at(&self, find: impl FnOnce(&[Listed]) -> Option<usize>) -> Option<Pin<'_>> {
+    pub(crate) fn pin_at(&self, find: impl FnOnce(&[Listed]) -> Option<usize>) -> Option<Pin<'_>> {
         self.with(|segments| {
             let segment = &**segments.get(find(segments)?)?;
             let stripe = segment.pins.pin()?;

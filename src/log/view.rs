@@ -8,6 +8,7 @@ use crate::log::scan;
 use crate::log::table::{Pin, Table};
 use crate::log::tail::is_after;
 use crate::position::LogPosition;
+use crate::segment::Segment;
 use crate::storage::Storage;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -67,17 +68,33 @@ impl View {
         }
     }
 
-    /// Whether bytes at this position are known to be where a frame begins, or not to be written
-    /// to any more, so that they may be looked at.
-    pub(crate) fn may_look(&self, position: LogPosition) -> bool {
-        match self {
-            Self::ReadOnly(_) => true,
-            Self::Writer(core) => {
-                position < core.prefix.position()
-                    || position < core.prefix.advance(&core.tail)
-                    || core.prefix.is_frame(&core.tail, position)
-            }
+    /// The segment that follows the one before `segment`, which was taken back and is no part of
+    /// the log: its writer ended before it was written to.
+    pub(crate) fn instead_of(&self, segment: &Segment) -> Option<Pin<'_>> {
+        let Self::ReadOnly(log) = self else { return None };
+        // What another process did is looked for again by the next call, if it cannot be now.
+        let _ = log.refresh(segment.id());
+        log.table.pin_at(|all| {
+            let previous = segment.header.previous;
+            all.iter().position(|s| s.id() > segment.id() && s.header.previous == previous)
+        })
+    }
+
+    /// Up to where in its segment bytes may be looked at from a position on, which may come from
+    /// anywhere: they are not written to any more, or a frame is known to begin there. `None`: not
+    /// at all.
+    #[inline]
+    pub(crate) fn look_until(&self, position: LogPosition, segment: &Segment) -> Option<u64> {
+        let Self::Writer(core) = self else { return Some(segment.end()) };
+        let mut prefix = core.prefix.position();
+        if position >= prefix {
+            prefix = core.prefix.advance(&core.tail);
         }
+        if position >= prefix {
+            return core.prefix.is_frame(&core.tail, position).then(|| segment.end());
+        }
+        let same = prefix.segment() == segment.id();
+        Some(if same { u64::from(prefix.offset()) } else { segment.end() })
     }
 
     /// Waits until `ready` or the deadline.

@@ -6,8 +6,10 @@ mod pins;
 use crate::error::{Corruption, CorruptionKind, OpenError};
 use crate::format::VERSION;
 use crate::format::header::{BadHeader, FIRST_FRAME, SEAL, SEAL_MAGIC, Seal, SegmentHeader};
+use crate::options::MAX_SEGMENT;
 use crate::position::LogPosition;
 use crate::storage::{Access, Opened, SegmentFile, Storage};
+use crate::sync::{Mutex, lock};
 use map::Map;
 pub(crate) use pins::{Pins, Stripe};
 use std::io;
@@ -32,7 +34,8 @@ pub(crate) struct Segment {
     pub(crate) roll: Option<u32>,
     /// Only in a log that is opened for reading and was left by a dead process; in order.
     pub(crate) gaps: Vec<Gap>,
-    file: Box<dyn SegmentFile>,
+    /// Closed once the segment is sealed, or found sealed: descriptors are few, segments are many.
+    file: Mutex<Option<Box<dyn SegmentFile>>>,
 }
 
 /// The name of a segment's file.
@@ -63,7 +66,16 @@ impl Segment {
         // A file that was cut short may end inside a word.
         let end = AtomicU64::new(map.len() as u64 & !7);
         let (pins, sealed) = (Pins::default(), AtomicBool::new(false));
-        Self { header, map, pins, end, sealed, roll, gaps: Vec::new(), file }
+        Self {
+            header,
+            map,
+            pins,
+            end,
+            sealed,
+            roll,
+            gaps: Vec::new(),
+            file: Mutex::new(Some(file)),
+        }
     }
 
     /// Opens a segment and reads its head. The frames are not looked at.
@@ -91,11 +103,16 @@ impl Segment {
         if header.id != id {
             return Err(damaged(16, "it has the id of another segment").into());
         }
+        if header.capacity > MAX_SEGMENT {
+            return Err(damaged(48, "more than a segment can have").into());
+        }
         if map.len() as u64 > header.capacity {
             return Err(damaged(48, "the file is longer than it says").into());
         }
         let segment = Self::new(header, map, file, None);
-        segment.load_seal();
+        if segment.load_seal().is_some() || access == Access::Read {
+            segment.close_file();
+        }
         Ok(segment)
     }
 
@@ -161,14 +178,39 @@ impl Segment {
     }
 
     pub(crate) fn sync(&self, from: u64, to: u64) -> io::Result<()> {
-        self.file.sync(from, to)
+        self.with_file(|file| file.sync(from, to))
     }
 
-    /// Gives back what lies beyond the end, but for the page that a reader in another process may
-    /// still look at.
+    fn with_file(&self, run: impl FnOnce(&dyn SegmentFile) -> io::Result<()>) -> io::Result<()> {
+        // Without a file it is sealed, and nothing is left to be done.
+        lock(&self.file).as_deref().map_or(Ok(()), run)
+    }
+
+    pub(crate) fn close_file(&self) {
+        *lock(&self.file) = None;
+    }
+
+    /// Makes sure that every page may be written to: a copy of the file may have holes, and on a
+    /// full disk a write to one is a SIGBUS.
+    pub(crate) fn allocate(&self) -> io::Result<()> {
+        self.with_file(|file| file.allocate(self.map.len() as u64))
+    }
+
+    /// Makes every page up to `end` dirty, so that the next sync writes all of them: after a sync
+    /// that failed, the kernel may take pages for clean that are not on the device.
+    pub(crate) fn dirty(&self, end: u64) {
+        for page in (0..end).step_by(4096) {
+            let word = self.map.word(page);
+            // ORDERING: Relaxed; only recovery does this, alone with the segment.
+            word.store(word.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+    }
+
+    /// Gives back the space beyond the end. The file keeps its length, so that a reader in another
+    /// process that has it mapped finds zeros there, and no SIGBUS.
     pub(crate) fn shrink(&self) -> io::Result<()> {
-        let keep = (self.end() + 8).next_multiple_of(4096);
-        if keep < self.map.len() as u64 { self.file.shrink(keep) } else { Ok(()) }
+        let (keep, len) = (self.end().next_multiple_of(4096), self.map.len() as u64);
+        if keep < len { self.with_file(|file| file.release(keep, len)) } else { Ok(()) }
     }
 }
 

@@ -50,8 +50,10 @@ pub(crate) struct Opened {
 pub(crate) trait SegmentFile: Send + Sync + Debug {
     /// Makes a range of bytes durable.
     fn sync(&self, from: u64, to: u64) -> io::Result<()>;
-    /// Gives back what lies beyond `len`. Nobody may touch it afterwards.
-    fn shrink(&self, len: u64) -> io::Result<()>;
+    /// Gives back the space of a range, which reads as zeros afterwards, where that can be done.
+    fn release(&self, from: u64, to: u64) -> io::Result<()>;
+    /// Allocates what is not allocated of the first `len` bytes.
+    fn allocate(&self, len: u64) -> io::Result<()>;
 }
 
 /// What an `io::Error` means for opening.

@@ -141,7 +141,13 @@ fn try_lock(tried: Result<(), TryLockError>) -> Result<bool, OpenError> {
 fn make_private(path: &Path) -> Result<(), OpenError> {
     match std::fs::DirBuilder::new().mode(0o700).create(path) {
         Ok(()) => sync_parent(path).map_err(|e| io_error("sync the parent directory", e)),
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        // Whoever made it may not have synced its name.
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => match sync_parent(path) {
+            Err(e) if e.kind() != io::ErrorKind::PermissionDenied => {
+                Err(io_error("sync the parent directory", e))
+            }
+            _ => Ok(()),
+        },
         Err(e) => Err(io_error(format!("create {}", path.display()), e)),
     }
 }
@@ -244,7 +250,16 @@ impl SegmentFile for RealFile {
         self.0.sync_data()
     }
 
-    fn shrink(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+    fn release(&self, from: u64, to: u64) -> io::Result<()> {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        match rustix::fs::fallocate(&self.0, flags, from, to - from) {
+            // The space stays taken, and nothing else is lost.
+            Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
+            other => Ok(other?),
+        }
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        Ok(rustix::fs::fallocate(&self.0, FallocateFlags::empty(), 0, len)?)
     }
 }

@@ -327,7 +327,11 @@ impl SegmentFile for SimulatedFile {
         Ok(())
     }
 
-    fn shrink(&self, _len: u64) -> io::Result<()> {
+    fn allocate(&self, _len: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn release(&self, _from: u64, _to: u64) -> io::Result<()> {
         Ok(())
     }
 }
