@@ -1,7 +1,8 @@
 //! Bugs that logs like this one have had, where no other test is about them.
 
 use tailcask::{
-    CommitLog, Durability, LogOptions, LogPosition, Maintenance, OpenError, SimulatedDisk,
+    CommitLog, Durability, LogOptions, LogPosition, Maintenance, OpenError, ReadError,
+    SimulatedDisk,
 };
 
 fn options() -> LogOptions {
@@ -189,4 +190,92 @@ fn a_directory_without_write_permission_is_an_error_that_says_so() {
     assert_eq!(count(&options().open_read_only(&path).unwrap()), 1, "reading goes on");
     mode(0o700);
     assert_eq!(count(&options().open(&path).unwrap()), 1);
+}
+
+/// A reader in another handle has the whole segment mapped; closing gives its space back.
+#[test]
+fn a_position_behind_the_end_of_a_closed_segment_is_an_error_to_a_follower() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    let log = options().open(&path).unwrap();
+    log.append(b"x").unwrap();
+    let follower = options().open_read_only(&path).unwrap();
+    log.close().unwrap();
+    for offset in [4096, 1 << 20, (2 << 20) - 8] {
+        let read = follower.read(LogPosition::from_u64(1 << 32 | offset));
+        assert!(matches!(read, Err(ReadError::PastEnd { .. })), "{read:?}");
+    }
+}
+
+/// Positions have 32 bits for an offset: a segment beyond that would be read in circles.
+#[test]
+fn a_segment_of_more_than_four_gib_is_refused() {
+    use std::os::unix::fs::FileExt;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    let log = options().open(&path).unwrap();
+    log.append(b"x").unwrap();
+    log.close().unwrap();
+    let name = path.join("00000000000000000001.seg");
+    let file = std::fs::OpenOptions::new().read(true).write(true).open(name).unwrap();
+    let mut head = [0; 64];
+    file.read_exact_at(&mut head, 0).unwrap();
+    head[48..56].copy_from_slice(&(12u64 << 30).to_le_bytes());
+    let crc = crc32fast::hash(&head[..60]);
+    head[60..64].copy_from_slice(&crc.to_le_bytes());
+    file.set_len(12 << 30).unwrap();
+    file.write_all_at(&head, 0).unwrap();
+    assert!(matches!(options().open(&path), Err(OpenError::Corrupt(_))));
+    assert!(matches!(options().open_read_only(&path), Err(OpenError::Corrupt(_))));
+}
+
+/// A task that waits for the place right behind a sync mark, which needs a sync of its own.
+#[test]
+fn a_task_that_waits_for_what_a_sync_left_behind_is_woken() {
+    use std::future::Future;
+    use std::sync::Arc;
+    use std::task::{Context, Wake, Waker};
+    struct Unpark(std::thread::Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let log = CommitLog::open(dir.path().join("log")).unwrap();
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    for _ in 0..300 {
+        log.append(b"something").unwrap();
+        std::thread::scope(|scope| {
+            let before = log.tail();
+            let sync = scope.spawn(|| log.sync().unwrap());
+            while log.tail() == before && !sync.is_finished() {
+                std::hint::spin_loop();
+            }
+            let mut future = std::pin::pin!(log.wait_durable_async(log.tail()));
+            let mut patience = 0;
+            while future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {
+                std::thread::park_timeout(std::time::Duration::from_secs(5));
+                patience += 1;
+                assert!(patience < 10, "not woken");
+            }
+        });
+    }
+}
+
+/// Inside a closure that fills a frame, whatever waits for frames to finish is refused.
+#[test]
+fn nothing_that_waits_is_done_inside_an_append() {
+    let disk = SimulatedDisk::new();
+    let log = options().open_simulated(&disk).unwrap();
+    for n in 0..40u8 {
+        log.append(&vec![n; 100_000]).unwrap();
+    }
+    log.append_with(8, |_| {
+        assert!(log.sync().is_err() && log.maintain().is_err());
+        assert!(log.truncate_before(log.tail()).is_err());
+    })
+    .unwrap();
+    log.sync().unwrap();
+    log.truncate_before(log.tail()).unwrap();
 }

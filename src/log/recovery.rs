@@ -205,7 +205,13 @@ fn survey(storage: &dyn Storage, mode: RecoveryMode, access: Access) -> Result<S
             Ok(segment) if mode == RecoveryMode::Strict && is_cut(&segment) => {
                 return Err(cut(&segment).into());
             }
-            Ok(segment) => segments.push(segment),
+            Ok(segment) => {
+                if access == Access::Write && !segment.is_sealed() {
+                    let failed = |e| io_error(format!("allocate segment {id}"), e);
+                    segment.allocate().map_err(failed)?;
+                }
+                segments.push(segment);
+            }
             Err(OpenError::Corrupt(corruption)) => match mode {
                 _ if id == highest && is_blank(storage, id, access)? => dropped.push(id),
                 RecoveryMode::Strict => return Err(corruption.into()),
@@ -441,7 +447,6 @@ fn write_manifest(storage: &dyn Storage, manifest: Manifest) -> Result<(), OpenE
 
 /// Step 3, for one segment.
 fn repair(segment: &Segment, scan: &Scan) -> std::io::Result<()> {
-    segment.allocate()?;
     for (gap, repair) in &scan.repairs {
         let state = if *repair == Repair::DeadClaim { State::Void } else { State::Pad };
         let word = frame::bare_word(segment.salt(), gap.offset, gap.len, state);
