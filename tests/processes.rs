@@ -330,7 +330,31 @@ fn fill(path: &Path) {
     let all = entries(&options().open(path).unwrap());
     assert_eq!(all.len(), usize::from(appended) + 1);
     assert!(all.iter().enumerate().all(|(n, entry)| *entry == vec![n as u8; 100_000]));
+    open_a_copy_with_holes(path.parent().unwrap());
     say("filled");
+}
+
+/// A copy leaves out what is zero. On a full file system a write to that would be a SIGBUS.
+fn open_a_copy_with_holes(dir: &Path) {
+    let (from, copy) = (dir.join("from"), dir.join("copy"));
+    let log = options().initial_segment_size(2 << 20).open(&from).unwrap();
+    log.append(b"before").unwrap();
+    log.abandon_reservation(1 << 20);
+    log.append(b"behind").unwrap();
+    log.abort();
+    let copied = Command::new("cp").args(["-a", "--sparse=always"]).arg(&from).arg(&copy).status();
+    assert!(copied.unwrap().success());
+    std::fs::remove_dir_all(from).unwrap();
+    let filler = dir.join("filler");
+    let _ = std::fs::write(&filler, vec![1; 12 << 20]);
+    match options().open(&copy) {
+        Err(OpenError::Io { source, .. }) => {
+            assert_eq!(source.kind(), std::io::ErrorKind::StorageFull);
+        }
+        other => panic!("{other:?}"),
+    }
+    std::fs::remove_file(filler).unwrap();
+    assert_eq!(entries(&options().open(&copy).unwrap()), [&b"before"[..], b"behind"]);
 }
 
 /// Promise 7 on a real file system: a small one, in a name space of its own.
