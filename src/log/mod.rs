@@ -123,10 +123,11 @@ impl LogOptions {
             return Err(OpenError::NotFound { path: dir.as_ref().into() });
         }
         let (segments, report) = recovery::look(&*storage, config.recovery_mode)?;
+        let salvage = config.recovery_mode == RecoveryMode::Salvage;
         storage.share();
         let table = table::Table::new(segments);
         Ok(CommitLog {
-            view: View::ReadOnly(ReadOnly { storage, table }),
+            view: View::ReadOnly(ReadOnly { storage, table, salvage }),
             report,
             closed: false,
             stored: false,

@@ -309,10 +309,15 @@ impl<'a> LogReader<'a> {
 
     /// Goes on to the next segment; false while there is none.
     fn leave(&mut self, segment: &Segment) -> Result<bool, ReadError> {
-        let Some(next) = self.view.segment_after(segment.id())? else { return Ok(false) };
-        let begin = self.view.begin();
-        // Otherwise the one between was lost to damage, and passed over by Salvage.
-        if next.header.previous > segment.id() && begin > self.at {
+        let Some(mut next) = self.view.segment_after(segment.id())? else { return Ok(false) };
+        let gap = |next: &Segment| next.header.previous > segment.id();
+        if gap(&next)
+            && let Some(found) = self.view.segment_after_again(segment.id())?
+        {
+            next = found;
+        }
+        if gap(&next) && !self.view.is_lost_behind(self.at) {
+            let begin = self.view.begin().max(next.position(FIRST_FRAME));
             return Err(ReadError::Truncated { position: self.at, begin });
         }
         self.at = next.position(FIRST_FRAME);

@@ -129,7 +129,7 @@ pub(crate) fn look(
     mode: RecoveryMode,
 ) -> Result<(Vec<Arc<Segment>>, RecoveryReport), OpenError> {
     if storage.is_shared() {
-        return Ok((open_live(storage, 0)?, RecoveryReport::default()));
+        return Ok((open_live(storage, |_| true)?, RecoveryReport::default()));
     }
     let survey = survey(storage, mode, Access::Read)?;
     let segments = survey.kept.into_iter().map(|(mut segment, scan)| {
@@ -142,10 +142,13 @@ pub(crate) fn look(
     Ok((segments.collect(), survey.report))
 }
 
-/// The segments with ids above `after`, while a writer may be adding and removing some.
-pub(crate) fn open_live(storage: &dyn Storage, after: u32) -> Result<Vec<Arc<Segment>>, OpenError> {
+/// The segments with ids that are wanted, while a writer may be adding and removing some.
+pub(crate) fn open_live(
+    storage: &dyn Storage,
+    wanted: impl Fn(u32) -> bool,
+) -> Result<Vec<Arc<Segment>>, OpenError> {
     let mut segments = Vec::new();
-    for id in ids(storage)?.into_iter().filter(|&id| id > after) {
+    for id in ids(storage)?.into_iter().filter(|&id| wanted(id)) {
         match Segment::open(storage, id, Access::Read) {
             Ok(segment) => segments.push(Arc::new(segment)),
             // Truncated away since it was listed.

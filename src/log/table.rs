@@ -138,6 +138,10 @@ impl Table {
     pub(crate) fn insert(&self, segment: Arc<Segment>) {
         let mut owned = lock(&self.owned);
         let at = owned.segments.partition_point(|s| s.id() < segment.id());
+        if owned.segments.get(at).is_some_and(|there| there.id() == segment.id()) {
+            // Two readers of a log that another process writes found it at the same time.
+            return;
+        }
         owned.segments.insert(at, segment);
         self.replace(&owned.segments, None);
     }

@@ -5,7 +5,7 @@ use crate::format::header::FIRST_FRAME;
 use crate::log::core::Core;
 use crate::log::recovery;
 use crate::log::scan;
-use crate::log::table::{Pin, Table};
+use crate::log::table::{Pin, Table, locate};
 use crate::log::tail::is_after;
 use crate::position::LogPosition;
 use crate::segment::Segment;
@@ -20,6 +20,8 @@ const POLL: std::ops::Range<Duration> = Duration::from_micros(200)..Duration::fr
 pub(crate) struct ReadOnly {
     pub(crate) storage: Box<dyn Storage>,
     pub(crate) table: Table,
+    /// Whether segments may be missing that were lost to damage.
+    pub(crate) salvage: bool,
 }
 
 #[derive(Debug)]
@@ -65,6 +67,22 @@ impl View {
                 }
                 Ok(log.table.pin_after(id))
             }
+        }
+    }
+
+    /// As `segment_after`, looked for again on the disk, where another process may write.
+    pub(crate) fn segment_after_again(&self, id: u32) -> Result<Option<Pin<'_>>, ReadError> {
+        if let Self::ReadOnly(log) = self {
+            log.refresh(id)?;
+        }
+        self.segment_after(id)
+    }
+
+    /// Whether a segment that is missing behind a position was lost to damage, and not truncated.
+    pub(crate) fn is_lost_behind(&self, position: LogPosition) -> bool {
+        match self {
+            Self::Writer(_) => self.begin() <= position,
+            Self::ReadOnly(log) => log.salvage,
         }
     }
 
@@ -120,10 +138,12 @@ impl View {
 }
 
 impl ReadOnly {
-    /// Takes in segments that another process added.
+    /// Takes in segments behind `after` that another process added. Also between known ones: a
+    /// directory that is read while it changes may show a later name and not an earlier one.
     fn refresh(&self, after: u32) -> Result<(), ReadError> {
-        let known = self.table.with(|all| all.last().map_or(after, |last| last.id()));
-        let new = recovery::open_live(&*self.storage, known).map_err(|error| match error {
+        let known = |id| self.table.with(|all| locate(all, id).is_some());
+        let wanted = |id| id > after && !known(id);
+        let new = recovery::open_live(&*self.storage, wanted).map_err(|error| match error {
             OpenError::Corrupt(corruption) => ReadError::Corrupt(corruption),
             OpenError::Io { source, .. } => ReadError::Io { source: Arc::new(source) },
             other => ReadError::Io { source: Arc::new(std::io::Error::other(other)) },
