@@ -28,7 +28,9 @@ macro_rules! prefetch_slot {
         // hashbrown lays the slots out downward from where the control bytes begin.
         let (control, first) = ($table.data_end(), $hash as usize & ($table.buckets() - 1));
         prefetch(control.as_ptr().cast::<u8>().wrapping_add(first));
+        // A slot is where its probe begins or a few further on, in this line or the next.
         prefetch(control.as_ptr().wrapping_sub(first + 1));
+        prefetch(control.as_ptr().wrapping_sub(first + 5));
     }};
 }
 
@@ -71,6 +73,7 @@ impl Keydir {
         found: impl FnOnce(LogPosition) -> R,
     ) -> Option<R> {
         let shard = self.map.shards()[self.shard(tag)].read();
+        prefetch_slot!(shard, spread(tag));
         let (slot, _) = shard.get(spread(tag), |(slot, _)| slot.tag == tag && is(slot.at()))?;
         Some(found(slot.at()))
     }
