@@ -656,17 +656,25 @@ impl Core {
     /// Syncs and seals everything. The log is not used afterwards.
     pub(crate) fn close(&self) -> Result<(), SyncError> {
         let failed = |error| SyncError::Failed { source: Arc::new(error) };
-        // No id is used again, for a reader in another process may have the segment mapped.
-        self.write_next_id().map_err(failed)?;
-        if let Some(standby) = self.tail.preparer().withdraw_for_close() {
+        let standby = self.tail.preparer().withdraw_for_close();
+        self.sync()?;
+        // No id is used again, for a reader in another process may have the segment mapped. Where
+        // that cannot be written down (a full disk), what is unused is left to the next recovery.
+        let noted = self.write_next_id();
+        if let Err(error) = &noted {
+            tracing::warn!(%error, "unused segments are left in place");
+        }
+        if let Some(standby) = standby.filter(|_| noted.is_ok()) {
             self.discard(standby);
             // Before its predecessor goes, too: a power loss must not bring back the later alone.
             self.storage.sync_directory().map_err(failed)?;
         }
-        self.sync()?;
         self.prefix.advance(&self.tail);
         let (segment, end, frames) = self.prefix.current();
         if frames == 0 {
+            if noted.is_err() {
+                return Ok(());
+            }
             let id = segment.id();
             drop(segment);
             return self.storage.remove(&file_name(id)).map_err(failed);
