@@ -289,3 +289,25 @@ fn the_log_below_can_be_used_but_not_truncated() {
     assert_eq!(&*reader.next_entry().unwrap().unwrap(), b"an entry");
     assert!(reader.next_entry().unwrap().is_none(), "a put is no entry");
 }
+
+/// What a key has is what was put at the highest position, whatever the threads do: recovery goes
+/// by that.
+#[test]
+fn the_order_of_puts_is_that_of_their_positions() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path().join("store")).unwrap();
+    for round in 0..200u32 {
+        let put = &|thread: u32| {
+            let each = (0..20).map(|n| {
+                let value = [round, thread, n].map(u32::to_le_bytes).concat();
+                (store.put("key", &value).unwrap(), value)
+            });
+            each.max().unwrap()
+        };
+        let last = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..3).map(|thread| scope.spawn(move || put(thread))).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).max().unwrap()
+        });
+        assert_eq!(value(&store, b"key").unwrap(), last.1, "round {round}");
+    }
+}

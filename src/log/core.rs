@@ -362,7 +362,9 @@ impl Core {
                 self.prepare(&mut preparer)?;
             }
             self.tail.roll();
-            lock(&self.next).hurry(&self.config);
+            if !self.is_manual() {
+                lock(&self.next).hurry(&self.config);
+            }
             drop(preparer);
             self.counters.waited_for_standby(waiting.elapsed());
         }

@@ -50,8 +50,8 @@ impl LogOptions {
         self
     }
 
-    /// Bytes of the first segment of an empty log; each one is twice as large as the one before,
-    /// up to [`segment_size`](Self::segment_size). A multiple of 2 MiB. Default 2 MiB.
+    /// Bytes of the first segment of an empty log; each one is twice as large as the one before
+    /// (eight times, where a writer had to wait for it), up to [`segment_size`](Self::segment_size). A multiple of 2 MiB. Default 2 MiB.
     pub fn initial_segment_size(mut self, bytes: u64) -> Self {
         self.config.initial_segment_size = bytes;
         self
