@@ -3,8 +3,8 @@
 //! ```text
 //!  0  u64  commit word: length (a multiple of 8) | state (low 3 bits); checksum (high half)
 //!  8  u64  header word: kind u8, flags u8, key length u16, value length u32
-//! 16       body: for an entry, its bytes; for a put, u64 expiry if flagged, the key, padding to 8,
-//!          the value; for a delete, the key; then padding to 8
+//! 16       body: for an entry, its bytes; for a put, u64 expiry and u64 origin if flagged, the key,
+//!          padding to 8, the value; for a delete, u64 origin if flagged, the key; padding to 8
 //! ```
 //!
 //! The checksum is `crc32(body) ^ seed`, where the seed mixes the segment's salt, the frame's
@@ -50,8 +50,11 @@ pub(crate) enum Kind {
     Delete = 5,
 }
 
-/// A flag of a put: its body begins with the time at which it expires.
+/// A flag of a put: the time at which it expires is in front of the key.
 pub(crate) const EXPIRES: u8 = 1;
+/// A flag of a frame that a merge moved: the position that it was written at is in front of the key
+/// (and behind the expiry, if there is one).
+pub(crate) const MOVED: u8 = 2;
 
 /// The header word of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,8 +98,8 @@ impl Header {
         };
         let (flags, key_len) = ((word >> 8) as u8, (word >> 16) as u16);
         let sound = match kind {
-            Kind::Put => key_len > 0 && flags & !EXPIRES == 0,
-            Kind::Delete => key_len > 0 && flags == 0 && word >> 32 == 0,
+            Kind::Put => key_len > 0 && flags & !(EXPIRES | MOVED) == 0,
+            Kind::Delete => key_len > 0 && flags & !MOVED == 0 && word >> 32 == 0,
             _ => key_len == 0 && flags == 0,
         };
         sound.then_some(Self { kind, flags, key_len, value_len: (word >> 32) as u32 })
@@ -105,7 +108,13 @@ impl Header {
     /// Where in the body the key begins: behind the optional fields.
     #[inline]
     pub(crate) const fn key_at(self) -> u64 {
-        8 * (self.flags & EXPIRES) as u64
+        8 * (self.flags & (EXPIRES | MOVED)).count_ones() as u64
+    }
+
+    /// Where in the body the position is that it was written at, if a merge moved it.
+    #[inline]
+    pub(crate) const fn origin_at(self) -> Option<u64> {
+        if self.flags & MOVED != 0 { Some(8 * (self.flags & EXPIRES) as u64) } else { None }
     }
 
     /// Where in the body the value begins: behind the key and its padding.

@@ -3,9 +3,10 @@
 //! ```text
 //!   0  u64  magic "tailcask"        64  u64  seal magic "sealed\n\0"
 //!   8  u32  format version          72  u64  end: bytes in use, this head included
-//!  12  u32  kind (1: log)           80  u64  frames below it
+//!  12  u32  kind (1: log, 2: merged) 80 u64  frames below it
 //!  16  u32  id                      88  u64  checksum of the three, with the salt
 //!  20  u32  id of the one before    96       reserved, zero
+//!           (0: none, or merged)
 //!  24  u64  salt
 //!  32  u128 boot id of the kernel
 //!  48  u64  capacity: bytes preallocated
@@ -19,6 +20,7 @@ const MAGIC: u64 = u64::from_le_bytes(*b"tailcask");
 /// Marks a seal; written last.
 pub(crate) const SEAL_MAGIC: u64 = u64::from_le_bytes(*b"sealed\n\0");
 const KIND_LOG: u32 = 1;
+const KIND_MERGED: u32 = 2;
 /// Where the seal is.
 pub(crate) const SEAL: u64 = 64;
 /// Where the first frame is.
@@ -28,6 +30,8 @@ pub(crate) const FIRST_FRAME: u64 = 128;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SegmentHeader {
     pub(crate) id: u32,
+    /// Whether it is what a merge made, and no part of the log.
+    pub(crate) merged: bool,
     /// The log segment before this one, 0 if there is none.
     pub(crate) previous: u32,
     pub(crate) salt: u64,
@@ -49,7 +53,8 @@ impl SegmentHeader {
         let mut bytes = [0; FIRST_FRAME as usize];
         bytes[0..8].copy_from_slice(&MAGIC.to_le_bytes());
         bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
-        bytes[12..16].copy_from_slice(&KIND_LOG.to_le_bytes());
+        let kind = if self.merged { KIND_MERGED } else { KIND_LOG };
+        bytes[12..16].copy_from_slice(&kind.to_le_bytes());
         bytes[16..20].copy_from_slice(&self.id.to_le_bytes());
         bytes[20..24].copy_from_slice(&self.previous.to_le_bytes());
         bytes[24..32].copy_from_slice(&self.salt.to_le_bytes());
@@ -75,11 +80,14 @@ impl SegmentHeader {
         if u32_at(head, 8) != VERSION {
             return Err(BadHeader::Version(u32_at(head, 8)));
         }
-        if u32_at(head, 12) != KIND_LOG {
-            return Err(BadHeader::Damaged("the kind is unknown"));
-        }
+        let merged = match u32_at(head, 12) {
+            KIND_LOG => false,
+            KIND_MERGED => true,
+            _ => return Err(BadHeader::Damaged("the kind is unknown")),
+        };
         Ok(Self {
             id: u32_at(head, 16),
+            merged,
             previous: u32_at(head, 20),
             salt: u64_at(head, 24),
             boot_id: u128::from(u64_at(head, 32)) | u128::from(u64_at(head, 40)) << 64,
@@ -119,6 +127,7 @@ mod tests {
 
     const HEADER: SegmentHeader = SegmentHeader {
         id: 7,
+        merged: false,
         previous: 5,
         salt: 0x1122_3344_5566_7788,
         boot_id: 0xaabb,

@@ -2,6 +2,7 @@
 
 pub(crate) mod frame;
 pub(crate) mod header;
+pub(crate) mod hint;
 pub(crate) mod manifest;
 
 /// The version of everything in this module.

@@ -731,7 +731,9 @@ impl Next {
         };
         let salt = random();
         let boot_id = storage.boot_id().unwrap_or(0);
-        let header = SegmentHeader { id, previous: self.previous, salt, boot_id, capacity };
+        let previous = self.previous;
+        let merged = false;
+        let header = SegmentHeader { id, merged, previous, salt, boot_id, capacity };
         let segment = Segment::create(storage, header, Some((roll & 0xff_ffff) as u32))?;
         self.id = id.checked_add(1);
         self.previous = id;

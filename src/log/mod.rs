@@ -22,6 +22,7 @@ pub use stats::{Distribution, LogStats};
 use self::background::Background;
 use self::core::Core;
 use self::group::Poll as Durable;
+use self::table::Pin;
 use self::view::{ReadOnly, View};
 use crate::error::{AppendError, OpenError, ReadError, SyncError, TruncateError};
 use crate::options::{Config, Durability, MAX_SEGMENT, Maintenance, RecoveryMode, SEGMENT_UNIT};
@@ -123,14 +124,15 @@ impl LogOptions {
             return Err(OpenError::NotFound { path: dir.as_ref().into() });
         }
         let (segments, report) = recovery::look(&*storage, config.recovery_mode)?;
-        let salvage = config.recovery_mode == RecoveryMode::Salvage;
+        let stored = recovery::is_store(&*storage)?;
+        let gaps = stored || config.recovery_mode == RecoveryMode::Salvage;
         storage.share();
         let table = table::Table::new(segments);
         Ok(CommitLog {
-            view: View::ReadOnly(ReadOnly { storage, table, salvage }),
+            view: View::ReadOnly(ReadOnly { storage, table, gaps }),
             report,
             closed: false,
-            stored: false,
+            stored,
         })
     }
 
@@ -200,12 +202,13 @@ impl CommitLog {
 
     fn start(storage: Box<dyn Storage>, config: Config) -> Result<Self, OpenError> {
         let (found, report) = recovery::recover(&*storage, config.recovery_mode)?;
+        let stored = found.manifest.seed.is_some();
         let core = Core::start(storage, config, found);
         let core = Arc::new(core.map_err(|e| io_error("create a segment", e))?);
         if !core.is_manual() {
             Background::start(&core).map_err(|e| io_error("start a thread", e))?;
         }
-        Ok(Self { view: View::Writer(core), report, closed: false, stored: false })
+        Ok(Self { view: View::Writer(core), report, closed: false, stored })
     }
 
     pub(crate) fn core(&self) -> Option<&Arc<Core>> {
@@ -215,9 +218,9 @@ impl CommitLog {
         }
     }
 
-    /// A segment, kept mapped for as long as the caller keeps it.
-    pub(crate) fn segment(&self, id: u32) -> Option<Arc<Segment>> {
-        self.view.table().segments().into_iter().find(|segment| segment.id() == id)
+    /// The segment of a pin, kept mapped without it for as long as the caller keeps it.
+    pub(crate) fn segment(&self, pin: &Pin<'_>) -> Arc<Segment> {
+        self.view.table().pinned(pin)
     }
 
     #[inline]

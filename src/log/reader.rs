@@ -270,10 +270,17 @@ impl<'a> LogReader<'a> {
         if self.at == LogPosition::START {
             self.at = begin;
         }
-        if self.at < begin {
+        if self.at < begin && !self.view.is_store() {
             return Err(ReadError::Truncated { position: self.at, begin });
         }
-        self.pin = self.view.table().pin(self.at.segment());
+        self.pin = self.view.table().pin(self.at.segment()).filter(|pin| !pin.header.merged);
+        if self.pin.is_none() && self.at < self.view.tail() && self.view.is_store() {
+            // Merged, so there were no entries in it.
+            self.pin = self.view.segment_after(self.at.segment())?;
+            if let Some(next) = &self.pin {
+                self.at = next.position(FIRST_FRAME);
+            }
+        }
         if self.pin.is_none() {
             let tail = self.view.tail();
             // A reader may stand at the end and wait for what will be there.

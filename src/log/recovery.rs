@@ -16,13 +16,13 @@
 
 use crate::error::{Corruption, CorruptionKind, OpenError};
 use crate::format::frame::{self, State};
-use crate::format::header::FIRST_FRAME;
+use crate::format::header::{FIRST_FRAME, SEAL};
 use crate::format::manifest::{BadManifest, Manifest};
 use crate::log::core::{Found, seal_and_shrink};
 use crate::log::scan::{self, Repair, Rules, Scan, Stop};
 use crate::options::{RecoveryMode, SEGMENT_UNIT};
 use crate::position::LogPosition;
-use crate::segment::{Segment, file_name, id_of};
+use crate::segment::{Segment, file_name, hint_id_of, id_of};
 use crate::storage::{Access, Storage, io_error};
 use std::fmt;
 use std::sync::Arc;
@@ -89,7 +89,10 @@ struct Survey {
     manifest: Manifest,
     /// Whether the MANIFEST has to be written although nothing is dropped.
     unwritten: bool,
+    /// The log.
     kept: Vec<(Segment, Option<Scan>)>,
+    /// What the MANIFEST keeps beside it: merged segments, and segments from before its beginning.
+    beside: Vec<(Segment, Option<Scan>)>,
     dropped: Vec<u32>,
     /// Whether one of those may have held frames: then its id is used up.
     used: bool,
@@ -106,18 +109,15 @@ pub(crate) fn recover(
     let mut survey = survey(storage, mode, Access::Write)?;
     remove_temporary(storage)?;
     let manifest = settle(storage, &mut survey)?;
-    let mut segments = Vec::new();
-    for (segment, scan) in survey.kept {
-        if let Some(scan) = scan {
-            repair(&segment, &scan)
-                .map_err(|e| io_error(format!("repair segment {}", segment.id()), e))?;
-        }
-        segments.push(Arc::new(segment));
-    }
-    let previous = segments.last().map_or(0, |s| s.id());
-    let after = previous.checked_add(1).ok_or(OpenError::IdsExhausted)?;
+    let log = survey.kept.into_iter().map(repair).collect::<Result<Vec<_>, _>>()?;
+    let beside = survey.beside.into_iter().map(repair).collect::<Result<Vec<_>, _>>()?;
+    let highest = beside.iter().chain(&log).map(|s| s.id()).max().unwrap_or(0);
+    let after = highest.checked_add(1).ok_or(OpenError::IdsExhausted)?;
     let next_id = after.max(manifest.next).max(manifest.first);
-    let manifest = begin_at(storage, manifest, segments.first().map_or(next_id, |s| s.id()))?;
+    let previous = log.last().map_or(0, |s| s.id());
+    let manifest = begin_at(storage, manifest, log.first().map_or(next_id, |s| s.id()))?;
+    let mut segments = [beside, log].concat();
+    segments.sort_by_key(|segment| segment.id());
     survey.report.duration = started.elapsed();
     tracing::info!(report = %survey.report, "opened");
     Ok((Found { segments, manifest, next_id, previous }, survey.report))
@@ -132,14 +132,16 @@ pub(crate) fn look(
         return Ok((open_live(storage, |_| true)?, RecoveryReport::default()));
     }
     let survey = survey(storage, mode, Access::Read)?;
-    let segments = survey.kept.into_iter().map(|(mut segment, scan)| {
+    let found = survey.beside.into_iter().chain(survey.kept).map(|(mut segment, scan)| {
         if let Some(scan) = scan {
             segment.gaps = scan.repairs.iter().map(|(gap, _)| *gap).collect();
             segment.set_end(scan.end);
         }
         Arc::new(segment)
     });
-    Ok((segments.collect(), survey.report))
+    let mut segments: Vec<_> = found.collect();
+    segments.sort_by_key(|segment| segment.id());
+    Ok((segments, survey.report))
 }
 
 /// The segments with ids that are wanted, while a writer may be adding and removing some.
@@ -169,7 +171,18 @@ fn ids(storage: &dyn Storage) -> Result<Vec<u32>, OpenError> {
 fn remove_temporary(storage: &dyn Storage) -> Result<(), OpenError> {
     for name in storage.list()? {
         let stem = name.strip_suffix(".tmp");
-        if stem.is_some_and(|stem| id_of(stem).is_some() || stem == "MANIFEST") {
+        let ours = |stem| id_of(stem).or(hint_id_of(stem)).is_some() || stem == "MANIFEST";
+        if stem.is_some_and(ours) {
+            storage.remove(&name).map_err(|e| io_error(format!("remove {name}"), e))?;
+        }
+    }
+    Ok(())
+}
+
+/// Hints of segments that are gone: of no use, and no harm if they come back.
+fn remove_stray_hints(storage: &dyn Storage, known: &[u32]) -> Result<(), OpenError> {
+    for name in storage.list()? {
+        if hint_id_of(&name).is_some_and(|id| !known.contains(&id)) {
             storage.remove(&name).map_err(|e| io_error(format!("remove {name}"), e))?;
         }
     }
@@ -182,7 +195,8 @@ fn read_manifest(
     lowest: Option<u32>,
 ) -> Result<(Manifest, bool), OpenError> {
     let bytes = storage.read_manifest()?;
-    let fallback = Manifest { first: lowest.unwrap_or(1), next: 1 };
+    let first = lowest.unwrap_or(1);
+    let fallback = Manifest { first, next: 1, ..Manifest::default() };
     match bytes.map(|bytes| Manifest::decode(&bytes)) {
         Some(Ok(manifest)) => Ok((manifest, false)),
         Some(Err(BadManifest::Version(found))) => {
@@ -195,38 +209,41 @@ fn read_manifest(
     }
 }
 
+/// Whether a store lives on the log.
+pub(crate) fn is_store(storage: &dyn Storage) -> Result<bool, OpenError> {
+    let bytes = storage.read_manifest()?;
+    let manifest = bytes.and_then(|bytes| Manifest::decode(&bytes).ok());
+    Ok(manifest.is_some_and(|manifest| manifest.seed.is_some()))
+}
+
 fn survey(storage: &dyn Storage, mode: RecoveryMode, access: Access) -> Result<Survey, OpenError> {
     let ids = ids(storage)?;
     let (manifest, unwritten) = read_manifest(storage, mode, ids.first().copied())?;
     let highest = ids.last().copied().unwrap_or(0);
-    let (leftover, ids): (Vec<_>, Vec<_>) = ids.into_iter().partition(|&id| id < manifest.first);
-    let mut report = RecoveryReport { same_boot: true, ..RecoveryReport::default() };
-    let mut segments = Vec::new();
-    let mut dropped = leftover;
+    let report = RecoveryReport { same_boot: true, ..RecoveryReport::default() };
+    let (kept, beside, dropped) = (Vec::new(), Vec::new(), Vec::new());
+    let mut survey =
+        Survey { manifest, unwritten, kept, beside, dropped, used: false, highest, report };
+    let mut log = Vec::new();
     for id in ids {
-        match Segment::open(storage, id, access) {
-            Ok(segment) if mode == RecoveryMode::Strict && is_cut(&segment) => {
-                return Err(cut(&segment).into());
-            }
-            Ok(segment) => {
-                if access == Access::Write && !segment.is_sealed() {
-                    let failed = |e| io_error(format!("allocate segment {id}"), e);
-                    segment.allocate().map_err(failed)?;
-                }
-                segments.push(segment);
-            }
-            Err(OpenError::Corrupt(corruption)) => match mode {
-                _ if id == highest && is_blank(storage, id, access)? => dropped.push(id),
-                RecoveryMode::Strict => return Err(corruption.into()),
-                RecoveryMode::Salvage => report.lost.push(corruption),
-            },
-            Err(other) => return Err(other),
+        if id < survey.manifest.first && !survey.is_listed(id) {
+            survey.dropped.push(id);
+            continue;
+        }
+        let Some(segment) = survey.open(storage, id, mode, access)? else { continue };
+        if survey.is_listed(id) || segment.header.merged && survey.unwritten {
+            survey.judge_beside(segment, storage.boot_id(), mode)?;
+        } else if segment.header.merged {
+            // What a merge was making when it was cut short.
+            survey.used = true;
+            survey.dropped.push(id);
+        } else {
+            log.push(segment);
         }
     }
-    let mut survey =
-        Survey { manifest, unwritten, kept: Vec::new(), dropped, used: false, highest, report };
-    survey.check_chain(&mut segments, mode)?;
-    survey.judge(segments, storage.boot_id(), mode)?;
+    survey.check_listed(mode)?;
+    survey.check_chain(&mut log, mode)?;
+    survey.judge(log, storage.boot_id(), mode)?;
     Ok(survey)
 }
 
@@ -254,6 +271,85 @@ fn is_blank(storage: &dyn Storage, id: u32, access: Access) -> Result<bool, Open
 }
 
 impl Survey {
+    fn is_listed(&self, id: u32) -> bool {
+        self.manifest.kept.binary_search(&id).is_ok()
+    }
+
+    /// Opens a segment, if there is one behind its name.
+    fn open(
+        &mut self,
+        storage: &dyn Storage,
+        id: u32,
+        mode: RecoveryMode,
+        access: Access,
+    ) -> Result<Option<Segment>, OpenError> {
+        match Segment::open(storage, id, access) {
+            Ok(segment) if mode == RecoveryMode::Strict && is_cut(&segment) => {
+                Err(cut(&segment).into())
+            }
+            Ok(segment) => {
+                if access == Access::Write && !segment.is_sealed() {
+                    let failed = |e| io_error(format!("allocate segment {id}"), e);
+                    segment.allocate().map_err(failed)?;
+                }
+                Ok(Some(segment))
+            }
+            Err(OpenError::Corrupt(corruption)) => {
+                if id == self.highest && is_blank(storage, id, access)? {
+                    self.dropped.push(id);
+                } else if mode == RecoveryMode::Strict {
+                    return Err(corruption.into());
+                } else {
+                    self.report.lost.push(corruption);
+                }
+                Ok(None)
+            }
+            Err(other) => Err(other),
+        }
+    }
+
+    /// A segment that is kept beside the log was sealed before it was listed.
+    fn judge_beside(
+        &mut self,
+        segment: Segment,
+        boot_id: Option<u128>,
+        mode: RecoveryMode,
+    ) -> Result<(), OpenError> {
+        if segment.is_sealed() {
+            self.report.sealed_segments += 1;
+            self.beside.push((segment, None));
+            return Ok(());
+        }
+        let what = "it is not sealed, and the MANIFEST says that it was";
+        let kind = CorruptionKind::SegmentHeader(what);
+        let lost = Corruption { segment: segment.id(), offset: SEAL, kind };
+        if mode == RecoveryMode::Strict {
+            return Err(lost.into());
+        }
+        let mut scan = scan::scan(&segment, Rules { same_boot: true, salvage: true });
+        self.report.lost.push(lost);
+        self.report.lost.append(&mut scan.lost);
+        self.note(&segment, &scan, boot_id == Some(segment.header.boot_id));
+        self.beside.push((segment, Some(scan)));
+        Ok(())
+    }
+
+    fn check_listed(&mut self, mode: RecoveryMode) -> Result<(), OpenError> {
+        for &id in &self.manifest.kept {
+            if self.beside.iter().any(|(segment, _)| segment.id() == id) {
+                continue;
+            }
+            if mode == RecoveryMode::Strict {
+                return Err(OpenError::MissingSegment { id, needed_by: 0 });
+            }
+            if self.report.lost.iter().all(|lost| lost.segment != id) {
+                let kind = CorruptionKind::SegmentHeader("the file is missing");
+                self.report.lost.push(Corruption { segment: id, offset: 0, kind });
+            }
+        }
+        Ok(())
+    }
+
     /// Every segment names the one before it. Unused ones that were to be removed may stand beside
     /// the chain.
     fn check_chain(
@@ -411,18 +507,23 @@ fn is_durable(segment: &Segment, offset: u64, place: LogPosition, rest: &[Segmen
 
 /// Steps 1 and 2: what does not count is gone for good.
 fn settle(storage: &dyn Storage, survey: &mut Survey) -> Result<Manifest, OpenError> {
-    let mut manifest = survey.manifest;
+    let mut manifest = survey.manifest.clone();
+    // Salvage may have found others, or fewer.
+    manifest.kept = survey.beside.iter().map(|(segment, _)| segment.id()).collect();
     if survey.used || !survey.report.lost.is_empty() {
         let next = survey.highest.checked_add(1).ok_or(OpenError::IdsExhausted)?;
         manifest.next = manifest.next.max(next);
     }
     if manifest != survey.manifest || survey.unwritten {
-        write_manifest(storage, manifest)?;
+        write_manifest(storage, &manifest)?;
     }
     // The last one first: whatever a crash leaves of them is a chain without a gap. Those that
     // were truncated away are in no chain, and one sync does for all of them.
     survey.dropped.sort_unstable_by(|a, b| b.cmp(a));
     let in_chain = survey.dropped.partition_point(|&id| id >= manifest.first);
+    let kept = survey.kept.iter().chain(&survey.beside);
+    let known: Vec<_> = kept.map(|(segment, _)| segment.id()).collect();
+    remove_stray_hints(storage, &known)?;
     for (at, id) in survey.dropped.iter().enumerate() {
         let name = file_name(*id);
         storage.remove(&name).map_err(|e| io_error(format!("remove {name}"), e))?;
@@ -439,17 +540,25 @@ fn begin_at(storage: &dyn Storage, manifest: Manifest, first: u32) -> Result<Man
         return Ok(manifest);
     }
     let manifest = Manifest { first, ..manifest };
-    write_manifest(storage, manifest)?;
+    write_manifest(storage, &manifest)?;
     Ok(manifest)
 }
 
-fn write_manifest(storage: &dyn Storage, manifest: Manifest) -> Result<(), OpenError> {
+fn write_manifest(storage: &dyn Storage, manifest: &Manifest) -> Result<(), OpenError> {
     let written = storage.write_manifest(&manifest.encode());
     written.map_err(|e| io_error("write MANIFEST", e))
 }
 
 /// Step 3, for one segment.
-fn repair(segment: &Segment, scan: &Scan) -> std::io::Result<()> {
+fn repair((segment, scan): (Segment, Option<Scan>)) -> Result<Arc<Segment>, OpenError> {
+    if let Some(scan) = &scan {
+        let failed = |e| io_error(format!("repair segment {}", segment.id()), e);
+        repair_and_seal(&segment, scan).map_err(failed)?;
+    }
+    Ok(Arc::new(segment))
+}
+
+fn repair_and_seal(segment: &Segment, scan: &Scan) -> std::io::Result<()> {
     for (gap, repair) in &scan.repairs {
         let state = if *repair == Repair::DeadClaim { State::Void } else { State::Pad };
         let word = frame::bare_word(segment.salt(), gap.offset, gap.len, state);

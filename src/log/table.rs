@@ -120,14 +120,31 @@ impl Table {
         self.pin_at(|all| locate(all, id))
     }
 
-    /// The first segment with an id above `id`.
+    /// The first segment of the log with an id above `id`.
     pub(crate) fn pin_after(&self, id: u32) -> Option<Pin<'_>> {
-        self.pin_at(|all| Some(all.partition_point(|s| s.id() <= id)))
+        self.pin_at(|all| {
+            let after = all.partition_point(|s| s.id() <= id);
+            let next = all[after..].iter().position(|s| !s.header.merged)?;
+            Some(after + next)
+        })
     }
 
-    /// The id of the first segment.
+    /// The id of the first segment of the log.
     pub(crate) fn first(&self) -> Option<u32> {
-        self.with(|all| all.first().map(|s| s.id()))
+        self.with(|all| all.iter().find(|s| !s.header.merged).map(|s| s.id()))
+    }
+
+    /// The id of its last one.
+    pub(crate) fn last(&self) -> Option<u32> {
+        self.with(|all| all.iter().rfind(|s| !s.header.merged).map(|s| s.id()))
+    }
+
+    /// A segment that somebody has pinned, also if it was removed, to be kept without the pin.
+    pub(crate) fn pinned(&self, pin: &Pin<'_>) -> Arc<Segment> {
+        let owned = lock(&self.owned);
+        let all = owned.segments.iter().chain(owned.retired.iter().map(|r| &r.segment));
+        let found = all.into_iter().find(|segment| segment.id() == pin.id());
+        found.expect("a pinned segment is kept").clone()
     }
 
     /// All segments, kept for as long as the caller keeps them.

@@ -10,6 +10,7 @@ use crate::log::tail::is_after;
 use crate::position::LogPosition;
 use crate::segment::Segment;
 use crate::storage::Storage;
+use crate::sync::lock;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,8 +21,8 @@ const POLL: std::ops::Range<Duration> = Duration::from_micros(200)..Duration::fr
 pub(crate) struct ReadOnly {
     pub(crate) storage: Box<dyn Storage>,
     pub(crate) table: Table,
-    /// Whether segments may be missing that were lost to damage.
-    pub(crate) salvage: bool,
+    /// Whether segments may be missing: lost to damage, or merged by the store that lives here.
+    pub(crate) gaps: bool,
 }
 
 #[derive(Debug)]
@@ -62,7 +63,7 @@ impl View {
                 Ok(pin.filter(|segment| segment.roll.is_none_or(begun)))
             }
             Self::ReadOnly(log) => {
-                if log.table.with(|all| all.last().is_none_or(|last| last.id() <= id)) {
+                if log.table.last().is_none_or(|last| last <= id) {
                     log.refresh(id)?;
                 }
                 Ok(log.table.pin_after(id))
@@ -78,11 +79,20 @@ impl View {
         self.segment_after(id)
     }
 
-    /// Whether a segment that is missing behind a position was lost to damage, and not truncated.
+    /// Whether a store lives on the log: then it has gaps, where segments without entries were.
+    pub(crate) fn is_store(&self) -> bool {
+        match self {
+            Self::Writer(core) => lock(&core.manifest).seed.is_some(),
+            Self::ReadOnly(log) => log.gaps,
+        }
+    }
+
+    /// Whether a segment that is missing behind a position was lost to damage, or merged (it had
+    /// no entries then), and not truncated.
     pub(crate) fn is_lost_behind(&self, position: LogPosition) -> bool {
         match self {
-            Self::Writer(_) => self.begin() <= position,
-            Self::ReadOnly(log) => log.salvage,
+            Self::Writer(_) => self.begin() <= position || self.is_store(),
+            Self::ReadOnly(log) => log.gaps,
         }
     }
 
@@ -94,7 +104,8 @@ impl View {
         let _ = log.refresh(segment.id());
         log.table.pin_at(|all| {
             let previous = segment.header.previous;
-            all.iter().position(|s| s.id() > segment.id() && s.header.previous == previous)
+            let follows = |s: &Segment| !s.header.merged && s.header.previous == previous;
+            all.iter().position(|s| s.id() > segment.id() && follows(s))
         })
     }
 
@@ -157,7 +168,7 @@ impl ReadOnly {
         let _ = self.refresh(0);
         let segments = self.table.segments();
         let mut tail = LogPosition::START;
-        for segment in segments.iter().rev() {
+        for segment in segments.iter().rev().filter(|s| !s.header.merged) {
             let mut offset = if segment.is_sealed() { segment.end() } else { FIRST_FRAME };
             while offset < segment.end() {
                 match scan::frame_at(segment, offset, segment.end() - offset) {

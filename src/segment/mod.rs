@@ -1,18 +1,22 @@
 //! One segment: its file, its map, and who is reading in it.
 
+mod account;
 pub(crate) mod map;
 mod pins;
 
 use crate::error::{Corruption, CorruptionKind, OpenError};
 use crate::format::VERSION;
 use crate::format::header::{BadHeader, FIRST_FRAME, SEAL, SEAL_MAGIC, Seal, SegmentHeader};
+use crate::format::hint::Census;
 use crate::options::MAX_SEGMENT;
 use crate::position::LogPosition;
 use crate::storage::{Access, Opened, SegmentFile, Storage};
 use crate::sync::{Mutex, lock};
+pub(crate) use account::Sum;
 use map::Map;
 pub(crate) use pins::{Pins, Stripe};
 use std::io;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// A stretch that a dead process left: bytes to step over where nobody may repair them.
@@ -27,6 +31,10 @@ pub(crate) struct Segment {
     pub(crate) header: SegmentHeader,
     pub(crate) map: Map,
     pub(crate) pins: Pins,
+    /// Bytes of puts that no slot of a store points at any more.
+    pub(crate) dead: Sum,
+    /// What a store knows of it, once it is sealed and was looked through.
+    pub(crate) census: OnceLock<Census>,
     /// Where no frame begins any more: the capacity, or what the seal says.
     end: AtomicU64,
     sealed: AtomicBool,
@@ -47,6 +55,16 @@ pub(crate) fn file_name(id: u32) -> String {
 pub(crate) fn id_of(name: &str) -> Option<u32> {
     let digits = name.strip_suffix(".seg").filter(|d| d.len() == 20)?;
     digits.parse().ok().filter(|&id| id > 0 && file_name(id) == name)
+}
+
+/// The name of a segment's hint.
+pub(crate) fn hint_name(id: u32) -> String {
+    format!("{id:020}.hint")
+}
+
+/// The id in a name that `hint_name` made, `None` for any other.
+pub(crate) fn hint_id_of(name: &str) -> Option<u32> {
+    id_of(&format!("{}.seg", name.strip_suffix(".hint")?))
 }
 
 impl Segment {
@@ -70,6 +88,8 @@ impl Segment {
             header,
             map,
             pins,
+            dead: Sum::default(),
+            census: OnceLock::new(),
             end,
             sealed,
             roll,
@@ -227,5 +247,7 @@ mod tests {
             assert_eq!(id_of(stray), None, "{stray}");
         }
         assert_eq!(id_of("00000000004294967296.seg"), None);
+        assert_eq!(hint_id_of(&hint_name(7)), Some(7));
+        assert_eq!(hint_id_of(&file_name(7)), None);
     }
 }

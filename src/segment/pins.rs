@@ -59,7 +59,7 @@ impl Pins {
 }
 
 #[cfg(not(tailcask_loom))]
-fn stripe() -> usize {
+pub(super) fn stripe() -> usize {
     use std::sync::atomic::AtomicUsize;
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     // ORDERING: Relaxed; any number will do.
@@ -68,6 +68,6 @@ fn stripe() -> usize {
 }
 
 #[cfg(tailcask_loom)]
-fn stripe() -> usize {
+pub(super) fn stripe() -> usize {
     0
 }

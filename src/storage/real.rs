@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 const MANIFEST: &str = "MANIFEST";
+/// More than a MANIFEST with all ids that there can be on a device of some petabytes.
+const MANIFEST_MAX: u64 = 64 << 20;
 const TEMPORARY: &str = ".tmp";
 /// How long a writer waits for readers that look at what is there.
 const READERS: Duration = Duration::from_secs(10);
@@ -221,8 +223,7 @@ impl Storage for Directory {
             other => other?,
         };
         let mut bytes = Vec::new();
-        let limit = crate::format::manifest::LEN as u64 + 1;
-        let read = file.take(limit).read_to_end(&mut bytes);
+        let read = file.take(MANIFEST_MAX).read_to_end(&mut bytes);
         read.map_err(|e| io_error(self.describe("read", MANIFEST), e))?;
         Ok(Some(bytes))
     }

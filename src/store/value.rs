@@ -45,7 +45,7 @@ impl<'a> Value<'a> {
     /// they live, and nothing else.
     #[must_use]
     pub fn into_bytes(self) -> Bytes {
-        let segment = self.log.segment(self.pin.id()).expect("it is pinned");
+        let segment = self.log.segment(&self.pin);
         // Where it is in the map, to be cut out again from there.
         let start = self.bytes.as_ptr() as usize - segment.map.address();
         Bytes::from_owner(Owned { start: start as u64, len: self.bytes.len() as u64, segment })

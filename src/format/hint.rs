@@ -1,0 +1,224 @@
+//! The hint of a sealed segment: which keys are in it and where, by the tags of their hashes, so
+//! that a store opens without reading the frames; and what a merge wants to know beforehand.
+//!
+//! ```text
+//!   0  u64  magic "tchint\n\0"
+//!   8  u32  format version
+//!  12  u32  id of the segment
+//!  16  u64  its salt
+//!  24  u64  its end
+//!  32  u64  fingerprint of the hash that made the tags
+//!  40  u64  bytes of frames without a key
+//!  48  u64  bytes of puts that no entry names: a later frame in the segment has their key
+//!  56  u64  bytes of tombstones
+//!  64  u64  the lowest position that a frame in it was written at
+//!  72  u64  bytes of puts that expire, and the times by which a quarter, half, three quarters and
+//!  80  4 u64  all of those bytes have
+//! 112  u32  flags; 1: entries of the log are in the segment
+//! 116  u32  reserved, zero
+//! 120  u64  entries: tag in the high half, offset in the low one, of which bit 0 says tombstone;
+//!           growing, the newest frame for each key
+//!      u32  CRC-32 of everything before it
+//! ```
+
+use super::{VERSION, u32_at, u64_at};
+
+const MAGIC: u64 = u64::from_le_bytes(*b"tchint\n\0");
+const HEAD: usize = 120;
+const PLAIN: u32 = 1;
+/// Set in an entry for a tombstone: offsets are multiples of 8.
+pub(crate) const TOMBSTONE: u64 = 1;
+
+/// What is in a segment, apart from the keys.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Census {
+    /// Bytes of frames without a key: pads, marks, heads of batches, entries of the log.
+    pub(crate) keyless: u64,
+    /// Bytes of puts whose key has a later frame in the same segment.
+    pub(crate) superseded: u64,
+    /// Bytes of tombstones.
+    pub(crate) tombstones: u64,
+    /// The lowest position that a frame in it was written at; the highest there is, if it has none.
+    pub(crate) oldest: u64,
+    pub(crate) expiring: Expiring,
+    /// Whether it holds entries of the log, which have to stay where they are.
+    pub(crate) plain: bool,
+}
+
+/// When the puts with a time to live are gone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Expiring {
+    pub(crate) bytes: u64,
+    /// In milliseconds since 1970, for each quarter of the bytes.
+    pub(crate) by: [u64; 4],
+}
+
+impl Expiring {
+    /// From the expiry and length of each put; they are sorted here.
+    pub(crate) fn of(puts: &mut [(u64, u64)]) -> Self {
+        puts.sort_unstable();
+        let bytes: u64 = puts.iter().map(|(_, len)| len).sum();
+        let (mut by, mut seen) = ([0; 4], 0);
+        for &(expiry, len) in puts.iter() {
+            seen += len;
+            // The first quarter that is not over yet, and all that follow, last at least so long.
+            let from = ((seen - len) * 4).checked_div(bytes).unwrap_or(0) as usize;
+            by[from.min(3)..].fill(expiry);
+        }
+        Self { bytes, by }
+    }
+
+    /// About how many bytes have expired.
+    pub(crate) fn expired(&self, now: u64) -> u64 {
+        self.bytes * self.by.iter().filter(|&&by| by <= now).count() as u64 / 4
+    }
+}
+
+/// Which segment a hint is for, and which hash made its tags.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Subject {
+    pub(crate) id: u32,
+    pub(crate) salt: u64,
+    pub(crate) end: u64,
+    pub(crate) fingerprint: u64,
+}
+
+/// The bytes of a hint. The entries have to be sorted.
+pub(crate) fn encode(subject: Subject, census: &Census, entries: &[u64]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(HEAD + entries.len() * 8 + 4);
+    bytes.extend(MAGIC.to_le_bytes());
+    bytes.extend(VERSION.to_le_bytes());
+    bytes.extend(subject.id.to_le_bytes());
+    let expiring = census.expiring;
+    let words = [subject.salt, subject.end, subject.fingerprint, census.keyless];
+    bytes.extend(words.into_iter().flat_map(u64::to_le_bytes));
+    let words = [census.superseded, census.tombstones, census.oldest, expiring.bytes];
+    bytes.extend(words.into_iter().chain(expiring.by).flat_map(u64::to_le_bytes));
+    bytes.extend(u64::from(if census.plain { PLAIN } else { 0 }).to_le_bytes());
+    bytes.extend(entries.iter().flat_map(|entry| entry.to_le_bytes()));
+    let crc = crc32fast::hash(&bytes);
+    bytes.extend(crc.to_le_bytes());
+    bytes
+}
+
+/// The census and the entries in the bytes of a hint, if it is a sound one for this segment.
+pub(crate) fn decode(bytes: &[u8], subject: Subject) -> Option<(Census, Entries<'_>)> {
+    let (content, crc) = bytes.split_last_chunk::<4>()?;
+    let (head, entries) = content.split_at_checked(HEAD)?;
+    let (entries, rest) = entries.as_chunks::<8>();
+    let found = Subject {
+        id: u32_at(head, 12),
+        salt: u64_at(head, 16),
+        end: u64_at(head, 24),
+        fingerprint: u64_at(head, 32),
+    };
+    let known = u64_at(head, 0) == MAGIC && u32_at(head, 8) == VERSION && found == subject;
+    if !known || !rest.is_empty() || u32::from_le_bytes(*crc) != crc32fast::hash(content) {
+        return None;
+    }
+    let by = std::array::from_fn(|quarter| u64_at(head, 80 + quarter * 8));
+    let census = Census {
+        keyless: u64_at(head, 40),
+        superseded: u64_at(head, 48),
+        tombstones: u64_at(head, 56),
+        oldest: u64_at(head, 64),
+        expiring: Expiring { bytes: u64_at(head, 72), by },
+        plain: u32_at(head, 112) & PLAIN != 0,
+    };
+    let entries = Entries(entries);
+    entries.are_sound(subject.end).then_some((census, entries))
+}
+
+/// The entries of a hint.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Entries<'a>(&'a [[u8; 8]]);
+
+impl Entries<'_> {
+    pub(crate) fn iter(&self) -> impl ExactSizeIterator<Item = u64> + '_ {
+        self.0.iter().map(|&entry| u64::from_le_bytes(entry))
+    }
+
+    fn are_sound(&self, end: u64) -> bool {
+        let first = super::header::FIRST_FRAME;
+        let is_place = |offset: u64| offset & 6 == 0 && offset >= first && offset < end;
+        self.iter().is_sorted_by(|a, b| a < b)
+            && self.iter().all(|entry| is_place(entry & 0xffff_ffff & !TOMBSTONE))
+    }
+
+    /// Whether there is a put with the tag.
+    pub(crate) fn has_put(&self, tag: u32) -> bool {
+        let first = self.0.partition_point(|&e| (u64::from_le_bytes(e) >> 32) < u64::from(tag));
+        self.iter()
+            .skip(first)
+            .take_while(|entry| entry >> 32 == u64::from(tag))
+            .any(|entry| entry & TOMBSTONE == 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SUBJECT: Subject = Subject { id: 7, salt: 99, end: 4096, fingerprint: 5 };
+
+    fn census() -> Census {
+        let expiring = Expiring { bytes: 80, by: [1, 2, 3, 4] };
+        let (keyless, superseded, tombstones) = (10, 20, 30);
+        Census { keyless, superseded, tombstones, oldest: 77, expiring, plain: true }
+    }
+
+    #[test]
+    fn golden_bytes_and_every_flipped_bit() {
+        let entries = [1 << 32 | 128, 1 << 32 | 145, 9 << 32 | 256];
+        let good = encode(SUBJECT, &census(), &entries);
+        assert_eq!(&good[..16], b"tchint\n\0\x01\0\0\0\x07\0\0\0");
+        assert_eq!(&good[120..128], &[128, 0, 0, 0, 1, 0, 0, 0]);
+        let (found, listed) = decode(&good, SUBJECT).unwrap();
+        assert_eq!(found, census());
+        assert!(listed.iter().eq(entries));
+        assert!(listed.has_put(1) && listed.has_put(9) && !listed.has_put(2));
+        for bit in 0..good.len() * 8 {
+            let mut bytes = good.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert!(decode(&bytes, SUBJECT).is_none(), "bit {bit}");
+        }
+        (0..good.len()).for_each(|len| assert!(decode(&good[..len], SUBJECT).is_none()));
+    }
+
+    #[test]
+    fn a_hint_of_another_segment_or_hash_is_refused() {
+        let good = encode(SUBJECT, &census(), &[]);
+        for other in [
+            Subject { id: 8, ..SUBJECT },
+            Subject { salt: 1, ..SUBJECT },
+            Subject { end: 4104, ..SUBJECT },
+            Subject { fingerprint: 6, ..SUBJECT },
+        ] {
+            assert!(decode(&good, other).is_none());
+        }
+    }
+
+    #[test]
+    fn offsets_outside_of_the_segment_are_refused_though_the_checksum_is_right() {
+        for offset in [0, 120, 129 | 2, 4096, 4104, u64::from(u32::MAX)] {
+            assert!(decode(&encode(SUBJECT, &census(), &[offset]), SUBJECT).is_none(), "{offset}");
+        }
+        assert!(decode(&encode(SUBJECT, &census(), &[4088, 128]), SUBJECT).is_none());
+    }
+
+    #[test]
+    fn a_tombstone_is_no_put() {
+        let bytes = encode(SUBJECT, &census(), &[3 << 32 | 128 | TOMBSTONE]);
+        assert!(!decode(&bytes, SUBJECT).unwrap().1.has_put(3));
+    }
+
+    #[test]
+    fn expiry_is_estimated_by_quarters() {
+        let mut puts: Vec<_> = (1..=100).rev().map(|n| (n, 10)).collect();
+        let expiring = Expiring::of(&mut puts);
+        assert_eq!(expiring, Expiring { bytes: 1000, by: [25, 50, 75, 100] });
+        assert_eq!([0, 25, 60, 100].map(|now| expiring.expired(now)), [0, 250, 500, 1000]);
+        assert_eq!(Expiring::of(&mut []).expired(u64::MAX), 0);
+        assert_eq!(Expiring::of(&mut [(5, 8)]).by, [5; 4]);
+    }
+}
