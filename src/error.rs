@@ -326,3 +326,56 @@ pub struct CasMismatch {
     /// The value that it was; `None`: there was none.
     pub current: Option<Vec<u8>>,
 }
+
+/// A merge failed. Nothing was lost: what it was to replace is still there.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MergeError {
+    /// No segment could be created for what is to be moved.
+    #[error("no segment to merge into")]
+    Append(#[from] AppendError),
+    /// A segment that was to be merged is damaged. It is left alone from now on.
+    #[error(transparent)]
+    Corrupt(#[from] Corruption),
+    /// What was written could not be made durable, or could not be put in place.
+    #[error("could not write what was merged")]
+    Io {
+        /// What the operating system said.
+        source: Arc<io::Error>,
+    },
+    /// The log could not be made durable, which has to come before anything is removed.
+    #[error("could not make the log durable")]
+    Sync(#[from] SyncError),
+    /// The store is being closed.
+    #[error("the store is being closed")]
+    Closing,
+}
+
+/// A backup failed. The store is as it was.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BackupError {
+    /// The log could not be made durable, which comes first.
+    #[error("could not make the log durable")]
+    Sync(#[from] SyncError),
+    /// Another segment could not be made active, so that the current one can be linked.
+    #[error("could not roll the log")]
+    Append(#[from] AppendError),
+    /// There is something at the destination already.
+    #[error("{} is there already", path.display())]
+    Exists {
+        /// The destination.
+        path: PathBuf,
+    },
+    /// The store is not in a directory.
+    #[error("only a store in a directory can be backed up")]
+    NotADirectory,
+    /// The operating system said no.
+    #[error("could not {operation}")]
+    Io {
+        /// What was being done, and to which file.
+        operation: String,
+        /// What it said.
+        source: io::Error,
+    },
+}

@@ -13,6 +13,18 @@ use dashmap::{DashMap, SharedValue};
 use foldhash::SharedSeed;
 use foldhash::quality::SeedableRandomState;
 use std::hash::BuildHasher;
+use std::sync::LazyLock;
+
+/// What an entry to be loaded is to one that is there with the same tag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It has another key.
+    Other,
+    /// It replaces it.
+    Newer,
+    /// It is dropped.
+    Older,
+}
 
 /// Packed to 12 bytes: two thirds of what an aligned one takes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -42,6 +54,9 @@ pub(crate) enum Change {
     Remove,
 }
 
+/// The same in every process: the tags are written down in hints.
+static SHARED: LazyLock<SharedSeed> = LazyLock::new(|| SharedSeed::from_u64(0));
+
 pub(crate) struct Keydir {
     map: DashMap<Slot, ()>,
     hasher: SeedableRandomState,
@@ -52,13 +67,93 @@ pub(crate) struct Keydir {
 impl Keydir {
     /// A keydir whose hashes depend on `seed`, with tags of so many bits.
     pub(crate) fn new(seed: u64, bits: u32) -> Self {
-        let hasher = SeedableRandomState::with_seed(seed, SharedSeed::global_random());
+        let hasher = SeedableRandomState::with_seed(seed, &SHARED);
         Self { map: DashMap::new(), hasher, mask: u32::MAX >> (32 - bits) }
     }
 
     /// The tag of a key.
     pub(crate) fn tag(&self, key: &[u8]) -> u32 {
         self.hasher.hash_one(key) as u32 & self.mask
+    }
+
+    /// The tag of a key in full, as hints have it.
+    pub(crate) fn full_tag(&self, key: &[u8]) -> u32 {
+        self.hasher.hash_one(key) as u32
+    }
+
+    /// The tag that this keydir makes of a full one.
+    pub(crate) const fn cut(&self, tag: u32) -> u32 {
+        tag & self.mask
+    }
+
+    /// Tells one hash from another: tags that were made by one are of no use to the other.
+    pub(crate) fn fingerprint(&self) -> u64 {
+        let keys = (0..=255u8).flat_map(|n| [vec![n; usize::from(n % 67) + 1], vec![n; 300]]);
+        keys.fold(0, |print: u64, key| {
+            print.rotate_left(5).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ self.hasher.hash_one(&key[..])
+        })
+    }
+
+    /// Loads entries on `threads` threads.
+    pub(crate) fn load<E: Send>(
+        &self,
+        sources: usize,
+        _threads: usize,
+        read: impl Fn(usize, &mut dyn FnMut(u32, LogPosition)) -> Result<(), E> + Sync,
+        resolve: impl Fn(LogPosition, LogPosition) -> Result<Fate, E> + Sync,
+    ) -> Result<(), E> {
+        let mut failed = None;
+        for source in 0..sources {
+            read(source, &mut |tag, new| {
+                let tag = self.cut(tag);
+                let fate = std::cell::Cell::new(Fate::Other);
+                let is = |old| match resolve(old, new) {
+                    Ok(Fate::Other) => false,
+                    Ok(other) => {
+                        fate.set(other);
+                        true
+                    }
+                    Err(error) => {
+                        failed = Some(error);
+                        false
+                    }
+                };
+                self.change(tag, is, |_| match fate.get() {
+                    Fate::Older => (Change::Keep, ()),
+                    _ => (Change::Set(new), ()),
+                });
+            })?;
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// One slot for each distinct tag in a shard, in order of the positions.
+    #[allow(unsafe_code, reason = "hashbrown's raw iterator")]
+    pub(crate) fn slots(&self, shard: usize) -> Vec<(u32, LogPosition)> {
+        let shard = self.map.shards()[shard].read();
+        // SAFETY: the table is locked for as long as the iterator is used.
+        let buckets = unsafe { shard.iter() };
+        // SAFETY: each bucket is full, and nothing is removed meanwhile.
+        let slots = buckets.map(|bucket| unsafe { bucket.as_ref() }.0);
+        let mut all: Vec<_> = slots.map(|slot| (slot.tag, slot.at())).collect();
+        drop(shard);
+        all.sort_unstable();
+        all.dedup_by_key(|(tag, _)| *tag);
+        all.sort_unstable_by_key(|(_, at)| *at);
+        all
+    }
+
+    /// Calls `each` with the position of every slot that has the tag, while its shard is locked.
+    pub(crate) fn each(&self, tag: u32, mut each: impl FnMut(LogPosition)) {
+        let shard = self.map.shards()[self.shard(tag)].read();
+        let mut seen = |slot: &Slot| {
+            if slot.tag == tag {
+                each(slot.at());
+            }
+            false
+        };
+        // Never the right one, so that all are seen.
+        let _ = shard.get(spread(tag), |(slot, _)| seen(slot));
     }
 
     fn shard(&self, tag: u32) -> usize {
@@ -147,6 +242,7 @@ impl Keydir {
         mut likely: impl FnMut(LogPosition),
         mut is: impl FnMut(usize, LogPosition) -> bool,
         decide: impl FnOnce() -> Result<Option<Vec<Change>>, E>,
+        mut died: impl FnMut(LogPosition),
     ) -> Result<bool, E> {
         let mut shards: Vec<_> = tags.iter().map(|&tag| self.shard(tag)).collect();
         // In one order, so that no two callers wait for each other.
@@ -166,6 +262,7 @@ impl Keydir {
             let old = old.map(|(slot, _)| *slot);
             if let Some(old) = old {
                 shard.remove_entry(hash, |(slot, _)| *slot == old);
+                died(old.at());
             }
             if let Change::Set(position) = change {
                 let slot = Slot { tag, position: position.as_u64() };

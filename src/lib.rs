@@ -20,7 +20,7 @@ mod store;
 mod sync;
 
 pub use error::{
-    AppendError, CasMismatch, Corruption, CorruptionKind, OpenError, ReadError, SyncError,
+    AppendError, BackupError, CasMismatch, Corruption, CorruptionKind, MergeError, OpenError, ReadError, SyncError,
     TruncateError, WriteError,
 };
 pub use log::{
@@ -30,4 +30,7 @@ pub use log::{
 pub use options::{Durability, Maintenance, RecoveryMode};
 pub use position::{LogPosition, ParsePositionError};
 pub use storage::simulated::SimulatedDisk;
-pub use store::{Batch, Keys, Pair, Pairs, Store, StoreOptions, Value, WriteOptions};
+pub use store::{
+    BackupReport, Batch, Keys, MergePolicy, MergeReport, MergeTotals, Pair, Pairs, SegmentStats, Stats,
+    Store, StoreOptions, Value, WriteOptions,
+};

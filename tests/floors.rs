@@ -39,10 +39,17 @@ const FLOORS: &[(&str, u32)] = &[
     ("keydir", 5),
     ("store", 6),
     ("store/batch", 6),
+    ("store/hints", 6),
+    ("store/index", 6),
     ("store/iter", 6),
-    ("store/load", 6),
-    ("store/options", 6),
+    ("store/policy", 6),
+    ("store/stats", 6),
     ("store/value", 6),
+    ("store/backup", 7),
+    ("store/load", 7),
+    ("store/maintenance", 7),
+    ("store/merge", 7),
+    ("store/options", 7),
 ];
 
 fn files(dir: &Path, found: &mut Vec<PathBuf>) {

@@ -129,6 +129,12 @@ pub(crate) fn decode(bytes: &[u8], subject: Subject) -> Option<(Census, Entries<
     entries.are_sound(subject.end).then_some((census, entries))
 }
 
+/// The entries in the bytes of a hint that `decode` has found to be sound.
+pub(crate) fn entries(bytes: &[u8]) -> Entries<'_> {
+    let end = bytes.len().saturating_sub(4);
+    Entries(bytes.get(HEAD..end).unwrap_or_default().as_chunks().0)
+}
+
 /// The entries of a hint.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Entries<'a>(&'a [[u8; 8]]);

@@ -9,11 +9,11 @@ use crate::log::commit::{Claim, Finished, Memory, Prefix};
 use crate::log::followers::Followers;
 use crate::log::group::{Failure, GroupCommit};
 use crate::log::stats::Counters;
-use crate::log::table::Table;
+use crate::log::table::{Listed, Table};
 use crate::log::tail::{Preparer, Tail};
 use crate::options::{Config, Durability, MAX_SEGMENT, Maintenance, SEGMENT_UNIT};
 use crate::position::LogPosition;
-use crate::segment::{Segment, file_name};
+use crate::segment::{Segment, file_name, hint_name};
 use crate::storage::Storage;
 use crate::sync::{Mutex, Patience, lock};
 use std::cell::Cell;
@@ -156,7 +156,8 @@ impl Core {
         let size = (held / 4).next_multiple_of(SEGMENT_UNIT);
         let size = size.clamp(config.initial_segment_size, config.segment_size);
         let mut next = Next { id: Some(found.next_id), previous: found.previous, size };
-        let first = Arc::new(next.create(&*storage, &config, None, 1)?);
+        let kind = New::Log { alone: None, roll: 1 };
+        let first = Arc::new(next.create(&*storage, &config, kind)?);
         first.map.populate(0, SEGMENT_UNIT);
         let unpopulated = Unpopulated { segment: first.clone(), from: SEGMENT_UNIT };
         let max_shared = (config.segment_size - FIRST_FRAME).min(MAX_SHARED);
@@ -445,7 +446,8 @@ impl Core {
         if next.id.is_none() {
             return Err(AppendError::IdsExhausted);
         }
-        let segment = next.create(&*self.storage, &self.config, alone, preparer.next_roll());
+        let kind = New::Log { alone, roll: preparer.next_roll() };
+        let segment = next.create(&*self.storage, &self.config, kind);
         let segment = Arc::new(segment.map_err(refused)?);
         self.table.insert(segment.clone());
         self.counters.created_segment();
@@ -485,6 +487,75 @@ impl Core {
         // the chain of ids, so its successor names the one before it.
         if let Err(error) = self.storage.remove(&file_name(id)) {
             tracing::warn!(segment = id, %error, "could not remove an unused segment");
+        }
+    }
+
+    /// Makes another segment active, though there is room in the one that is.
+    pub(crate) fn roll_early(&self) -> Result<(), AppendError> {
+        let active = self.tail.position().segment();
+        // What overruns the end leaves a pad there. What does not is dropped, and void.
+        while self.tail.position().segment() == active && self.tail.reserve(self.max_shared).is_some() {}
+        if self.tail.position().segment() == active { self.roll() } else { Ok(()) }
+    }
+
+    // ---- merge ----
+
+    /// Creates a segment that is no part of the log and in no table yet, with room for frames of
+    /// this length together.
+    pub(crate) fn create_merged(&self, len: u64) -> Result<Segment, AppendError> {
+        self.check_writable()?;
+        let mut next = lock(&self.next);
+        if next.id.is_none() {
+            return Err(AppendError::IdsExhausted);
+        }
+        next.create(&*self.storage, &self.config, New::Merged { len }).map_err(refused)
+    }
+
+    /// Makes it durable that segments are gone, and removes them: nothing in them counts any more.
+    /// What took their place is in the table, and durable. After an error all of them are there.
+    pub(crate) fn retire(&self, doomed: &[u32]) -> io::Result<()> {
+        let mut manifest = lock(&self.manifest);
+        let mut new = Manifest { next: lock(&self.next).id.unwrap_or(u32::MAX), ..manifest.clone() };
+        self.table.with(|all| {
+            let of_log = |s: &&Listed| !s.header.merged;
+            let last = all.iter().filter(of_log).filter(|s| doomed.contains(&s.id())).next_back();
+            if let Some(last) = last.map(|s| s.id()).filter(|&id| id >= new.first) {
+                let next = all.iter().filter(of_log).find(|s| s.id() > last);
+                new.first = next.expect("the active segment is not merged").id();
+            }
+            let beside = all.iter().filter(|s| s.header.merged || s.id() < new.first);
+            new.kept = beside.map(|s| s.id()).filter(|id| !doomed.contains(id)).collect();
+        });
+        self.storage.write_manifest(&new.encode())?;
+        *manifest = new;
+        self.table.remove(|id| doomed.contains(&id));
+        drop(manifest);
+        for &id in doomed {
+            self.remove_file(&file_name(id));
+            self.remove_file(&hint_name(id));
+        }
+        if let Err(error) = self.storage.sync_directory() {
+            tracing::warn!(%error, "could not sync the directory after a merge");
+        }
+        Ok(())
+    }
+
+    /// Unmaps what was retired, here or in the background.
+    pub(crate) fn tidy(&self) {
+        if self.is_manual() {
+            self.table.reap();
+        } else {
+            self.background.wake_sync();
+        }
+    }
+
+    /// Removes what the next recovery would remove, too.
+    pub(crate) fn remove_file(&self, name: &str) {
+        match self.storage.remove(name) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(name, %error, "could not remove a file that is of no use");
+            }
+            _ => {}
         }
     }
 
@@ -716,28 +787,40 @@ fn refused(error: io::Error) -> AppendError {
     }
 }
 
+/// What a new segment is for.
+#[derive(Clone, Copy, Debug)]
+enum New {
+    /// To become active by a roll; for one frame of this length, or as large as it is its turn.
+    Log { alone: Option<u64>, roll: u64 },
+    /// To hold frames of this length that a merge moves.
+    Merged { len: u64 },
+}
+
 impl Next {
     fn create(
         &mut self,
         storage: &dyn Storage,
         config: &Config,
-        alone: Option<u64>,
-        roll: u64,
+        new: New,
     ) -> io::Result<Segment> {
         let id = self.id.ok_or(io::ErrorKind::StorageFull)?;
-        let capacity = match alone {
-            Some(len) => (FIRST_FRAME + len).next_multiple_of(SEGMENT_UNIT),
-            None => self.size,
+        let room_for = |len: u64| (FIRST_FRAME + len).next_multiple_of(SEGMENT_UNIT);
+        let (capacity, previous, roll) = match new {
+            New::Log { alone, roll } => {
+                let roll = (roll & 0xff_ffff) as u32;
+                (alone.map_or(self.size, room_for), self.previous, Some(roll))
+            }
+            New::Merged { len } => (room_for(len), 0, None),
         };
-        let salt = random();
-        let boot_id = storage.boot_id().unwrap_or(0);
-        let previous = self.previous;
-        let merged = false;
+        let merged = matches!(new, New::Merged { .. });
+        let (salt, boot_id) = (random(), storage.boot_id().unwrap_or(0));
         let header = SegmentHeader { id, merged, previous, salt, boot_id, capacity };
-        let segment = Segment::create(storage, header, Some((roll & 0xff_ffff) as u32))?;
+        let segment = Segment::create(storage, header, roll)?;
         self.id = id.checked_add(1);
-        self.previous = id;
-        if alone.is_none() {
+        if !merged {
+            self.previous = id;
+        }
+        if matches!(new, New::Log { alone: None, .. }) {
             self.size = (self.size * 2).min(config.segment_size);
         }
         Ok(segment)

@@ -406,11 +406,7 @@ impl CommitLog {
         }
         core.storage.sync_directory().map_err(io)?;
         drop(manifest);
-        if core.is_manual() {
-            core.table.reap();
-        } else {
-            core.background.wake_sync();
-        }
+        core.tidy();
         Ok(self.begin())
     }
 
@@ -499,7 +495,7 @@ impl CommitLog {
         self.shut()
     }
 
-    fn shut(&mut self) -> Result<(), SyncError> {
+    pub(crate) fn shut(&mut self) -> Result<(), SyncError> {
         match &self.view {
             View::Writer(core) if !std::mem::replace(&mut self.closed, true) => {
                 core.background.stop();
@@ -513,6 +509,10 @@ impl CommitLog {
     /// recovery.
     #[doc(hidden)]
     pub fn abort(mut self) {
+        self.forsake();
+    }
+
+    pub(crate) fn forsake(&mut self) {
         self.closed = true;
         if let Some(core) = self.core() {
             core.background.stop();
@@ -547,6 +547,8 @@ pub struct VerifyReport {
     pub frames: u64,
     /// Entries.
     pub entries: u64,
-    /// Bytes of entries.
+    /// Keys of a store.
+    pub keys: u64,
+    /// Bytes of entries, or of the newest values.
     pub bytes: u64,
 }

@@ -34,6 +34,8 @@ use std::time::{Duration, Instant};
 pub struct RecoveryReport {
     /// Segments that were sealed, and not scanned.
     pub sealed_segments: u64,
+    /// Segments whose keys a store took from their hints. The rest it read.
+    pub hinted_segments: u64,
     /// Segments that were not: the log was not closed.
     pub recovered_segments: u64,
     /// Whether the kernel still runs under which those were written: then the process died, and

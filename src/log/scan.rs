@@ -8,6 +8,7 @@ use crate::format::header::FIRST_FRAME;
 use crate::format::u64_at;
 use crate::position::LogPosition;
 use crate::segment::{Gap, Segment};
+use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
 
 /// What a stretch of bytes between good frames is.
@@ -218,6 +219,37 @@ fn next_frame(segment: &Segment, from: u64, limit: u64) -> Option<u64> {
         frame.is_ok_and(|f| f.is_some_and(|f| f.word.state != State::Claimed))
     };
     (from..limit).step_by(8).find(found)
+}
+
+/// Calls `each` with the offset, the length and the header of every finished frame of a sealed
+/// segment, those inside batches included; frames without a body have no header. All of them are
+/// verified. Damage ends it, or is stepped over and noted in `lost`.
+pub(crate) fn each_frame(
+    segment: &Segment,
+    mut lost: Option<&mut Vec<Corruption>>,
+    mut each: impl FnMut(u64, u64, Option<Header>) -> ControlFlow<()>,
+) -> Result<(), Corruption> {
+    let (mut offset, end) = (FIRST_FRAME, segment.end());
+    while offset < end {
+        let frame = frame_at(segment, offset, end - offset);
+        let frame = frame.and_then(|frame| frame.ok_or(CorruptionKind::Missing));
+        let (len, header) = match (frame, &mut lost) {
+            (Ok(frame), _) => (frame.word.len, frame.header),
+            (Err(kind), None) => return Err(Corruption::at(segment.position(offset), kind)),
+            (Err(kind), Some(lost)) => {
+                lost.push(Corruption::at(segment.position(offset), kind));
+                offset = next_frame(segment, offset + 8, end).unwrap_or(end);
+                continue;
+            }
+        };
+        let is_batch = matches!(header, Some(Header { kind: Kind::Batch, .. }));
+        let len = if is_batch { frame::HEADER } else { len };
+        if each(offset, len, header).is_break() {
+            return Ok(());
+        }
+        offset += len;
+    }
+    Ok(())
 }
 
 /// The furthest position that a sync mark at or behind `from` says is durable.

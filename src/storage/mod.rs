@@ -7,6 +7,7 @@ use crate::error::OpenError;
 use crate::segment::map::Map;
 use std::fmt::Debug;
 use std::io;
+use std::path::Path;
 
 /// A directory of segments. Every method is off the writers' path.
 pub(crate) trait Storage: Send + Sync + Debug {
@@ -19,12 +20,18 @@ pub(crate) trait Storage: Send + Sync + Debug {
     fn create(&self, name: &str, len: u64, head: &[u8]) -> io::Result<Opened>;
     /// Opens and maps a regular file.
     fn open(&self, name: &str, access: Access) -> Result<Opened, OpenError>;
+    /// Makes or replaces a file, whole or not at all where the process dies. Nothing is synced.
+    fn publish(&self, name: &str, bytes: &[u8]) -> io::Result<()>;
     /// Removes a name; durable after [`sync_directory`](Self::sync_directory).
     fn remove(&self, name: &str) -> io::Result<()>;
     fn sync_directory(&self) -> io::Result<()>;
     fn read_manifest(&self) -> Result<Option<Vec<u8>>, OpenError>;
     /// Replaces the MANIFEST, atomically and durably.
     fn write_manifest(&self, bytes: &[u8]) -> io::Result<()>;
+    /// Where it is, if it is a directory.
+    fn path(&self) -> Option<&Path> {
+        None
+    }
     /// Whether another process may be writing.
     fn is_shared(&self) -> bool {
         false

@@ -110,7 +110,22 @@ impl Directory {
     }
 
     /// Writes a new file under a temporary name, durably, and gives it its own.
-    fn publish(&self, name: &str, write: impl FnOnce(&File) -> io::Result<()>) -> io::Result<File> {
+    fn publish_durably(
+        &self,
+        name: &str,
+        write: impl FnOnce(&File) -> io::Result<()>,
+    ) -> io::Result<File> {
+        let write = |file: &File| write(file).and_then(|()| file.sync_all());
+        let file = self.publish_with(name, write)?;
+        self.sync_directory()?;
+        Ok(file)
+    }
+
+    fn publish_with(
+        &self,
+        name: &str,
+        write: impl FnOnce(&File) -> io::Result<()>,
+    ) -> io::Result<File> {
         let temporary = format!("{name}{TEMPORARY}");
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
         let file = match self.open_raw(&temporary, flags) {
@@ -120,10 +135,9 @@ impl Directory {
             }
             other => other?,
         };
-        let done = write(&file)
-            .and_then(|()| file.sync_all())
-            .and_then(|()| Ok(rustix::fs::renameat(&self.handle, &*temporary, &self.handle, name)?))
-            .and_then(|()| self.sync_directory());
+        let done = write(&file).and_then(|()| {
+            Ok(rustix::fs::renameat(&self.handle, &*temporary, &self.handle, name)?)
+        });
         if let Err(error) = done {
             let _ = self.remove(&temporary);
             return Err(error);
@@ -186,7 +200,7 @@ impl Storage for Directory {
     }
 
     fn create(&self, name: &str, len: u64, head: &[u8]) -> io::Result<Opened> {
-        let file = self.publish(name, |file| {
+        let file = self.publish_durably(name, |file| {
             rustix::fs::fallocate(file, FallocateFlags::empty(), 0, len)?;
             file.write_all_at(head, 0)
         })?;
@@ -229,7 +243,15 @@ impl Storage for Directory {
     }
 
     fn write_manifest(&self, bytes: &[u8]) -> io::Result<()> {
-        self.publish(MANIFEST, |mut file| file.write_all(bytes)).map(drop)
+        self.publish_durably(MANIFEST, |mut file| file.write_all(bytes)).map(drop)
+    }
+
+    fn publish(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        self.publish_with(name, |mut file| file.write_all(bytes)).map(drop)
+    }
+
+    fn path(&self) -> Option<&Path> {
+        Some(&self.path)
     }
 
     fn is_shared(&self) -> bool {

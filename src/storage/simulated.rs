@@ -252,6 +252,15 @@ impl Storage for SimulatedStorage {
         Ok(self.opened(content))
     }
 
+    fn publish(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let mut disk = self.0.disk();
+        disk.operate()?;
+        let content = Content::new(bytes.len() as u64, disk.volatile)?;
+        content.fill(bytes);
+        disk.names.insert(name.to_owned(), Arc::new(content));
+        Ok(())
+    }
+
     fn open(&self, name: &str, _access: Access) -> Result<Opened, OpenError> {
         let content = self.0.disk().names.get(name).cloned();
         let missing = || io::Error::from(io::ErrorKind::NotFound);
@@ -297,9 +306,13 @@ impl SimulatedStorage {
 
 impl Content {
     #[allow(unsafe_code, reason = "a new file is filled before anyone sees it")]
-    fn fill_head(&self, head: &[u8]) {
+    fn fill(&self, bytes: &[u8]) {
         // SAFETY: the map was made by the caller and is not shared yet.
-        unsafe { self.map.write(0, head) };
+        unsafe { self.map.write(0, bytes) };
+    }
+
+    fn fill_head(&self, head: &[u8]) {
+        self.fill(head);
         if let Some(durable) = self.durable().get_mut(..head.len()) {
             durable.copy_from_slice(head);
         }

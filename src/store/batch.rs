@@ -5,6 +5,7 @@
 //! slot is set, so no reader sees a part. The values are copied under the locks: a batch is for many
 //! small writes.
 
+use super::index::Damage;
 use super::{Store, check_key, write_head};
 use crate::error::WriteError;
 use crate::format::frame::{self, HEADER, Header, Kind};
@@ -69,20 +70,24 @@ impl Store {
         if len > MAX_SEGMENT / 2 {
             return Err(WriteError::BatchTooLarge { len, max: MAX_SEGMENT / 2 });
         }
-        let tags: Vec<u32> = batch.writes.iter().map(|(key, _)| self.keydir.tag(key)).collect();
-        let is = |index: usize, at| self.is_key(at, &batch.writes[index].0);
+        let tags: Vec<u32> = batch.writes.iter().map(|(key, _)| self.index.keydir.tag(key)).collect();
+        let damage = Damage::default();
+        let is = |nth: usize, at| self.index.is_key(at, &batch.writes[nth].0, &damage);
         let core = self.core();
         loop {
             let mut position = None;
-            let likely = |at| self.prefetch(at);
-            let done = self.keydir.change_all(&tags, likely, is, || {
+            let likely = |at| self.index.prefetch(at);
+            let decide = || {
                 let Some(claim) = core.try_claim(len)? else { return Ok(None) };
                 let (at, changes) = write_all(claim, batch, &headers);
                 position = Some(at);
                 Ok::<_, WriteError>(Some(changes))
-            })?;
+            };
+            let died = |old| self.index.died(old);
+            let done = self.index.keydir.change_all(&tags, likely, is, decide, died)?;
             match position {
                 Some(position) if done => {
+                    self.index.count_writes(&headers);
                     return Ok(core.committed_as(position, core.config.durability)?);
                 }
                 _ => core.roll()?,

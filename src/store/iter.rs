@@ -1,11 +1,14 @@
 //! Going through all keys.
 //!
-//! Shard by shard: the positions in a shard are copied under its lock, in order, and then each is
-//! looked at without one. A key that is there throughout was in its shard at that moment, once; what
-//! was deleted or overwritten since is seen by looking its key up again.
+//! Shard by shard: the distinct tags in a shard are copied under its lock, in the order of their
+//! frames; then, for each tag, all slots that have it are looked at, and their segments pinned, under
+//! the lock again, and read without it. A key that is there throughout has its tag in the copy, and a
+//! slot with that tag at any time; so it comes exactly once, wherever a merge has moved it, and what
+//! was deleted has no slot. Between items nothing is held but the values of one tag.
 
 use super::{Found, Store};
 use crate::error::ReadError;
+use crate::log::table::Pin;
 use crate::position::LogPosition;
 use std::fmt;
 
@@ -40,32 +43,32 @@ impl fmt::Debug for Pair<'_> {
 pub struct Pairs<'a> {
     store: &'a Store,
     shard: usize,
-    positions: std::vec::IntoIter<LogPosition>,
+    tags: std::vec::IntoIter<(u32, LogPosition)>,
+    /// Of one tag.
+    pinned: Vec<(LogPosition, Pin<'a>)>,
 }
 
 impl<'a> Pairs<'a> {
     pub(super) fn new(store: &'a Store) -> Self {
-        Self { store, shard: 0, positions: Vec::new().into_iter() }
+        Self { store, shard: 0, tags: Vec::new().into_iter(), pinned: Vec::new() }
     }
 
-    fn next_position(&mut self) -> Option<LogPosition> {
+    /// The next position to be read, pinned.
+    fn next_pinned(&mut self) -> Option<(LogPosition, Pin<'a>)> {
+        let index = &*self.store.index;
         loop {
-            if let Some(position) = self.positions.next() {
-                return Some(position);
+            if let Some(pinned) = self.pinned.pop() {
+                return Some(pinned);
             }
-            if self.shard == self.store.keydir.shards() {
+            if let Some((tag, _)) = self.tags.next() {
+                index.keydir.each(tag, |at| self.pinned.push((at, index.pin(at))));
+            } else if self.shard < index.keydir.shards() {
+                self.tags = index.keydir.slots(self.shard).into_iter();
+                self.shard += 1;
+            } else {
                 return None;
             }
-            self.positions = self.store.keydir.positions(self.shard).into_iter();
-            self.shard += 1;
         }
-    }
-
-    /// The newest of the key whose frame was at a position.
-    fn current(&self, position: LogPosition) -> Result<Option<Found<'a>>, ReadError> {
-        let seen = self.store.read(position)?;
-        let found = self.store.find(seen.key())?;
-        Ok(found)
     }
 }
 
@@ -74,10 +77,10 @@ impl<'a> Iterator for Pairs<'a> {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            let position = self.next_position()?;
-            match self.current(position) {
-                Ok(Some(found)) => return Some(Ok(Pair { found })),
-                Ok(None) => {}
+            let (position, pin) = self.next_pinned()?;
+            match self.store.read_pinned(position, pin) {
+                Ok(found) if found.is_live(&self.store.index.clock) => return Some(Ok(Pair { found })),
+                Ok(_) => {}
                 Err(error) => return Some(Err(error)),
             }
         }
@@ -93,7 +96,7 @@ impl Iterator for Keys<'_> {
     type Item = Result<Vec<u8>, ReadError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        Some(self.0.next()?.map(|pair| pair.found.to_key()))
+        Some(self.0.next()?.map(|pair| pair.found.key().to_vec()))
     }
 }
 

@@ -1,76 +1,196 @@
-//! Opening: the keydir is made from the frames.
+//! Opening: the keydir is made from hints, and from the frames of segments that have none.
 
-use super::{Found, Store, StoreOptions};
-use crate::error::{Corruption, OpenError};
-use crate::format::frame::{HEADER, Header, Kind, State};
-use crate::format::header::FIRST_FRAME;
-use crate::keydir::{Change, Keydir};
+use super::hints::{self, Listing};
+use super::index::{Index, frame_len, is_put, key_at, origin_of};
+use super::maintenance;
+use super::policy::MergePolicy;
+use super::{Store, StoreOptions};
+use crate::error::{Corruption, CorruptionKind, OpenError};
+use crate::format::hint::{Census, TOMBSTONE};
+use crate::keydir::{Change, Fate, Keydir};
+use crate::log::core::Core;
 use crate::log::{CommitLog, scan};
+use crate::options::RecoveryMode;
 use crate::position::LogPosition;
 use crate::segment::Segment;
+use crate::storage::io_error;
+use crate::sync::{Mutex, lock};
 use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Instant;
+
+/// More threads than this wait for memory together.
+const THREADS: usize = 8;
+
+/// What is known of a segment before it is loaded.
+struct Source {
+    segment: Arc<Segment>,
+    census: Census,
+    listing: Listing,
+}
 
 impl Store {
     pub(super) fn load(mut log: CommitLog, options: &StoreOptions) -> Result<Self, OpenError> {
+        let started = Instant::now();
         log.stored = true;
-        let seed = RandomState::new().hash_one(0);
-        let keydir = Keydir::new(seed, options.tag_bits);
+        let core = log.core().expect("a store's log is open for writing").clone();
+        let keydir = Keydir::new(seed_of(&core)?, options.tag_bits);
+        let mut report = log.recovery().clone();
+        let salvage = core.config.recovery_mode == RecoveryMode::Salvage;
+        let mut lost = salvage.then(Vec::new);
+        let sources = read_sources(&core, &keydir, &mut lost)?;
+        report.lost.extend(lost.into_iter().flatten());
+        fill(&core, &keydir, &sources)?;
+        report.hinted_segments =
+            sources.iter().filter(|s| matches!(s.listing, Listing::Hint(_))).count() as u64;
+        report.duration += started.elapsed();
+        let index = Arc::new(Index::new(core, keydir, policy_of(options)?, options.clock.clone()));
+        let maintainer = maintenance::start(&index).map_err(|e| io_error("start a thread", e))?;
         let (verify, max_value) = (options.verify, options.max_value);
-        let store = Self { log, keydir, verify, max_value };
-        let active = store.core().tail.position().segment();
-        for segment in store.core().table.segments() {
-            if segment.id() != active {
-                store.load_segment(&segment)?;
-            }
-        }
-        Ok(store)
-    }
-
-    /// Takes in a segment's frames, which are newer than all that was taken in before.
-    fn load_segment(&self, segment: &Segment) -> Result<(), OpenError> {
-        let mut offset = FIRST_FRAME;
-        while offset < segment.end() {
-            let place = segment.position(offset);
-            let frame = scan::frame_at(segment, offset, segment.end() - offset);
-            let frame = match frame {
-                Ok(Some(frame)) => frame,
-                Ok(None) => break,
-                Err(kind) => return Err(OpenError::Corrupt(Corruption::at(place, kind))),
-            };
-            match (frame.word.state, frame.header) {
-                (State::Committed, Some(header)) => {
-                    self.load_frame(segment, offset, header);
-                    let inside = header.kind == Kind::Batch;
-                    offset += if inside { HEADER } else { frame.word.len };
-                }
-                _ => offset += frame.word.len,
-            }
-        }
-        Ok(())
-    }
-
-    #[allow(unsafe_code, reason = "reads the key of a verified frame")]
-    fn load_frame(&self, segment: &Segment, offset: u64, header: Header) {
-        if !matches!(header.kind, Kind::Put | Kind::Delete) {
-            return;
-        }
-        // SAFETY: `frame_at` has seen the frame committed, and verified that the header fits it.
-        let key = unsafe {
-            segment.map.slice(offset + HEADER + header.key_at(), u64::from(header.key_len))
-        };
-        let position = segment.position(offset);
-        let change = match header.kind {
-            Kind::Put => Change::Set(position),
-            _ => Change::Remove,
-        };
-        let is = |at: LogPosition| self.is_key(at, key);
-        self.keydir.change(self.keydir.tag(key), is, |_| (change, ()));
+        Ok(Self { log, index, maintainer, report, verify, max_value })
     }
 }
 
-impl Found<'_> {
-    /// The key, apart from the frame.
-    pub(super) fn to_key(&self) -> Vec<u8> {
-        self.key().to_vec()
+fn policy_of(options: &StoreOptions) -> Result<MergePolicy, OpenError> {
+    match options.merge_policy.fault() {
+        Some((option, range)) => Err(OpenError::Option { option, value: 0, range }),
+        None => Ok(options.merge_policy),
+    }
+}
+
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |n| n.get().min(THREADS))
+}
+
+/// The seed of the hash, for good: hints hold tags that were made with it.
+fn seed_of(core: &Core) -> Result<u64, OpenError> {
+    let mut manifest = lock(&core.manifest);
+    if let Some(seed) = manifest.seed {
+        return Ok(seed);
+    }
+    let seed = RandomState::new().hash_one(0);
+    let mut new = manifest.clone();
+    new.seed = Some(seed);
+    core.storage.write_manifest(&new.encode()).map_err(|e| io_error("write MANIFEST", e))?;
+    *manifest = new;
+    Ok(seed)
+}
+
+/// Reads hints, and the segments that have none, on all processors.
+fn read_sources(
+    core: &Core,
+    keydir: &Keydir,
+    lost: &mut Option<Vec<Corruption>>,
+) -> Result<Vec<Source>, OpenError> {
+    let active = core.tail.position().segment();
+    let segments = core.table.segments();
+    let segments: Vec<_> = segments.into_iter().filter(|s| s.id() < active).collect();
+    let next = AtomicUsize::new(0);
+    let (done, noted) = (Mutex::new(Vec::new()), Mutex::new(lost));
+    let work = || -> Result<(), Corruption> {
+        // ORDERING: Relaxed; each index is drawn once.
+        while let Some(segment) = segments.get(next.fetch_add(1, Relaxed)) {
+            let (census, listing) = match hints::read(&*core.storage, keydir, segment) {
+                Some(found) => found,
+                None => read_frames(keydir, segment, &noted)?,
+            };
+            lock(&done).push(Source { segment: segment.clone(), census, listing });
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads().min(segments.len())).map(|_| scope.spawn(work)).collect();
+        let mine = work();
+        let joined = others.into_iter().map(|other| other.join().expect("reading does not panic"));
+        joined.fold(mine, Result::and)
+    })?;
+    Ok(done.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner))
+}
+
+type Noted<'a> = Mutex<&'a mut Option<Vec<Corruption>>>;
+
+fn read_frames(
+    keydir: &Keydir,
+    segment: &Segment,
+    noted: &Noted<'_>,
+) -> Result<(Census, Listing), Corruption> {
+    let mut here = lock(noted).is_some().then(Vec::new);
+    let (census, entries) = hints::gather(keydir, segment, here.as_mut())?;
+    if let (Some(all), Some(here)) = (&mut **lock(noted), here) {
+        all.extend(here);
+    }
+    Ok((census, Listing::Read(entries)))
+}
+
+/// Puts the newest frame of every key into the keydir.
+fn fill(core: &Core, keydir: &Keydir, sources: &[Source]) -> Result<(), OpenError> {
+    let read = |nth: usize, each: &mut dyn FnMut(u32, LogPosition)| {
+        let Source { segment, listing, .. } = &sources[nth];
+        listing.each(|entry| {
+            each((entry >> 32) as u32, segment.position(entry & 0xffff_ffff & !TOMBSTONE));
+        });
+        Ok::<_, OpenError>(())
+    };
+    let salvage = core.config.recovery_mode == RecoveryMode::Salvage;
+    let resolve = |old, new| match resolve(core, old, new) {
+        // What is damaged is told by reading it.
+        Err(_) if salvage => Ok(Fate::Other),
+        other => Ok(other?),
+    };
+    keydir.load(sources.len(), threads(), read, resolve)?;
+    for Source { segment, census, listing } in sources {
+        drop_tombstones(keydir, segment, listing);
+        segment.dead.add(census.superseded);
+        // Only here is it known: so it is not set yet.
+        let _ = segment.census.set(*census);
+    }
+    Ok(())
+}
+
+/// Tombstones are slots until all is loaded, so that the order of loading does not matter.
+fn drop_tombstones(keydir: &Keydir, segment: &Segment, listing: &Listing) {
+    listing.each(|entry| {
+        if entry & TOMBSTONE != 0 {
+            let tag = keydir.cut((entry >> 32) as u32);
+            let place = segment.position(entry & 0xffff_ffff & !TOMBSTONE);
+            keydir.change(tag, |at| at == place, |_| (Change::Remove, ()));
+        }
+    });
+}
+
+/// What a frame is to another one with the same tag: of two with one key the one counts that was
+/// written later, wherever merges have moved it. What this depends on and no hint vouches for is
+/// verified: keys that differ, and the positions that moved frames were written at.
+fn resolve(core: &Core, old: LogPosition, new: LogPosition) -> Result<Fate, Corruption> {
+    core.table.with(|all| {
+        let find = |at: LogPosition| crate::log::table::locate(all, at.segment());
+        let (Some(a), Some(b)) = (find(old), find(new)) else { return Ok(Fate::Other) };
+        let (a, b) = (&*all[a], &*all[b]);
+        let (at_a, at_b) = (u64::from(old.offset()), u64::from(new.offset()));
+        let same = key_at(a, at_a).is_some_and(|key| key_at(b, at_b) == Some(key));
+        for (segment, offset) in [(a, at_a), (b, at_b)] {
+            if !same || segment.header.merged {
+                verify(segment, offset)?;
+            }
+        }
+        if !same {
+            return Ok(Fate::Other);
+        }
+        let newer = origin_of(b, at_b) > origin_of(a, at_a);
+        let (loser, offset) = if newer { (a, at_a) } else { (b, at_b) };
+        if is_put(loser, offset) {
+            loser.dead.add(frame_len(loser, offset));
+        }
+        Ok(if newer { Fate::Newer } else { Fate::Older })
+    })
+}
+
+fn verify(segment: &Segment, offset: u64) -> Result<(), Corruption> {
+    let frame = scan::frame_at(segment, offset, segment.end() - offset);
+    match frame {
+        Ok(Some(frame)) if frame.header.is_some() => Ok(()),
+        Ok(_) => Err(Corruption::at(segment.position(offset), CorruptionKind::Missing)),
+        Err(kind) => Err(Corruption::at(segment.position(offset), kind)),
     }
 }

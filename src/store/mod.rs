@@ -10,33 +10,48 @@
 
 #![allow(unsafe_code, reason = "compares keys in frames that their slots point at")]
 
+mod backup;
 mod batch;
+mod hints;
+mod index;
 mod iter;
 mod load;
+mod maintenance;
+mod merge;
 mod options;
+mod policy;
+mod stats;
 mod value;
 
+pub use backup::BackupReport;
 pub use batch::Batch;
 pub use iter::{Keys, Pair, Pairs};
+pub use merge::MergeReport;
 pub use options::{StoreOptions, WriteOptions};
+pub use policy::MergePolicy;
+pub use stats::{MergeTotals, SegmentStats, Stats};
 pub use value::Value;
+
+use self::index::{Damage, Index};
 
 use crate::error::{
     AppendError, CasMismatch, Corruption, CorruptionKind, OpenError, ReadError, SyncError,
     WriteError,
 };
 use crate::format::frame::{self, EXPIRES, HEADER, Header, Kind, State, Word};
-use crate::keydir::{Change, Keydir};
+use crate::keydir::Change;
 use crate::log::commit::Claim;
 use crate::log::core::Core;
-use crate::log::table::{Pin, locate};
+use crate::log::table::Pin;
 use crate::log::{CommitLog, RecoveryReport, scan};
 use crate::options::Durability;
 use crate::position::LogPosition;
 use crate::segment::Segment;
 use crate::sync::Patience;
 use std::path::Path;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A key-value store: keys of 1 to 65,535 bytes, values up to the configured limit.
@@ -57,7 +72,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 #[derive(Debug)]
 pub struct Store {
     log: CommitLog,
-    keydir: Keydir,
+    index: Arc<Index>,
+    maintainer: Option<JoinHandle<()>>,
+    /// Damage that was stepped over when the keys were loaded, beside what the log met.
+    report: RecoveryReport,
     verify: bool,
     max_value: u64,
 }
@@ -85,13 +103,32 @@ impl<'a> Found<'a> {
         (self.header.flags & EXPIRES != 0).then(|| crate::format::u64_at(self.body, 0))
     }
 
-    fn is_live(&self) -> bool {
-        self.expiry().is_none_or(|expiry| now() < expiry)
+    fn is_live(&self, clock: &Clock) -> bool {
+        self.expiry().is_none_or(|expiry| clock.now() < expiry)
     }
 }
 
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64)
+/// What time it is.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum Clock {
+    #[default]
+    System,
+    /// One that a test sets.
+    Set(Arc<AtomicU64>),
+}
+
+impl Clock {
+    /// In milliseconds since 1970.
+    fn now(&self) -> u64 {
+        match self {
+            Self::System => {
+                let since = SystemTime::now().duration_since(UNIX_EPOCH);
+                since.map_or(0, |time| time.as_millis() as u64)
+            }
+            // ORDERING: Relaxed; a test's own.
+            Self::Set(time) => time.load(Ordering::Relaxed),
+        }
+    }
 }
 
 /// How many lookups of `get_many` go in step: their cache misses overlap.
@@ -119,7 +156,7 @@ impl Store {
     }
 
     fn core(&self) -> &Core {
-        self.log.core().expect("a store's log is open for writing")
+        &self.index.core
     }
 
     // ---- writing ----
@@ -148,9 +185,10 @@ impl Store {
     ) -> Result<LogPosition, WriteError> {
         let (key, value) = (key.as_ref(), value.as_ref());
         let header = self.put_header(key, value, options.ttl.is_some())?;
-        let expiry = options.ttl.map(expiry_after);
+        let expiry = options.ttl.map(|ttl| self.index.expiry_after(ttl));
         let claim = self.place(key, header, expiry)?;
         let position = finish(claim, header, value);
+        self.index.counters.puts.add(1);
         Ok(self.core().committed_as(position, self.durability(options))?)
     }
 
@@ -175,18 +213,26 @@ impl Store {
         header: Header,
         expiry: Option<u64>,
     ) -> Result<Claim<'_, Segment>, WriteError> {
-        let (core, tag) = (self.core(), self.keydir.tag(key));
+        let (index, core, tag) = (&*self.index, self.core(), self.index.keydir.tag(key));
         let len = frame::frame_len(header.body_len());
+        let damage = Damage::default();
         loop {
-            let placed = self.keydir.change(
+            let placed = index.keydir.change(
                 tag,
-                |at| self.is_key(at, key),
-                |_| match core.try_claim(len) {
-                    Ok(Some(mut claim)) => {
-                        write_head(&mut claim, 0, header, expiry, key);
-                        (Change::Set(position(&claim)), Ok(Some(claim)))
+                |at| index.is_key(at, key, &damage),
+                |old| {
+                    if let (None, Some(damage)) = (old, damage.take()) {
+                        return (Change::Keep, Err(ReadError::Corrupt(damage).into()));
                     }
-                    other => (Change::Keep, other),
+                    match core.try_claim(len) {
+                        Ok(Some(mut claim)) => {
+                            write_head(&mut claim, 0, header, expiry, key);
+                            old.into_iter().for_each(|old| index.died(old));
+                            (Change::Set(position(&claim)), Ok(Some(claim)))
+                        }
+                        Ok(None) => (Change::Keep, Ok(None)),
+                        Err(error) => (Change::Keep, Err(WriteError::from(error))),
+                    }
                 },
             );
             match placed? {
@@ -286,14 +332,18 @@ impl Store {
         let key_len = check_key(key)?;
         let put = value.map(|value| self.put_header(key, value, false)).transpose()?;
         let delete = Header { kind: Kind::Delete, flags: 0, key_len, value_len: 0 };
-        let (core, tag) = (self.core(), self.keydir.tag(key));
+        let (index, core, tag) = (&*self.index, self.core(), self.index.keydir.tag(key));
+        let damage = Damage::default();
         loop {
-            let outcome = self.keydir.change(
+            let outcome = index.keydir.change(
                 tag,
-                |at| self.is_key(at, key),
+                |at| index.is_key(at, key, &damage),
                 |at| {
+                    if let (None, Some(damage)) = (at, damage.take()) {
+                        return (Change::Keep, Err(ReadError::Corrupt(damage).into()));
+                    }
                     let found = match at.map(|at| self.read(at)).transpose() {
-                        Ok(found) => found.filter(Found::is_live),
+                        Ok(found) => found.filter(|found| found.is_live(&index.clock)),
                         Err(error) => return (Change::Keep, Err(WriteError::Read(error))),
                     };
                     let (header, result) = match decide(found.as_ref()) {
@@ -310,17 +360,19 @@ impl Store {
                     let body =
                         if header.kind == Kind::Put { value.unwrap_or_default() } else { &[] };
                     let position = finish(claim, header, body);
+                    at.into_iter().for_each(|old| index.died(old));
                     let change = match header.kind {
                         Kind::Put => Change::Set(position),
                         _ => Change::Remove,
                     };
-                    (change, Ok(Some((Some(position), result))))
+                    (change, Ok(Some((Some((position, header)), result))))
                 },
             );
             match outcome? {
                 None => core.roll()?,
                 Some((None, result)) => return Ok(result),
-                Some((Some(position), result)) => {
+                Some((Some((position, header)), result)) => {
+                    index.count_writes(&[header]);
                     core.committed_as(position, core.config.durability)?;
                     return Ok(result);
                 }
@@ -336,6 +388,7 @@ impl Store {
     /// [`ReadError::Corrupt`] if its checksum does not match.
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Value<'_>>, ReadError> {
         let found = self.find(key.as_ref())?;
+        self.index.count_reads(usize::from(found.is_some()), usize::from(found.is_none()));
         Ok(found.map(|found| Value::new(found.value(), found.position, found.pin, &self.log)))
     }
 
@@ -353,6 +406,8 @@ impl Store {
             for keys in keys.chunks(IN_STEP) {
                 self.get_in_step(keys, &mut values)?;
             }
+            let hits = values.iter().flatten().count();
+            self.index.count_reads(hits, values.len() - hits);
             Ok(values)
         })
     }
@@ -362,29 +417,26 @@ impl Store {
         keys: &[K],
         values: &mut Vec<Option<Value<'a>>>,
     ) -> Result<(), ReadError> {
-        let tags: Vec<u32> = keys.iter().map(|key| self.keydir.tag(key.as_ref())).collect();
+        let tags: Vec<u32> = keys.iter().map(|key| self.index.keydir.tag(key.as_ref())).collect();
         let mut pinned: Vec<_> = keys.iter().map(|_| None).collect();
-        self.keydir.get_all(
+        let damage = Damage::default();
+        self.index.keydir.get_all(
             &tags,
-            |at| self.prefetch(at),
-            |index, at| self.is_key(at, keys[index].as_ref()),
-            |index, at| pinned[index] = Some((at, self.pin(at))),
+            |at| self.index.prefetch(at),
+            |nth, at| self.index.is_key(at, keys[nth].as_ref(), &damage),
+            |nth, at| pinned[nth] = Some((at, self.index.pin(at))),
         );
+        if pinned.iter().any(Option::is_none)
+            && let Some(damage) = damage.take()
+        {
+            return Err(ReadError::Corrupt(damage));
+        }
         for pinned in pinned {
             let found = pinned.map(|(at, pin)| self.read_pinned(at, pin)).transpose()?;
-            let found = found.filter(Found::is_live);
+            let found = found.filter(|found| self.index.is_there(found));
             values.push(found.map(|f| Value::new(f.value(), f.position, f.pin, &self.log)));
         }
         Ok(())
-    }
-
-    /// Asks for the frame that a slot points at. Only under the lock of its shard.
-    fn prefetch(&self, at: LogPosition) {
-        self.core().table.with(|all| {
-            if let Some(found) = locate(all, at.segment()) {
-                all[found].map.prefetch(u64::from(at.offset()));
-            }
-        });
     }
 
     /// Whether a key has a value.
@@ -417,7 +469,7 @@ impl Store {
     /// How many keys there are, expired ones included that nothing has reclaimed yet.
     #[must_use]
     pub fn len(&self) -> u64 {
-        self.keydir.len()
+        self.index.keydir.len()
     }
 
     /// Whether there are none.
@@ -429,23 +481,24 @@ impl Store {
     /// Bytes of memory that the keydir takes.
     #[must_use]
     pub fn keydir_memory(&self) -> u64 {
-        self.keydir.memory()
+        self.index.keydir.memory()
     }
 
     /// A key's newest frame, if it is live.
     fn find(&self, key: &[u8]) -> Result<Option<Found<'_>>, ReadError> {
-        let tag = self.keydir.tag(key);
-        let pinned = self.keydir.get(tag, |at| self.is_key(at, key), |at| (at, self.pin(at)));
-        let Some((position, pin)) = pinned else { return Ok(None) };
-        Ok(Some(self.read_pinned(position, pin)?).filter(Found::is_live))
+        let tag = self.index.keydir.tag(key);
+        let (index, damage) = (&*self.index, Damage::default());
+        let is = |at| index.is_key(at, key, &damage);
+        let pinned = index.keydir.get(tag, is, |at| (at, index.pin(at)));
+        let Some((position, pin)) = pinned else {
+            return damage.take().map_or(Ok(None), |damage| Err(ReadError::Corrupt(damage)));
+        };
+        Ok(Some(self.read_pinned(position, pin)?).filter(|found| self.index.is_there(found)))
     }
 
-    fn pin(&self, at: LogPosition) -> Pin<'_> {
-        self.core().table.pin(at.segment()).expect("a slot points at a segment that is there")
-    }
-
+    /// Reads what a slot points at. Only under the lock of its shard.
     fn read(&self, at: LogPosition) -> Result<Found<'_>, ReadError> {
-        self.read_pinned(at, self.pin(at))
+        self.read_pinned(at, self.index.pin(at))
     }
 
     /// Reads a frame that a slot points at, when it is committed.
@@ -475,28 +528,6 @@ impl Store {
         }
     }
 
-    /// Whether the frame that a slot points at is a key's. Only under the lock of its shard: header
-    /// and key were written under that, before the slot was set.
-    fn is_key(&self, at: LogPosition, key: &[u8]) -> bool {
-        self.core().table.with(|all| {
-            let found = locate(all, at.segment());
-            let segment = &all[found.expect("a slot points at a segment that is there")];
-            let offset = u64::from(at.offset());
-            // SAFETY: written before the slot was set, under the lock that is held, and not after.
-            let header = unsafe { segment.map.slice(offset + 8, 8) };
-            let Some(header) = Header::from_word(crate::format::u64_at(header, 0)) else {
-                return false;
-            };
-            if usize::from(header.key_len) != key.len() {
-                return false;
-            }
-            // SAFETY: as above.
-            let found =
-                unsafe { segment.map.slice(offset + HEADER + header.key_at(), key.len() as u64) };
-            found == key
-        })
-    }
-
     // ---- the log below ----
 
     /// Makes everything durable that was written; everything before the position is then.
@@ -516,21 +547,59 @@ impl Store {
     /// What was found when the store was opened.
     #[must_use]
     pub const fn recovery(&self) -> &RecoveryReport {
-        self.log.recovery()
+        &self.report
     }
 
     /// Makes everything durable and closes the store. The next open has nothing to repair.
     ///
     /// # Errors
     /// [`SyncError`].
-    pub fn close(self) -> Result<(), SyncError> {
-        self.log.close()
+    pub fn close(mut self) -> Result<(), SyncError> {
+        self.shut()
     }
 
     /// Lets go without syncing or sealing, as a process that dies. For tests of recovery.
     #[doc(hidden)]
-    pub fn abort(self) {
-        self.log.abort();
+    pub fn abort(mut self) {
+        self.end_maintenance();
+        self.log.forsake();
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        if let Err(error) = self.shut() {
+            tracing::error!(%error, "closing the store failed in a drop");
+        }
+    }
+}
+
+impl Index {
+    /// Whether a value that was found has not expired.
+    fn is_there(&self, found: &Found<'_>) -> bool {
+        let live = found.is_live(&self.clock);
+        if !live {
+            self.counters.expired.add(1);
+        }
+        live
+    }
+
+    fn expiry_after(&self, ttl: Duration) -> u64 {
+        self.clock.now().saturating_add(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    fn count_reads(&self, hits: usize, misses: usize) {
+        for (counter, count) in [(&self.counters.hits, hits), (&self.counters.misses, misses)] {
+            if count > 0 {
+                counter.add(count as u64);
+            }
+        }
+    }
+
+    fn count_writes(&self, headers: &[Header]) {
+        let puts = headers.iter().filter(|header| header.kind == Kind::Put).count() as u64;
+        self.counters.puts.add(puts);
+        self.counters.deletes.add(headers.len() as u64 - puts);
     }
 }
 
@@ -539,10 +608,6 @@ fn check_key(key: &[u8]) -> Result<u16, WriteError> {
         Ok(len) if len > 0 => Ok(len),
         _ => Err(WriteError::KeyLength { len: key.len() }),
     }
-}
-
-fn expiry_after(ttl: Duration) -> u64 {
-    now().saturating_add(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX))
 }
 
 fn position(claim: &Claim<'_, Segment>) -> LogPosition {

@@ -1,11 +1,14 @@
 //! What a user of a store chooses.
 
-use super::Store;
+use super::{Clock, Store};
+use super::policy::MergePolicy;
 use crate::error::OpenError;
 use crate::log::LogOptions;
 use crate::options::{Durability, Maintenance, RecoveryMode};
 use crate::storage::simulated::SimulatedDisk;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 /// How a store is opened.
@@ -15,12 +18,21 @@ pub struct StoreOptions {
     log: LogOptions,
     pub(super) verify: bool,
     pub(super) max_value: u64,
+    pub(super) merge_policy: MergePolicy,
+    pub(super) clock: Clock,
     pub(super) tag_bits: u32,
 }
 
 impl Default for StoreOptions {
     fn default() -> Self {
-        Self { log: LogOptions::default(), verify: true, max_value: 1 << 30, tag_bits: 32 }
+        Self {
+            log: LogOptions::default(),
+            verify: true,
+            max_value: 1 << 30,
+            merge_policy: MergePolicy::default(),
+            clock: Clock::System,
+            tag_bits: 32,
+        }
     }
 }
 
@@ -55,7 +67,7 @@ impl StoreOptions {
         self
     }
 
-    /// Whether reads verify checksums. Default true; what opening loads is verified in any case.
+    /// Whether reads verify checksums. Default true.
     pub const fn verify_on_read(mut self, verify: bool) -> Self {
         self.verify = verify;
         self
@@ -64,6 +76,19 @@ impl StoreOptions {
     /// The largest value, in bytes. Default 1 GiB; at most 4 GiB less 4 MiB.
     pub const fn max_value_size(mut self, bytes: u64) -> Self {
         self.max_value = bytes;
+        self
+    }
+
+    /// When the store merges by itself, and how hard.
+    pub const fn merge_policy(mut self, policy: MergePolicy) -> Self {
+        self.merge_policy = policy;
+        self
+    }
+
+    /// Takes the time from here, in milliseconds since 1970. For tests.
+    #[doc(hidden)]
+    pub fn clock(mut self, milliseconds: Arc<AtomicU64>) -> Self {
+        self.clock = Clock::Set(milliseconds);
         self
     }
 

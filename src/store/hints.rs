@@ -1,0 +1,176 @@
+//! Hints: made of sealed segments off the write path, read on opening and by merges.
+//!
+//! A hint is never needed. It is not synced; one that is missing, torn, of another segment or made
+//! with another hash is as good as none, and the segment is read instead.
+
+#![allow(unsafe_code, reason = "reads files that nobody writes to any more")]
+
+use super::index::{Index, key_at, origin_of};
+use crate::error::Corruption;
+use crate::format::frame::{HEADER, Header, Kind};
+use crate::format::hint::{self, Census, Entries, Expiring, Subject, TOMBSTONE};
+use crate::format::u64_at;
+use crate::keydir::Keydir;
+use crate::segment::map::Map;
+use crate::segment::{Segment, hint_name};
+use crate::storage::{Access, Storage};
+use std::ops::ControlFlow;
+
+/// What is in a sealed segment: as its hint says.
+#[derive(Debug)]
+pub(super) enum Listing {
+    Hint(Map),
+    Read(Vec<u64>),
+}
+
+impl Listing {
+    /// Calls `each` with all entries: tag in the high half, offset and tombstone bit in the low one.
+    pub(super) fn each(&self, mut each: impl FnMut(u64)) {
+        match self {
+            Self::Hint(map) => entries(map).iter().for_each(each),
+            Self::Read(all) => all.iter().for_each(|&entry| each(entry)),
+        }
+    }
+
+    /// Whether there is a put with the tag.
+    pub(super) fn has_put(&self, tag: u32) -> bool {
+        match self {
+            Self::Hint(map) => entries(map).has_put(tag),
+            Self::Read(all) => {
+                let first = all.partition_point(|entry| entry >> 32 < u64::from(tag));
+                let same = all[first..].iter().take_while(|&e| e >> 32 == u64::from(tag));
+                same.into_iter().any(|entry| entry & TOMBSTONE == 0)
+            }
+        }
+    }
+}
+
+fn bytes(map: &Map) -> &[u8] {
+    // SAFETY: hints are written under another name and never after they have got theirs.
+    unsafe { map.slice(0, map.len() as u64) }
+}
+
+fn entries(map: &Map) -> Entries<'_> {
+    hint::entries(bytes(map))
+}
+
+fn subject(keydir: &Keydir, segment: &Segment) -> Subject {
+    let (id, salt, end) = (segment.id(), segment.salt(), segment.end());
+    Subject { id, salt, end, fingerprint: keydir.fingerprint() }
+}
+
+/// What a segment's hint says, if it has a sound one.
+pub(super) fn read(
+    storage: &dyn Storage,
+    keydir: &Keydir,
+    segment: &Segment,
+) -> Option<(Census, Listing)> {
+    let map = storage.open(&hint_name(segment.id()), Access::Read).ok()?.map;
+    let census = hint::decode(bytes(&map), subject(keydir, segment)).map(|(census, _)| census);
+    if census.is_none() {
+        tracing::warn!(segment = segment.id(), "a hint is of no use, its segment is read");
+    }
+    Some((census?, Listing::Hint(map)))
+}
+
+/// Writes a segment's hint. Failure costs the next open some time, and nothing else.
+pub(super) fn write(index: &Index, segment: &Segment, census: &Census, entries: &[u64]) {
+    let bytes = hint::encode(subject(&index.keydir, segment), census, entries);
+    let (id, name) = (segment.id(), hint_name(segment.id()));
+    match index.core.storage.publish(&name, &bytes) {
+        Ok(()) => tracing::debug!(segment = id, keys = entries.len(), "wrote a hint"),
+        Err(error) => tracing::warn!(segment = id, %error, "could not write a hint"),
+    }
+}
+
+/// Gathers what the hint of a segment says, frame by frame.
+#[derive(Debug, Default)]
+pub(super) struct Gather {
+    census: Census,
+    entries: Vec<u64>,
+    expiring: Vec<(u64, u64)>,
+}
+
+impl Gather {
+    pub(super) fn new() -> Self {
+        Self { census: Census { oldest: u64::MAX, ..Census::default() }, ..Self::default() }
+    }
+
+    /// Takes in a verified frame.
+    pub(super) fn add(
+        &mut self,
+        keydir: &Keydir,
+        segment: &Segment,
+        offset: u64,
+        len: u64,
+        header: Option<Header>,
+    ) {
+        let keyed = header.filter(|header| matches!(header.kind, Kind::Put | Kind::Delete));
+        let (Some(header), Some(key)) = (keyed, key_at(segment, offset)) else {
+            self.census.plain |= header.is_some_and(|header| header.kind == Kind::Entry);
+            self.census.keyless += len;
+            return;
+        };
+        let tombstone = if header.kind == Kind::Delete { TOMBSTONE } else { 0 };
+        self.census.tombstones += if tombstone != 0 { len } else { 0 };
+        let origin = origin_of(segment, offset);
+        self.census.oldest = self.census.oldest.min(origin.as_u64());
+        if let Some(expiry) = expiry_of(segment, offset, header) {
+            self.expiring.push((expiry, len));
+        }
+        self.entries.push(u64::from(keydir.full_tag(key)) << 32 | offset | tombstone);
+    }
+
+    /// The census, and the entries in order.
+    pub(super) fn finish(mut self, segment: &Segment) -> (Census, Vec<u64>) {
+        self.census.expiring = Expiring::of(&mut self.expiring);
+        self.entries.sort_unstable();
+        // In a merged segment the later frame need not be the newer one.
+        if !segment.header.merged {
+            let newest = newest_of_each(segment, &self.entries, &mut self.census.superseded);
+            self.entries = newest;
+        }
+        (self.census, self.entries)
+    }
+}
+
+/// When a put expires, in milliseconds since 1970.
+pub(super) fn expiry_of(segment: &Segment, offset: u64, header: Header) -> Option<u64> {
+    if header.flags & crate::format::frame::EXPIRES == 0 {
+        return None;
+    }
+    // SAFETY: in a verified frame of a segment that nobody writes to any more.
+    Some(u64_at(unsafe { segment.map.slice(offset + HEADER, 8) }, 0))
+}
+
+/// Drops the entries whose key has one further on in the segment, and counts the puts among them.
+fn newest_of_each(segment: &Segment, entries: &[u64], superseded: &mut u64) -> Vec<u64> {
+    let offset = |entry: u64| entry & 0xffff_fff8;
+    let key = |entry: u64| key_at(segment, offset(entry));
+    let mut newest = Vec::with_capacity(entries.len());
+    for same_tag in entries.chunk_by(|a, b| a >> 32 == b >> 32) {
+        for (nth, &entry) in same_tag.iter().enumerate() {
+            let is_last = same_tag[nth + 1..].iter().all(|&later| key(later) != key(entry));
+            if is_last {
+                newest.push(entry);
+            } else if entry & TOMBSTONE == 0 {
+                *superseded += super::index::frame_len(segment, offset(entry));
+            }
+        }
+    }
+    newest
+}
+
+/// Reads a sealed segment. Damage is an error, or stepped over and noted in `lost`.
+pub(super) fn gather(
+    keydir: &Keydir,
+    segment: &Segment,
+    lost: Option<&mut Vec<Corruption>>,
+) -> Result<(Census, Vec<u64>), Corruption> {
+    let mut gather = Gather::new();
+    crate::log::scan::each_frame(segment, lost, |offset, len, header| {
+        gather.add(keydir, segment, offset, len, header);
+        ControlFlow::Continue(())
+    })?;
+    Ok(gather.finish(segment))
+}

@@ -1,0 +1,90 @@
+//! What a store does by itself: hints, merges, and its end.
+
+use super::Store;
+use super::index::Index;
+use super::merge::{MergeReport, Pace};
+use crate::error::{MergeError, SyncError};
+use crate::sync::lock;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+/// How often to look whether there is something to do.
+const PERIOD: Duration = Duration::from_millis(100);
+/// The longest wait after a merge failed, on a full disk for example.
+const RETRY: Duration = Duration::from_secs(30);
+
+/// Starts the store's own thread, unless its maintenance is done by hand.
+pub(super) fn start(index: &Arc<Index>) -> io::Result<Option<JoinHandle<()>>> {
+    if index.core.is_manual() {
+        return Ok(None);
+    }
+    let index = index.clone();
+    thread::Builder::new().name("tailcask-merge".into()).spawn(move || keep(&index)).map(Some)
+}
+
+fn keep(index: &Index) {
+    let mut wait = PERIOD;
+    while !index.is_stopping() {
+        wait = match once(index, false) {
+            Ok(_) => PERIOD,
+            Err(MergeError::Closing) => return,
+            Err(error) => {
+                tracing::warn!(%error, "a merge failed");
+                (wait * 2).min(RETRY)
+            }
+        };
+        if !index.is_stopping() {
+            thread::park_timeout(wait);
+        }
+    }
+}
+
+/// Writes the hints that are missing, and merges what the policy says.
+fn once(index: &Index, by_hand: bool) -> Result<MergeReport, MergeError> {
+    let mut merging = lock(&index.merging);
+    index.list_sealed(&mut merging, true);
+    let (ids, in_a_hurry) = index.due(&merging);
+    if in_a_hurry && !by_hand {
+        // Full segments wait for a quiet moment to be sealed, which may be long in coming.
+        index.core.seal_finished()?;
+    }
+    let pace = if by_hand { Pace::Full } else { Pace::Policy { in_a_hurry } };
+    index.merge_in_runs(&mut merging, &ids, pace)
+}
+
+impl Store {
+    /// Does what the background threads would: that of the [log](crate::CommitLog::maintain), then
+    /// hints, then merges as the policy says.
+    ///
+    /// # Errors
+    /// [`MergeError`].
+    pub fn maintain(&self) -> Result<MergeReport, MergeError> {
+        self.log.maintain()?;
+        once(&self.index, true)
+    }
+
+    /// Ends the store's own thread, and a merge that it may be at.
+    pub(super) fn end_maintenance(&mut self) {
+        // ORDERING: Release; pairs with the Acquire load in `is_stopping`.
+        self.index.stop.store(true, Ordering::Release);
+        if let Some(thread) = self.maintainer.take() {
+            thread.thread().unpark();
+            if thread.join().is_err() {
+                tracing::error!("the store's thread panicked");
+            }
+        }
+    }
+
+    pub(super) fn shut(&mut self) -> Result<(), SyncError> {
+        if self.index.is_stopping() {
+            return Ok(());
+        }
+        self.end_maintenance();
+        self.log.shut()?;
+        self.index.list_sealed(&mut lock(&self.index.merging), false);
+        Ok(())
+    }
+}

@@ -1,0 +1,256 @@
+//! Which segments to merge, and when.
+
+/// When the store merges by itself, and how hard.
+///
+/// A merge copies what is live in some sealed segments into new ones and removes the old ones.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[must_use]
+pub struct MergePolicy {
+    dead_ratio: f64,
+    min_dead: u64,
+    small: Option<u64>,
+    rate: Option<u64>,
+    share: f64,
+    goal: f64,
+}
+
+impl Default for MergePolicy {
+    fn default() -> Self {
+        Self {
+            dead_ratio: 0.5,
+            min_dead: 1 << 20,
+            small: None,
+            rate: None,
+            share: 0.5,
+            goal: 2.0,
+        }
+    }
+}
+
+impl MergePolicy {
+    /// The defaults.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Merge a segment once this part of it is dead. Default 0.5.
+    pub const fn dead_ratio(mut self, ratio: f64) -> Self {
+        self.dead_ratio = ratio;
+        self
+    }
+
+    /// And at least so many bytes are. Default 1 MiB.
+    pub const fn min_dead_bytes(mut self, bytes: u64) -> Self {
+        self.min_dead = bytes;
+        self
+    }
+
+    /// Segments in which less than this is used are packed together, once there are four of them.
+    /// 0 turns it off. Default a quarter of the segment size.
+    pub const fn pack_below(mut self, bytes: u64) -> Self {
+        self.small = Some(bytes);
+        self
+    }
+
+    /// Bytes a second that merging may read and write together. Default no limit.
+    pub const fn rate_limit(mut self, bytes_per_second: u64) -> Self {
+        self.rate = Some(bytes_per_second);
+        self
+    }
+
+    /// The part of the time in which a merge may run beside writers; it sleeps in between. Default
+    /// 0.5. It does not hold where the space goal is missed.
+    pub const fn time_share(mut self, share: f64) -> Self {
+        self.share = share;
+        self
+    }
+
+    /// Merge so that full segments take no more than this many times the bytes that are live in
+    /// them. Default 2. The active segment, the one that stands by, and what a running merge
+    /// writes come on top.
+    pub const fn space_goal(mut self, times: f64) -> Self {
+        self.goal = times;
+        self
+    }
+
+    /// What is out of range, if anything is: the option, and what it must be.
+    pub(super) fn fault(&self) -> Option<(&'static str, &'static str)> {
+        let within = |x: f64, low: f64, high: f64| x > low && x <= high;
+        if !within(self.dead_ratio, 0.0, 1.0) {
+            return Some(("dead_ratio", "above 0 and at most 1"));
+        }
+        if !within(self.share, 0.0, 1.0) {
+            return Some(("time_share", "above 0 and at most 1"));
+        }
+        if !within(self.goal, 1.0, f64::INFINITY) {
+            return Some(("space_goal", "above 1"));
+        }
+        (self.rate == Some(0)).then_some(("rate_limit", "above 0"))
+    }
+
+    /// How long to sleep after so many bytes, moved in so much time.
+    pub(super) fn pause(&self, bytes: u64, took: f64, in_a_hurry: bool) -> f64 {
+        let share = if in_a_hurry { 0.0 } else { took * (1.0 / self.share - 1.0) };
+        let rate = self.rate.map_or(0.0, |rate| bytes as f64 / rate as f64 - took);
+        share.max(rate).max(0.0)
+    }
+}
+
+/// A full segment, as the policy sees it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Facts {
+    pub(super) id: u32,
+    /// Bytes in use, the head left out.
+    pub(super) used: u64,
+    /// Bytes of those that nobody needs.
+    pub(super) dead: u64,
+    /// Whether it is sealed and was looked through, and holds nothing that has to stay.
+    pub(super) mergeable: bool,
+}
+
+impl Facts {
+    const fn live(&self) -> u64 {
+        self.used - self.dead
+    }
+
+    fn ratio(&self) -> f64 {
+        self.dead as f64 / self.used.max(1) as f64
+    }
+}
+
+/// How many small segments there have to be.
+const PACK: usize = 4;
+
+impl MergePolicy {
+    /// Whether full segments take more space than they may.
+    pub(super) fn misses_goal(&self, all: &[Facts]) -> bool {
+        let used: u64 = all.iter().map(|facts| facts.used).sum();
+        let live: u64 = all.iter().map(Facts::live).sum();
+        used as f64 > self.goal * live as f64 && used - live >= self.min_dead
+    }
+
+    /// What to merge now: ids, growing. At most about `max_live` bytes have to be copied.
+    pub(super) fn choose(&self, all: &[Facts], segment_size: u64, max_live: u64) -> Vec<u32> {
+        let mut chosen: Vec<_> = all.iter().filter(|f| f.mergeable && self.is_due(f)).collect();
+        if self.misses_goal(all) {
+            self.add_for_goal(all, &mut chosen);
+        }
+        let small = self.small.unwrap_or(segment_size / 4);
+        let is_small = |f: &&Facts| f.mergeable && f.used < small;
+        if all.iter().filter(is_small).count() >= PACK {
+            chosen.extend(all.iter().filter(is_small));
+        }
+        chosen.sort_by_key(|facts| facts.id);
+        chosen.dedup_by_key(|facts| facts.id);
+        // What gives the most for the least first, where there is more than one run's worth.
+        let total: u64 = chosen.iter().map(|facts| facts.live()).sum();
+        if total > max_live {
+            chosen.sort_by(|a, b| b.ratio().total_cmp(&a.ratio()));
+        }
+        let mut live = 0;
+        let mut ids: Vec<_> = chosen
+            .into_iter()
+            .enumerate()
+            .take_while(|(nth, facts)| {
+                live += facts.live();
+                *nth == 0 || live <= max_live
+            })
+            .map(|(_, facts)| facts.id)
+            .collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    fn is_due(&self, facts: &Facts) -> bool {
+        facts.dead >= self.min_dead && facts.ratio() >= self.dead_ratio
+    }
+
+    /// Adds the segments with most dead in them until the goal would be met.
+    fn add_for_goal<'a>(&self, all: &'a [Facts], chosen: &mut Vec<&'a Facts>) {
+        let live: u64 = all.iter().map(Facts::live).sum();
+        let taken = |chosen: &[&Facts], id| chosen.iter().any(|facts| facts.id == id);
+        let mut used: u64 = all.iter().map(|facts| facts.used).sum();
+        used -= chosen.iter().map(|facts| facts.dead).sum::<u64>();
+        let mut rest: Vec<_> =
+            all.iter().filter(|f| f.mergeable && f.dead > 0 && !taken(chosen, f.id)).collect();
+        rest.sort_by(|a, b| b.ratio().total_cmp(&a.ratio()));
+        for facts in rest {
+            if used as f64 <= self.goal * live as f64 {
+                break;
+            }
+            used -= facts.dead;
+            chosen.push(facts);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn facts(id: u32, used: u64, dead: u64) -> Facts {
+        Facts { id, used: used * MIB, dead: dead * MIB, mergeable: true }
+    }
+
+    fn choose(policy: MergePolicy, all: &[Facts]) -> Vec<u32> {
+        policy.choose(all, 64 * MIB, 256 * MIB)
+    }
+
+    #[test]
+    fn what_is_mostly_dead_is_merged_and_what_is_not_is_left() {
+        let all = [facts(1, 60, 10), facts(2, 60, 30), facts(3, 60, 60), facts(4, 60, 0)];
+        assert_eq!(choose(MergePolicy::new(), &all), [2, 3]);
+        assert_eq!(choose(MergePolicy::new().dead_ratio(0.9), &all), [3]);
+        assert_eq!(choose(MergePolicy::new().min_dead_bytes(61 * MIB), &all), []);
+        let unready = all.map(|facts| Facts { mergeable: false, ..facts });
+        assert_eq!(choose(MergePolicy::new(), &unready), []);
+    }
+
+    #[test]
+    fn small_segments_are_packed_four_at_least() {
+        let all = [facts(1, 60, 0), facts(2, 1, 0), facts(3, 2, 0), facts(4, 3, 0), facts(5, 1, 0)];
+        assert_eq!(choose(MergePolicy::new(), &all), [2, 3, 4, 5]);
+        assert_eq!(choose(MergePolicy::new(), &all[..4]), []);
+        assert_eq!(choose(MergePolicy::new().pack_below(0), &all), []);
+    }
+
+    #[test]
+    fn the_space_goal_takes_the_deadest_until_it_is_met() {
+        let policy = MergePolicy::new().dead_ratio(1.0).space_goal(1.25);
+        let all = [facts(1, 60, 10), facts(2, 60, 30), facts(3, 60, 29), facts(4, 60, 1)];
+        assert!(policy.misses_goal(&all));
+        assert_eq!(choose(policy, &all), [2]);
+        let tighter = policy.space_goal(1.1);
+        assert_eq!(choose(tighter, &all), [2, 3]);
+        assert!(!policy.space_goal(2.0).misses_goal(&all));
+    }
+
+    #[test]
+    fn a_run_copies_no_more_than_it_may_and_always_something() {
+        let all: Vec<_> = (1..=100).map(|id| facts(id, 60, 40)).collect();
+        assert_eq!(choose(MergePolicy::new(), &all).len(), 12);
+        let policy = MergePolicy::new();
+        assert_eq!(policy.choose(&[facts(1, 4000, 2000)], 64 * MIB, MIB), [1]);
+    }
+
+    #[test]
+    fn pauses_follow_share_and_rate() {
+        let policy = MergePolicy::new().time_share(0.5);
+        assert_eq!(policy.pause(100, 2.0, false), 2.0);
+        assert_eq!(policy.pause(100, 2.0, true), 0.0);
+        let policy = policy.rate_limit(10);
+        assert_eq!(policy.pause(100, 2.0, true), 8.0);
+    }
+
+    #[test]
+    fn options_out_of_range_are_named() {
+        assert_eq!(MergePolicy::new().fault(), None);
+        assert_eq!(MergePolicy::new().dead_ratio(0.0).fault().unwrap().0, "dead_ratio");
+        assert_eq!(MergePolicy::new().dead_ratio(f64::NAN).fault().unwrap().0, "dead_ratio");
+        assert_eq!(MergePolicy::new().time_share(1.5).fault().unwrap().0, "time_share");
+        assert_eq!(MergePolicy::new().space_goal(1.0).fault().unwrap().0, "space_goal");
+        assert_eq!(MergePolicy::new().rate_limit(0).fault().unwrap().0, "rate_limit");
+    }
+}
