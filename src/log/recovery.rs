@@ -310,7 +310,8 @@ impl Survey {
         }
     }
 
-    /// A segment that is kept beside the log was sealed before it was listed.
+    /// A segment that is kept beside the log was sealed, and all of it durable, before it was
+    /// listed. The seal of a log segment is not synced by itself: power loss may have taken it.
     fn judge_beside(
         &mut self,
         segment: Segment,
@@ -322,14 +323,24 @@ impl Survey {
             self.beside.push((segment, None));
             return Ok(());
         }
-        let what = "it is not sealed, and the MANIFEST says that it was";
-        let kind = CorruptionKind::SegmentHeader(what);
-        let lost = Corruption { segment: segment.id(), offset: SEAL, kind };
-        if mode == RecoveryMode::Strict {
-            return Err(lost.into());
+        let salvage = mode == RecoveryMode::Salvage;
+        let mut scan = scan::scan(&segment, Rules { same_boot: true, salvage });
+        let lost = match &scan.stop {
+            Some(Stop::Damaged(damage) | Stop::Torn(damage)) => Some(damage.clone()),
+            Some(Stop::Blank) => {
+                Some(Corruption::at(segment.position(scan.end), CorruptionKind::Missing))
+            }
+            None if segment.header.merged || !scan.repairs.is_empty() => {
+                let what = "it is not sealed, and the MANIFEST says that it was";
+                let kind = CorruptionKind::SegmentHeader(what);
+                Some(Corruption { segment: segment.id(), offset: SEAL, kind })
+            }
+            None => None,
+        };
+        match lost {
+            Some(lost) if !salvage => return Err(lost.into()),
+            lost => self.report.lost.extend(lost),
         }
-        let mut scan = scan::scan(&segment, Rules { same_boot: true, salvage: true });
-        self.report.lost.push(lost);
         self.report.lost.append(&mut scan.lost);
         self.note(&segment, &scan, boot_id == Some(segment.header.boot_id));
         self.beside.push((segment, Some(scan)));

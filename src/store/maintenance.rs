@@ -63,7 +63,9 @@ impl Store {
     /// [`MergeError`].
     pub fn maintain(&self) -> Result<MergeReport, MergeError> {
         self.log.maintain()?;
-        once(&self.index, true)
+        let merged = once(&self.index, true);
+        self.core().table.reap();
+        merged
     }
 
     /// Ends the store's own thread, and a merge that it may be at.
