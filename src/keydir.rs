@@ -90,7 +90,8 @@ impl Keydir {
     pub(crate) fn fingerprint(&self) -> u64 {
         let keys = (0..=255u8).flat_map(|n| [vec![n; usize::from(n % 67) + 1], vec![n; 300]]);
         keys.fold(0, |print: u64, key| {
-            print.rotate_left(5).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ self.hasher.hash_one(&key[..])
+            print.rotate_left(5).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+                ^ self.hasher.hash_one(&key[..])
         })
     }
 

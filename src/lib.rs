@@ -20,8 +20,8 @@ mod store;
 mod sync;
 
 pub use error::{
-    AppendError, BackupError, CasMismatch, Corruption, CorruptionKind, MergeError, OpenError, ReadError, SyncError,
-    TruncateError, WriteError,
+    AppendError, BackupError, CasMismatch, Corruption, CorruptionKind, MergeError, OpenError,
+    ReadError, SyncError, TruncateError, WriteError,
 };
 pub use log::{
     BatchWriter, CommitLog, Distribution, Entry, FrameInfo, Frames, LogOptions, LogReader,
@@ -31,6 +31,6 @@ pub use options::{Durability, Maintenance, RecoveryMode};
 pub use position::{LogPosition, ParsePositionError};
 pub use storage::simulated::SimulatedDisk;
 pub use store::{
-    BackupReport, Batch, Keys, MergePolicy, MergeReport, MergeTotals, Pair, Pairs, SegmentStats, Stats,
-    Store, StoreOptions, Value, WriteOptions,
+    BackupReport, Batch, Keys, MergePolicy, MergeReport, MergeTotals, Pair, Pairs, SegmentStats,
+    Stats, Store, StoreOptions, Value, WriteOptions,
 };

@@ -49,6 +49,8 @@ pub(crate) const MAX_SEGMENT: u64 = (4 << 30) - SEGMENT_UNIT;
 /// The configuration of a log, checked.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Config {
+    /// What segments are multiples of.
+    pub(crate) segment_unit: u64,
     pub(crate) segment_size: u64,
     pub(crate) initial_segment_size: u64,
     pub(crate) max_entry_size: u64,
@@ -60,6 +62,7 @@ pub(crate) struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            segment_unit: SEGMENT_UNIT,
             segment_size: 64 << 20,
             initial_segment_size: SEGMENT_UNIT,
             max_entry_size: 1 << 30,

@@ -39,7 +39,8 @@ fn waiting(store: &Store, at_most: usize) -> usize {
 /// What a crash would leave, after each of which the store is opened: the process dies, or the
 /// power fails and nothing survives that was not synced.
 fn after_crashes(disk: &SimulatedDisk, check: impl Fn(&Store)) {
-    for image in [disk.process_death(), disk.power_loss(|_, _| false), disk.power_loss(|_, _| true)] {
+    for image in [disk.process_death(), disk.power_loss(|_, _| false), disk.power_loss(|_, _| true)]
+    {
         check(&options().open_simulated(&image).unwrap());
     }
 }
@@ -268,7 +269,9 @@ fn the_active_segment_is_left_alone() {
     let active = store.log().tail().segment();
     assert_eq!(store.merge_only(&[active]).unwrap().inputs, 0);
     assert_eq!(value(&store, "key").unwrap(), b"value");
-    after_crashes(&disk.process_death(), |store| assert_eq!(value(store, "key").unwrap(), b"value"));
+    after_crashes(&disk.process_death(), |store| {
+        assert_eq!(value(store, "key").unwrap(), b"value")
+    });
 }
 
 /// Hazard 11 (rosedb#258): put, merge, delete, merge, reopen: no keys.
@@ -482,10 +485,15 @@ fn live_and_dead_bytes_are_the_same_before_and_after_reopening() {
     let before = sealed(&store);
     let live: u64 = contents(&store)
         .iter()
-        .map(|(key, value)| (key.len().next_multiple_of(8) + value.len().next_multiple_of(8)) as u64)
+        .map(|(key, value)| {
+            (key.len().next_multiple_of(8) + value.len().next_multiple_of(8)) as u64
+        })
         .sum();
     let counted: u64 = before.iter().map(|(_, live, _)| live).sum();
-    assert!(counted >= live && counted < live + 24 * store.len() + 100, "{counted}, {live} in values");
+    assert!(
+        counted >= live && counted < live + 24 * store.len() + 100,
+        "{counted}, {live} in values"
+    );
     store.abort();
     let store = options().open_simulated(&disk.process_death()).unwrap();
     assert_eq!(sealed(&store), before, "from the hints");

@@ -153,7 +153,7 @@ impl Core {
     ) -> io::Result<Self> {
         crate::sync::register_barrier();
         let held: u64 = found.segments.iter().map(|s| s.end()).sum();
-        let size = (held / 4).next_multiple_of(SEGMENT_UNIT);
+        let size = (held / 4).next_multiple_of(config.segment_unit);
         let size = size.clamp(config.initial_segment_size, config.segment_size);
         let mut next = Next { id: Some(found.next_id), previous: found.previous, size };
         let kind = New::Log { alone: None, roll: 1 };
@@ -494,7 +494,9 @@ impl Core {
     pub(crate) fn roll_early(&self) -> Result<(), AppendError> {
         let active = self.tail.position().segment();
         // What overruns the end leaves a pad there. What does not is dropped, and void.
-        while self.tail.position().segment() == active && self.tail.reserve(self.max_shared).is_some() {}
+        while self.tail.position().segment() == active
+            && self.tail.reserve(self.max_shared).is_some()
+        {}
         if self.tail.position().segment() == active { self.roll() } else { Ok(()) }
     }
 
@@ -515,7 +517,8 @@ impl Core {
     /// What took their place is in the table, and durable. After an error all of them are there.
     pub(crate) fn retire(&self, doomed: &[u32]) -> io::Result<()> {
         let mut manifest = lock(&self.manifest);
-        let mut new = Manifest { next: lock(&self.next).id.unwrap_or(u32::MAX), ..manifest.clone() };
+        let mut new =
+            Manifest { next: lock(&self.next).id.unwrap_or(u32::MAX), ..manifest.clone() };
         self.table.with(|all| {
             let of_log = |s: &&Listed| !s.header.merged;
             let last = all.iter().filter(of_log).filter(|s| doomed.contains(&s.id())).next_back();
@@ -797,14 +800,9 @@ enum New {
 }
 
 impl Next {
-    fn create(
-        &mut self,
-        storage: &dyn Storage,
-        config: &Config,
-        new: New,
-    ) -> io::Result<Segment> {
+    fn create(&mut self, storage: &dyn Storage, config: &Config, new: New) -> io::Result<Segment> {
         let id = self.id.ok_or(io::ErrorKind::StorageFull)?;
-        let room_for = |len: u64| (FIRST_FRAME + len).next_multiple_of(SEGMENT_UNIT);
+        let room_for = |len: u64| (FIRST_FRAME + len).next_multiple_of(config.segment_unit);
         let (capacity, previous, roll) = match new {
             New::Log { alone, roll } => {
                 let roll = (roll & 0xff_ffff) as u32;

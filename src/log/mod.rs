@@ -82,6 +82,14 @@ impl LogOptions {
         self
     }
 
+    /// Lets segments be multiples of this, instead of 2 MiB. For tests, which can do more of them.
+    #[doc(hidden)]
+    pub fn segment_unit(mut self, bytes: u64) -> Self {
+        self.config.segment_unit = bytes;
+        self.config.initial_segment_size = bytes;
+        self
+    }
+
     fn check(&self) -> Result<Config, OpenError> {
         let mut config = self.config;
         let range = "a multiple of 2 MiB, from 2 MiB to 4 GiB less 2 MiB";
@@ -89,7 +97,7 @@ impl LogOptions {
             ("segment_size", config.segment_size),
             ("initial_segment_size", config.initial_segment_size),
         ] {
-            if value == 0 || value % SEGMENT_UNIT != 0 || value > MAX_SEGMENT {
+            if value == 0 || value % config.segment_unit != 0 || value > MAX_SEGMENT {
                 return Err(OpenError::Option { option, value, range });
             }
         }

@@ -17,10 +17,11 @@
 use crate::error::{Corruption, CorruptionKind, OpenError};
 use crate::format::frame::{self, State};
 use crate::format::header::{FIRST_FRAME, SEAL};
+use crate::format::is_zero;
 use crate::format::manifest::{BadManifest, Manifest};
 use crate::log::core::{Found, seal_and_shrink};
 use crate::log::scan::{self, Repair, Rules, Scan, Stop};
-use crate::options::{RecoveryMode, SEGMENT_UNIT};
+use crate::options::RecoveryMode;
 use crate::position::LogPosition;
 use crate::segment::{Segment, file_name, hint_id_of, id_of};
 use crate::storage::{Access, Storage, io_error};
@@ -264,12 +265,12 @@ fn cut(segment: &Segment) -> Corruption {
 fn is_blank(storage: &dyn Storage, id: u32, access: Access) -> Result<bool, OpenError> {
     let opened = storage.open(&file_name(id), access)?;
     let len = opened.map.len() as u64;
-    if !len.is_multiple_of(SEGMENT_UNIT) {
+    if !len.is_multiple_of(4096) {
         return Ok(false);
     }
     // SAFETY: nobody writes to the file: the log is locked, and not open yet.
     let bytes = unsafe { opened.map.slice(0, len) };
-    Ok(bytes.iter().all(|&b| b == 0))
+    Ok(is_zero(bytes))
 }
 
 impl Survey {
@@ -508,7 +509,9 @@ fn is_unused(segment: &Segment) -> bool {
 fn written(segment: &Segment, from: u64) -> u64 {
     // SAFETY: nobody writes to the segment: the log is locked, and not open yet.
     let bytes = unsafe { segment.map.slice(from, segment.end() - from) };
-    bytes.iter().rposition(|&b| b != 0).map_or(0, |at| at as u64 + 1)
+    let Some(block) = bytes.chunks(4096).rposition(|block| !is_zero(block)) else { return 0 };
+    let end = bytes.len().min((block + 1) * 4096);
+    bytes[..end].iter().rposition(|&b| b != 0).map_or(0, |at| at as u64 + 1)
 }
 
 /// Whether anything says that the log was durable beyond `place`.

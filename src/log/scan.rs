@@ -5,7 +5,7 @@
 use crate::error::{Corruption, CorruptionKind};
 use crate::format::frame::{self, Header, Kind, State, Word};
 use crate::format::header::FIRST_FRAME;
-use crate::format::u64_at;
+use crate::format::{is_zero, u64_at};
 use crate::position::LogPosition;
 use crate::segment::{Gap, Segment};
 use std::ops::ControlFlow;
@@ -205,7 +205,7 @@ fn step(segment: &Segment, offset: u64, limit: u64, rules: Rules) -> Step {
 pub(crate) fn next_written(segment: &Segment, offset: u64) -> Option<u64> {
     let rest = &bytes(segment)[offset as usize..];
     // Blocks first: most of what is scanned here is the blank end of a preallocated segment.
-    let blocks = rest.chunks(4096).take_while(|block| block.iter().all(|&b| b == 0)).count();
+    let blocks = rest.chunks(4096).take_while(|block| is_zero(block)).count();
     let start = (blocks * 4096).min(rest.len());
     let at = rest[start..].chunks(8).position(|word| word.iter().any(|&b| b != 0))?;
     Some(offset + (start + at * 8) as u64)

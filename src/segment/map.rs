@@ -28,6 +28,8 @@ pub(crate) struct Map {
     ptr: NonNull<u8>,
     len: usize,
     writable: bool,
+    /// Whether pages are only there once they are touched, whatever `populate` is asked for.
+    sparse: bool,
     owner: Arc<Owner>,
 }
 
@@ -41,7 +43,7 @@ impl Map {
     fn writable(mut map: MmapMut) -> Self {
         let ptr = NonNull::from(&mut map[..]).cast();
         let len = map.len();
-        Self { ptr, len, writable: true, owner: Arc::new(Owner::Writable(map)) }
+        Self { ptr, len, writable: true, sparse: false, owner: Arc::new(Owner::Writable(map)) }
     }
 
     /// Maps a preallocated file for writing.
@@ -59,12 +61,17 @@ impl Map {
         // type covers: committed bytes do not change.
         let map = unsafe { MmapOptions::new().len(len).map(file)? };
         let ptr = NonNull::from(&map[..]).cast();
-        Ok(Self { ptr, len, writable: false, owner: Arc::new(Owner::ReadOnly(map)) })
+        Ok(Self { ptr, len, writable: false, sparse: false, owner: Arc::new(Owner::ReadOnly(map)) })
     }
 
     /// Zeroed memory without a file.
     pub(crate) fn anonymous(len: usize) -> io::Result<Self> {
         Ok(Self::writable(MmapOptions::new().len(len).map_anon()?))
+    }
+
+    /// As `anonymous`, of which little is ever touched.
+    pub(crate) fn sparse(len: usize) -> io::Result<Self> {
+        Ok(Self { sparse: true, ..Self::anonymous(len)? })
     }
 
     pub(crate) const fn len(&self) -> usize {
@@ -94,7 +101,9 @@ impl Map {
     /// instead, only slower, so failure is not an error; nor is it if the segment was sealed and
     /// cut short meanwhile.
     pub(crate) fn populate(&self, from: u64, to: u64) {
-        if let Owner::Writable(map) = &*self.owner {
+        if let Owner::Writable(map) = &*self.owner
+            && !self.sparse
+        {
             let (from, to) = (from as usize, (to as usize).min(self.len));
             let _ = map.advise_range(Advice::PopulateWrite, from, to.saturating_sub(from));
         }

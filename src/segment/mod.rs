@@ -76,7 +76,6 @@ impl Segment {
     ) -> io::Result<Self> {
         let Opened { map, file } =
             storage.create(&file_name(header.id), header.capacity, &header.encode())?;
-        map.prefer_huge_pages();
         Ok(Self::new(header, map, file, roll))
     }
 

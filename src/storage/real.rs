@@ -205,6 +205,7 @@ impl Storage for Directory {
             file.write_all_at(head, 0)
         })?;
         let map = Map::of_file(&file, len as usize)?;
+        map.prefer_huge_pages();
         Ok(Opened { map, file: Box::new(RealFile(file)) })
     }
 

@@ -88,8 +88,7 @@ impl Store {
         let manifest = Manifest { first, next: first, seed, kept };
         let path = dest.join("MANIFEST");
         let write = || {
-            let mut file =
-                File::options().write(true).create_new(true).mode(0o600).open(&path)?;
+            let mut file = File::options().write(true).create_new(true).mode(0o600).open(&path)?;
             file.write_all(&manifest.encode())?;
             file.sync_all()?;
             File::open(dest)?.sync_all()

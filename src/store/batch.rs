@@ -70,7 +70,8 @@ impl Store {
         if len > MAX_SEGMENT / 2 {
             return Err(WriteError::BatchTooLarge { len, max: MAX_SEGMENT / 2 });
         }
-        let tags: Vec<u32> = batch.writes.iter().map(|(key, _)| self.index.keydir.tag(key)).collect();
+        let tags: Vec<u32> =
+            batch.writes.iter().map(|(key, _)| self.index.keydir.tag(key)).collect();
         let damage = Damage::default();
         let is = |nth: usize, at| self.index.is_key(at, &batch.writes[nth].0, &damage);
         let core = self.core();

@@ -18,8 +18,8 @@ use crate::log::scan;
 use crate::log::table::{Listed, Pin, locate};
 use crate::position::LogPosition;
 use crate::segment::Segment;
-use std::cell::Cell;
 use crate::sync::Mutex;
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -48,12 +48,7 @@ pub(crate) struct Merging {
 }
 
 impl Index {
-    pub(crate) fn new(
-        core: Arc<Core>,
-        keydir: Keydir,
-        policy: MergePolicy,
-        clock: Clock,
-    ) -> Self {
+    pub(crate) fn new(core: Arc<Core>, keydir: Keydir, policy: MergePolicy, clock: Clock) -> Self {
         Self {
             core,
             keydir,

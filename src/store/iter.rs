@@ -79,7 +79,9 @@ impl<'a> Iterator for Pairs<'a> {
         loop {
             let (position, pin) = self.next_pinned()?;
             match self.store.read_pinned(position, pin) {
-                Ok(found) if found.is_live(&self.store.index.clock) => return Some(Ok(Pair { found })),
+                Ok(found) if found.is_live(&self.store.index.clock) => {
+                    return Some(Ok(Pair { found }));
+                }
                 Ok(_) => {}
                 Err(error) => return Some(Err(error)),
             }

@@ -100,7 +100,8 @@ fn read_sources(
         Ok(())
     };
     std::thread::scope(|scope| {
-        let others: Vec<_> = (1..threads().min(segments.len())).map(|_| scope.spawn(work)).collect();
+        let others: Vec<_> =
+            (1..threads().min(segments.len())).map(|_| scope.spawn(work)).collect();
         let mine = work();
         let joined = others.into_iter().map(|other| other.join().expect("reading does not panic"));
         joined.fold(mine, Result::and)

@@ -13,10 +13,10 @@
 
 #![allow(unsafe_code, reason = "copies frames between segments that nobody else writes to")]
 
+use super::Store;
 use super::hints::{self, Gather, Listing};
 use super::index::{Damage, Index, Merging, key_at, origin_of};
 use super::policy::Facts;
-use super::Store;
 use crate::error::{Corruption, MergeError};
 use crate::format::frame::{self, HEADER, Header, Kind, MOVED};
 use crate::format::header::FIRST_FRAME;

@@ -1,7 +1,7 @@
 //! What a user of a store chooses.
 
-use super::{Clock, Store};
 use super::policy::MergePolicy;
+use super::{Clock, Store};
 use crate::error::OpenError;
 use crate::log::LogOptions;
 use crate::options::{Durability, Maintenance, RecoveryMode};
@@ -89,6 +89,13 @@ impl StoreOptions {
     #[doc(hidden)]
     pub fn clock(mut self, milliseconds: Arc<AtomicU64>) -> Self {
         self.clock = Clock::Set(milliseconds);
+        self
+    }
+
+    /// As `LogOptions::segment_unit`. For tests.
+    #[doc(hidden)]
+    pub fn segment_unit(mut self, bytes: u64) -> Self {
+        self.log = self.log.segment_unit(bytes);
         self
     }
 

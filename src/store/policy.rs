@@ -16,14 +16,7 @@ pub struct MergePolicy {
 
 impl Default for MergePolicy {
     fn default() -> Self {
-        Self {
-            dead_ratio: 0.5,
-            min_dead: 1 << 20,
-            small: None,
-            rate: None,
-            share: 0.5,
-            goal: 2.0,
-        }
+        Self { dead_ratio: 0.5, min_dead: 1 << 20, small: None, rate: None, share: 0.5, goal: 2.0 }
     }
 }
 
