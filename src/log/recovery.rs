@@ -175,17 +175,23 @@ fn remove_temporary(storage: &dyn Storage) -> Result<(), OpenError> {
     for name in storage.list()? {
         let stem = name.strip_suffix(".tmp");
         let ours = |stem| id_of(stem).or(hint_id_of(stem)).is_some() || stem == "MANIFEST";
-        if stem.is_some_and(ours) {
+        if stem.is_some_and(ours) && is_file(storage, &name) {
             storage.remove(&name).map_err(|e| io_error(format!("remove {name}"), e))?;
         }
     }
     Ok(())
 }
 
+/// Whether it is a file, which this library made then, and no link or directory.
+fn is_file(storage: &dyn Storage, name: &str) -> bool {
+    storage.open(name, Access::Read).is_ok()
+}
+
 /// Hints of segments that are gone: of no use, and no harm if they come back.
 fn remove_stray_hints(storage: &dyn Storage, known: &[u32]) -> Result<(), OpenError> {
     for name in storage.list()? {
-        if hint_id_of(&name).is_some_and(|id| !known.contains(&id)) {
+        let is_stray = hint_id_of(&name).is_some_and(|id| !known.contains(&id));
+        if is_stray && is_file(storage, &name) {
             storage.remove(&name).map_err(|e| io_error(format!("remove {name}"), e))?;
         }
     }

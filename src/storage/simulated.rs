@@ -165,11 +165,50 @@ impl SimulatedDisk {
     /// where there is no such byte.
     #[allow(clippy::must_use_candidate, reason = "done for its effect")]
     pub fn flip(&self, name: &str, at: usize, mask: u8) -> bool {
-        let disk = self.disk();
+        let mut disk = self.disk();
+        if name == "MANIFEST" {
+            let byte = disk.manifest.as_mut().and_then(|manifest| manifest.get_mut(at));
+            return byte.map(|byte| *byte ^= mask).is_some();
+        }
         let Some(content) = disk.names.get(name).filter(|c| at < c.map.len()) else {
             return false;
         };
         content.flip(at, mask);
+        true
+    }
+
+    /// Cuts a file to its first `len` bytes (0 removes it), or the MANIFEST. False where there is no
+    /// such file, or it is shorter.
+    #[allow(clippy::must_use_candidate, reason = "done for its effect")]
+    pub fn cut(&self, name: &str, len: usize) -> bool {
+        let mut disk = self.disk();
+        if name == "MANIFEST" {
+            let manifest = disk.manifest.as_mut().filter(|manifest| len < manifest.len());
+            return manifest.map(|manifest| manifest.truncate(len)).is_some();
+        }
+        let Some(content) = disk.names.remove(name).filter(|c| len < c.map.len()) else {
+            return false;
+        };
+        disk.durable_names.remove(name);
+        if len > 0 {
+            let short = Content::new(len as u64, false).expect("memory for a shorter file");
+            short.fill(&content.bytes()[..len]);
+            short.durable().put(0, &content.bytes()[..len]);
+            let short = Arc::new(short);
+            disk.names.insert(name.to_owned(), short.clone());
+            disk.durable_names.insert(name.to_owned(), short);
+        }
+        true
+    }
+
+    /// Gives a file the bytes of another one. False where that is not there.
+    #[doc(hidden)]
+    #[allow(clippy::must_use_candidate, reason = "done for its effect")]
+    pub fn copy(&self, from: &str, to: &str) -> bool {
+        let mut disk = self.disk();
+        let Some(content) = disk.names.get(from).cloned() else { return false };
+        disk.names.insert(to.to_owned(), content.clone());
+        disk.durable_names.insert(to.to_owned(), content);
         true
     }
 
