@@ -35,6 +35,7 @@ mod segment {
 mod memory;
 
 pub mod append;
+pub mod slot;
 pub mod waiting;
 
 use std::cell::Cell;

@@ -36,6 +36,11 @@ models! {
         a_position_is_of_one_segment
         a_position_is_not_of_a_later_segment
         closing_again_changes_no_roll;
+    slot:
+        a_merge_undoes_no_write
+        a_get_sees_a_whole_value
+        a_get_reads_no_unmapped_segment
+        a_batch_is_seen_whole_in_its_slots;
     waiting:
         every_waiter_is_woken
         who_is_left_leads
