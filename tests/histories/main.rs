@@ -11,7 +11,7 @@ use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::ScopedJoinHandle;
 use tailcask::{Batch, Store};
 
@@ -78,14 +78,20 @@ impl Record {
     }
 }
 
+/// How many kinds of operations there are: those of [`Worker::operate`], in order.
+const ALL: usize = 20;
+/// None on several keys.
+const SINGLE: usize = 14;
+/// Those that write what they do not look at.
+const BLIND: usize = 5;
+
 /// One thread's operations.
 struct Worker<'a> {
     store: &'a Store,
     /// Gives each call and each return its time, and each value its id.
     clock: &'a AtomicU64,
     keys: usize,
-    /// Whether there are operations on several keys.
-    several: bool,
+    kinds: usize,
     random: Random,
     record: Record,
     /// What it last saw or wrote, to have something to swap.
@@ -124,7 +130,7 @@ impl Worker<'_> {
 
     fn operate(&mut self) {
         let key = self.random.below(self.keys);
-        match self.random.below(if self.several { 20 } else { 14 }) {
+        match self.random.below(self.kinds) {
             0..=2 => self.put(key),
             3 => self.delete(key),
             4 => self.put_if_absent(key),
@@ -263,6 +269,40 @@ fn disturb(store: &Store) {
     // MERGE: the one place for `store.merge().unwrap();`
 }
 
+/// Has threads begin their operations at the same moment: left alone they rarely meet, and a thread
+/// that is started takes longer than all operations of another one.
+struct Meeting<'a> {
+    arrived: &'a AtomicUsize,
+    threads: usize,
+    times: usize,
+}
+
+impl Meeting<'_> {
+    fn wait(&mut self) {
+        self.times += 1;
+        let all = self.times * self.threads;
+        let mut arrived = self.arrived.fetch_add(1, Ordering::SeqCst) + 1;
+        for n in 0u32.. {
+            if arrived >= all {
+                break;
+            }
+            if n % 128 == 127 {
+                std::thread::yield_now();
+            } else {
+                std::hint::spin_loop();
+            }
+            arrived = self.arrived.load(Ordering::SeqCst);
+        }
+    }
+}
+
+/// Nobody waits for one that is done or has panicked.
+impl Drop for Meeting<'_> {
+    fn drop(&mut self) {
+        self.arrived.fetch_add(1 << 40, Ordering::SeqCst);
+    }
+}
+
 /// How a history is made.
 #[derive(Clone, Copy, Debug)]
 struct Shape {
@@ -271,17 +311,18 @@ struct Shape {
     keys: usize,
     /// Of each thread, between two pauses.
     operations: usize,
-    several: bool,
+    /// Which operations: one of the constants above.
+    kinds: usize,
     /// 32, or so few that keys collide.
     tag_bits: u32,
 }
 
 impl Shape {
-    fn new(seed: u64, several: bool, operations: usize) -> Self {
+    fn new(seed: u64, kinds: usize, operations: usize) -> Self {
         let mut random = Random::new(seed);
         let (threads, keys) = (3 + random.below(6), 1 + random.below(KEYS));
         let tag_bits = if random.below(4) == 0 { 1 } else { 32 };
-        Self { seed, threads, keys, operations, several, tag_bits }
+        Self { seed, threads, keys, operations, kinds, tag_bits }
     }
 
     fn open(&self, dir: &Path) -> Store {
@@ -291,16 +332,23 @@ impl Shape {
 
     fn worker<'a>(&self, store: &'a Store, clock: &'a AtomicU64, record: Record) -> Worker<'a> {
         let random = Random::new(self.seed << 40 | clock.fetch_add(1, Ordering::SeqCst));
-        let (keys, several, last) = (self.keys, self.several, [None; KEYS]);
-        Worker { store, clock, keys, several, random, record, last }
+        let (keys, kinds, last) = (self.keys, self.kinds, [None; KEYS]);
+        Worker { store, clock, keys, kinds, random, record, last }
     }
 
     /// All threads do their operations, and are disturbed meanwhile.
     fn phase(&self, store: &Store, clock: &AtomicU64) -> Vec<Operation> {
-        let done = AtomicBool::new(false);
+        let (done, arrived) = (AtomicBool::new(false), AtomicUsize::new(0));
         let work = || {
             let mut worker = self.worker(store, clock, Record::Memory(Vec::new()));
-            (0..self.operations).for_each(|_| worker.operate());
+            let mut meeting = Meeting { arrived: &arrived, threads: self.threads, times: 0 };
+            for n in 0..self.operations {
+                // Half of the histories go in step, and of the others only the beginnings do.
+                if n == 0 || self.seed.is_multiple_of(2) {
+                    meeting.wait();
+                }
+                worker.operate();
+            }
             recorded(worker)
         };
         std::thread::scope(|scope| {
@@ -356,18 +404,29 @@ fn recorded(worker: Worker<'_>) -> Vec<Operation> {
 
 #[test]
 fn histories_of_operations_on_several_keys_are_linearizable() {
-    for seed in 0..rounds(100) {
-        let shape = Shape::new(seed, true, 20);
+    for seed in 0..rounds(60) {
+        let shape = Shape::new(seed, ALL, 20);
         println!("{shape:?}");
         shape.run(4).check();
+    }
+}
+
+/// What the log has is what the keys had, whoever came last: there is an end after every few
+/// operations.
+#[test]
+fn histories_of_short_lives_are_linearizable() {
+    for seed in 0..rounds(15) {
+        let shape = Shape { keys: 1, threads: 2 + seed as usize % 3, ..Shape::new(seed, BLIND, 4) };
+        println!("{shape:?}");
+        shape.run(40).check_each_key();
     }
 }
 
 /// Longer ones, as they are checked key by key.
 #[test]
 fn histories_of_single_keys_are_linearizable() {
-    for seed in 0..rounds(100) {
-        let shape = Shape::new(seed, false, 60);
+    for seed in 0..rounds(60) {
+        let shape = Shape::new(seed, SINGLE, 60);
         println!("{shape:?}");
         shape.run(4).check_each_key();
     }
@@ -395,7 +454,7 @@ fn child() {
     let mut number = || words.next().unwrap().parse::<u64>().unwrap();
     let (seed, threads, keys) = (number(), number() as usize, number() as usize);
     let (tag_bits, clock, limit) = (number() as u32, number(), number());
-    let shape = Shape { seed, threads, keys, operations: 0, several: true, tag_bits };
+    let shape = Shape { seed, threads, keys, operations: 0, kinds: ALL, tag_bits };
     let dir = Path::new(words.next().unwrap());
     work_until_killed(&shape, dir, clock, limit);
 }
@@ -464,7 +523,7 @@ fn histories_that_are_cut_by_sigkill_are_linearizable() {
     let mut under_way = 0;
     for seed in 0..rounds(25) {
         let dir = tempfile::tempdir().unwrap();
-        let (shape, mut random) = (Shape::new(seed, true, 0), Random::new(seed));
+        let (shape, mut random) = (Shape::new(seed, ALL, 0), Random::new(seed));
         println!("{shape:?}");
         let (mut history, mut clock) = (History::default(), 1);
         for _ in 0..4 {
