@@ -12,11 +12,18 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::ScopedJoinHandle;
 use tailcask::{Batch, Store};
 
 fn rounds(default: u64) -> u64 {
     std::env::var("TAILCASK_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(default)
+}
+
+/// Threads meet where processors are free for them, so one test runs at a time.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A small generator, so that a failing seed can be named.
@@ -404,7 +411,8 @@ fn recorded(worker: Worker<'_>) -> Vec<Operation> {
 
 #[test]
 fn histories_of_operations_on_several_keys_are_linearizable() {
-    for seed in 0..rounds(60) {
+    let _alone = alone();
+    for seed in 0..rounds(40) {
         let shape = Shape::new(seed, ALL, 20);
         println!("{shape:?}");
         shape.run(4).check();
@@ -415,7 +423,8 @@ fn histories_of_operations_on_several_keys_are_linearizable() {
 /// operations.
 #[test]
 fn histories_of_short_lives_are_linearizable() {
-    for seed in 0..rounds(15) {
+    let _alone = alone();
+    for seed in 0..rounds(10) {
         let shape = Shape { keys: 1, threads: 2 + seed as usize % 3, ..Shape::new(seed, BLIND, 4) };
         println!("{shape:?}");
         shape.run(40).check_each_key();
@@ -425,7 +434,8 @@ fn histories_of_short_lives_are_linearizable() {
 /// Longer ones, as they are checked key by key.
 #[test]
 fn histories_of_single_keys_are_linearizable() {
-    for seed in 0..rounds(60) {
+    let _alone = alone();
+    for seed in 0..rounds(30) {
         let shape = Shape::new(seed, SINGLE, 60);
         println!("{shape:?}");
         shape.run(4).check_each_key();
@@ -520,6 +530,7 @@ fn said(dir: &Path) -> Vec<Operation> {
 
 #[test]
 fn histories_that_are_cut_by_sigkill_are_linearizable() {
+    let _alone = alone();
     let mut under_way = 0;
     for seed in 0..rounds(25) {
         let dir = tempfile::tempdir().unwrap();
