@@ -137,6 +137,10 @@ impl Worker<'_> {
 
     fn operate(&mut self) {
         let key = self.random.below(self.keys);
+        self.operate_on(key);
+    }
+
+    fn operate_on(&mut self, key: usize) {
         match self.random.below(self.kinds) {
             0..=2 => self.put(key),
             3 => self.delete(key),
@@ -267,7 +271,7 @@ impl Worker<'_> {
 
 /// What goes on beside every history: the log moves on, and whoever tidies up has work.
 fn disturb(store: &Store) {
-    for n in 0..4 {
+    for n in 0..8 {
         store.put(format!("filler-{n}"), vec![n; 100_000]).unwrap();
     }
     store.sync().unwrap();
@@ -350,11 +354,13 @@ impl Shape {
             let mut worker = self.worker(store, clock, Record::Memory(Vec::new()));
             let mut meeting = Meeting { arrived: &arrived, threads: self.threads, times: 0 };
             for n in 0..self.operations {
-                // Half of the histories go in step, and of the others only the beginnings do.
-                if n == 0 || self.seed.is_multiple_of(2) {
+                // Half of the histories go in step, and all at one key; of the others only the
+                // beginnings do.
+                let in_step = self.seed.is_multiple_of(2);
+                if n == 0 || in_step {
                     meeting.wait();
                 }
-                worker.operate();
+                if in_step { worker.operate_on(n % self.keys) } else { worker.operate() }
             }
             recorded(worker)
         };
@@ -419,15 +425,16 @@ fn histories_of_operations_on_several_keys_are_linearizable() {
     }
 }
 
-/// What the log has is what the keys had, whoever came last: there is an end after every few
-/// operations.
+/// What the log has is what the keys had, whoever came last: there is an end after every two
+/// operations on a key.
 #[test]
 fn histories_of_short_lives_are_linearizable() {
     let _alone = alone();
     for seed in 0..rounds(10) {
-        let shape = Shape { keys: 1, threads: 2 + seed as usize % 3, ..Shape::new(seed, BLIND, 4) };
+        let shape = Shape::new(seed * 2, BLIND, 2 * KEYS);
+        let shape = Shape { keys: KEYS, threads: 2 + seed as usize % 3, ..shape };
         println!("{shape:?}");
-        shape.run(40).check_each_key();
+        shape.run(20).check_each_key();
     }
 }
 
