@@ -86,9 +86,9 @@ impl Record {
 }
 
 /// How many kinds of operations there are: those of [`Worker::operate`], in order.
-const ALL: usize = 26;
+const ALL: usize = 27;
 /// None on several keys.
-const SINGLE: usize = 14;
+const SINGLE: usize = 15;
 /// Those that write what they do not look at.
 const BLIND: usize = 5;
 
@@ -149,8 +149,8 @@ impl Worker<'_> {
             7 | 8 => self.update(key),
             9..=11 => self.get(key),
             12 => self.contains(key),
-            13 => self.iterate(),
-            14..=19 => self.get_many(),
+            13 | 14 => self.iterate(),
+            15..=20 => self.get_many(),
             _ => self.batch(),
         }
     }
