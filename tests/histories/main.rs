@@ -211,7 +211,6 @@ impl Worker<'_> {
     fn get(&mut self, k: usize) {
         let called = self.tick();
         let found = self.store.get(key(k)).unwrap();
-        // It is looked at a little later: it has to stay what it is.
         self.done(called, Step::saw(k, found.as_deref().map(id)));
     }
 
