@@ -6,6 +6,7 @@ use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tailcask::{AppendError, CommitLog, Durability, LogOptions, Maintenance, OpenError};
 
@@ -96,6 +97,27 @@ fn a_writer_in_another_process_keeps_others_out_until_it_is_killed() {
         assert_eq!(entries(&reader).len(), round * 2, "what the reader has stays readable");
         log.close().unwrap();
     }
+}
+
+/// A process that is started has its parent's descriptors for a moment, and the lock with them.
+#[test]
+fn a_log_can_be_opened_again_at_once_while_processes_are_started() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    let done = AtomicBool::new(false);
+    let opened = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                Command::new("true").status().unwrap();
+            }
+        });
+        let open = |_| options().open(&path).map(CommitLog::abort);
+        let opened: Vec<_> = (0..200).map(open).collect();
+        done.store(true, Ordering::Relaxed);
+        opened
+    });
+    let refused: Vec<_> = opened.into_iter().filter_map(Result::err).collect();
+    assert!(refused.is_empty(), "{} times: {:?}", refused.len(), refused[0]);
 }
 
 fn follow(path: &Path) {

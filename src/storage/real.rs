@@ -22,8 +22,20 @@ const READERS: Duration = Duration::from_secs(10);
 pub(crate) struct Directory {
     path: PathBuf,
     handle: File,
-    lock: Option<File>,
+    lock: Option<Lock>,
     access: Access,
+}
+
+/// LOCK, locked. It is unlocked, and not just closed: a process that is being started by another
+/// thread has a copy of the descriptor until it runs its program, and would hold the lock.
+#[derive(Debug)]
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Where that fails, closing does it.
+        let _ = self.0.unlock();
+    }
 }
 
 impl Directory {
@@ -54,26 +66,26 @@ impl Directory {
     }
 
     /// Waits for readers, who hold the lock for a moment, but not for another writer.
-    fn lock_alone(&self) -> Result<File, OpenError> {
+    fn lock_alone(&self) -> Result<Lock, OpenError> {
         let deadline = Instant::now() + READERS;
         let lock = self.open_at("LOCK", OFlags::RDWR | OFlags::CREATE)?;
         loop {
             if try_lock(lock.try_lock())? {
-                return Ok(lock);
+                return Ok(Lock(lock));
             }
             let probe = self.open_at("LOCK", OFlags::RDWR)?;
             if !try_lock(probe.try_lock_shared())? || Instant::now() > deadline {
                 return Err(OpenError::Locked { path: self.path.clone() });
             }
-            drop(probe);
+            drop(Lock(probe));
             std::thread::sleep(Duration::from_millis(1));
         }
     }
 
-    fn lock_shared(&self) -> Result<Option<File>, OpenError> {
+    fn lock_shared(&self) -> Result<Option<Lock>, OpenError> {
         use io::ErrorKind::{NotFound, PermissionDenied};
         match self.open_at("LOCK", OFlags::RDONLY) {
-            Ok(lock) => Ok(try_lock(lock.try_lock_shared())?.then_some(lock)),
+            Ok(lock) => Ok(try_lock(lock.try_lock_shared())?.then(|| Lock(lock))),
             Err(OpenError::Io { source, .. })
                 if matches!(source.kind(), NotFound | PermissionDenied) =>
             {
