@@ -189,7 +189,12 @@ fn child() {
             scope.spawn(move || writer.run());
         }
         scope.spawn(move || read(store, round));
-        // MERGE: the one place for a thread with `loop { store.merge().unwrap(); }`
+        scope.spawn(move || {
+            loop {
+                store.merge().unwrap();
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
     });
 }
 

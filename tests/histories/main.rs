@@ -276,7 +276,7 @@ fn disturb(store: &Store) {
     store.sync().unwrap();
     assert!(store.iter().all(|pair| pair.is_ok()));
     store.log().maintain().unwrap();
-    // MERGE: the one place for `store.merge().unwrap();`
+    store.merge().unwrap();
 }
 
 /// Has threads begin their operations at the same moment: left alone they rarely meet, and a thread
