@@ -92,9 +92,9 @@ fn writes_that_race_a_merge_are_not_undone() {
                 scope.spawn(move || {
                     let mut last = BTreeMap::new();
                     let mut random = thread + 1;
-                    for n in 0..20_000u64 {
+                    for n in 0..60_000u64 {
                         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                        let key = format!("{thread}-{}", (random >> 33) % 50);
+                        let key = format!("{thread}-{}", (random >> 33) % 3000);
                         if random >> 62 == 0 {
                             store.delete(&key).unwrap();
                             last.insert(key, None);
@@ -126,6 +126,46 @@ fn writes_that_race_a_merge_are_not_undone() {
     store.verify().unwrap();
     store.close().unwrap();
     check(&options.open(dir.path().join("store")).unwrap());
+}
+
+/// Hazard 2, 4: what is written after a merge has copied its frames, and before it moves the slots.
+#[test]
+fn writes_between_copying_and_moving_stay() {
+    let disk = SimulatedDisk::new();
+    let store = Arc::new(options().open_simulated(&disk).unwrap());
+    for key in ["overwritten", "deleted", "deleted and put", "swapped", "left"] {
+        store.put(key, "old").unwrap();
+    }
+    store.roll().unwrap();
+    let ids = full(&store);
+    let meanwhile = store.clone();
+    let report = store.merge_while(&ids, move || {
+        meanwhile.put("overwritten", "new").unwrap();
+        assert!(meanwhile.delete("deleted").unwrap());
+        assert!(meanwhile.delete("deleted and put").unwrap());
+        meanwhile.put("deleted and put", "new").unwrap();
+        meanwhile.compare_and_swap("swapped", Some(b"old"), Some(b"new")).unwrap().unwrap();
+        // What is deleted again has its tombstone after the copy.
+        meanwhile.put("fleeting", "x").unwrap();
+        meanwhile.delete("fleeting").unwrap();
+    });
+    assert_eq!(report.unwrap().puts_moved, 5);
+    let check = |store: &Store| {
+        let expected = ["deleted and put", "left", "overwritten", "swapped"];
+        let found = contents(store);
+        assert!(found.keys().map(|key| &key[..]).eq(expected.map(str::as_bytes)), "{found:?}");
+        for (key, value) in found {
+            let expected: &[u8] = if key == b"left" { b"old" } else { b"new" };
+            assert_eq!(value, expected);
+        }
+        assert_eq!(store.len(), 4);
+    };
+    check(&store);
+    after_crashes(&disk, check);
+    // The copies that are dead go with the next merge.
+    store.merge().unwrap();
+    check(&store);
+    after_crashes(&disk, check);
 }
 
 /// Hazard 3: a tombstone that a merge has copied never beats a put that came after it.

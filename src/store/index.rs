@@ -41,10 +41,18 @@ pub(crate) struct Index {
 }
 
 /// What merges remember.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Merging {
     /// Segments that a merge found damaged, and that are left alone.
     pub(crate) damaged: Vec<u32>,
+    /// What a test does between the copying of frames and the moving of slots.
+    pub(crate) meanwhile: Option<Box<dyn FnOnce() + Send>>,
+}
+
+impl std::fmt::Debug for Merging {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Merging").field("damaged", &self.damaged).finish_non_exhaustive()
+    }
 }
 
 impl Index {

@@ -105,7 +105,18 @@ impl Store {
     /// Merges the segments with these ids, those of them that can be.
     #[doc(hidden)]
     pub fn merge_only(&self, ids: &[u32]) -> Result<MergeReport, MergeError> {
+        self.merge_while(ids, || {})
+    }
+
+    /// As `merge_only`; `meanwhile` runs once, after frames were copied and before slots are moved.
+    #[doc(hidden)]
+    pub fn merge_while(
+        &self,
+        ids: &[u32],
+        meanwhile: impl FnOnce() + Send + 'static,
+    ) -> Result<MergeReport, MergeError> {
         let mut merging = lock(&self.index.merging);
+        merging.meanwhile = Some(Box::new(meanwhile));
         self.index.list_sealed(&mut merging, true);
         let all = self.index.known(&merging.damaged);
         let mergeable = |id| all.iter().any(|k| k.facts.id == id && k.facts.mergeable);
@@ -229,7 +240,7 @@ impl Index {
 
     fn merge_once(
         &self,
-        _one: &mut Merging,
+        merging: &mut Merging,
         inputs: Vec<Arc<Segment>>,
         pace: Pace,
     ) -> Result<MergeReport, MergeError> {
@@ -240,6 +251,7 @@ impl Index {
             run.discard();
             return Err(error);
         }
+        merging.meanwhile.take().into_iter().for_each(|meanwhile| meanwhile());
         let mut report = run.replace()?;
         report.duration = started.elapsed();
         tracing::info!(?report, "merged");
