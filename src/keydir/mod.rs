@@ -5,14 +5,26 @@
 //! So keys of any length cost the same, and equal tags never make keys one.
 //!
 //! It is a `DashMap` used through its raw API: the table hashes slots by their tag, so that it can
-//! grow without looking at frames.
+//! grow without looking at frames. Lookups of many keys go in step: what each needs next is loaded
+//! for all of them at once.
+
+mod table;
 
 use crate::position::LogPosition;
-use crate::prefetch::prefetch;
-use dashmap::{DashMap, SharedValue};
+use dashmap::{DashMap, RwLock};
 use foldhash::SharedSeed;
 use foldhash::quality::SeedableRandomState;
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, Hasher};
+use table::{Table, prefetch_slot, touch_slots};
+
+/// How many shards there are: each is locked, and grows, on its own.
+const SHARDS: usize = 16;
+
+/// How many lookups [`Keydir::get_all`] does in step at most: their cache misses overlap.
+pub(crate) const IN_STEP: usize = 32;
+
+/// Fixed: tags are the same in every process.
+static SHARED: SharedSeed = SharedSeed::from_u64(0x7461_696c_6361_736b);
 
 /// Packed to 12 bytes: two thirds of what an aligned one takes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -20,18 +32,6 @@ use std::hash::BuildHasher;
 struct Slot {
     tag: u32,
     position: u64,
-}
-
-/// Asks for the control bytes and the slot where a table's probe for a hash begins.
-macro_rules! prefetch_slot {
-    ($table:expr, $hash:expr) => {{
-        // hashbrown lays the slots out downward from where the control bytes begin.
-        let (control, first) = ($table.data_end(), $hash as usize & ($table.buckets() - 1));
-        prefetch(control.as_ptr().cast::<u8>().wrapping_add(first));
-        // A slot is where its probe begins or a few further on, in this line or the next.
-        prefetch(control.as_ptr().wrapping_sub(first + 1));
-        prefetch(control.as_ptr().wrapping_sub(first + 5));
-    }};
 }
 
 /// What becomes of a key's slot.
@@ -52,13 +52,21 @@ pub(crate) struct Keydir {
 impl Keydir {
     /// A keydir whose hashes depend on `seed`, with tags of so many bits.
     pub(crate) fn new(seed: u64, bits: u32) -> Self {
-        let hasher = SeedableRandomState::with_seed(seed, SharedSeed::global_random());
-        Self { map: DashMap::new(), hasher, mask: u32::MAX >> (32 - bits) }
+        let hasher = SeedableRandomState::with_seed(seed, &SHARED);
+        let map = DashMap::with_shard_amount(SHARDS);
+        Self { map, hasher, mask: u32::MAX >> (32 - bits) }
     }
 
     /// The tag of a key.
     pub(crate) fn tag(&self, key: &[u8]) -> u32 {
-        self.hasher.hash_one(key) as u32 & self.mask
+        self.whole_tag(key) & self.mask
+    }
+
+    /// All 32 bits. Of the bytes alone: what std adds to hash a slice is not promised to stay.
+    fn whole_tag(&self, key: &[u8]) -> u32 {
+        let mut hasher = self.hasher.build_hasher();
+        hasher.write(key);
+        hasher.finish() as u32
     }
 
     fn shard(&self, tag: u32) -> usize {
@@ -73,35 +81,54 @@ impl Keydir {
         found: impl FnOnce(LogPosition) -> R,
     ) -> Option<R> {
         let shard = self.map.shards()[self.shard(tag)].read();
-        prefetch_slot!(shard, spread(tag));
+        prefetch_slot(&shard, spread(tag));
         let (slot, _) = shard.get(spread(tag), |(slot, _)| slot.tag == tag && is(slot.at()))?;
         Some(found(slot.at()))
     }
 
-    /// Looks up many keys in step, so that their cache misses overlap. As `get` for each: `is` and
-    /// `found` get the index of the tag. `likely` is told beforehand which positions `is` will be
-    /// asked about.
+    /// Locks the shards of all tags, in one order, so that no two callers wait for each other.
+    fn lock_all<'a, G>(
+        &'a self,
+        tags: &[u32],
+        lock: impl Fn(&'a RwLock<Table>) -> G,
+    ) -> [Option<G>; SHARDS] {
+        let mut wanted = tags.iter().fold(0u64, |all, &tag| all | 1 << self.shard(tag));
+        let mut locked = [const { None }; SHARDS];
+        while wanted != 0 {
+            let shard = wanted.trailing_zeros() as usize;
+            locked[shard] = Some(lock(&self.map.shards()[shard]));
+            wanted &= wanted - 1;
+        }
+        locked
+    }
+
+    /// Looks up many keys in step, so that their cache misses overlap, [`IN_STEP`] at most. As
+    /// `get` for each: `is` and `found` get the index of the tag. `likely` is told beforehand which
+    /// positions `is` will be asked about.
     pub(crate) fn get_all(
         &self,
         tags: &[u32],
-        mut likely: impl FnMut(LogPosition),
+        mut likely: impl FnMut(&[LogPosition]),
         mut is: impl FnMut(usize, LogPosition) -> bool,
         mut found: impl FnMut(usize, LogPosition),
     ) {
-        let mut shards: Vec<_> = tags.iter().map(|&tag| self.shard(tag)).collect();
-        shards.sort_unstable();
-        shards.dedup();
-        let locked: Vec<_> = shards.iter().map(|&at| self.map.shards()[at].read()).collect();
-        let place = |tag| shards.binary_search(&self.shard(tag)).expect("its shard is locked");
-        tags.iter().for_each(|&tag| prefetch_slot!(locked[place(tag)], spread(tag)));
-        for &tag in tags {
-            let slot = locked[place(tag)].get(spread(tag), |(slot, _)| slot.tag == tag);
-            slot.into_iter().for_each(|(slot, _)| likely(slot.at()));
+        assert!(tags.len() <= IN_STEP);
+        let locked = self.lock_all(tags, RwLock::read);
+        let table = |tag| locked[self.shard(tag)].as_deref().expect("its shard is locked");
+        touch_slots(tags.iter().map(|&tag| (table(tag), spread(tag))));
+        let mut first = [None; IN_STEP];
+        for (first, &tag) in first.iter_mut().zip(tags) {
+            *first = table(tag).get(spread(tag), |(slot, _)| slot.tag == tag).map(|(s, _)| s.at());
         }
-        for (index, &tag) in tags.iter().enumerate() {
-            let is = |(slot, _): &(Slot, _)| slot.tag == tag && is(index, slot.at());
-            let slot = locked[place(tag)].get(spread(tag), is);
-            slot.into_iter().for_each(|(slot, _)| found(index, slot.at()));
+        tell(&first, &mut likely);
+        for (index, (&tag, first)) in tags.iter().zip(first).enumerate() {
+            let mut at = first.filter(|&at| is(index, at));
+            if at.is_none() && first.is_some() {
+                // Another key's, with the same tag.
+                let is = |(slot, _): &(Slot, _)| slot.tag == tag && is(index, slot.at());
+                at = table(tag).get(spread(tag), is).map(|(slot, _)| slot.at());
+            }
+            at.into_iter().for_each(|at| found(index, at));
         }
     }
 
@@ -126,9 +153,7 @@ impl Keydir {
                 place.expect("it was there").0.position = position.as_u64();
             }
             (Change::Set(position), None) => {
-                let slot = Slot { tag, position: position.as_u64() };
-                let value = (slot, SharedValue::new(()));
-                shard.insert(hash, value, |(slot, _)| spread(slot.tag));
+                table::insert(&mut shard, Slot { tag, position: position.as_u64() });
             }
             (Change::Remove, Some(old)) => {
                 shard.remove_entry(hash, |(slot, _)| *slot == old);
@@ -144,34 +169,29 @@ impl Keydir {
     pub(crate) fn change_all<E>(
         &self,
         tags: &[u32],
-        mut likely: impl FnMut(LogPosition),
+        mut likely: impl FnMut(&[LogPosition]),
         mut is: impl FnMut(usize, LogPosition) -> bool,
         decide: impl FnOnce() -> Result<Option<Vec<Change>>, E>,
     ) -> Result<bool, E> {
-        let mut shards: Vec<_> = tags.iter().map(|&tag| self.shard(tag)).collect();
-        // In one order, so that no two callers wait for each other.
-        shards.sort_unstable();
-        shards.dedup();
-        let mut locked: Vec<_> = shards.iter().map(|&at| self.map.shards()[at].write()).collect();
-        let place = |tag| shards.binary_search(&self.shard(tag)).expect("its shard is locked");
-        tags.iter().for_each(|&tag| prefetch_slot!(locked[place(tag)], spread(tag)));
-        for &tag in tags {
-            let found = locked[place(tag)].get(spread(tag), |(slot, _)| slot.tag == tag);
-            found.into_iter().for_each(|(slot, _)| likely(slot.at()));
+        let mut locked = self.lock_all(tags, RwLock::write);
+        let shard = |tag| self.shard(tag);
+        for tags in tags.chunks(IN_STEP) {
+            let table = |tag| locked[shard(tag)].as_deref().expect("its shard is locked");
+            touch_slots(tags.iter().map(|&tag| (table(tag), spread(tag))));
         }
         let Some(changes) = decide()? else { return Ok(false) };
+        for tags in tags.chunks(IN_STEP) {
+            let table = |tag| locked[shard(tag)].as_deref().expect("its shard is locked");
+            let mut first = [None; IN_STEP];
+            for (first, &tag) in first.iter_mut().zip(tags) {
+                let slot = table(tag).get(spread(tag), |(slot, _)| slot.tag == tag);
+                *first = slot.map(|(slot, _)| slot.at());
+            }
+            tell(&first, &mut likely);
+        }
         for (index, (&tag, change)) in tags.iter().zip(changes).enumerate() {
-            let (shard, hash) = (&mut locked[place(tag)], spread(tag));
-            let old = shard.get(hash, |(slot, _)| slot.tag == tag && is(index, slot.at()));
-            let old = old.map(|(slot, _)| *slot);
-            if let Some(old) = old {
-                shard.remove_entry(hash, |(slot, _)| *slot == old);
-            }
-            if let Change::Set(position) = change {
-                let slot = Slot { tag, position: position.as_u64() };
-                let value = (slot, SharedValue::new(()));
-                shard.insert(hash, value, |(slot, _)| spread(slot.tag));
-            }
+            let table = locked[shard(tag)].as_deref_mut().expect("its shard is locked");
+            apply(table, tag, change, |at| is(index, at));
         }
         Ok(true)
     }
@@ -185,22 +205,48 @@ impl Keydir {
     }
 
     /// The positions in a shard, in order.
-    #[allow(unsafe_code, reason = "hashbrown's raw iterator")]
     pub(crate) fn positions(&self, shard: usize) -> Vec<LogPosition> {
-        let shard = self.map.shards()[shard].read();
-        // SAFETY: the table is locked for as long as the iterator is used.
-        let buckets = unsafe { shard.iter() };
-        let position = |bucket: &(Slot, SharedValue<()>)| bucket.0.at();
-        // SAFETY: each bucket is full, and nothing is removed meanwhile.
-        let mut all: Vec<_> = buckets.map(|bucket| position(unsafe { bucket.as_ref() })).collect();
+        let mut all: Vec<_> = self.copy(shard).iter().map(Slot::at).collect();
         all.sort_unstable();
         all
     }
 
+    #[allow(unsafe_code, reason = "hashbrown's raw iterator")]
+    fn copy(&self, shard: usize) -> Vec<Slot> {
+        let shard = self.map.shards()[shard].read();
+        // SAFETY: the table is locked for as long as the iterator is used.
+        let buckets = unsafe { shard.iter() };
+        // SAFETY: each bucket is full, and nothing is removed meanwhile.
+        buckets.map(|bucket| unsafe { bucket.as_ref() }.0).collect()
+    }
+
     /// Bytes of memory that it takes.
     pub(crate) fn memory(&self) -> u64 {
-        let slot = size_of::<(Slot, SharedValue<()>)>() as u64 + 1;
-        self.map.shards().iter().map(|shard| shard.read().buckets() as u64 * slot).sum()
+        let bytes = |table: &Table| (table.buckets() * table::EACH) as u64;
+        self.map.shards().iter().map(|shard| bytes(&shard.read())).sum()
+    }
+}
+
+/// Tells which positions there are.
+fn tell(some: &[Option<LogPosition>; IN_STEP], likely: &mut impl FnMut(&[LogPosition])) {
+    let mut all = [LogPosition::from_u64(0); IN_STEP];
+    let count = all.iter_mut().zip(some.iter().flatten()).map(|(to, &at)| *to = at).count();
+    likely(&all[..count]);
+}
+
+/// Does to a key's slot as `change` says.
+fn apply(table: &mut Table, tag: u32, change: Change, mut is: impl FnMut(LogPosition) -> bool) {
+    let hash = spread(tag);
+    let is = |(slot, _): &(Slot, _)| slot.tag == tag && is(slot.at());
+    match change {
+        Change::Keep => {}
+        Change::Set(position) => match table.get_mut(hash, is) {
+            Some((slot, _)) => slot.position = position.as_u64(),
+            None => table::insert(table, Slot { tag, position: position.as_u64() }),
+        },
+        Change::Remove => {
+            table.remove_entry(hash, is);
+        }
     }
 }
 
@@ -226,6 +272,7 @@ impl std::fmt::Debug for Keydir {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use dashmap::SharedValue;
 
     #[test]
     fn a_slot_is_twelve_bytes() {
@@ -252,5 +299,35 @@ mod tests {
         assert_eq!(keydir.len(), 50);
         let all: Vec<_> = (0..keydir.shards()).flat_map(|n| keydir.positions(n)).collect();
         assert_eq!(all.len(), 50);
+    }
+
+    #[test]
+    fn many_are_looked_up_and_changed_as_one_by_one() {
+        for bits in [3, 32] {
+            let keydir = Keydir::new(7, bits);
+            let position = |n: u32| LogPosition::new(n + 1, 128);
+            let tag = |n: u32| keydir.tag(&n.to_le_bytes());
+            let keys: Vec<u32> = (0..5000).collect();
+            for keys in keys.chunks(100) {
+                // The first one twice, and the last one is set and removed.
+                let keys = [keys, &[keys[0], keys[99]]].concat();
+                let tags: Vec<_> = keys.iter().map(|&n| tag(n)).collect();
+                let mut changes: Vec<_> = keys.iter().map(|&n| Change::Set(position(n))).collect();
+                changes[101] = Change::Remove;
+                let is = |index: usize, at| at == position(keys[index]);
+                let done = keydir.change_all(&tags, |_| {}, is, || Ok::<_, ()>(Some(changes)));
+                assert_eq!(done, Ok(true));
+            }
+            assert_eq!(keydir.len(), 5000 - 50);
+            for keys in keys.chunks(IN_STEP) {
+                let tags: Vec<_> = keys.iter().map(|&n| tag(n)).collect();
+                let mut found = vec![None; keys.len()];
+                let is = |index: usize, at| at == position(keys[index]);
+                keydir.get_all(&tags, |_| {}, is, |index, at| found[index] = Some(at));
+                for (&n, found) in keys.iter().zip(found) {
+                    assert_eq!(found, (n % 100 != 99).then(|| position(n)));
+                }
+            }
+        }
     }
 }

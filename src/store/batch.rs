@@ -74,7 +74,7 @@ impl Store {
         let core = self.core();
         loop {
             let mut position = None;
-            let likely = |at| self.prefetch(at);
+            let likely = |positions: &[LogPosition]| self.touch(positions);
             let done = self.keydir.change_all(&tags, likely, is, || {
                 let Some(claim) = core.try_claim(len)? else { return Ok(None) };
                 let (at, changes) = write_all(claim, batch, &headers);
