@@ -35,6 +35,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("log/batch", 4),
     ("log", 5),
     ("keydir", 5),
+    ("keydir/load", 5),
     ("keydir/table", 5),
     ("store", 6),
     ("store/batch", 6),

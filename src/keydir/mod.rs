@@ -8,7 +8,11 @@
 //! grow without looking at frames. Lookups of many keys go in step: what each needs next is loaded
 //! for all of them at once.
 
+mod load;
 mod table;
+
+#[allow(unused_imports, reason = "for opening")]
+pub(crate) use load::Fate;
 
 use crate::position::LogPosition;
 use dashmap::{DashMap, RwLock};
@@ -67,6 +71,17 @@ impl Keydir {
         let mut hasher = self.hasher.build_hasher();
         hasher.write(key);
         hasher.finish() as u32
+    }
+
+    /// Tells apart the tags of one seed and version of the hash function from those of another:
+    /// mixed from the tags of keys of many lengths.
+    #[allow(dead_code, reason = "for opening and iteration")]
+    pub(crate) fn fingerprint(&self) -> u64 {
+        let keys: [u8; 300] = std::array::from_fn(|n| n as u8);
+        (1..=keys.len()).map(|len| self.whole_tag(&keys[..len])).fold(0, |mixed: u64, tag| {
+            let mixed = (mixed ^ u64::from(tag)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            mixed ^ mixed >> 32
+        })
     }
 
     fn shard(&self, tag: u32) -> usize {
@@ -211,6 +226,16 @@ impl Keydir {
         all
     }
 
+    /// One slot for each distinct tag in a shard: (tag, position), in order of the positions.
+    #[allow(dead_code, reason = "for opening and iteration")]
+    pub(crate) fn slots(&self, shard: usize) -> Vec<(u32, LogPosition)> {
+        let mut all: Vec<_> = self.copy(shard).iter().map(|slot| (slot.tag, slot.at())).collect();
+        all.sort_unstable();
+        all.dedup_by_key(|&mut (tag, _)| tag);
+        all.sort_unstable_by_key(|&(_, position)| position);
+        all
+    }
+
     #[allow(unsafe_code, reason = "hashbrown's raw iterator")]
     fn copy(&self, shard: usize) -> Vec<Slot> {
         let shard = self.map.shards()[shard].read();
@@ -218,6 +243,20 @@ impl Keydir {
         let buckets = unsafe { shard.iter() };
         // SAFETY: each bucket is full, and nothing is removed meanwhile.
         buckets.map(|bucket| unsafe { bucket.as_ref() }.0).collect()
+    }
+
+    /// Calls `each` with the position of every slot that has the tag, while its shard is locked for
+    /// reading.
+    #[allow(dead_code, reason = "for opening and iteration")]
+    pub(crate) fn each(&self, tag: u32, mut each: impl FnMut(LogPosition)) {
+        let shard = self.map.shards()[self.shard(tag)].read();
+        // A search that finds nothing has seen all.
+        shard.get(spread(tag), |(slot, _)| {
+            if slot.tag == tag {
+                each(slot.at());
+            }
+            false
+        });
     }
 
     /// Bytes of memory that it takes.
@@ -299,6 +338,44 @@ mod tests {
         assert_eq!(keydir.len(), 50);
         let all: Vec<_> = (0..keydir.shards()).flat_map(|n| keydir.positions(n)).collect();
         assert_eq!(all.len(), 50);
+    }
+
+    #[test]
+    fn slots_and_each_show_what_is_there() {
+        let keydir = Keydir::new(7, 5);
+        let position = |n: u32| LogPosition::new(1, 128 + n * 8);
+        let mut expected = std::collections::BTreeMap::<u32, Vec<_>>::new();
+        for n in 0..200 {
+            let tag = keydir.tag(&[n as u8, 1]);
+            keydir.change(tag, |_| false, |_| (Change::Set(position(n)), ()));
+            expected.entry(tag).or_default().push(position(n));
+        }
+        let mut tags = Vec::new();
+        for shard in 0..keydir.shards() {
+            let slots = keydir.slots(shard);
+            assert!(slots.is_sorted_by_key(|&(_, at)| at));
+            assert!(slots.iter().all(|(tag, at)| expected[tag].contains(at)));
+            tags.extend(slots.iter().map(|&(tag, _)| tag));
+        }
+        tags.sort_unstable();
+        assert!(tags.iter().eq(expected.keys()));
+        for (tag, positions) in expected {
+            let mut all = Vec::new();
+            keydir.each(tag, |at| all.push(at));
+            all.sort_unstable();
+            assert_eq!(all, positions);
+        }
+        let none = Keydir::new(7, 5);
+        none.each(3, |_| panic!("there is nothing"));
+    }
+
+    #[test]
+    fn tags_are_the_same_in_every_process() {
+        let (one, same, other) = (Keydir::new(7, 32), Keydir::new(7, 4), Keydir::new(8, 32));
+        assert_eq!(one.fingerprint(), same.fingerprint());
+        assert_ne!(one.fingerprint(), other.fingerprint());
+        // If this changes, files with tags of an older version are not to be used.
+        assert_eq!(one.fingerprint(), 17_452_346_800_026_426_056);
     }
 
     #[test]
