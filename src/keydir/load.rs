@@ -47,7 +47,7 @@ impl Keydir {
         while next.load(Ordering::Relaxed) < sources {
             held.store(0, Ordering::Relaxed);
             let heaps = on_threads(threads, || {
-                let mut heaps = Heaps::default();
+                let mut heaps: Heaps = std::array::from_fn(|_| Vec::new());
                 while held.load(Ordering::Relaxed) < ROUND {
                     let source = next.fetch_add(1, Ordering::Relaxed);
                     if source >= sources {

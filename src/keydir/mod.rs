@@ -22,7 +22,7 @@ use std::hash::{BuildHasher, Hasher};
 use table::{Table, prefetch_slot, touch_slots};
 
 /// How many shards there are: each is locked, and grows, on its own.
-const SHARDS: usize = 16;
+const SHARDS: usize = 32;
 
 /// How many lookups [`Keydir::get_all`] does in step at most: their cache misses overlap.
 pub(crate) const IN_STEP: usize = 32;
@@ -62,11 +62,13 @@ impl Keydir {
     }
 
     /// The tag of a key.
+    #[inline]
     pub(crate) fn tag(&self, key: &[u8]) -> u32 {
         self.whole_tag(key) & self.mask
     }
 
     /// All 32 bits. Of the bytes alone: what std adds to hash a slice is not promised to stay.
+    #[inline]
     fn whole_tag(&self, key: &[u8]) -> u32 {
         let mut hasher = self.hasher.build_hasher();
         hasher.write(key);
@@ -84,6 +86,7 @@ impl Keydir {
         })
     }
 
+    #[inline]
     fn shard(&self, tag: u32) -> usize {
         self.map.determine_shard(spread(tag) as usize)
     }
@@ -297,6 +300,7 @@ impl Slot {
 
 /// 64 bits for the table, which takes its shard and its own tag from high ones and its index from
 /// low ones.
+#[inline]
 fn spread(tag: u32) -> u64 {
     let product = u64::from(tag | 1 << 31).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ u64::from(tag);
     product ^ product >> 29

@@ -91,6 +91,7 @@ fn now() -> u64 {
 }
 
 /// Whether a frame has not expired.
+#[inline]
 fn is_live(header: Header, body: &[u8]) -> bool {
     // In milliseconds since 1970.
     header.flags & EXPIRES == 0 || now() < crate::format::u64_at(body, 0)
@@ -639,6 +640,7 @@ fn touch_in<const LINES: usize>(all: &[Listed], positions: &[LogPosition]) {
 }
 
 /// Waits for a frame's commit, which is under way: its writer waits for nobody.
+#[inline]
 fn committed(segment: &Segment, offset: u64) -> Result<u64, CorruptionKind> {
     let mut patience = Patience::default();
     loop {
