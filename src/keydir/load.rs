@@ -95,7 +95,7 @@ impl Keydir {
                 }
                 count = 0;
             }
-            let tag = tag & self.mask;
+            let tag = self.cut(tag);
             heaps[self.shard(tag)].push(Slot { tag, position: position.as_u64() });
             count += 1;
         })?;
@@ -203,7 +203,7 @@ mod tests {
 
     /// Keys of each source, with versions: 2500 entries in each, more than a round holds.
     fn sources(keydir: &Keydir) -> Vec<Vec<(u32, LogPosition)>> {
-        let tag = |key: u32| keydir.whole_tag(&key.to_le_bytes());
+        let tag = |key: u32| keydir.full_tag(&key.to_le_bytes());
         let one = |source: u32, n: u32| {
             let key = (n * 7 + source * 13) % 3000;
             (tag(key), entry(key, (source * 5 + n) % 11))
@@ -214,7 +214,7 @@ mod tests {
     fn one_by_one(keydir: &Keydir, sources: &[Vec<(u32, LogPosition)>]) {
         for &(tag, new) in sources.iter().flatten() {
             let is = |old: LogPosition| old.segment() == new.segment();
-            keydir.change(tag & keydir.mask, is, |old| match old {
+            keydir.change(keydir.cut(tag), is, |old| match old {
                 Some(old) if old.offset() >= new.offset() => (Change::Keep, ()),
                 _ => (Change::Set(new), ()),
             });

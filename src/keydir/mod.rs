@@ -64,15 +64,22 @@ impl Keydir {
     /// The tag of a key.
     #[inline]
     pub(crate) fn tag(&self, key: &[u8]) -> u32 {
-        self.whole_tag(key) & self.mask
+        self.cut(self.full_tag(key))
     }
 
-    /// All 32 bits. Of the bytes alone: what std adds to hash a slice is not promised to stay.
+    /// The tag of a key in full, to be written down. Of the bytes alone: what std adds to hash a
+    /// slice is not promised to stay.
     #[inline]
-    fn whole_tag(&self, key: &[u8]) -> u32 {
+    pub(crate) fn full_tag(&self, key: &[u8]) -> u32 {
         let mut hasher = self.hasher.build_hasher();
         hasher.write(key);
         hasher.finish() as u32
+    }
+
+    /// The tag that this keydir makes of a full one.
+    #[inline]
+    pub(crate) const fn cut(&self, tag: u32) -> u32 {
+        tag & self.mask
     }
 
     /// Tells apart the tags of one seed and version of the hash function from those of another:
@@ -80,7 +87,7 @@ impl Keydir {
     #[allow(dead_code, reason = "for opening and iteration")]
     pub(crate) fn fingerprint(&self) -> u64 {
         let keys: [u8; 300] = std::array::from_fn(|n| n as u8);
-        (1..=keys.len()).map(|len| self.whole_tag(&keys[..len])).fold(0, |mixed: u64, tag| {
+        (1..=keys.len()).map(|len| self.full_tag(&keys[..len])).fold(0, |mixed: u64, tag| {
             let mixed = (mixed ^ u64::from(tag)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
             mixed ^ mixed >> 32
         })
@@ -183,13 +190,14 @@ impl Keydir {
     /// Calls `decide` while the shards of all tags are locked for writing, and does as it says, one
     /// change for each tag, in order. `is` tells whether the frame at a position has the key of the
     /// tag with that index; `likely` is told beforehand which positions it will be asked about.
-    /// `None` changes nothing.
+    /// `None` changes nothing; `died` is told which positions no slot has any more.
     pub(crate) fn change_all<E>(
         &self,
         tags: &[u32],
         mut likely: impl FnMut(&[LogPosition]),
         mut is: impl FnMut(usize, LogPosition) -> bool,
         decide: impl FnOnce() -> Result<Option<Vec<Change>>, E>,
+        mut died: impl FnMut(LogPosition),
     ) -> Result<bool, E> {
         let mut locked = self.lock_all(tags, RwLock::write);
         let shard = |tag| self.shard(tag);
@@ -209,7 +217,7 @@ impl Keydir {
         }
         for (index, (&tag, change)) in tags.iter().zip(changes).enumerate() {
             let table = locked[shard(tag)].as_deref_mut().expect("its shard is locked");
-            apply(table, tag, change, |at| is(index, at));
+            apply(table, tag, change, |at| is(index, at)).into_iter().for_each(&mut died);
         }
         Ok(true)
     }
@@ -276,19 +284,28 @@ fn tell(some: &[Option<LogPosition>; IN_STEP], likely: &mut impl FnMut(&[LogPosi
     likely(&all[..count]);
 }
 
-/// Does to a key's slot as `change` says.
-fn apply(table: &mut Table, tag: u32, change: Change, mut is: impl FnMut(LogPosition) -> bool) {
+/// Does to a key's slot as `change` says, and gives the position that it no longer has.
+fn apply(
+    table: &mut Table,
+    tag: u32,
+    change: Change,
+    mut is: impl FnMut(LogPosition) -> bool,
+) -> Option<LogPosition> {
     let hash = spread(tag);
     let is = |(slot, _): &(Slot, _)| slot.tag == tag && is(slot.at());
     match change {
-        Change::Keep => {}
-        Change::Set(position) => match table.get_mut(hash, is) {
-            Some((slot, _)) => slot.position = position.as_u64(),
-            None => table::insert(table, Slot { tag, position: position.as_u64() }),
-        },
-        Change::Remove => {
-            table.remove_entry(hash, is);
+        Change::Keep => None,
+        Change::Set(position) => {
+            let new = Slot { tag, position: position.as_u64() };
+            match table.get_mut(hash, is) {
+                Some((slot, _)) => Some(std::mem::replace(slot, new).at()),
+                None => {
+                    table::insert(table, new);
+                    None
+                }
+            }
         }
+        Change::Remove => table.remove_entry(hash, is).map(|(slot, _)| slot.at()),
     }
 }
 
@@ -396,7 +413,10 @@ mod tests {
                 let mut changes: Vec<_> = keys.iter().map(|&n| Change::Set(position(n))).collect();
                 changes[101] = Change::Remove;
                 let is = |index: usize, at| at == position(keys[index]);
-                let done = keydir.change_all(&tags, |_| {}, is, || Ok::<_, ()>(Some(changes)));
+                let mut died = 0;
+                let decide = || Ok::<_, ()>(Some(changes));
+                let done = keydir.change_all(&tags, |_| {}, is, decide, |_| died += 1);
+                assert_eq!(died, 2);
                 assert_eq!(done, Ok(true));
             }
             assert_eq!(keydir.len(), 5000 - 50);

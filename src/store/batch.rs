@@ -105,12 +105,13 @@ impl Store {
         loop {
             let mut position = None;
             let likely = |positions: &[LogPosition]| self.touch(positions);
-            let done = self.keydir.change_all(&tags, likely, is, || {
+            let decide = || {
                 let Some(claim) = core.try_claim(len)? else { return Ok(None) };
                 let (at, changes) = write_all(claim, &frames);
                 position = Some(at);
                 Ok::<_, WriteError>(Some(changes))
-            })?;
+            };
+            let done = self.keydir.change_all(&tags, likely, is, decide, |_| {})?;
             match position {
                 Some(position) if done => {
                     return Ok(core.committed_as(position, core.config.durability)?);
