@@ -2,6 +2,7 @@
 //!
 //! `cargo bench --bench store` prints the tables of `docs/benchmarks.md`. `TAILCASK_BENCH_KEYS` says
 //! how many pairs of 16 and 100 bytes; 5 million take 3 GiB.
+//! `TAILCASK_BENCH_ONLY=new|reads|overwrites|open` runs one section (`new` is the base of all).
 #![allow(missing_docs, reason = "a bench")]
 
 mod common;
@@ -9,6 +10,7 @@ mod common;
 use common::{each, report, rounds, scratch, setting, timed, warm};
 use dashmap::DashMap;
 use std::hint::black_box;
+use std::path::Path;
 use tailcask::{Batch, Store};
 
 const VALUE: [u8; 100] = [7; 100];
@@ -30,38 +32,41 @@ fn some(count: usize, keys: u64, seed: u64) -> Vec<[u8; 16]> {
     (0..count).map(|_| next()).collect()
 }
 
-fn main() {
-    let keys = setting("TAILCASK_BENCH_KEYS", 5_000_000) as u64;
-    let count = setting("TAILCASK_BENCH_ROUNDS", 5);
-    let dir = scratch();
-    let path = dir.path().join("store");
-    warm(dir.path(), keys as usize * 400);
+/// The store, and the map beside it.
+struct Both {
+    map: DashMap<Vec<u8>, Vec<u8>>,
+    store: Store,
+}
 
-    let map: DashMap<Vec<u8>, Vec<u8>> = DashMap::new();
-    let store = Store::open(&path).expect("a store");
-    let insert = |from: u64, to: u64| {
+impl Both {
+    fn insert(&self, from: u64, to: u64) -> f64 {
         let (time, ()) = timed(|| {
             for n in from..to {
-                map.insert(key(n).to_vec(), VALUE.to_vec());
+                self.map.insert(key(n).to_vec(), VALUE.to_vec());
             }
         });
         each(time, (to - from) as usize)
-    };
-    let put = |from: u64, to: u64| {
+    }
+
+    fn put(&self, from: u64, to: u64) -> f64 {
         let (time, ()) = timed(|| {
             for n in from..to {
-                store.put(key(n), VALUE).expect("put");
+                self.store.put(key(n), VALUE).expect("put");
             }
         });
         each(time, (to - from) as usize)
-    };
+    }
+}
+
+fn new_keys(both: &Both, keys: u64) {
     // In slices, so that both grow side by side.
     let slice = keys / 20;
     let (mut at, mut times) = (0, [Vec::new(), Vec::new()]);
     while at < keys {
-        times[0].push(insert(at, at + slice));
-        times[1].push(put(at, at + slice));
-        at += slice;
+        let to = keys.min(at + slice);
+        times[0].push(both.insert(at, to));
+        times[1].push(both.put(at, to));
+        at = to;
     }
     let [inserts, puts] = times;
     let series = [
@@ -69,17 +74,13 @@ fn main() {
         common::Series { name: "put", times: puts },
     ];
     report(&format!("New keys, up to {keys} of 16 B with 100 B"), "ns", &series);
-    println!(
-        "\nRAM of the keydir: {:.1} bytes a key",
-        store.keydir_memory() as f64 / store.len() as f64
-    );
+    let store = &both.store;
+    let each = store.keydir_memory() as f64 / store.len() as f64;
+    println!("\nRAM of the keydir: {each:.1} bytes a key");
+}
 
-    let mut seed = 0;
-    let mut sample = || {
-        seed += 1;
-        some(500_000, keys, seed)
-    };
-    let samples: Vec<_> = (0..4).map(|_| sample()).collect();
+fn reads(both: &Both, samples: &[Vec<[u8; 16]>], count: usize) {
+    let Both { map, store } = both;
     let series = rounds(
         count,
         &mut [
@@ -106,7 +107,10 @@ fn main() {
         ],
     );
     report("Reads, anywhere", "ns", &series);
+}
 
+fn overwrites(both: &Both, samples: &[Vec<[u8; 16]>], count: usize) {
+    let Both { map, store } = both;
     let series = rounds(
         count,
         &mut [
@@ -135,8 +139,11 @@ fn main() {
         ],
     );
     report("Overwrites, anywhere", "ns", &series);
+}
+
+fn opening(store: Store, path: &Path) {
     store.close().expect("closed");
-    let (time, store) = timed(|| Store::open(&path).expect("opened"));
+    let (time, store) = timed(|| Store::open(path).expect("opened"));
     println!(
         "\nOpening {} keys by a scan of all frames: {:.1} s, {:.1} million keys a second",
         store.len(),
@@ -144,4 +151,28 @@ fn main() {
         store.len() as f64 / time.as_secs_f64() / 1e6
     );
     store.abort();
+}
+
+fn main() {
+    let keys = setting("TAILCASK_BENCH_KEYS", 5_000_000) as u64;
+    let count = setting("TAILCASK_BENCH_ROUNDS", 5);
+    let only = std::env::var("TAILCASK_BENCH_ONLY").unwrap_or_default();
+    let wanted = |section: &str| only.is_empty() || only == section;
+    let dir = scratch();
+    let path = dir.path().join("store");
+    warm(dir.path(), keys as usize * 400);
+
+    let both = Both { map: DashMap::new(), store: Store::open(&path).expect("a store") };
+    // What the other sections work on.
+    new_keys(&both, keys);
+    let samples: Vec<_> = (1..=4).map(|seed| some(500_000, keys, seed)).collect();
+    if wanted("reads") {
+        reads(&both, &samples, count);
+    }
+    if wanted("overwrites") {
+        overwrites(&both, &samples, count);
+    }
+    if wanted("open") {
+        opening(both.store, &path);
+    }
 }

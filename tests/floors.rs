@@ -37,6 +37,8 @@ const FLOORS: &[(&str, u32)] = &[
     ("log/batch", 4),
     ("log", 5),
     ("keydir", 5),
+    ("keydir/load", 5),
+    ("keydir/table", 5),
     ("store", 6),
     ("store/batch", 6),
     ("store/hints", 6),

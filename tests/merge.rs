@@ -199,7 +199,7 @@ fn gets_during_merges_find_every_live_key() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::options().segment_size(2 << 20).open(dir.path().join("store")).unwrap();
     let key = |n: u32| n.to_le_bytes();
-    (0..200u32).for_each(|n| drop(store.put(key(n), vec![n as u8; 5000]).unwrap()));
+    (0..200u32).for_each(|n| _ = store.put(key(n), vec![n as u8; 5000]).unwrap());
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         for thread in 0..2u32 {
@@ -486,7 +486,7 @@ fn the_policy_merges_what_is_mostly_dead_and_disk_use_stays_bounded() {
 fn tombstones_go_though_old_segments_stay() {
     let disk = SimulatedDisk::new();
     let store = options().open_simulated(&disk).unwrap();
-    (0..500u32).for_each(|n| drop(store.put(n.to_le_bytes(), [1; 3000]).unwrap()));
+    (0..500u32).for_each(|n| _ = store.put(n.to_le_bytes(), [1; 3000]).unwrap());
     store.roll().unwrap();
     for round in 0..5u32 {
         for n in 0..300u32 {
@@ -514,7 +514,7 @@ fn live_and_dead_bytes_are_the_same_before_and_after_reopening() {
         }
     }
     store.merge_only(&full(&store)).unwrap();
-    (0..700u32).for_each(|n| drop(store.put((n * 2).to_le_bytes(), [7; 300]).unwrap()));
+    (0..700u32).for_each(|n| _ = store.put((n * 2).to_le_bytes(), [7; 300]).unwrap());
     store.roll().unwrap();
     store.maintain().unwrap();
     let sealed = |store: &Store| {

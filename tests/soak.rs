@@ -114,12 +114,10 @@ fn what_a_store_takes_stays_bounded() {
     abandoned.next();
     let (stop, written) = (AtomicBool::new(false), AtomicU64::new(0));
     let most = std::thread::scope(|scope| {
-        (0..2).for_each(|n| {
-            drop(scope.spawn({
-                let (store, stop, written) = (&store, &stop, &written);
-                move || write(store, n, stop, written)
-            }))
-        });
+        for n in 0..2 {
+            let (store, stop, written) = (&store, &stop, &written);
+            scope.spawn(move || write(store, n, stop, written));
+        }
         scope.spawn(|| read(&store, &stop));
         let mut most = Taken::default();
         while Instant::now() < until {

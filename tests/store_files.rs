@@ -62,10 +62,10 @@ fn check(disk: &SimulatedDisk, map: &Map, merge: bool, what: &str) -> bool {
             Err(_) => sound = false,
         }
     }
-    for pair in store.iter() {
+    for pair in &store {
         match pair {
             Ok(pair) => {
-                assert_eq!(map.get(pair.key()).map(|v| &v[..]), Some(pair.value()), "{what}")
+                assert_eq!(map.get(pair.key()).map(|v| &v[..]), Some(pair.value()), "{what}");
             }
             Err(_) => sound = false,
         }
@@ -166,7 +166,7 @@ fn opening_a_damaged_store_again_and_again_leaks_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     let store = Store::open(&path).unwrap();
-    (0..100u32).for_each(|n| drop(store.put(n.to_le_bytes(), [1; 100]).unwrap()));
+    (0..100u32).for_each(|n| _ = store.put(n.to_le_bytes(), [1; 100]).unwrap());
     store.close().unwrap();
     let file = path.join("00000000000000000001.seg");
     let mut bytes = std::fs::read(&file).unwrap();

@@ -183,10 +183,10 @@ pub fn a_batch_is_seen_whole_in_its_slots() {
                 let mut locked = [lock(&slots[0]), lock(&slots[1])];
                 let mut claim = log.claim(HEADER + 2 * INNER);
                 let (id, at) = (claim.segment().id(), claim.offset());
-                for nth in 0..2 {
+                for (nth, slot) in locked.iter_mut().enumerate() {
                     let inside = HEADER + nth as u64 * INNER;
                     claim.write_inner(inside, &[nth as u8 + 1; 8]);
-                    *locked[nth] = Some(LogPosition::new(id, (at + inside) as u32));
+                    **slot = Some(LogPosition::new(id, (at + inside) as u32));
                 }
                 claim.commit(Header::plain(Kind::Batch, 2), frame::crc(&[]));
             }

@@ -9,6 +9,7 @@ pub(crate) mod manifest;
 pub(crate) const VERSION: u32 = 1;
 
 /// Reads the little-endian `u64` at `at`, or 0 beyond the end.
+#[inline]
 pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     bytes.get(at..).and_then(|b| b.first_chunk()).map_or(0, |b| u64::from_le_bytes(*b))
 }

@@ -521,7 +521,7 @@ impl Core {
             Manifest { next: lock(&self.next).id.unwrap_or(u32::MAX), ..manifest.clone() };
         self.table.with(|all| {
             let of_log = |s: &&Listed| !s.header.merged;
-            let last = all.iter().filter(of_log).filter(|s| doomed.contains(&s.id())).next_back();
+            let last = all.iter().filter(of_log).rfind(|s| doomed.contains(&s.id()));
             if let Some(last) = last.map(|s| s.id()).filter(|&id| id >= new.first) {
                 let next = all.iter().filter(of_log).find(|s| s.id() > last);
                 new.first = next.expect("the active segment is not merged").id();

@@ -106,14 +106,21 @@ impl Table {
     }
 
     pub(crate) fn pin_at(&self, find: impl FnOnce(&[Listed]) -> Option<usize>) -> Option<Pin<'_>> {
-        self.with(|segments| {
-            let segment = &**segments.get(find(segments)?)?;
-            let stripe = segment.pins.pin()?;
-            // SAFETY: the segment is kept, by `owned`, until the pin that was just taken is given
-            // back, which `Pin` does last; and both belong to self.
-            let segment = unsafe { &*std::ptr::from_ref(segment) };
-            Some(Pin { segment, stripe })
-        })
+        // SAFETY: it is listed in this table's snapshot.
+        self.with(|segments| unsafe { self.pin_listed(segments.get(find(segments)?)?) })
+    }
+
+    /// Pins a segment that was found in a snapshot.
+    ///
+    /// # Safety
+    /// The snapshot is one of this table.
+    #[inline]
+    pub(crate) unsafe fn pin_listed(&self, segment: &Listed) -> Option<Pin<'_>> {
+        let stripe = segment.pins.pin()?;
+        // SAFETY: the segment is kept, by `owned`, until the pin that was just taken is given
+        // back, which `Pin` does last; and both belong to self.
+        let segment = unsafe { segment.0.as_ref() };
+        Some(Pin { segment, stripe })
     }
 
     pub(crate) fn pin(&self, id: u32) -> Option<Pin<'_>> {

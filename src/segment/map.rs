@@ -3,7 +3,6 @@
 #![allow(unsafe_code, reason = "the one file that touches mapped memory")]
 
 use crate::format::frame::HEADER;
-use crate::prefetch::prefetch;
 use memmap2::{Advice, Mmap, MmapMut, MmapOptions};
 use std::fs::File;
 use std::io;
@@ -83,11 +82,11 @@ impl Map {
         self.ptr.as_ptr() as usize
     }
 
-    /// Asks for the first cache lines of a frame.
+    /// Where the cache lines of a frame are, the first ones: all of them places inside the map.
     #[inline]
-    pub(crate) fn prefetch(&self, offset: u64) {
-        let at = self.ptr.as_ptr().wrapping_add(offset as usize);
-        (0..3).for_each(|line| prefetch(at.wrapping_add(line * 64)));
+    pub(crate) fn lines<const N: usize>(&self, offset: u64) -> [*const u8; N] {
+        let at = |line: usize| (offset as usize + line * 64).min(self.len - 1);
+        std::array::from_fn(|line| self.ptr.as_ptr().wrapping_add(at(line)).cast_const())
     }
 
     /// Asks for huge pages.

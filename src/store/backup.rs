@@ -111,7 +111,7 @@ impl Store {
             report.segments += 1;
             report.frames += scan.frames;
         }
-        for pair in self.iter() {
+        for pair in self {
             let pair = pair?;
             report.keys += 1;
             report.bytes += pair.value().len() as u64;

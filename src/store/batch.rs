@@ -6,7 +6,7 @@
 //! small writes.
 
 use super::index::Damage;
-use super::{Store, check_key, write_head};
+use super::{Store, check_key};
 use crate::error::WriteError;
 use crate::format::frame::{self, HEADER, Header, Kind};
 use crate::keydir::Change;
@@ -19,25 +19,48 @@ use crate::segment::Segment;
 #[derive(Clone, Debug, Default)]
 #[must_use]
 pub struct Batch {
-    writes: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    writes: Vec<Write>,
+    /// The bodies of their frames, one behind the other: key, padding to 8, value, padding to 8.
+    bodies: Vec<u8>,
+}
+
+/// A put, or a delete, whose frame's body is somewhere among the others.
+#[derive(Clone, Copy, Debug)]
+struct Write {
+    at: usize,
+    key: usize,
+    value: Option<usize>,
 }
 
 impl Batch {
     /// An empty batch.
     pub const fn new() -> Self {
-        Self { writes: Vec::new() }
+        Self { writes: Vec::new(), bodies: Vec::new() }
     }
 
     /// Adds a put.
     pub fn put(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> &mut Self {
-        self.writes.push((key.as_ref().to_vec(), Some(value.as_ref().to_vec())));
-        self
+        self.add(key.as_ref(), Some(value.as_ref()))
     }
 
     /// Adds a delete.
     pub fn delete(&mut self, key: impl AsRef<[u8]>) -> &mut Self {
-        self.writes.push((key.as_ref().to_vec(), None));
+        self.add(key.as_ref(), None)
+    }
+
+    fn add(&mut self, key: &[u8], value: Option<&[u8]>) -> &mut Self {
+        let write = Write { at: self.bodies.len(), key: key.len(), value: value.map(<[u8]>::len) };
+        self.writes.push(write);
+        for part in [key, value.unwrap_or_default()] {
+            self.bodies.extend_from_slice(part);
+            self.bodies.resize(self.bodies.len().next_multiple_of(8), 0);
+        }
         self
+    }
+
+    fn key(&self, index: usize) -> &[u8] {
+        let Write { at, key, .. } = self.writes[index];
+        &self.bodies[at..][..key]
     }
 
     /// How many writes there are.
@@ -53,6 +76,13 @@ impl Batch {
     }
 }
 
+/// A frame of a batch, but for its place.
+struct Frame<'b> {
+    header: Header,
+    crc: u32,
+    body: &'b [u8],
+}
+
 impl Store {
     /// Does all writes of a batch, in its order, or none. At most 2 GiB together. The
     /// position is that of the batch; for an empty one, the end of the log.
@@ -63,32 +93,31 @@ impl Store {
         if batch.is_empty() {
             return Ok(self.log.tail());
         }
-        let headers = batch.writes.iter().map(|(key, value)| self.header_of(key, value.as_deref()));
-        let headers = headers.collect::<Result<Vec<_>, _>>()?;
-        let lens = headers.iter().map(|header| frame::frame_len(header.body_len()));
+        let frames = batch.writes.iter().map(|write| self.frame_of(batch, write));
+        let frames = frames.collect::<Result<Vec<_>, _>>()?;
+        let lens = frames.iter().map(|frame| frame::frame_len(frame.header.body_len()));
         let len = HEADER + lens.sum::<u64>();
         if len > MAX_SEGMENT / 2 {
             return Err(WriteError::BatchTooLarge { len, max: MAX_SEGMENT / 2 });
         }
-        let tags: Vec<u32> =
-            batch.writes.iter().map(|(key, _)| self.index.keydir.tag(key)).collect();
+        let (index, core) = (&*self.index, self.core());
+        let tags: Vec<u32> = (0..batch.len()).map(|n| index.keydir.tag(batch.key(n))).collect();
         let damage = Damage::default();
-        let is = |nth: usize, at| self.index.is_key(at, &batch.writes[nth].0, &damage);
-        let core = self.core();
+        let is = |nth: usize, at| index.is_key(at, batch.key(nth), &damage);
         loop {
             let mut position = None;
-            let likely = |at| self.index.prefetch(at);
+            let likely = |positions: &[LogPosition]| index.touch(positions);
             let decide = || {
                 let Some(claim) = core.try_claim(len)? else { return Ok(None) };
-                let (at, changes) = write_all(claim, batch, &headers);
+                let (at, changes) = write_all(claim, &frames);
                 position = Some(at);
                 Ok::<_, WriteError>(Some(changes))
             };
-            let died = |old| self.index.died(old);
-            let done = self.index.keydir.change_all(&tags, likely, is, decide, died)?;
+            let died = |old| index.died(old);
+            let done = index.keydir.change_all(&tags, likely, is, decide, died)?;
             match position {
                 Some(position) if done => {
-                    self.index.count_writes(&headers);
+                    index.count_writes(frames.iter().map(|frame| frame.header.kind));
                     return Ok(core.committed_as(position, core.config.durability)?);
                 }
                 _ => core.roll()?,
@@ -96,36 +125,38 @@ impl Store {
         }
     }
 
-    fn header_of(&self, key: &[u8], value: Option<&[u8]>) -> Result<Header, WriteError> {
-        match value {
-            Some(value) => self.put_header(key, value, false),
+    /// What can be made of a write before its place is known, and so without a lock.
+    fn frame_of<'b>(&self, batch: &'b Batch, write: &Write) -> Result<Frame<'b>, WriteError> {
+        let body = &batch.bodies[write.at..];
+        let key = &body[..write.key];
+        let header = match write.value {
+            Some(len) => {
+                let value = &body[write.key.next_multiple_of(8)..][..len];
+                self.put_header(key, value, false)?
+            }
             None => {
                 let key_len = check_key(key)?;
-                Ok(Header { kind: Kind::Delete, flags: 0, key_len, value_len: 0 })
+                Header { kind: Kind::Delete, flags: 0, key_len, value_len: 0 }
             }
-        }
+        };
+        let body = &body[..header.body_len() as usize];
+        Ok(Frame { header, crc: frame::crc(body), body })
     }
 }
 
 /// Writes and commits the frame of a batch, and says what becomes of each key's slot.
-fn write_all(
-    mut claim: Claim<'_, Segment>,
-    batch: &Batch,
-    headers: &[Header],
-) -> (LogPosition, Vec<Change>) {
-    let mut changes = Vec::with_capacity(headers.len());
+fn write_all(mut claim: Claim<'_, Segment>, frames: &[Frame<'_>]) -> (LogPosition, Vec<Change>) {
+    let mut changes = Vec::with_capacity(frames.len());
     let mut at = HEADER;
-    for ((key, value), &header) in batch.writes.iter().zip(headers) {
+    for &Frame { header, crc, body } in frames {
         let change = Change::Set(claim.segment().position(claim.offset() + at));
-        changes.push(if value.is_some() { change } else { Change::Remove });
-        write_head(&mut claim, at, header, None, key);
-        let value = value.as_deref().unwrap_or_default();
-        claim.write(at + HEADER + header.value_at(), value);
-        let crc = super::body_crc(&claim, at, header);
+        changes.push(if header.kind == Kind::Put { change } else { Change::Remove });
+        claim.write(at + frame::WORD, &header.to_word().to_le_bytes());
+        claim.write(at + HEADER, body);
         let len = frame::frame_len(header.body_len());
         claim.write_inner_word(at, len, header, crc);
         at += len;
     }
-    let header = Header::plain(Kind::Batch, headers.len() as u32);
+    let header = Header::plain(Kind::Batch, frames.len() as u32);
     (claim.commit(header, frame::crc(&[])), changes)
 }

@@ -118,7 +118,7 @@ impl Gather {
         if let Some(expiry) = expiry_of(segment, offset, header) {
             self.expiring.push((expiry, len));
         }
-        self.entries.push(u64::from(keydir.full_tag(key)) << 32 | offset | tombstone);
+        self.entries.push(u64::from(keydir.tag(key)) << 32 | offset | tombstone);
     }
 
     /// The census, and the entries in order.

@@ -12,11 +12,12 @@ use super::stats::{Counters, MergeTotals};
 use crate::error::{Corruption, CorruptionKind};
 use crate::format::frame::{HEADER, Header, Kind, State};
 use crate::format::u64_at;
-use crate::keydir::Keydir;
+use crate::keydir::{IN_STEP, Keydir};
 use crate::log::core::Core;
 use crate::log::scan;
 use crate::log::table::{Listed, Pin, locate};
 use crate::position::LogPosition;
+use crate::prefetch::touch;
 use crate::segment::Segment;
 use crate::sync::Mutex;
 use std::cell::Cell;
@@ -82,13 +83,22 @@ impl Index {
     /// Whether the frame that a slot points at is a key's. Only under the lock of its shard. What is
     /// not the key's is verified: a damaged key must not look like another one.
     pub(crate) fn is_key(&self, at: LogPosition, key: &[u8], damage: &Damage) -> bool {
-        self.with(at, |segment, offset| {
-            let is = key_at(segment, offset) == Some(key);
-            if !is {
-                note_damage(segment, offset, damage);
-            }
-            is
-        })
+        self.with(at, |segment, offset| has_key(segment, offset, key, damage))
+    }
+
+    /// As `is_key`, where the segment is most likely in a snapshot that is at hand.
+    #[inline]
+    pub(crate) fn is_key_in(
+        &self,
+        all: &[Listed],
+        at: LogPosition,
+        key: &[u8],
+        damage: &Damage,
+    ) -> bool {
+        match locate(all, at.segment()) {
+            Some(found) => has_key(&all[found], u64::from(at.offset()), key, damage),
+            None => self.is_key(at, key, damage),
+        }
     }
 
     /// Takes note that no slot points at a frame any more. Only under the lock of its shard.
@@ -101,10 +111,45 @@ impl Index {
         self.core.table.pin(at.segment()).expect("a slot points at a segment that is there")
     }
 
-    /// Asks for the frame that a slot points at. Only under the lock of its shard.
-    pub(crate) fn prefetch(&self, at: LogPosition) {
-        self.with(at, |segment, offset| segment.map.prefetch(offset));
+    /// As `pin`, where the segment is most likely in a snapshot of this store's table.
+    #[inline]
+    pub(crate) fn pin_in(&self, all: &[Listed], at: LogPosition) -> Pin<'_> {
+        let listed = locate(all, at.segment()).map(|found| &all[found]);
+        // SAFETY: callers have the snapshot from the table of this store.
+        let pin = listed.and_then(|listed| unsafe { self.core.table.pin_listed(listed) });
+        pin.unwrap_or_else(|| self.pin(at))
     }
+
+    /// Loads the lines with the keys of frames that slots point at.
+    pub(crate) fn touch(&self, positions: &[LogPosition]) {
+        self.core.table.with(|all| touch_in::<1>(all, positions));
+    }
+}
+
+/// Loads the first lines of frames that slots point at, those in segments that are listed.
+#[inline]
+pub(crate) fn touch_in<const LINES: usize>(all: &[Listed], positions: &[LogPosition]) {
+    let mut places = [[std::ptr::null(); LINES]; IN_STEP];
+    let mut count = 0;
+    for at in positions {
+        if let Some(found) = locate(all, at.segment()) {
+            places[count] = all[found].map.lines(u64::from(at.offset()));
+            count += 1;
+        }
+    }
+    for place in places[..count].as_flattened() {
+        // SAFETY: in the map of a segment that is kept for as long as the snapshot is looked at.
+        unsafe { touch(*place) };
+    }
+}
+
+#[inline]
+fn has_key(segment: &Segment, offset: u64, key: &[u8], damage: &Damage) -> bool {
+    let is = key_at(segment, offset) == Some(key);
+    if !is {
+        note_damage(segment, offset, damage);
+    }
+    is
 }
 
 fn segment_of(all: &[Listed], at: LogPosition) -> &Segment {
@@ -118,6 +163,7 @@ pub(crate) fn frame_len(segment: &Segment, offset: u64) -> u64 {
 }
 
 /// The header of a frame that a slot points at, if it can be one.
+#[inline]
 fn header_at(segment: &Segment, offset: u64) -> Option<Header> {
     if offset + HEADER > segment.end() {
         return None;
@@ -129,6 +175,7 @@ fn header_at(segment: &Segment, offset: u64) -> Option<Header> {
 }
 
 /// The key of a frame that a slot points at, if there can be one. Not verified.
+#[inline]
 pub(crate) fn key_at(segment: &Segment, offset: u64) -> Option<&[u8]> {
     let header = header_at(segment, offset)?;
     let (at, len) = (offset + HEADER + header.key_at(), u64::from(header.key_len));

@@ -153,7 +153,7 @@ fn fill(core: &Core, keydir: &Keydir, sources: &[Source]) -> Result<(), OpenErro
 fn drop_tombstones(keydir: &Keydir, segment: &Segment, listing: &Listing) {
     listing.each(|entry| {
         if entry & TOMBSTONE != 0 {
-            let tag = keydir.cut((entry >> 32) as u32);
+            let tag = (entry >> 32) as u32;
             let place = segment.position(entry & 0xffff_ffff & !TOMBSTONE);
             keydir.change(tag, |at| at == place, |_| (Change::Remove, ()));
         }

@@ -379,7 +379,7 @@ impl<'i> Run<'i> {
             .iter()
             .map(|&(nth, offset)| {
                 let key = key_at(&inputs[nth], offset).expect("a verified frame has a key");
-                let tag = self.index.keydir.full_tag(key);
+                let tag = self.index.keydir.tag(key);
                 Tombstone { tag, origin: origin_of(&inputs[nth], offset), key }
             })
             .collect();
@@ -402,8 +402,10 @@ impl<'i> Run<'i> {
 
     fn has_value(&self, tombstone: &Tombstone<'_>) -> bool {
         let (index, damage) = (self.index, Damage::default());
-        let tag = index.keydir.cut(tombstone.tag);
-        index.keydir.get(tag, |at| index.is_key(at, tombstone.key, &damage), |_| ()).is_some()
+        index
+            .keydir
+            .get(tombstone.tag, |at| index.is_key(at, tombstone.key, &damage), |_| ())
+            .is_some()
     }
 
     fn seal(&mut self) -> Result<(), MergeError> {

@@ -20,6 +20,7 @@ pub struct Value<'a> {
 }
 
 impl<'a> Value<'a> {
+    #[inline]
     pub(crate) const fn new(
         bytes: &'a [u8],
         position: LogPosition,

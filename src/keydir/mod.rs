@@ -1,0 +1,411 @@
+//! The keydir: where each key's newest frame is, without the key.
+//!
+//! A slot is a 32-bit tag of the key's hash and the position of its frame, 12 bytes; whether a slot
+//! with the right tag is the key's is told by the caller, who compares the key in the mapped frame.
+//! So keys of any length cost the same, and equal tags never make keys one.
+//!
+//! It is a `DashMap` used through its raw API: the table hashes slots by their tag, so that it can
+//! grow without looking at frames. Lookups of many keys go in step: what each needs next is loaded
+//! for all of them at once.
+
+mod load;
+mod table;
+
+pub(crate) use load::Fate;
+
+use crate::position::LogPosition;
+use dashmap::{DashMap, RwLock};
+use foldhash::SharedSeed;
+use foldhash::quality::SeedableRandomState;
+use std::hash::{BuildHasher, Hasher};
+use table::{Table, prefetch_slot, touch_slots};
+
+/// How many shards there are: each is locked, and grows, on its own.
+const SHARDS: usize = 32;
+
+/// How many lookups [`Keydir::get_all`] does in step at most: their cache misses overlap.
+pub(crate) const IN_STEP: usize = 32;
+
+/// Fixed: tags are the same in every process.
+static SHARED: SharedSeed = SharedSeed::from_u64(0x7461_696c_6361_736b);
+
+/// Packed to 12 bytes: two thirds of what an aligned one takes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(C, packed(4))]
+struct Slot {
+    tag: u32,
+    position: u64,
+}
+
+/// What becomes of a key's slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    Keep,
+    Set(LogPosition),
+    Remove,
+}
+
+pub(crate) struct Keydir {
+    map: DashMap<Slot, ()>,
+    hasher: SeedableRandomState,
+    /// Bits of the tag that are used: fewer only in tests, to make keys collide.
+    mask: u32,
+}
+
+impl Keydir {
+    /// A keydir whose hashes depend on `seed`, with tags of so many bits.
+    pub(crate) fn new(seed: u64, bits: u32) -> Self {
+        let hasher = SeedableRandomState::with_seed(seed, &SHARED);
+        let map = DashMap::with_shard_amount(SHARDS);
+        Self { map, hasher, mask: u32::MAX >> (32 - bits) }
+    }
+
+    /// The tag of a key, which hints write down. Of the bytes alone: what std adds to hash a slice
+    /// is not promised to stay.
+    #[inline]
+    pub(crate) fn tag(&self, key: &[u8]) -> u32 {
+        let mut hasher = self.hasher.build_hasher();
+        hasher.write(key);
+        hasher.finish() as u32 & self.mask
+    }
+
+    /// Tells apart the tags of one seed and version of the hash function from those of another:
+    /// mixed from the tags of keys of many lengths.
+    pub(crate) fn fingerprint(&self) -> u64 {
+        let keys: [u8; 300] = std::array::from_fn(|n| n as u8);
+        (1..=keys.len()).map(|len| self.tag(&keys[..len])).fold(0, |mixed: u64, tag| {
+            let mixed = (mixed ^ u64::from(tag)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            mixed ^ mixed >> 32
+        })
+    }
+
+    #[inline]
+    fn shard(&self, tag: u32) -> usize {
+        self.map.determine_shard(spread(tag) as usize)
+    }
+
+    /// Looks a key up, and calls `found` with its position while its shard is locked for reading.
+    pub(crate) fn get<R>(
+        &self,
+        tag: u32,
+        mut is: impl FnMut(LogPosition) -> bool,
+        found: impl FnOnce(LogPosition) -> R,
+    ) -> Option<R> {
+        let shard = self.map.shards()[self.shard(tag)].read();
+        prefetch_slot(&shard, spread(tag));
+        let (slot, _) = shard.get(spread(tag), |(slot, _)| slot.tag == tag && is(slot.at()))?;
+        Some(found(slot.at()))
+    }
+
+    /// Locks the shards of all tags, in one order, so that no two callers wait for each other.
+    fn lock_all<'a, G>(
+        &'a self,
+        tags: &[u32],
+        lock: impl Fn(&'a RwLock<Table>) -> G,
+    ) -> [Option<G>; SHARDS] {
+        let mut wanted = tags.iter().fold(0u64, |all, &tag| all | 1 << self.shard(tag));
+        let mut locked = [const { None }; SHARDS];
+        while wanted != 0 {
+            let shard = wanted.trailing_zeros() as usize;
+            locked[shard] = Some(lock(&self.map.shards()[shard]));
+            wanted &= wanted - 1;
+        }
+        locked
+    }
+
+    /// Looks up many keys in step, so that their cache misses overlap, [`IN_STEP`] at most. As
+    /// `get` for each: `is` and `found` get the index of the tag. `likely` is told beforehand which
+    /// positions `is` will be asked about.
+    pub(crate) fn get_all(
+        &self,
+        tags: &[u32],
+        mut likely: impl FnMut(&[LogPosition]),
+        mut is: impl FnMut(usize, LogPosition) -> bool,
+        mut found: impl FnMut(usize, LogPosition),
+    ) {
+        assert!(tags.len() <= IN_STEP);
+        let locked = self.lock_all(tags, RwLock::read);
+        let table = |tag| locked[self.shard(tag)].as_deref().expect("its shard is locked");
+        touch_slots(tags.iter().map(|&tag| (table(tag), spread(tag))));
+        let mut first = [None; IN_STEP];
+        for (first, &tag) in first.iter_mut().zip(tags) {
+            *first = table(tag).get(spread(tag), |(slot, _)| slot.tag == tag).map(|(s, _)| s.at());
+        }
+        tell(&first, &mut likely);
+        for (index, (&tag, first)) in tags.iter().zip(first).enumerate() {
+            let mut at = first.filter(|&at| is(index, at));
+            if at.is_none() && first.is_some() {
+                // Another key's, with the same tag.
+                let is = |(slot, _): &(Slot, _)| slot.tag == tag && is(index, slot.at());
+                at = table(tag).get(spread(tag), is).map(|(slot, _)| slot.at());
+            }
+            at.into_iter().for_each(|at| found(index, at));
+        }
+    }
+
+    /// Calls `decide` with a key's position, if it has one, while its shard is locked for writing,
+    /// and does as it says. Neither closure may use the keydir.
+    pub(crate) fn change<R>(
+        &self,
+        tag: u32,
+        mut is: impl FnMut(LogPosition) -> bool,
+        decide: impl FnOnce(Option<LogPosition>) -> (Change, R),
+    ) -> R {
+        let mut shard = self.map.shards()[self.shard(tag)].write();
+        let hash = spread(tag);
+        let old = shard.get(hash, |(slot, _)| slot.tag == tag && is(slot.at()));
+        let old = old.map(|(slot, _)| *slot);
+        let (change, result) = decide(old.map(|slot| slot.at()));
+        // The slot itself is looked for now, which is exact: no two have the same position.
+        match (change, old) {
+            (Change::Keep, _) | (Change::Remove, None) => {}
+            (Change::Set(position), Some(old)) => {
+                let place = shard.get_mut(hash, |(slot, _)| *slot == old);
+                place.expect("it was there").0.position = position.as_u64();
+            }
+            (Change::Set(position), None) => {
+                table::insert(&mut shard, Slot { tag, position: position.as_u64() });
+            }
+            (Change::Remove, Some(old)) => {
+                shard.remove_entry(hash, |(slot, _)| *slot == old);
+            }
+        }
+        result
+    }
+
+    /// Calls `decide` while the shards of all tags are locked for writing, and does as it says, one
+    /// change for each tag, in order. `is` tells whether the frame at a position has the key of the
+    /// tag with that index; `likely` is told beforehand which positions it will be asked about.
+    /// `None` changes nothing; `died` is told which positions no slot has any more.
+    pub(crate) fn change_all<E>(
+        &self,
+        tags: &[u32],
+        mut likely: impl FnMut(&[LogPosition]),
+        mut is: impl FnMut(usize, LogPosition) -> bool,
+        decide: impl FnOnce() -> Result<Option<Vec<Change>>, E>,
+        mut died: impl FnMut(LogPosition),
+    ) -> Result<bool, E> {
+        let mut locked = self.lock_all(tags, RwLock::write);
+        let shard = |tag| self.shard(tag);
+        for tags in tags.chunks(IN_STEP) {
+            let table = |tag| locked[shard(tag)].as_deref().expect("its shard is locked");
+            touch_slots(tags.iter().map(|&tag| (table(tag), spread(tag))));
+        }
+        let Some(changes) = decide()? else { return Ok(false) };
+        for tags in tags.chunks(IN_STEP) {
+            let table = |tag| locked[shard(tag)].as_deref().expect("its shard is locked");
+            let mut first = [None; IN_STEP];
+            for (first, &tag) in first.iter_mut().zip(tags) {
+                let slot = table(tag).get(spread(tag), |(slot, _)| slot.tag == tag);
+                *first = slot.map(|(slot, _)| slot.at());
+            }
+            tell(&first, &mut likely);
+        }
+        for (index, (&tag, change)) in tags.iter().zip(changes).enumerate() {
+            let table = locked[shard(tag)].as_deref_mut().expect("its shard is locked");
+            apply(table, tag, change, |at| is(index, at)).into_iter().for_each(&mut died);
+        }
+        Ok(true)
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.map.len() as u64
+    }
+
+    pub(crate) fn shards(&self) -> usize {
+        self.map.shards().len()
+    }
+
+    /// One slot for each distinct tag in a shard: (tag, position), in order of the positions.
+    pub(crate) fn slots(&self, shard: usize) -> Vec<(u32, LogPosition)> {
+        let mut all: Vec<_> = self.copy(shard).iter().map(|slot| (slot.tag, slot.at())).collect();
+        all.sort_unstable();
+        all.dedup_by_key(|&mut (tag, _)| tag);
+        all.sort_unstable_by_key(|&(_, position)| position);
+        all
+    }
+
+    #[allow(unsafe_code, reason = "hashbrown's raw iterator")]
+    fn copy(&self, shard: usize) -> Vec<Slot> {
+        let shard = self.map.shards()[shard].read();
+        // SAFETY: the table is locked for as long as the iterator is used.
+        let buckets = unsafe { shard.iter() };
+        // SAFETY: each bucket is full, and nothing is removed meanwhile.
+        buckets.map(|bucket| unsafe { bucket.as_ref() }.0).collect()
+    }
+
+    /// Calls `each` with the position of every slot that has the tag, while its shard is locked for
+    /// reading.
+    pub(crate) fn each(&self, tag: u32, mut each: impl FnMut(LogPosition)) {
+        let shard = self.map.shards()[self.shard(tag)].read();
+        // A search that finds nothing has seen all.
+        shard.get(spread(tag), |(slot, _)| {
+            if slot.tag == tag {
+                each(slot.at());
+            }
+            false
+        });
+    }
+
+    /// Bytes of memory that it takes.
+    pub(crate) fn memory(&self) -> u64 {
+        let bytes = |table: &Table| (table.buckets() * table::EACH) as u64;
+        self.map.shards().iter().map(|shard| bytes(&shard.read())).sum()
+    }
+}
+
+/// Tells which positions there are.
+fn tell(some: &[Option<LogPosition>; IN_STEP], likely: &mut impl FnMut(&[LogPosition])) {
+    let mut all = [LogPosition::from_u64(0); IN_STEP];
+    let count = all.iter_mut().zip(some.iter().flatten()).map(|(to, &at)| *to = at).count();
+    likely(&all[..count]);
+}
+
+/// Does to a key's slot as `change` says, and gives the position that it no longer has.
+fn apply(
+    table: &mut Table,
+    tag: u32,
+    change: Change,
+    mut is: impl FnMut(LogPosition) -> bool,
+) -> Option<LogPosition> {
+    let hash = spread(tag);
+    let is = |(slot, _): &(Slot, _)| slot.tag == tag && is(slot.at());
+    match change {
+        Change::Keep => None,
+        Change::Set(position) => {
+            let new = Slot { tag, position: position.as_u64() };
+            match table.get_mut(hash, is) {
+                Some((slot, _)) => Some(std::mem::replace(slot, new).at()),
+                None => {
+                    table::insert(table, new);
+                    None
+                }
+            }
+        }
+        Change::Remove => table.remove_entry(hash, is).map(|(slot, _)| slot.at()),
+    }
+}
+
+impl Slot {
+    fn at(&self) -> LogPosition {
+        LogPosition::from_u64(self.position)
+    }
+}
+
+/// 64 bits for the table, which takes its shard and its own tag from high ones and its index from
+/// low ones.
+#[inline]
+fn spread(tag: u32) -> u64 {
+    let product = u64::from(tag | 1 << 31).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ u64::from(tag);
+    product ^ product >> 29
+}
+
+impl std::fmt::Debug for Keydir {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Keydir").field("len", &self.len()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dashmap::SharedValue;
+
+    #[test]
+    fn a_slot_is_twelve_bytes() {
+        assert_eq!(size_of::<(Slot, SharedValue<()>)>(), 12);
+    }
+
+    #[test]
+    fn equal_tags_do_not_make_keys_one() {
+        let keydir = Keydir::new(7, 2);
+        let position = |n: u32| LogPosition::new(1, 128 + n * 8);
+        for n in 0..100 {
+            let tag = keydir.tag(&[n as u8]);
+            let set = |old: Option<_>| (Change::Set(position(n)), old.is_none());
+            assert!(keydir.change(tag, |at| at == position(n), set));
+        }
+        assert_eq!(keydir.len(), 100);
+        for n in 0..100 {
+            let tag = keydir.tag(&[n as u8]);
+            assert_eq!(keydir.get(tag, |at| at == position(n), |at| at), Some(position(n)));
+            if n % 2 == 0 {
+                keydir.change(tag, |at| at == position(n), |_| (Change::Remove, ()));
+            }
+        }
+        assert_eq!(keydir.len(), 50);
+    }
+
+    #[test]
+    fn slots_and_each_show_what_is_there() {
+        let keydir = Keydir::new(7, 5);
+        let position = |n: u32| LogPosition::new(1, 128 + n * 8);
+        let mut expected = std::collections::BTreeMap::<u32, Vec<_>>::new();
+        for n in 0..200 {
+            let tag = keydir.tag(&[n as u8, 1]);
+            keydir.change(tag, |_| false, |_| (Change::Set(position(n)), ()));
+            expected.entry(tag).or_default().push(position(n));
+        }
+        let mut tags = Vec::new();
+        for shard in 0..keydir.shards() {
+            let slots = keydir.slots(shard);
+            assert!(slots.is_sorted_by_key(|&(_, at)| at));
+            assert!(slots.iter().all(|(tag, at)| expected[tag].contains(at)));
+            tags.extend(slots.iter().map(|&(tag, _)| tag));
+        }
+        tags.sort_unstable();
+        assert!(tags.iter().eq(expected.keys()));
+        for (tag, positions) in expected {
+            let mut all = Vec::new();
+            keydir.each(tag, |at| all.push(at));
+            all.sort_unstable();
+            assert_eq!(all, positions);
+        }
+        let none = Keydir::new(7, 5);
+        none.each(3, |_| panic!("there is nothing"));
+    }
+
+    #[test]
+    fn tags_are_the_same_in_every_process() {
+        let (one, again) = (Keydir::new(7, 32), Keydir::new(7, 32));
+        let (short, other) = (Keydir::new(7, 4), Keydir::new(8, 32));
+        assert_eq!(one.fingerprint(), again.fingerprint());
+        assert_ne!(one.fingerprint(), short.fingerprint());
+        assert_ne!(one.fingerprint(), other.fingerprint());
+        // If this changes, files with tags of an older version are not to be used.
+        assert_eq!(one.fingerprint(), 17_452_346_800_026_426_056);
+    }
+
+    #[test]
+    fn many_are_looked_up_and_changed_as_one_by_one() {
+        for bits in [3, 32] {
+            let keydir = Keydir::new(7, bits);
+            let position = |n: u32| LogPosition::new(n + 1, 128);
+            let tag = |n: u32| keydir.tag(&n.to_le_bytes());
+            let keys: Vec<u32> = (0..5000).collect();
+            for keys in keys.chunks(100) {
+                // The first one twice, and the last one is set and removed.
+                let keys = [keys, &[keys[0], keys[99]]].concat();
+                let tags: Vec<_> = keys.iter().map(|&n| tag(n)).collect();
+                let mut changes: Vec<_> = keys.iter().map(|&n| Change::Set(position(n))).collect();
+                changes[101] = Change::Remove;
+                let is = |index: usize, at| at == position(keys[index]);
+                let mut died = 0;
+                let decide = || Ok::<_, ()>(Some(changes));
+                let done = keydir.change_all(&tags, |_| {}, is, decide, |_| died += 1);
+                assert_eq!(died, 2);
+                assert_eq!(done, Ok(true));
+            }
+            assert_eq!(keydir.len(), 5000 - 50);
+            for keys in keys.chunks(IN_STEP) {
+                let tags: Vec<_> = keys.iter().map(|&n| tag(n)).collect();
+                let mut found = vec![None; keys.len()];
+                let is = |index: usize, at| at == position(keys[index]);
+                keydir.get_all(&tags, |_| {}, is, |index, at| found[index] = Some(at));
+                for (&n, found) in keys.iter().zip(found) {
+                    assert_eq!(found, (n % 100 != 99).then(|| position(n)));
+                }
+            }
+        }
+    }
+}

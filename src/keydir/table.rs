@@ -1,0 +1,99 @@
+//! A shard's table: hashbrown's, which is grown here so that a large one lies on huge pages.
+//!
+//! A lookup anywhere in 100 MiB misses the TLB, and on 4 KiB pages the walk that follows misses the
+//! cache as well.
+
+use super::{IN_STEP, Slot, spread};
+use crate::prefetch::{prefetch, touch};
+use dashmap::SharedValue;
+use hashbrown::raw::RawTable;
+
+pub(super) type Table = RawTable<(Slot, SharedValue<()>)>;
+
+/// What a slot takes, with its control byte.
+pub(super) const EACH: usize = size_of::<(Slot, SharedValue<()>)>() + 1;
+
+/// Bytes of a table from which on it is grown here.
+const LARGE: usize = if cfg!(test) { 1 << 12 } else { 1 << 20 };
+
+/// Asks for the control bytes and the slot where a table's probe for a hash begins.
+#[inline]
+pub(super) fn prefetch_slot(table: &Table, hash: u64) {
+    // hashbrown lays the slots out downward from where the control bytes begin.
+    let (control, first) = (table.data_end().as_ptr(), hash as usize & (table.buckets() - 1));
+    prefetch(control.cast::<u8>().wrapping_add(first));
+    // A slot is where its probe begins or a few further on, in this line or the next.
+    prefetch(control.wrapping_sub(first + 1));
+    prefetch(control.wrapping_sub(first + 5));
+}
+
+/// Loads what `prefetch_slot` asks for, of many: the misses overlap, and all are waited for.
+#[inline]
+#[allow(unsafe_code, reason = "touches what is the table's")]
+pub(super) fn touch_slots<'t>(probes: impl Iterator<Item = (&'t Table, u64)>) {
+    let mut all = [[std::ptr::null(); 4]; IN_STEP];
+    let mut count = 0;
+    for (table, hash) in probes {
+        let last = table.buckets() - 1;
+        if last == 0 {
+            // It has no memory.
+            continue;
+        }
+        let (control, first) = (table.data_end().as_ptr(), hash as usize & last);
+        let bytes = control.cast::<u8>().wrapping_add(first);
+        let slot = |index: usize| control.wrapping_sub(index.min(last) + 1).cast::<u8>();
+        // A probe looks at 16 control bytes: one time in four they are in two lines.
+        all[count] = [bytes, bytes.wrapping_add(15), slot(first), slot(first + 4)];
+        count += 1;
+    }
+    for place in all[..count].as_flattened() {
+        // SAFETY: in the table's memory: there are 16 control bytes more than slots, and no slot
+        // behind the last one is asked for.
+        unsafe { touch(*place) };
+    }
+}
+
+/// Puts a slot in whose key is not there.
+pub(super) fn insert(table: &mut Table, slot: Slot) {
+    if table.len() == table.capacity() {
+        reserve(table, 1);
+    }
+    table.insert(spread(slot.tag), (slot, SharedValue::new(())), rehash);
+}
+
+/// Makes room for so many slots more.
+pub(super) fn reserve(table: &mut Table, more: usize) {
+    let wanted = table.len() + more;
+    if wanted <= table.capacity() {
+        return;
+    }
+    let full = table.buckets() / 8 * 7;
+    // If half of the table is what removed slots left, hashbrown tidies it up where it is.
+    if wanted <= full / 2 || wanted * EACH < LARGE {
+        return table.reserve(more, rehash);
+    }
+    let mut larger = Table::with_capacity(wanted.max(full + 1));
+    prefer_huge_pages(&mut larger);
+    for entry in std::mem::take(table) {
+        assert!(larger.try_insert_no_grow(rehash(&entry), entry).is_ok(), "there is room");
+    }
+    *table = larger;
+}
+
+fn rehash((slot, _): &(Slot, SharedValue<()>)) -> u64 {
+    spread(slot.tag)
+}
+
+/// Asks for huge pages under an empty table. The kernel may do as it likes, so failure is no error.
+#[allow(unsafe_code, reason = "advice about memory that is the table's")]
+fn prefer_huge_pages(table: &mut Table) {
+    use rustix::mm::Advice;
+    let (start, layout) = table.allocation_info();
+    let from = start.as_ptr().wrapping_sub(start.as_ptr() as usize % PAGE);
+    let len = (start.as_ptr() as usize - from as usize + layout.size()).next_multiple_of(PAGE);
+    // SAFETY: the range is mapped, as the table's allocation touches each of its pages; the advice
+    // changes nothing that can be seen in it, nor in what else is on its first and last page.
+    let _ = unsafe { rustix::mm::madvise(from.cast(), len, Advice::LinuxHugepage) };
+}
+
+const PAGE: usize = 4096;
