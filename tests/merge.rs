@@ -310,7 +310,7 @@ fn the_active_segment_is_left_alone() {
     assert_eq!(store.merge_only(&[active]).unwrap().inputs, 0);
     assert_eq!(value(&store, "key").unwrap(), b"value");
     after_crashes(&disk.process_death(), |store| {
-        assert_eq!(value(store, "key").unwrap(), b"value")
+        assert_eq!(value(store, "key").unwrap(), b"value");
     });
 }
 
