@@ -442,12 +442,8 @@ impl World {
                 store.put(key(*k), vec![1; *len]).unwrap();
                 self.set(key(*k), Some(vec![1; *len]));
             }
-            Op::Delete(k) => {
-                // What has expired is not deleted, and not there.
-                if store.delete(key(*k)).unwrap() {
-                    self.set(key(*k), None);
-                }
-            }
+            // What has expired is not deleted, and not there.
+            Op::Delete(k) if store.delete(key(*k)).unwrap() => self.set(key(*k), None),
             Op::Roll => store.roll().unwrap(),
             Op::Maintain | Op::Merge | Op::MergeSome(_) => {
                 self.reclaim();

@@ -5,7 +5,7 @@
 
 #![allow(unsafe_code, reason = "reads files that nobody writes to any more")]
 
-use super::index::{Index, key_at, origin_of};
+use super::index::{key_at, origin_of};
 use crate::error::Corruption;
 use crate::format::frame::{HEADER, Header, Kind};
 use crate::format::hint::{self, Census, Entries, Expiring, Subject, TOMBSTONE};
@@ -74,10 +74,16 @@ pub(super) fn read(
 }
 
 /// Writes a segment's hint. Failure costs the next open some time, and nothing else.
-pub(super) fn write(index: &Index, segment: &Segment, census: &Census, entries: &[u64]) {
-    let bytes = hint::encode(subject(&index.keydir, segment), census, entries);
+pub(super) fn write(
+    storage: &dyn Storage,
+    keydir: &Keydir,
+    segment: &Segment,
+    census: &Census,
+    entries: &[u64],
+) {
+    let bytes = hint::encode(subject(keydir, segment), census, entries);
     let (id, name) = (segment.id(), hint_name(segment.id()));
-    match index.core.storage.publish(&name, &bytes) {
+    match storage.publish(&name, &bytes) {
         Ok(()) => tracing::debug!(segment = id, keys = entries.len(), "wrote a hint"),
         Err(error) => tracing::warn!(segment = id, %error, "could not write a hint"),
     }

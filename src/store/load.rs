@@ -93,7 +93,7 @@ fn read_sources(
         while let Some(segment) = segments.get(next.fetch_add(1, Relaxed)) {
             let (census, listing) = match hints::read(&*core.storage, keydir, segment) {
                 Some(found) => found,
-                None => read_frames(keydir, segment, &noted)?,
+                None => read_frames(core, keydir, segment, &noted)?,
             };
             lock(&done).push(Source { segment: segment.clone(), census, listing });
         }
@@ -111,13 +111,18 @@ fn read_sources(
 
 type Noted<'a> = Mutex<&'a mut Option<Vec<Corruption>>>;
 
+/// Reads a segment that has no hint, and writes one, if all of it is sound.
 fn read_frames(
+    core: &Core,
     keydir: &Keydir,
     segment: &Segment,
     noted: &Noted<'_>,
 ) -> Result<(Census, Listing), Corruption> {
     let mut here = lock(noted).is_some().then(Vec::new);
     let (census, entries) = hints::gather(keydir, segment, here.as_mut())?;
+    if here.as_ref().is_none_or(Vec::is_empty) {
+        hints::write(&*core.storage, keydir, segment, &census, &entries);
+    }
     if let (Some(all), Some(here)) = (&mut **lock(noted), here) {
         all.extend(here);
     }

@@ -189,7 +189,7 @@ impl Index {
             }
             match hints::gather(&self.keydir, &segment, None) {
                 Ok((census, entries)) => {
-                    hints::write(self, &segment, &census, &entries);
+                    hints::write(&*self.core.storage, &self.keydir, &segment, &census, &entries);
                     // Only here and before the store is open: it is not set yet.
                     let _ = segment.census.set(census);
                 }
@@ -560,7 +560,8 @@ impl<'i> Writer<'i> {
         segment.sync(FIRST_FRAME, at).map_err(io)?;
         seal_and_shrink(&segment, at, frames).map_err(io)?;
         let (census, entries) = gather.finish(&segment);
-        hints::write(self.index, &segment, &census, &entries);
+        let index = self.index;
+        hints::write(&*index.core.storage, &index.keydir, &segment, &census, &entries);
         // A new segment has none yet.
         let _ = segment.census.set(census);
         Ok(())
