@@ -163,7 +163,10 @@ pub(super) fn load(args: &Load) -> Result<()> {
     let loaded = loader.load(input, &args.layout());
     let pairs = loader.pairs;
     progress.finish_and_clear();
-    loaded.with_context(|| format!("{}", args.file.display()))?;
+    loaded.with_context(|| match &args.file {
+        input if input == Path::new("-") => "standard input".to_owned(),
+        file => file.display().to_string(),
+    })?;
     let (stats, read) = (store.stats(), progress.position());
     store.close()?;
     let seconds = started.elapsed().as_secs_f64();

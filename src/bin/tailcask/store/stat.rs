@@ -30,8 +30,8 @@ pub(crate) struct Stat {
     /// Print a line for each segment, too
     #[arg(long)]
     segments: bool,
-    /// Print JSON, with everything
-    #[arg(long, conflicts_with = "segments")]
+    /// Print JSON, with everything, the segments included
+    #[arg(long)]
     json: bool,
 }
 
