@@ -17,14 +17,14 @@ trap 'rm -rf "$work"' EXIT
 store=$work/store
 
 # Every line of the sources that Cargo has fetched and of Rust's own; then all files of the machine,
-# with their sizes and dates. A tab between key and value; others, and backslashes, are escaped.
+# with their sizes and dates, as far as they are found in 20 seconds. A tab between key and value; others, and backslashes, are escaped.
 lines() {
     local cargo=${CARGO_HOME:-$HOME/.cargo}/registry/src rust
     rust=$(rustc --print sysroot 2>/dev/null || true)
     find "$PWD/src" "$PWD/tests" "$cargo" "$rust/lib/rustlib/src" "$rust/share/doc" \
         -type f \( -name '*.rs' -o -name '*.md' -o -name '*.html' \) -print0 2>/dev/null |
         xargs -0 awk '{ print FILENAME ":" FNR "\001" $0 }'
-    find / -xdev \( -path /proc -o -path /sys -o -path "$work" \) -prune -o \
+    timeout 20 find / -xdev \( -path /proc -o -path /sys -o -path "$work" \) -prune -o \
         -type f ! -name $'*\n*' -printf '%p\001%s bytes, %T+\n' 2>/dev/null
     seq 100000 | awk '{ print "filler " $1 "\001value " $1 }'
 }
