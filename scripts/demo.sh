@@ -17,7 +17,8 @@ trap 'rm -rf "$work"' EXIT
 store=$work/store
 
 # Every line of the sources that Cargo has fetched and of Rust's own; then all files of the machine,
-# with their sizes and dates, as far as they are found in 20 seconds. A tab between key and value; others, and backslashes, are escaped.
+# with their sizes and dates, as far as they are found in 20 seconds. A tab stands between key and
+# value; others, and backslashes, are escaped.
 lines() {
     local cargo=${CARGO_HOME:-$HOME/.cargo}/registry/src rust
     rust=$(rustc --print sysroot 2>/dev/null || true)
