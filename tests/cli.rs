@@ -187,12 +187,12 @@ fn a_store_is_loaded_read_and_changed() {
         let tsv = b"k1\tone\tx\nk2\ttwo\ty\n";
         let output = run(&["load", store, "--key", "1", "--value", "2"], tsv);
         assert!(output.status.success(), "{}", text(&output.stderr));
-        assert_eq!(run(&["get", store, "k2"], b"").stdout, b"two\n");
+        assert_eq!(run(&["get", store, "k2"], b"").stdout, b"two");
         assert_eq!(run(&["get", store, "k3"], b"").status.code(), Some(1));
         let csv = b"id,name\nk3,\"a, b\"\n";
         let args = ["load", store, "-", "--format", "csv", "--key", "id", "--value", "name"];
         assert!(run(&args, csv).status.success());
-        assert_eq!(run(&["get", store, "k3"], b"").stdout, b"a, b\n");
+        assert_eq!(run(&["get", store, "k3"], b"").stdout, b"a, b");
         let json = b"{\"id\": 4, \"v\": \"four\"}\n";
         let args = ["load", store, "-", "--format", "ndjson", "--key", "id", "--value", "v"];
         assert!(run(&args, json).status.success());
@@ -208,7 +208,7 @@ fn a_store_is_loaded_read_and_changed() {
         let json: serde_json::Value = serde_json::from_slice(&run(&args, b"").stdout).unwrap();
         assert!(json["key"].is_string() && json.get("value").is_none());
         let output = run(&["load", store, "--value", "9"], b"only\tthis\n");
-        assert!(text(&output.stderr).contains("line 1 has no column 9"));
+        assert!(text(&output.stderr).contains("line 1: there is no column 9"));
         let missing = path.with_file_name("missing");
         let output = run(&["get", missing.to_str().unwrap(), "k"], b"");
         assert!(text(&output.stderr).contains("there is no store in"));

@@ -1,7 +1,9 @@
 //! The command line of tailcask.
 
 mod store;
+mod units;
 
+use crate::units::size;
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -14,11 +16,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tailcask::{BatchWriter, CommitLog, Durability, LogPosition, LogStats};
 
+const AFTER_HELP: &str = "\
+Units: sizes are bytes, or take KiB, MiB or GiB (1024 of the one before; K, M and G are the same). \
+Times take ms, s, m, h or d, as in 500ms or 7d; a bare number is seconds.
+
+Exit codes of the store's commands: 0 done, 1 the key is absent (get, delete) or there already \
+(put --if-absent), 2 an error, 3 the store or backup is damaged. Those of `log` are 0, and 1 for an \
+error.";
+
 #[derive(Parser)]
 #[command(
     name = "tailcask",
     version,
-    about = "A commit log, and a key-value store on its tail, at the shell"
+    about = "A commit log, and a key-value store on its tail, at the shell",
+    after_long_help = AFTER_HELP
 )]
 struct Cli {
     #[command(subcommand)]
@@ -27,7 +38,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// The commit log
+    /// The commit log: append, cat, tail, stat, verify, inspect
     #[command(subcommand)]
     Log(Log),
     #[command(flatten)]
@@ -128,23 +139,10 @@ struct Inspect {
     limit: Option<usize>,
 }
 
-fn size(text: &str) -> Result<u64, String> {
-    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
-    let factor = match text[digits.len()..].to_ascii_lowercase().as_str() {
-        "" | "b" => 1,
-        "k" | "kb" | "kib" => 1 << 10,
-        "m" | "mb" | "mib" => 1 << 20,
-        "g" | "gb" | "gib" => 1 << 30,
-        other => return Err(format!("unknown unit {other:?}; use KiB, MiB or GiB")),
-    };
-    let number: u64 = digits.parse().map_err(|_| "not a number".to_owned())?;
-    number.checked_mul(factor).ok_or_else(|| "too large".to_owned())
-}
-
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
-        Command::Log(command) => run(&command).map(|()| ExitCode::SUCCESS),
-        Command::Store(command) => store::run(&command),
+    let (result, failure) = match Cli::parse().command {
+        Command::Log(command) => (run(&command).map(|()| ExitCode::SUCCESS), failed as fn(&_) -> _),
+        Command::Store(command) => (store::run(&command), store::exit_code as fn(&_) -> _),
     };
     match result {
         Ok(code) => code,
@@ -152,7 +150,7 @@ fn main() -> ExitCode {
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(io::stderr(), "tailcask: {error:#}");
-            ExitCode::FAILURE
+            failure(&error)
         }
     }
 }
@@ -169,8 +167,12 @@ fn run(command: &Log) -> Result<()> {
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    let io = error.downcast_ref::<io::Error>();
-    io.is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+    let mut io = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
+    io.any(|e| e.kind() == io::ErrorKind::BrokenPipe)
+}
+
+const fn failed(_: &anyhow::Error) -> ExitCode {
+    ExitCode::FAILURE
 }
 
 fn open(dir: &Path) -> Result<CommitLog> {

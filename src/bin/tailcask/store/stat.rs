@@ -1,0 +1,228 @@
+//! `stat`: what is in a store, and what it takes.
+
+use super::open;
+use crate::output;
+use anyhow::Result;
+use clap::Args;
+use comfy_table::{CellAlignment, Table, presets};
+use indicatif::{BinaryBytes, HumanCount};
+use serde_json::{Value, json};
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Duration;
+use tailcask::{Distribution, LogStats, MergeTotals, RecoveryReport, SegmentStats, Stats};
+
+pub(super) const HELP: &str = "\
+keys      expired ones included that nothing has reclaimed yet
+live      bytes of frames (header, key, value, padding) that hold a key's value
+dead      bytes of frames that merging would not keep: overwritten, deleted, expired
+keydir    memory that the index of all keys takes while the store is open
+disk      bytes of segment files; the one that is open is allocated ahead, and is cut or goes later
+merges    since the store was opened, which was now: `load` and `merge` say what theirs did
+waiting   segments merged away that a reader still holds, and the longest wait
+
+JSON has bytes as numbers, times in seconds and latencies in nanoseconds.";
+
+#[derive(Args)]
+pub(crate) struct Stat {
+    /// The store's directory
+    dir: PathBuf,
+    /// Print a line for each segment, too
+    #[arg(long)]
+    segments: bool,
+    /// Print JSON, with everything, the segments included
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn stat(args: &Stat) -> Result<()> {
+    let store = open(&args.dir)?;
+    let (stats, recovery) = (store.stats(), store.recovery());
+    let mut out = output();
+    if args.json {
+        writeln!(out, "{:#}", to_json(&stats, recovery))?;
+        return Ok(out.flush()?);
+    }
+    writeln!(out, "{}", overview(&stats, recovery).trim_fmt())?;
+    if args.segments {
+        writeln!(out, "\n{}", segments(&stats.segments).trim_fmt())?;
+    }
+    Ok(out.flush()?)
+}
+
+pub(super) fn percent(ratio: f64) -> String {
+    format!("{:.1} %", ratio * 100.0)
+}
+
+fn overview(stats: &Stats, recovery: &RecoveryReport) -> Table {
+    let mut table = plain();
+    let mut row = |name: &str, text: String| {
+        table.add_row([name, &text]);
+    };
+    let a_key = stats.keydir_bytes as f64 / stats.keys.max(1) as f64;
+    let goal = if stats.space_goal_missed { ", more than the goal for dead space" } else { "" };
+    row("keys", HumanCount(stats.keys).to_string());
+    row("live", BinaryBytes(stats.live_bytes).to_string());
+    row("dead", format!("{} ({})", BinaryBytes(stats.dead_bytes), percent(stats.dead_ratio())));
+    row("keydir", format!("{} ({a_key:.1} bytes a key)", BinaryBytes(stats.keydir_bytes)));
+    let count = stats.segments.len();
+    row("disk", format!("{} in {count} segments{goal}", BinaryBytes(stats.disk_bytes)));
+    row("merges", merges_line(&stats.merges));
+    row("waiting", waiting(stats));
+    row("tail", stats.log.tail.to_string());
+    row("opened", format!("{recovery}, in {:.2?}", recovery.duration));
+    table
+}
+
+/// What merges read, wrote and gave back.
+pub(super) fn merges_line(merges: &MergeTotals) -> String {
+    if merges.merges + merges.failures == 0 {
+        return "none".to_owned();
+    }
+    let failed = match merges.failures {
+        0 => String::new(),
+        failures => format!(", {failures} failed"),
+    };
+    format!(
+        "{} in {:.2?}{failed}: {} read, {} written, {} reclaimed",
+        merges.merges,
+        merges.time,
+        BinaryBytes(merges.bytes_read),
+        BinaryBytes(merges.bytes_written),
+        BinaryBytes(merges.bytes_reclaimed)
+    )
+}
+
+fn waiting(stats: &Stats) -> String {
+    match (stats.segments_waiting_for_readers, stats.longest_reader_wait) {
+        (0, _) => "no segment for a reader".to_owned(),
+        (count, wait) => {
+            format!("{count} segments for readers, {:.1?} at most", wait.unwrap_or_default())
+        }
+    }
+}
+
+fn segments(all: &[SegmentStats]) -> Table {
+    let mut table = plain();
+    table.set_header(["segment", "kind", "state", "disk", "live", "dead", ""]);
+    for segment in all {
+        table.add_row([
+            segment.id.to_string(),
+            if segment.merged { "merged" } else { "log" }.to_owned(),
+            if segment.sealed { "sealed" } else { "open" }.to_owned(),
+            BinaryBytes(segment.disk_bytes).to_string(),
+            BinaryBytes(segment.live_bytes).to_string(),
+            BinaryBytes(segment.dead_bytes).to_string(),
+            percent(segment.dead_ratio()),
+        ]);
+    }
+    for column in [0, 3, 4, 5, 6] {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
+}
+
+fn plain() -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING);
+    table
+}
+
+fn seconds(time: Duration) -> f64 {
+    time.as_secs_f64()
+}
+
+fn to_json(stats: &Stats, recovery: &RecoveryReport) -> Value {
+    json!({
+        "keys": stats.keys,
+        "keydir_bytes": stats.keydir_bytes,
+        "disk_bytes": stats.disk_bytes,
+        "live_bytes": stats.live_bytes,
+        "dead_bytes": stats.dead_bytes,
+        "dead_ratio": stats.dead_ratio(),
+        "space_goal_missed": stats.space_goal_missed,
+        "hits": stats.hits,
+        "misses": stats.misses,
+        "puts": stats.puts,
+        "deletes": stats.deletes,
+        "expired": stats.expired,
+        "segments_waiting_for_readers": stats.segments_waiting_for_readers,
+        "longest_reader_wait": stats.longest_reader_wait.map(seconds),
+        "merges": merges_json(&stats.merges),
+        "segments": stats.segments.iter().map(segment_json).collect::<Vec<_>>(),
+        "log": log_json(&stats.log),
+        "recovery": recovery_json(recovery),
+    })
+}
+
+fn merges_json(merges: &MergeTotals) -> Value {
+    json!({
+        "merges": merges.merges,
+        "failures": merges.failures,
+        "bytes_read": merges.bytes_read,
+        "bytes_written": merges.bytes_written,
+        "bytes_reclaimed": merges.bytes_reclaimed,
+        "time": seconds(merges.time),
+    })
+}
+
+fn segment_json(segment: &SegmentStats) -> Value {
+    json!({
+        "id": segment.id,
+        "merged": segment.merged,
+        "sealed": segment.sealed,
+        "disk_bytes": segment.disk_bytes,
+        "live_bytes": segment.live_bytes,
+        "dead_bytes": segment.dead_bytes,
+        "dead_ratio": segment.dead_ratio(),
+    })
+}
+
+fn log_json(log: &LogStats) -> Value {
+    json!({
+        "begin": log.begin.to_string(),
+        "tail": log.tail.to_string(),
+        "committed": log.committed.to_string(),
+        "durable": log.durable.to_string(),
+        "oldest_unfinished": log.oldest_unfinished.map(|at| at.to_string()),
+        "entries": log.entries,
+        "batches": log.batches,
+        "bytes": log.bytes,
+        "voids": log.voids,
+        "rolls": log.rolls,
+        "segments": log.segments,
+        "segments_created": log.segments_created,
+        "segments_sealed": log.segments_sealed,
+        "standby_waits": log.standby_waits,
+        "standby_wait_time": seconds(log.standby_wait_time),
+        "sync_latency": distribution_json(&log.sync_latency),
+        "group_sizes": distribution_json(&log.group_sizes),
+        "sync_failures": log.sync_failures,
+        "disk_bytes": log.disk_bytes,
+    })
+}
+
+fn distribution_json(all: &Distribution) -> Value {
+    json!({
+        "count": all.count, "p50": all.p50, "p99": all.p99, "p999": all.p999, "max": all.max,
+    })
+}
+
+fn recovery_json(recovery: &RecoveryReport) -> Value {
+    json!({
+        "clean": recovery.is_clean(),
+        "same_boot": recovery.same_boot,
+        "sealed_segments": recovery.sealed_segments,
+        "hinted_segments": recovery.hinted_segments,
+        "recovered_segments": recovery.recovered_segments,
+        "frames": recovery.frames,
+        "entries": recovery.entries,
+        "holes": recovery.holes,
+        "unfinished_appends": recovery.dead_claims,
+        "torn_bytes": recovery.torn_bytes,
+        "torn_from": recovery.torn_from.map(|at| at.to_string()),
+        "duration": seconds(recovery.duration),
+    })
+}

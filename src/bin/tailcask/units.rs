@@ -1,0 +1,66 @@
+//! Sizes and times, as they are typed.
+
+use std::time::Duration;
+use tailcask::Durability;
+
+/// A number and its unit, in lower case.
+fn split(text: &str) -> Result<(u64, String), String> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let number = digits.parse().map_err(|_| "not a number".to_owned())?;
+    Ok((number, text[digits.len()..].to_ascii_lowercase()))
+}
+
+pub(crate) fn size(text: &str) -> Result<u64, String> {
+    let (number, unit) = split(text)?;
+    let factor = match unit.as_str() {
+        "" | "b" => 1,
+        "k" | "kb" | "kib" => 1 << 10,
+        "m" | "mb" | "mib" => 1 << 20,
+        "g" | "gb" | "gib" => 1 << 30,
+        other => return Err(format!("unknown unit {other:?}; use KiB, MiB or GiB")),
+    };
+    number.checked_mul(factor).ok_or_else(|| "too large".to_owned())
+}
+
+pub(crate) fn time(text: &str) -> Result<Duration, String> {
+    let (number, unit) = split(text)?;
+    let factor = match unit.as_str() {
+        "ms" => 1,
+        "" | "s" => 1000,
+        "m" | "min" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        other => return Err(format!("unknown unit {other:?}; use ms, s, m, h or d")),
+    };
+    number.checked_mul(factor).map(Duration::from_millis).ok_or_else(|| "too large".to_owned())
+}
+
+pub(crate) fn durability(text: &str) -> Result<Durability, String> {
+    match text {
+        "buffered" => Ok(Durability::Buffered),
+        "synced" => Ok(Durability::Synced),
+        other => match time(other) {
+            Ok(every) if !every.is_zero() => Ok(Durability::Periodic(every)),
+            _ => Err("use buffered, synced, or a time such as 500ms".to_owned()),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units_are_read() {
+        assert_eq!(size("3k"), Ok(3072));
+        assert_eq!(size("64MiB"), Ok(64 << 20));
+        assert!(size("1T").is_err() && size("").is_err() && size("99999999999G").is_err());
+        assert_eq!(time("90"), Ok(Duration::from_secs(90)));
+        assert_eq!(time("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(time("2d"), Ok(Duration::from_secs(172_800)));
+        assert!(time("1y").is_err() && time("-1s").is_err());
+        assert_eq!(durability("synced"), Ok(Durability::Synced));
+        assert_eq!(durability("1s"), Ok(Durability::Periodic(Duration::from_secs(1))));
+        assert!(durability("0s").is_err() && durability("often").is_err());
+    }
+}
