@@ -144,6 +144,15 @@ impl Entries<'_> {
         self.0.iter().map(|&entry| u64::from_le_bytes(entry))
     }
 
+    pub(crate) const fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    #[inline]
+    pub(crate) const fn get(&self, nth: usize) -> u64 {
+        u64::from_le_bytes(self.0[nth])
+    }
+
     fn are_sound(&self, end: u64) -> bool {
         let first = super::header::FIRST_FRAME;
         let is_place = |offset: u64| offset & 6 == 0 && offset >= first && offset < end;

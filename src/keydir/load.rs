@@ -1,14 +1,13 @@
 //! Loading many entries at once, for opening.
 //!
-//! In rounds of two steps, each on all threads: sources are read, and their entries put into heaps,
-//! one for each shard; then whole shards are filled, each by one thread, which knows how much room
-//! its table needs. In which order entries come makes no difference, so any thread takes what is
-//! next.
+//! Sources are sorted by tag, and so are the places in the tables. So each thread takes a shard, makes
+//! its table as large as it will have to be, and fills it part by part: from every source the entries
+//! that belong there, which are next to each other, while the part stays in the cache. In which order
+//! entries of one key come makes no difference.
 
-use super::table::{self, Table};
-use super::{Keydir, SHARDS, Slot, spread};
+use super::table::{self, Table, hash};
+use super::{Keydir, SHARDS, Slot};
 use crate::position::LogPosition;
-use crate::sync::{Mutex, lock};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// What an entry to be loaded is to one that is there with the same tag.
@@ -22,116 +21,85 @@ pub(crate) enum Fate {
     Older,
 }
 
-/// Entries that are in heaps at a time, 12 bytes each.
-const ROUND: usize = if cfg!(test) { 1000 } else { 16 << 20 };
+/// Entries to be loaded, growing by their tags.
+pub(crate) trait Source: Sync {
+    fn len(&self) -> usize;
+    fn get(&self, nth: usize) -> (u32, LogPosition);
+}
 
-type Heaps = [Vec<Slot>; SHARDS];
+/// Bytes of a table that are filled at a time.
+const PART: usize = 128 << 10;
 
 impl Keydir {
-    /// Loads entries on `threads` threads. `read(i, each)` gives the (tag, position) entries of
-    /// source i, 0 <= i < sources; `resolve(old, new)` says what `new` is to `old`, both with the
-    /// same tag. Entries of one key are in a total order by it.
+    /// Loads entries on `threads` threads. `resolve(old, new)` says what `new` is to `old`, both
+    /// with the same tag. Entries of one key are in a total order by it.
     ///
     /// After an error, some entries are loaded, and some are not.
     pub(crate) fn load<E: Send>(
         &self,
-        sources: usize,
+        sources: &[impl Source],
         threads: usize,
-        read: impl Fn(usize, &mut dyn FnMut(u32, LogPosition)) -> Result<(), E> + Sync,
         resolve: impl Fn(LogPosition, LogPosition) -> Result<Fate, E> + Sync,
     ) -> Result<(), E> {
-        let threads = threads.max(1);
-        let (next, held) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        while next.load(Ordering::Relaxed) < sources {
-            held.store(0, Ordering::Relaxed);
-            let heaps = on_threads(threads, || {
-                let mut heaps: Heaps = std::array::from_fn(|_| Vec::new());
-                while held.load(Ordering::Relaxed) < ROUND {
-                    let source = next.fetch_add(1, Ordering::Relaxed);
-                    if source >= sources {
-                        break;
-                    }
-                    self.read_one(source, ROUND / threads, &mut heaps, &held, &read, &resolve)?;
+        let next = AtomicUsize::new(0);
+        let job = || {
+            loop {
+                // ORDERING: Relaxed; each number is drawn once.
+                let shard = next.fetch_add(1, Ordering::Relaxed);
+                if shard >= SHARDS {
+                    return Ok(());
                 }
-                Ok(heaps)
-            })?;
-            let shard = AtomicUsize::new(0);
-            on_threads(threads, || {
-                let mut sorted = Vec::new();
-                loop {
-                    let shard = shard.fetch_add(1, Ordering::Relaxed);
-                    if shard >= SHARDS {
-                        return Ok(());
-                    }
-                    let heaps: Vec<_> = heaps.iter().map(|heaps| &heaps[shard][..]).collect();
-                    self.fill(shard, &heaps, &mut sorted, &resolve)?;
-                }
-            })?;
-        }
-        Ok(())
-    }
-
-    /// Puts the entries of a source into heaps, `most` at a time.
-    fn read_one<E>(
-        &self,
-        source: usize,
-        most: usize,
-        heaps: &mut Heaps,
-        held: &AtomicUsize,
-        read: &impl Fn(usize, &mut dyn FnMut(u32, LogPosition)) -> Result<(), E>,
-        resolve: &impl Fn(LogPosition, LogPosition) -> Result<Fate, E>,
-    ) -> Result<(), E> {
-        let (mut count, mut result) = (heaps.iter().map(Vec::len).sum::<usize>(), Ok(()));
-        let before = count;
-        read(source, &mut |tag, position| {
-            if count >= most {
-                // A source of so many entries: they go where they belong at once.
-                for (shard, heap) in heaps.iter_mut().enumerate() {
-                    let filled = self.fill(shard, &[heap], &mut Vec::new(), resolve);
-                    result = std::mem::replace(&mut result, Ok(())).and(filled);
-                    heap.clear();
-                }
-                count = 0;
+                self.fill(shard, sources, &resolve)?;
             }
-            heaps[self.shard(tag)].push(Slot { tag, position: position.as_u64() });
-            count += 1;
-        })?;
-        held.fetch_add(count.saturating_sub(before), Ordering::Relaxed);
-        result
+        };
+        on_threads(threads.max(1), job)
     }
 
-    /// Loads heaps of entries into a shard.
     fn fill<E>(
         &self,
         shard: usize,
-        heaps: &[&[Slot]],
-        sorted: &mut Vec<Slot>,
+        sources: &[impl Source],
         resolve: &impl Fn(LogPosition, LogPosition) -> Result<Fate, E>,
     ) -> Result<(), E> {
+        // Tags as 64 bits: the end of the last shard is not one of 32.
+        let of_shard = 32 - SHARDS.ilog2();
+        let (start, end) = ((shard as u64) << of_shard, (shard as u64 + 1) << of_shard);
+        let mut next: Vec<_> = sources.iter().map(|source| first(source, start)).collect();
+        let ends = sources.iter().map(|source| first(source, end));
+        let count = ends.zip(&next).map(|(end, next)| end - next).sum();
         let mut table = self.map.shards()[shard].write();
-        table::reserve(&mut table, heaps.iter().map(|heap| heap.len()).sum());
-        sort(table.buckets(), heaps, sorted);
-        sorted.iter().try_for_each(|&slot| load_slot(&mut table, slot, resolve))
+        table::reserve(&mut table, count);
+        let parts = (table.buckets() * table::EACH / PART).next_power_of_two() as u64;
+        for part in 1..=parts {
+            let end = start + (part << of_shard) / parts;
+            for (source, next) in sources.iter().zip(&mut next) {
+                while *next < source.len() {
+                    let (tag, at) = source.get(*next);
+                    if u64::from(tag) >= end {
+                        break;
+                    }
+                    let slot = Slot { tag, position: at.as_u64() };
+                    load_slot(&mut table, slot, resolve)?;
+                    *next += 1;
+                }
+            }
+        }
+        Ok(())
     }
 }
 
-/// Puts the slots of all heaps in the order of the parts of a table where they belong, so that it
-/// is filled part by part, each of which stays in the cache meanwhile.
-fn sort(buckets: usize, heaps: &[&[Slot]], sorted: &mut Vec<Slot>) {
-    const PARTS: usize = 64;
-    let shift = buckets.ilog2().saturating_sub(PARTS.ilog2());
-    let part = |slot: &Slot| (spread(slot.tag) as usize & (buckets - 1)) >> shift;
-    let all = || heaps.iter().copied().flatten();
-    let mut starts = [0; PARTS + 1];
-    all().for_each(|slot| starts[part(slot) + 1] += 1);
-    (1..PARTS).for_each(|part| starts[part + 1] += starts[part]);
-    sorted.clear();
-    sorted.resize(starts[PARTS], Slot { tag: 0, position: 0 });
-    for slot in all() {
-        let place = &mut starts[part(slot)];
-        sorted[*place] = *slot;
-        *place += 1;
+/// The index of the first entry with a tag of at least this.
+fn first(source: &impl Source, tag: u64) -> usize {
+    let (mut low, mut high) = (0, source.len());
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if u64::from(source.get(middle).0) < tag {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
     }
+    low
 }
 
 fn load_slot<E>(
@@ -140,7 +108,7 @@ fn load_slot<E>(
     resolve: &impl Fn(LogPosition, LogPosition) -> Result<Fate, E>,
 ) -> Result<(), E> {
     let mut fate = Ok(Fate::Other);
-    let there = table.get_mut(spread(new.tag), |(old, _)| {
+    let there = table.get_mut(hash(table, new.tag), |(old, _)| {
         if old.tag == new.tag {
             fate = resolve(old.at(), new.at());
         }
@@ -154,22 +122,14 @@ fn load_slot<E>(
     Ok(())
 }
 
-/// Runs a job on so many threads, this one among them, and gives what each made, or the error of
-/// one.
-fn on_threads<R: Send, E: Send>(
-    threads: usize,
-    job: impl Fn() -> Result<R, E> + Sync,
-) -> Result<Vec<R>, E> {
-    let done = Mutex::new(Vec::with_capacity(threads));
-    let run = || {
-        let made = job();
-        lock(&done).push(made);
-    };
+/// Runs a job on so many threads, this one among them, and gives the error of one.
+fn on_threads<E: Send>(threads: usize, job: impl Fn() -> Result<(), E> + Sync) -> Result<(), E> {
     std::thread::scope(|scope| {
-        (1..threads).for_each(|_| drop(scope.spawn(run)));
-        run();
-    });
-    done.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).into_iter().collect()
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(&job)).collect();
+        let mine = job();
+        let joined = others.into_iter().map(|other| other.join().expect("loading does not panic"));
+        joined.fold(mine, Result::and)
+    })
 }
 
 #[cfg(test)]
@@ -199,14 +159,29 @@ mod tests {
         all
     }
 
-    /// Keys of each source, with versions: 2500 entries in each, more than a round holds.
+    impl Source for Vec<(u32, LogPosition)> {
+        fn len(&self) -> usize {
+            self.len()
+        }
+
+        fn get(&self, nth: usize) -> (u32, LogPosition) {
+            self[nth]
+        }
+    }
+
+    fn sorted(mut source: Vec<(u32, LogPosition)>) -> Vec<(u32, LogPosition)> {
+        source.sort_unstable();
+        source
+    }
+
+    /// Keys of each source, with versions.
     fn sources(keydir: &Keydir) -> Vec<Vec<(u32, LogPosition)>> {
         let tag = |key: u32| keydir.tag(&key.to_le_bytes());
         let one = |source: u32, n: u32| {
             let key = (n * 7 + source * 13) % 3000;
             (tag(key), entry(key, (source * 5 + n) % 11))
         };
-        (0..4).map(|source| (0..2500).map(|n| one(source, n)).collect()).collect()
+        (0..4).map(|source| sorted((0..2500).map(|n| one(source, n)).collect())).collect()
     }
 
     fn one_by_one(keydir: &Keydir, sources: &[Vec<(u32, LogPosition)>]) {
@@ -228,11 +203,8 @@ mod tests {
             let orders = [[0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1], [1, 3, 0, 2]];
             for (n, order) in orders.iter().enumerate() {
                 let keydir = Keydir::new(7, bits);
-                let read = |i: usize, each: &mut dyn FnMut(u32, LogPosition)| {
-                    sources[order[i]].iter().for_each(|&(tag, at)| each(tag, at));
-                    Ok(())
-                };
-                keydir.load(order.len(), n + 1, read, resolve).unwrap();
+                let sources: Vec<_> = order.iter().map(|&i| sources[i].clone()).collect();
+                keydir.load(&sources, n + 1, resolve).unwrap();
                 assert_eq!(all(&keydir), all(&expected), "{bits} bits");
                 assert_eq!(keydir.len(), expected.len());
             }
@@ -242,13 +214,12 @@ mod tests {
     #[test]
     fn what_is_loaded_is_found() {
         let keydir = Keydir::new(7, 32);
-        let read = |i: usize, each: &mut dyn FnMut(u32, LogPosition)| {
-            for key in (0..20_000).filter(|key| key % 5 == i as u32) {
-                each(keydir.tag(&key.to_le_bytes()), entry(key, 0));
-            }
-            Ok::<_, Infallible>(())
+        let of = |i: u32| {
+            let keys = (0..20_000u32).filter(|key| key % 5 == i);
+            sorted(keys.map(|key| (keydir.tag(&key.to_le_bytes()), entry(key, 0))).collect())
         };
-        keydir.load(5, 2, read, resolve).unwrap();
+        let sources: Vec<_> = (0..5).map(of).collect();
+        keydir.load(&sources, 2, resolve).unwrap();
         assert_eq!(keydir.len(), 20_000);
         for key in 0..20_000u32 {
             let tag = keydir.tag(&key.to_le_bytes());
@@ -259,37 +230,24 @@ mod tests {
     #[test]
     fn errors_end_it() {
         let keydir = Keydir::new(7, 32);
-        let twice = |_, each: &mut dyn FnMut(u32, LogPosition)| {
-            each(1, entry(1, 1));
-            Ok(())
-        };
-        assert_eq!(keydir.load(2, 2, twice, |_, _| Err("unreadable")), Err("unreadable"));
-        let read = |i, _: &mut dyn FnMut(u32, LogPosition)| if i == 3 { Err(i) } else { Ok(()) };
-        assert_eq!(keydir.load(5, 2, read, |_, _| Ok(Fate::Newer)), Err(3));
+        let twice = vec![vec![(1, entry(1, 1))]; 2];
+        assert_eq!(keydir.load(&twice, 2, |_, _| Err("unreadable")), Err("unreadable"));
     }
 
     #[test]
     #[ignore = "a measurement"]
     fn how_fast() {
         const EACH: u32 = 250_000;
-        let tag = |n: u32| u64::from(n.wrapping_mul(0x9e37_79b1));
+        let tag = |n: u32| n.wrapping_mul(0x9e37_79b1);
         let source = |i: u32| {
-            let entries = (0..EACH).map(|n| tag(i * EACH + n) << 32 | u64::from(128 + n * 136));
-            let mut entries: Vec<_> = entries.collect();
-            entries.sort_unstable();
-            entries
+            let at = |n| LogPosition::new(i + 1, 128 + n * 136);
+            sorted((0..EACH).map(|n| (tag(i * EACH + n), at(n))).collect())
         };
         let sources: Vec<_> = (0..20).map(source).collect();
         for threads in [1, 2, 2, 2] {
             let keydir = Keydir::new(7, 32);
             let started = std::time::Instant::now();
-            let read = |i: usize, each: &mut dyn FnMut(u32, LogPosition)| {
-                for &entry in &sources[i] {
-                    each((entry >> 32) as u32, LogPosition::new(i as u32 + 1, entry as u32));
-                }
-                Ok(())
-            };
-            keydir.load(sources.len(), threads, read, resolve).unwrap();
+            keydir.load(&sources, threads, resolve).unwrap();
             let time = started.elapsed();
             let rate = keydir.len() as f64 / time.as_secs_f64() / 1e6;
             println!("{threads} threads: {time:?}, {rate:.1} million a second");

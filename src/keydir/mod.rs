@@ -4,21 +4,22 @@
 //! with the right tag is the key's is told by the caller, who compares the key in the mapped frame.
 //! So keys of any length cost the same, and equal tags never make keys one.
 //!
-//! It is a `DashMap` used through its raw API: the table hashes slots by their tag, so that it can
-//! grow without looking at frames. Lookups of many keys go in step: what each needs next is loaded
+//! It is a `DashMap` used through its raw API: shard and place of a slot follow from its tag, so that
+//! a table can grow without looking at frames; and they grow with it, so that slots which come in
+//! the order of their tags, as those of hints do, fill the memory from one end to the other. Lookups of many keys go in step: what each needs next is loaded
 //! for all of them at once.
 
 mod load;
 mod table;
 
-pub(crate) use load::Fate;
+pub(crate) use load::{Fate, Source};
 
 use crate::position::LogPosition;
 use dashmap::{DashMap, RwLock};
 use foldhash::SharedSeed;
 use foldhash::quality::SeedableRandomState;
 use std::hash::{BuildHasher, Hasher};
-use table::{Table, prefetch_slot, touch_slots};
+use table::{Table, hash, prefetch_slot, touch_slots};
 
 /// How many shards there are: each is locked, and grows, on its own.
 const SHARDS: usize = 32;
@@ -80,8 +81,8 @@ impl Keydir {
     }
 
     #[inline]
-    fn shard(&self, tag: u32) -> usize {
-        self.map.determine_shard(spread(tag) as usize)
+    const fn shard(tag: u32) -> usize {
+        (tag >> (32 - SHARDS.ilog2())) as usize
     }
 
     /// Looks a key up, and calls `found` with its position while its shard is locked for reading.
@@ -91,9 +92,10 @@ impl Keydir {
         mut is: impl FnMut(LogPosition) -> bool,
         found: impl FnOnce(LogPosition) -> R,
     ) -> Option<R> {
-        let shard = self.map.shards()[self.shard(tag)].read();
-        prefetch_slot(&shard, spread(tag));
-        let (slot, _) = shard.get(spread(tag), |(slot, _)| slot.tag == tag && is(slot.at()))?;
+        let shard = self.map.shards()[Self::shard(tag)].read();
+        let hash = hash(&shard, tag);
+        prefetch_slot(&shard, hash);
+        let (slot, _) = shard.get(hash, |(slot, _)| slot.tag == tag && is(slot.at()))?;
         Some(found(slot.at()))
     }
 
@@ -103,7 +105,7 @@ impl Keydir {
         tags: &[u32],
         lock: impl Fn(&'a RwLock<Table>) -> G,
     ) -> [Option<G>; SHARDS] {
-        let mut wanted = tags.iter().fold(0u64, |all, &tag| all | 1 << self.shard(tag));
+        let mut wanted = tags.iter().fold(0u64, |all, &tag| all | 1 << Self::shard(tag));
         let mut locked = [const { None }; SHARDS];
         while wanted != 0 {
             let shard = wanted.trailing_zeros() as usize;
@@ -125,11 +127,13 @@ impl Keydir {
     ) {
         assert!(tags.len() <= IN_STEP);
         let locked = self.lock_all(tags, RwLock::read);
-        let table = |tag| locked[self.shard(tag)].as_deref().expect("its shard is locked");
-        touch_slots(tags.iter().map(|&tag| (table(tag), spread(tag))));
+        let table = |tag| locked[Self::shard(tag)].as_deref().expect("its shard is locked");
+        touch_slots(tags.iter().map(|&tag| (table(tag), tag)));
         let mut first = [None; IN_STEP];
         for (first, &tag) in first.iter_mut().zip(tags) {
-            *first = table(tag).get(spread(tag), |(slot, _)| slot.tag == tag).map(|(s, _)| s.at());
+            let table = table(tag);
+            let slot = table.get(hash(table, tag), |(slot, _)| slot.tag == tag);
+            *first = slot.map(|(slot, _)| slot.at());
         }
         tell(&first, &mut likely);
         for (index, (&tag, first)) in tags.iter().zip(first).enumerate() {
@@ -137,7 +141,8 @@ impl Keydir {
             if at.is_none() && first.is_some() {
                 // Another key's, with the same tag.
                 let is = |(slot, _): &(Slot, _)| slot.tag == tag && is(index, slot.at());
-                at = table(tag).get(spread(tag), is).map(|(slot, _)| slot.at());
+                let table = table(tag);
+                at = table.get(hash(table, tag), is).map(|(slot, _)| slot.at());
             }
             at.into_iter().for_each(|at| found(index, at));
         }
@@ -151,8 +156,8 @@ impl Keydir {
         mut is: impl FnMut(LogPosition) -> bool,
         decide: impl FnOnce(Option<LogPosition>) -> (Change, R),
     ) -> R {
-        let mut shard = self.map.shards()[self.shard(tag)].write();
-        let hash = spread(tag);
+        let mut shard = self.map.shards()[Self::shard(tag)].write();
+        let hash = hash(&shard, tag);
         let old = shard.get(hash, |(slot, _)| slot.tag == tag && is(slot.at()));
         let old = old.map(|(slot, _)| *slot);
         let (change, result) = decide(old.map(|slot| slot.at()));
@@ -186,23 +191,23 @@ impl Keydir {
         mut died: impl FnMut(LogPosition),
     ) -> Result<bool, E> {
         let mut locked = self.lock_all(tags, RwLock::write);
-        let shard = |tag| self.shard(tag);
         for tags in tags.chunks(IN_STEP) {
-            let table = |tag| locked[shard(tag)].as_deref().expect("its shard is locked");
-            touch_slots(tags.iter().map(|&tag| (table(tag), spread(tag))));
+            let table = |tag| locked[Self::shard(tag)].as_deref().expect("its shard is locked");
+            touch_slots(tags.iter().map(|&tag| (table(tag), tag)));
         }
         let Some(changes) = decide()? else { return Ok(false) };
         for tags in tags.chunks(IN_STEP) {
-            let table = |tag| locked[shard(tag)].as_deref().expect("its shard is locked");
+            let table = |tag| locked[Self::shard(tag)].as_deref().expect("its shard is locked");
             let mut first = [None; IN_STEP];
             for (first, &tag) in first.iter_mut().zip(tags) {
-                let slot = table(tag).get(spread(tag), |(slot, _)| slot.tag == tag);
+                let table = table(tag);
+                let slot = table.get(hash(table, tag), |(slot, _)| slot.tag == tag);
                 *first = slot.map(|(slot, _)| slot.at());
             }
             tell(&first, &mut likely);
         }
         for (index, (&tag, change)) in tags.iter().zip(changes).enumerate() {
-            let table = locked[shard(tag)].as_deref_mut().expect("its shard is locked");
+            let table = locked[Self::shard(tag)].as_deref_mut().expect("its shard is locked");
             apply(table, tag, change, |at| is(index, at)).into_iter().for_each(&mut died);
         }
         Ok(true)
@@ -237,9 +242,9 @@ impl Keydir {
     /// Calls `each` with the position of every slot that has the tag, while its shard is locked for
     /// reading.
     pub(crate) fn each(&self, tag: u32, mut each: impl FnMut(LogPosition)) {
-        let shard = self.map.shards()[self.shard(tag)].read();
+        let shard = self.map.shards()[Self::shard(tag)].read();
         // A search that finds nothing has seen all.
-        shard.get(spread(tag), |(slot, _)| {
+        shard.get(hash(&shard, tag), |(slot, _)| {
             if slot.tag == tag {
                 each(slot.at());
             }
@@ -268,7 +273,7 @@ fn apply(
     change: Change,
     mut is: impl FnMut(LogPosition) -> bool,
 ) -> Option<LogPosition> {
-    let hash = spread(tag);
+    let hash = hash(table, tag);
     let is = |(slot, _): &(Slot, _)| slot.tag == tag && is(slot.at());
     match change {
         Change::Keep => None,
@@ -290,14 +295,6 @@ impl Slot {
     fn at(&self) -> LogPosition {
         LogPosition::from_u64(self.position)
     }
-}
-
-/// 64 bits for the table, which takes its shard and its own tag from high ones and its index from
-/// low ones.
-#[inline]
-fn spread(tag: u32) -> u64 {
-    let product = u64::from(tag | 1 << 31).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ u64::from(tag);
-    product ^ product >> 29
 }
 
 impl std::fmt::Debug for Keydir {

@@ -1,9 +1,10 @@
-//! A shard's table: hashbrown's, which is grown here so that a large one lies on huge pages.
+//! A shard's table: hashbrown's, which is grown here, so that a large one lies on huge pages, and
+//! slots are in the order of their tags.
 //!
 //! A lookup anywhere in 100 MiB misses the TLB, and on 4 KiB pages the walk that follows misses the
 //! cache as well.
 
-use super::{IN_STEP, Slot, spread};
+use super::{IN_STEP, SHARDS, Slot};
 use crate::prefetch::{prefetch, touch};
 use dashmap::SharedValue;
 use hashbrown::raw::RawTable;
@@ -30,16 +31,16 @@ pub(super) fn prefetch_slot(table: &Table, hash: u64) {
 /// Loads what `prefetch_slot` asks for, of many: the misses overlap, and all are waited for.
 #[inline]
 #[allow(unsafe_code, reason = "touches what is the table's")]
-pub(super) fn touch_slots<'t>(probes: impl Iterator<Item = (&'t Table, u64)>) {
+pub(super) fn touch_slots<'t>(probes: impl Iterator<Item = (&'t Table, u32)>) {
     let mut all = [[std::ptr::null(); 4]; IN_STEP];
     let mut count = 0;
-    for (table, hash) in probes {
+    for (table, tag) in probes {
         let last = table.buckets() - 1;
         if last == 0 {
             // It has no memory.
             continue;
         }
-        let (control, first) = (table.data_end().as_ptr(), hash as usize & last);
+        let (control, first) = (table.data_end().as_ptr(), hash(table, tag) as usize & last);
         let bytes = control.cast::<u8>().wrapping_add(first);
         let slot = |index: usize| control.wrapping_sub(index.min(last) + 1).cast::<u8>();
         // A probe looks at 16 control bytes: one time in four they are in two lines.
@@ -53,12 +54,25 @@ pub(super) fn touch_slots<'t>(probes: impl Iterator<Item = (&'t Table, u64)>) {
     }
 }
 
+/// The hash of a tag, for a table of this size. A table begins to look for it at the index that its
+/// low bits are: those of the tag behind the ones that make the shard, the highest first, so that
+/// the index grows with the tag. The table tells slots in one place apart by the highest 7 bits:
+/// the lowest of the tag.
+#[inline]
+pub(super) fn hash(table: &Table, tag: u32) -> u64 {
+    let bits = table.buckets().trailing_zeros();
+    let place = u64::from(tag << SHARDS.ilog2()) << bits >> 32;
+    place | u64::from(tag) << 57
+}
+
 /// Puts a slot in whose key is not there.
 pub(super) fn insert(table: &mut Table, slot: Slot) {
+    // Always here, and never inside of hashbrown: the hash depends on the table's size.
     if table.len() == table.capacity() {
         reserve(table, 1);
     }
-    table.insert(spread(slot.tag), (slot, SharedValue::new(())), rehash);
+    let entry = (slot, SharedValue::new(()));
+    assert!(table.try_insert_no_grow(hash(table, slot.tag), entry).is_ok(), "there is room");
 }
 
 /// Makes room for so many slots more.
@@ -67,21 +81,22 @@ pub(super) fn reserve(table: &mut Table, more: usize) {
     if wanted <= table.capacity() {
         return;
     }
-    let full = table.buckets() / 8 * 7;
-    // If half of the table is what removed slots left, hashbrown tidies it up where it is.
-    if wanted <= full / 2 || wanted * EACH < LARGE {
-        return table.reserve(more, rehash);
+    // What fits if removed slots leave nothing behind.
+    let full = match table.buckets() {
+        small @ 0..=8 => small - 1,
+        large => large / 8 * 7,
+    };
+    let enough = if wanted <= full / 2 { full } else { wanted.max(full + 1) };
+    let mut new = Table::with_capacity(enough);
+    if enough * EACH >= LARGE {
+        prefer_huge_pages(&mut new);
     }
-    let mut larger = Table::with_capacity(wanted.max(full + 1));
-    prefer_huge_pages(&mut larger);
+    // In the order of their places here, which is that of their places there.
     for entry in std::mem::take(table) {
-        assert!(larger.try_insert_no_grow(rehash(&entry), entry).is_ok(), "there is room");
+        let hash = hash(&new, entry.0.tag);
+        assert!(new.try_insert_no_grow(hash, entry).is_ok(), "there is room");
     }
-    *table = larger;
-}
-
-fn rehash((slot, _): &(Slot, SharedValue<()>)) -> u64 {
-    spread(slot.tag)
+    *table = new;
 }
 
 /// Asks for huge pages under an empty table. The kernel may do as it likes, so failure is no error.

@@ -260,6 +260,10 @@ impl Storage for Directory {
     }
 
     fn publish(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        if let Err(OpenError::NotRegular { .. }) = self.open_at(name, OFlags::RDONLY) {
+            // Somebody else's, and not to be replaced.
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
         self.publish_with(name, |mut file| file.write_all(bytes)).map(drop)
     }
 

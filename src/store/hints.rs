@@ -23,13 +23,45 @@ pub(super) enum Listing {
     Read(Vec<u64>),
 }
 
-impl Listing {
-    /// Calls `each` with all entries: tag in the high half, offset and tombstone bit in the low one.
-    pub(super) fn each(&self, mut each: impl FnMut(u64)) {
+/// Its entries, growing: tag in the high half, offset and tombstone bit in the low one.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Listed<'l> {
+    Hint(Entries<'l>),
+    Read(&'l [u64]),
+}
+
+impl Listed<'_> {
+    pub(super) fn len(&self) -> usize {
         match self {
-            Self::Hint(map) => entries(map).iter().for_each(each),
-            Self::Read(all) => all.iter().for_each(|&entry| each(entry)),
+            Self::Hint(entries) => entries.len(),
+            Self::Read(entries) => entries.len(),
         }
+    }
+
+    #[inline]
+    pub(super) fn get(&self, nth: usize) -> u64 {
+        match self {
+            Self::Hint(entries) => entries.get(nth),
+            Self::Read(entries) => entries[nth],
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = u64> + '_ {
+        (0..self.len()).map(|nth| self.get(nth))
+    }
+}
+
+impl Listing {
+    pub(super) fn listed(&self) -> Listed<'_> {
+        match self {
+            Self::Hint(map) => Listed::Hint(entries(map)),
+            Self::Read(all) => Listed::Read(all),
+        }
+    }
+
+    /// Calls `each` with all entries.
+    pub(super) fn each(&self, each: impl FnMut(u64)) {
+        self.listed().iter().for_each(each);
     }
 
     /// Whether there is a put with the tag.

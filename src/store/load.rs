@@ -1,6 +1,6 @@
 //! Opening: the keydir is made from hints, and from the frames of segments that have none.
 
-use super::hints::{self, Listing};
+use super::hints::{self, Listed, Listing};
 use super::index::{Index, frame_len, is_put, key_at, origin_of};
 use super::maintenance;
 use super::policy::MergePolicy;
@@ -131,27 +131,47 @@ fn read_frames(
 
 /// Puts the newest frame of every key into the keydir.
 fn fill(core: &Core, keydir: &Keydir, sources: &[Source]) -> Result<(), OpenError> {
-    let read = |nth: usize, each: &mut dyn FnMut(u32, LogPosition)| {
-        let Source { segment, listing, .. } = &sources[nth];
-        listing.each(|entry| {
-            each((entry >> 32) as u32, segment.position(entry & 0xffff_ffff & !TOMBSTONE));
-        });
-        Ok::<_, OpenError>(())
-    };
     let salvage = core.config.recovery_mode == RecoveryMode::Salvage;
     let resolve = |old, new| match resolve(core, old, new) {
         // What is damaged is told by reading it.
         Err(_) if salvage => Ok(Fate::Other),
-        other => Ok(other?),
+        other => other,
     };
-    keydir.load(sources.len(), threads(), read, resolve)?;
+    let sorted: Vec<_> = sources.iter().map(Entries::of).collect();
+    keydir.load(&sorted, threads(), resolve)?;
     for Source { segment, census, listing } in sources {
-        drop_tombstones(keydir, segment, listing);
+        if census.tombstones > 0 {
+            drop_tombstones(keydir, segment, listing);
+        }
         segment.dead.add(census.superseded);
         // Only here is it known: so it is not set yet.
         let _ = segment.census.set(*census);
     }
     Ok(())
+}
+
+/// The entries of a source, as the keydir loads them.
+struct Entries<'s> {
+    segment: &'s Segment,
+    listed: Listed<'s>,
+}
+
+impl<'s> Entries<'s> {
+    fn of(source: &'s Source) -> Self {
+        Self { segment: &source.segment, listed: source.listing.listed() }
+    }
+}
+
+impl crate::keydir::Source for Entries<'_> {
+    fn len(&self) -> usize {
+        self.listed.len()
+    }
+
+    #[inline]
+    fn get(&self, nth: usize) -> (u32, LogPosition) {
+        let entry = self.listed.get(nth);
+        ((entry >> 32) as u32, self.segment.position(entry & 0xffff_ffff & !TOMBSTONE))
+    }
 }
 
 /// Tombstones are slots until all is loaded, so that the order of loading does not matter.
