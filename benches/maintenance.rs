@@ -51,6 +51,16 @@ fn never() -> MergePolicy {
     MergePolicy::new().min_dead_bytes(u64::MAX).pack_below(0).space_goal(1e9)
 }
 
+/// Takes a store's files out of the page cache.
+fn cool(dir: &Path) {
+    rustix::fs::sync();
+    for entry in std::fs::read_dir(dir).expect("listed") {
+        let file = std::fs::File::open(entry.expect("read").path()).expect("opened");
+        let advice = rustix::fs::Advice::DontNeed;
+        rustix::fs::fadvise(&file, 0, None, advice).expect("advised");
+    }
+}
+
 /// Opening with hints, and without.
 fn open(dir: &Path, keys: u64, value: usize) {
     let path = dir.join("open");
@@ -75,18 +85,36 @@ fn open(dir: &Path, keys: u64, value: usize) {
         store.close().expect("closed");
         each(time, keys as usize)
     };
+    let forget =
+        || hints().into_iter().for_each(|hint| std::fs::remove_file(hint).expect("removed"));
+    let count = setting("TAILCASK_BENCH_ROUNDS", 3);
+    let title = format!("Opening {keys} keys with values of {} B", value.len());
     let series = rounds(
-        setting("TAILCASK_BENCH_ROUNDS", 3),
+        count,
         &mut [
             ("a scan of all frames", &mut || {
-                hints().into_iter().for_each(|hint| std::fs::remove_file(hint).expect("removed"));
+                forget();
                 open()
             }),
             ("hints", &mut || open()),
         ],
     );
-    let title = format!("Opening {keys} keys with values of {} B", value.len());
-    report(&title, "ns a key", &series);
+    report(&format!("{title}, in the page cache"), "ns a key", &series);
+    let series = rounds(
+        count,
+        &mut [
+            ("a scan of all frames", &mut || {
+                forget();
+                cool(&path);
+                open()
+            }),
+            ("hints", &mut || {
+                cool(&path);
+                open()
+            }),
+        ],
+    );
+    report(&format!("{title}, on the disk"), "ns a key", &series);
     println!("\nHints: {:.1} bytes a key", bytes as f64 / keys as f64);
     std::fs::remove_dir_all(&path).expect("removed");
 }

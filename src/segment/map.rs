@@ -12,8 +12,8 @@ use std::sync::atomic::AtomicU64;
 
 #[derive(Debug)]
 enum Owner {
-    Writable(#[allow(dead_code, reason = "held for its Drop")] MmapMut),
-    ReadOnly(#[allow(dead_code, reason = "held for its Drop")] Mmap),
+    Writable(MmapMut),
+    ReadOnly(Mmap),
 }
 
 /// A segment's memory, mapped whole. Clones share the mapping, which lives as long as any.
@@ -94,6 +94,16 @@ impl Map {
         if let Owner::Writable(map) = &*self.owner {
             let _ = map.advise(Advice::HugePage);
         }
+    }
+
+    /// Says that pages are touched here and there, and that reading ahead is of no use; or no longer.
+    /// The kernel may read 8 MiB for one header.
+    pub(crate) fn expect_scattered(&self, scattered: bool) {
+        let advice = if scattered { Advice::Random } else { Advice::Normal };
+        let _ = match &*self.owner {
+            Owner::Writable(map) => map.advise(advice),
+            Owner::ReadOnly(map) => map.advise(advice),
+        };
     }
 
     /// Faults a range of pages in for writing. What the kernel cannot do is done by the first touch

@@ -100,6 +100,7 @@ impl Segment {
     /// Opens a segment and reads its head. The frames are not looked at.
     pub(crate) fn open(storage: &dyn Storage, id: u32, access: Access) -> Result<Self, OpenError> {
         let Opened { map, file } = storage.open(&file_name(id), access)?;
+        map.expect_scattered(true);
         let damaged = |offset, what| Corruption {
             segment: id,
             offset,
@@ -128,6 +129,7 @@ impl Segment {
         if map.len() as u64 > header.capacity {
             return Err(damaged(48, "the file is longer than it says").into());
         }
+        map.expect_scattered(false);
         let segment = Self::new(header, map, file, None);
         if segment.load_seal().is_some() || access == Access::Read {
             segment.close_file();

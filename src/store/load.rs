@@ -92,7 +92,11 @@ fn read_sources(
         // ORDERING: Relaxed; each index is drawn once.
         while let Some(segment) = segments.get(next.fetch_add(1, Relaxed)) {
             let (census, listing) = match hints::read(&*core.storage, keydir, segment) {
-                Some(found) => found,
+                Some(found) => {
+                    // Looked at only where two entries have one tag.
+                    segment.map.expect_scattered(true);
+                    found
+                }
                 None => read_frames(core, keydir, segment, &noted)?,
             };
             lock(&done).push(Source { segment: segment.clone(), census, listing });
@@ -143,6 +147,7 @@ fn fill(core: &Core, keydir: &Keydir, sources: &[Source]) -> Result<(), OpenErro
         if census.tombstones > 0 {
             drop_tombstones(keydir, segment, listing);
         }
+        segment.map.expect_scattered(false);
         segment.dead.add(census.superseded);
         // Only here is it known: so it is not set yet.
         let _ = segment.census.set(*census);
