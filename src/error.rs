@@ -367,6 +367,12 @@ pub enum BackupError {
         /// The destination.
         path: PathBuf,
     },
+    /// The destination is in the store's own directory.
+    #[error("{} is inside of the store", path.display())]
+    Inside {
+        /// The destination.
+        path: PathBuf,
+    },
     /// The store is not in a directory.
     #[error("only a store in a directory can be backed up")]
     NotADirectory,

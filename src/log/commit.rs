@@ -239,6 +239,8 @@ pub(crate) struct Counts {
 pub(crate) struct Finished<S> {
     pub(crate) segment: Arc<S>,
     pub(crate) frames: u64,
+    /// Where they end: before the pad at the end, if there is one.
+    pub(crate) end: u64,
 }
 
 struct Cursor<S> {
@@ -246,6 +248,8 @@ struct Cursor<S> {
     segment: Arc<S>,
     offset: u64,
     frames: u64,
+    /// Where the last frame begins, if it is a pad.
+    pad: Option<u64>,
     counts: Counts,
     finished: Vec<Finished<S>>,
 }
@@ -268,7 +272,8 @@ impl<S: Memory> Prefix<S> {
         let offset = FIRST_FRAME;
         let start = LogPosition::new(segment.id(), offset as u32);
         let (counts, finished) = (Counts::default(), Vec::new());
-        let cursor = Cursor { roll: 1, segment, offset, frames: 0, counts, finished };
+        let (roll, frames, pad) = (1, 0, None);
+        let cursor = Cursor { roll, segment, offset, frames, pad, counts, finished };
         Self { position: AtomicU64::new(start.as_u64()), cursor: Mutex::new(cursor) }
     }
 
@@ -383,6 +388,7 @@ impl<S: Memory> Cursor<S> {
                 State::Pad => {}
             }
             self.frames += 1;
+            self.pad = (word.state == State::Pad).then_some(self.offset);
             self.offset += word.len;
         }
     }
@@ -405,7 +411,12 @@ impl<S: Memory> Cursor<S> {
 
     fn enter(&mut self, next: Arc<S>) {
         let segment = std::mem::replace(&mut self.segment, next);
-        self.finished.push(Finished { segment, frames: std::mem::take(&mut self.frames) });
+        let frames = std::mem::take(&mut self.frames);
+        let finished = match self.pad.take() {
+            Some(end) => Finished { segment, frames: frames - 1, end },
+            None => Finished { frames, end: self.offset, segment },
+        };
+        self.finished.push(finished);
         self.roll += 1;
         self.offset = FIRST_FRAME;
     }

@@ -29,6 +29,8 @@ const SLOTS: usize = 256;
 const SEAL_BACKLOG: u64 = 64;
 /// Bytes to populate before looking whether a standby is wanted: about a millisecond.
 const POPULATE: u64 = 4 << 20;
+/// Bytes at the end of a sealed segment that are given back: those of one that was rolled early.
+const WORTH_RELEASING: u64 = 64 << 10;
 /// Frames above this get a segment of their own, which bounds what late writers add to the tail.
 const MAX_SHARED: u64 = 256 << 20;
 
@@ -687,10 +689,13 @@ impl Core {
         let mut pending = lock(&self.pending);
         let (current, offset, finished) = self.prefix.take_finished();
         pending.finished.extend(finished);
-        while let Some(Finished { segment, frames }) = pending.finished.front() {
-            let end = segment.header.capacity;
-            segment.sync(pending.from, end)?;
-            segment.seal(Seal { end, frames: *frames })?;
+        while let Some(Finished { segment, frames, end }) = pending.finished.front() {
+            let (frames, end, capacity) = (*frames, *end, segment.header.capacity);
+            segment.sync(pending.from, capacity)?;
+            segment.seal(Seal { end, frames })?;
+            if capacity - end >= WORTH_RELEASING {
+                segment.shrink()?;
+            }
             segment.close_file();
             tracing::debug!(segment = segment.id(), "sealed");
             self.counters.sealed_segment();

@@ -300,7 +300,9 @@ impl<'a> LogReader<'a> {
     fn is_place(&self) -> bool {
         let (tail, offset) = (self.view.tail(), u64::from(self.at.offset()));
         let segment = self.pin.as_ref().expect("just pinned").segment();
-        if offset == FIRST_FRAME || self.at == tail || offset == segment.end() {
+        // The end of a segment is where its frames end, or behind the pad that fills it.
+        let ends = [segment.end(), segment.header.capacity];
+        if offset == FIRST_FRAME || self.at == tail || ends.contains(&offset) {
             return true;
         }
         let inside = offset % 8 == 0 && (FIRST_FRAME..segment.end()).contains(&offset);

@@ -228,9 +228,10 @@ impl Segment {
     }
 
     /// Gives back the space beyond the end. The file keeps its length, so that a reader in another
-    /// process that has it mapped finds zeros there, and no SIGBUS.
+    /// process that has it mapped finds zeros there, and no SIGBUS. A pad at the end keeps its word:
+    /// power loss may take the seal, and then the segment is read up to its capacity.
     pub(crate) fn shrink(&self) -> io::Result<()> {
-        let (keep, len) = (self.end().next_multiple_of(4096), self.map.len() as u64);
+        let (keep, len) = ((self.end() + 8).next_multiple_of(4096), self.map.len() as u64);
         if keep < len { self.with_file(|file| file.release(keep, len)) } else { Ok(()) }
     }
 }

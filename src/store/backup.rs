@@ -9,6 +9,7 @@ use super::Store;
 use super::merge::disk_bytes;
 use super::stats::{SegmentStats, Stats};
 use crate::error::{BackupError, ReadError};
+use crate::format::frame::SYNC_MARK;
 use crate::format::header::FIRST_FRAME;
 use crate::format::manifest::Manifest;
 use crate::log::{VerifyReport, scan};
@@ -50,12 +51,15 @@ impl Store {
         let (dest, started) = (dest.as_ref(), Instant::now());
         let from = self.core().storage.path().ok_or(BackupError::NotADirectory)?;
         // No segment is merged away meanwhile.
-        let _still = lock(&self.index.merging);
+        let _still = self.index.merging();
         let core = self.core();
-        core.roll_early()?;
+        make_directory(from, dest)?;
+        // What is active is linked, too, if there is more in it than the mark of the last sync.
+        if u64::from(core.tail.position().offset()) > FIRST_FRAME + SYNC_MARK {
+            core.roll_early()?;
+        }
         let position = LogPosition::new(core.tail.position().segment(), FIRST_FRAME as u32);
         core.sync()?;
-        make_directory(dest)?;
         let mut report = BackupReport { position, ..BackupReport::default() };
         let segments = core.table.segments().into_iter();
         let kept: Vec<_> = segments.filter(|s| s.is_sealed() && before(s, position)).collect();
@@ -177,14 +181,19 @@ fn failed(operation: impl Fn() -> String) -> impl Fn(io::Error) -> BackupError {
     move |source| BackupError::Io { operation: operation(), source }
 }
 
-fn make_directory(dest: &Path) -> Result<(), BackupError> {
+fn make_directory(store: &Path, dest: &Path) -> Result<(), BackupError> {
+    let parent = dest.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let whole =
+        |path: &Path| path.canonicalize().map_err(failed(|| format!("look at {}", path.display())));
+    if whole(parent)?.starts_with(whole(store)?) {
+        return Err(BackupError::Inside { path: dest.into() });
+    }
     match fs::DirBuilder::new().mode(0o700).create(dest) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             Err(BackupError::Exists { path: dest.into() })
         }
         other => other.map_err(failed(|| format!("create {}", dest.display()))),
     }?;
-    let parent = dest.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let synced = File::open(parent).and_then(|parent| parent.sync_all());
     synced.map_err(failed(|| format!("sync {}", parent.display())))
 }

@@ -19,7 +19,7 @@ use crate::log::table::{Listed, Pin, locate};
 use crate::position::LogPosition;
 use crate::prefetch::touch;
 use crate::segment::Segment;
-use crate::sync::Mutex;
+use crate::sync::{Mutex, MutexGuard, lock};
 use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,7 +35,10 @@ pub(crate) struct Index {
     pub(crate) policy: MergePolicy,
     pub(crate) clock: Clock,
     /// Held by the one merge, and by whatever must not see the segments change.
-    pub(crate) merging: Mutex<Merging>,
+    merging: Mutex<Merging>,
+    /// Held by the one who is next: a mutex alone lets a thread that merges again and again have it
+    /// again and again.
+    next: Mutex<()>,
     pub(crate) totals: Mutex<MergeTotals>,
     /// Set when the store is being closed: maintenance ends, and so does a merge.
     pub(crate) stop: AtomicBool,
@@ -65,9 +68,16 @@ impl Index {
             policy,
             clock,
             merging: Mutex::default(),
+            next: Mutex::default(),
             totals: Mutex::default(),
             stop: AtomicBool::new(false),
         }
+    }
+
+    /// Waits until no merge runs, and keeps others from running.
+    pub(crate) fn merging(&self) -> MutexGuard<'_, Merging> {
+        let _next = lock(&self.next);
+        lock(&self.merging)
     }
 
     pub(crate) fn is_stopping(&self) -> bool {

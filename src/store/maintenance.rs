@@ -4,7 +4,6 @@ use super::Store;
 use super::index::Index;
 use super::merge::{MergeReport, Pace};
 use crate::error::{MergeError, SyncError};
-use crate::sync::lock;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -44,7 +43,7 @@ fn keep(index: &Index) {
 
 /// Writes the hints that are missing, and merges what the policy says.
 fn once(index: &Index, by_hand: bool) -> Result<MergeReport, MergeError> {
-    let mut merging = lock(&index.merging);
+    let mut merging = index.merging();
     index.list_sealed(&mut merging, true);
     let (ids, in_a_hurry) = index.due(&merging);
     if in_a_hurry && !by_hand {
@@ -86,7 +85,7 @@ impl Store {
         }
         self.end_maintenance();
         self.log.shut()?;
-        self.index.list_sealed(&mut lock(&self.index.merging), false);
+        self.index.list_sealed(&mut self.index.merging(), false);
         Ok(())
     }
 }

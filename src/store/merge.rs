@@ -78,7 +78,8 @@ const RUN: u64 = 8;
 impl Store {
     /// Merges everything that has anything dead in it, and small segments, as fast as it can; first
     /// another segment becomes active, so that this is done to all that was written up to now.
-    /// Writers and readers go on meanwhile. One merge runs at a time.
+    /// Writers and readers go on meanwhile. One merge runs at a time. For now and then: called in a
+    /// loop it makes writers wait for one segment after the other.
     ///
     /// # Errors
     /// [`MergeError`]; nothing is lost, and what was merged before the error stays merged.
@@ -88,7 +89,7 @@ impl Store {
             core.roll_early()?;
         }
         core.sync()?;
-        let mut merging = lock(&self.index.merging);
+        let mut merging = self.index.merging();
         self.index.list_sealed(&mut merging, true);
         let all = self.index.known(&merging.damaged);
         let small = |known: &Known| known.facts.used < core.config.segment_size / 2;
@@ -115,7 +116,7 @@ impl Store {
         ids: &[u32],
         meanwhile: impl FnOnce() + Send + 'static,
     ) -> Result<MergeReport, MergeError> {
-        let mut merging = lock(&self.index.merging);
+        let mut merging = self.index.merging();
         merging.meanwhile = Some(Box::new(meanwhile));
         self.index.list_sealed(&mut merging, true);
         let all = self.index.known(&merging.damaged);
@@ -135,7 +136,7 @@ impl Store {
     /// Whether the policy would merge something now.
     #[must_use]
     pub fn needs_merge(&self) -> bool {
-        let merging = lock(&self.index.merging);
+        let merging = self.index.merging();
         !self.index.due(&merging).0.is_empty()
     }
 }
@@ -268,7 +269,7 @@ impl Index {
 /// Bytes that a segment's file takes.
 pub(super) fn disk_bytes(segment: &Segment) -> u64 {
     let len = segment.map.len() as u64;
-    if segment.is_sealed() { segment.end().next_multiple_of(4096).min(len) } else { len }
+    if segment.is_sealed() { (segment.end() + 8).next_multiple_of(4096).min(len) } else { len }
 }
 
 /// A copy of a frame.

@@ -1,0 +1,139 @@
+//! A backup is the store as it was at a stated position, and opens as one.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+use tailcask::{BackupError, SimulatedDisk, Store, StoreOptions};
+
+fn options() -> StoreOptions {
+    Store::options().segment_size(2 << 20)
+}
+
+fn contents(store: &Store) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    store.iter().map(|pair| pair.map(|p| (p.key().to_vec(), p.value().to_vec())).unwrap()).collect()
+}
+
+#[test]
+fn a_backup_holds_what_was_there_and_nothing_of_what_comes() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = options().open(dir.path().join("store")).unwrap();
+    for n in 0..3000u32 {
+        store.put((n % 700).to_le_bytes(), vec![n as u8; 1500]).unwrap();
+    }
+    store.delete(5u32.to_le_bytes()).unwrap();
+    store.merge().unwrap();
+    let place = store.put("last", "before").unwrap();
+    let expected = contents(&store);
+    let dest = dir.path().join("backup");
+    let report = store.backup(&dest).unwrap();
+    assert!(report.position > place);
+    assert_eq!((report.copied, report.linked), (0, report.segments));
+    let after = store.put("last", "after").unwrap();
+    assert!(after >= report.position);
+    store.put("new", "after").unwrap();
+    store.merge().unwrap();
+    // Restoring is opening; it is a store of its own.
+    let restored = Store::open(&dest).unwrap();
+    assert_eq!(contents(&restored), expected);
+    assert_eq!(restored.recovery().hinted_segments + 1, report.segments, "the last had no hint");
+    restored.verify().unwrap();
+    restored.put("only here", "1").unwrap();
+    restored.merge().unwrap();
+    restored.close().unwrap();
+    assert_eq!(Store::open(&dest).unwrap().len(), expected.len() as u64 + 1);
+    assert!(!store.contains_key("only here").unwrap());
+    assert_eq!(&*store.get("last").unwrap().unwrap(), b"after");
+    store.verify().unwrap();
+    // A backup of a backup, and one of nothing.
+    let again = dir.path().join("again");
+    Store::open(&dest).unwrap().backup(&again).unwrap();
+    assert_eq!(Store::open(&again).unwrap().len(), expected.len() as u64 + 1);
+}
+
+/// One thread's writes are numbered: a backup has all of those that had returned when it began, and
+/// of the rest a beginning.
+#[test]
+fn a_backup_beside_writers_and_merges_is_a_prefix() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = options().open(dir.path().join("store")).unwrap();
+    let (stop, done) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut n = 0u64;
+            while !stop.load(Ordering::Relaxed) {
+                n += 1;
+                // The same number under two keys: what comes first is never behind.
+                store.put("first", n.to_le_bytes()).unwrap();
+                store.put("second", n.to_le_bytes()).unwrap();
+                store.put((n % 900).to_le_bytes(), vec![n as u8; 3000]).unwrap();
+                done.store(n, Ordering::Release);
+            }
+        });
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                store.merge().unwrap();
+                // Each one makes another segment active, and the writer is to get on.
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        });
+        for round in 0..6 {
+            while done.load(Ordering::Acquire) < 200 * (round + 1) {
+                std::thread::yield_now();
+            }
+            let before = done.load(Ordering::Acquire);
+            let dest = dir.path().join(format!("backup-{round}"));
+            store.backup(&dest).unwrap();
+            let restored = Store::open(&dest).unwrap();
+            let number = |key: &str| {
+                let value = restored.get(key).unwrap().expect("put before");
+                u64::from_le_bytes((*value).try_into().unwrap())
+            };
+            let (first, second) = (number("first"), number("second"));
+            assert!(first == second || first == second + 1, "{first} {second}");
+            assert!(second >= before, "{second} of {before}");
+            restored.verify().unwrap();
+            restored.close().unwrap();
+            std::fs::remove_dir_all(&dest).unwrap();
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+}
+
+#[test]
+fn an_idle_store_is_backed_up_without_more_space() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let options = Store::options().initial_segment_size(64 << 20);
+    let store = options.open(&path).unwrap();
+    store.put("key", "value").unwrap();
+    let dest = dir.path().join("backup");
+    store.backup(&dest).unwrap();
+    let size = |path: &std::path::Path| -> u64 {
+        let files = std::fs::read_dir(path).unwrap();
+        files.map(|file| file.unwrap().metadata().unwrap().blocks() * 512).sum()
+    };
+    assert!(size(&dest) < 1 << 20, "{} bytes for one key", size(&dest));
+    let twice = dir.path().join("twice");
+    assert_eq!(store.backup(&twice).unwrap().segments, 1);
+    assert_eq!(&*Store::open(&twice).unwrap().get("key").unwrap().unwrap(), b"value");
+}
+
+#[test]
+fn where_no_backup_can_be_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let store = Store::open(&path).unwrap();
+    store.put("key", "value").unwrap();
+    assert!(matches!(store.backup(dir.path()), Err(BackupError::Exists { .. })));
+    assert!(matches!(store.backup(path.join("inside")), Err(BackupError::Inside { .. })));
+    let nowhere = dir.path().join("no").join("where");
+    assert!(matches!(store.backup(nowhere), Err(BackupError::Io { .. })));
+    let simulated = Store::options().open_simulated(&SimulatedDisk::new()).unwrap();
+    assert!(matches!(simulated.backup(dir.path().join("x")), Err(BackupError::NotADirectory)));
+    // One that was cut short is no store.
+    let dest = dir.path().join("backup");
+    store.backup(&dest).unwrap();
+    std::fs::remove_file(dest.join("MANIFEST")).unwrap();
+    Store::open(&dest).unwrap_err();
+}
