@@ -30,6 +30,8 @@ const FLOORS: &[(&str, u32)] = &[
     ("log/stats", 3),
     ("log/background", 3),
     ("log/core", 3),
+    ("log/core/durability", 3),
+    ("log/core/merged", 3),
     ("log/scan", 4),
     ("log/recovery", 4),
     ("log/view", 4),

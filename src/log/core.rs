@@ -1,5 +1,8 @@
 //! The log's moving parts put together: append, roll, prepare, sync, seal.
 
+mod durability;
+mod merged;
+
 use crate::error::{AppendError, SyncError};
 use crate::format::frame::{self, Header, Kind};
 use crate::format::header::{FIRST_FRAME, Seal, SegmentHeader};
@@ -7,21 +10,21 @@ use crate::format::manifest::Manifest;
 use crate::log::background::Background;
 use crate::log::commit::{Claim, Finished, Memory, Prefix};
 use crate::log::followers::Followers;
-use crate::log::group::{Failure, GroupCommit};
+use crate::log::group::GroupCommit;
 use crate::log::stats::Counters;
-use crate::log::table::{Listed, Table};
+use crate::log::table::Table;
 use crate::log::tail::{Preparer, Tail};
 use crate::options::{Config, Durability, MAX_SEGMENT, Maintenance, SEGMENT_UNIT};
 use crate::position::LogPosition;
-use crate::segment::{Segment, file_name, hint_name};
+use crate::segment::{Segment, file_name};
 use crate::storage::Storage;
-use crate::sync::{Mutex, Patience, lock};
+use crate::sync::{Mutex, lock};
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::time::Instant;
 
 /// Unfinished segments at a time: how far the log can run ahead of one stuck append.
 const SLOTS: usize = 256;
@@ -500,226 +503,6 @@ impl Core {
             && self.tail.reserve(self.max_shared).is_some()
         {}
         if self.tail.position().segment() == active { self.roll() } else { Ok(()) }
-    }
-
-    // ---- merge ----
-
-    /// Creates a segment that is no part of the log and in no table yet, with room for frames of
-    /// this length together.
-    pub(crate) fn create_merged(&self, len: u64) -> Result<Segment, AppendError> {
-        self.check_writable()?;
-        let mut next = lock(&self.next);
-        if next.id.is_none() {
-            return Err(AppendError::IdsExhausted);
-        }
-        next.create(&*self.storage, &self.config, New::Merged { len }).map_err(refused)
-    }
-
-    /// Makes it durable that segments are gone, and removes them: nothing in them counts any more.
-    /// What took their place is in the table, and durable. After an error all of them are there.
-    pub(crate) fn retire(&self, doomed: &[u32]) -> io::Result<()> {
-        let mut manifest = lock(&self.manifest);
-        let mut new =
-            Manifest { next: lock(&self.next).id.unwrap_or(u32::MAX), ..manifest.clone() };
-        self.table.with(|all| {
-            let of_log = |s: &&Listed| !s.header.merged;
-            let last = all.iter().filter(of_log).rfind(|s| doomed.contains(&s.id()));
-            if let Some(last) = last.map(|s| s.id()).filter(|&id| id >= new.first) {
-                let next = all.iter().filter(of_log).find(|s| s.id() > last);
-                new.first = next.expect("the active segment is not merged").id();
-            }
-            let beside = all.iter().filter(|s| s.header.merged || s.id() < new.first);
-            new.kept = beside.map(|s| s.id()).filter(|id| !doomed.contains(id)).collect();
-        });
-        self.storage.write_manifest(&new.encode())?;
-        *manifest = new;
-        self.table.remove(|id| doomed.contains(&id));
-        drop(manifest);
-        for &id in doomed {
-            self.remove_file(&file_name(id));
-            self.remove_file(&hint_name(id));
-        }
-        if let Err(error) = self.storage.sync_directory() {
-            tracing::warn!(%error, "could not sync the directory after a merge");
-        }
-        Ok(())
-    }
-
-    /// Unmaps what was retired, here or in the background.
-    pub(crate) fn tidy(&self) {
-        if self.is_manual() {
-            self.table.reap();
-        } else {
-            self.background.wake_sync();
-        }
-    }
-
-    /// Removes what the next recovery would remove, too.
-    pub(crate) fn remove_file(&self, name: &str) {
-        match self.storage.remove(name) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(name, %error, "could not remove a file that is of no use");
-            }
-            _ => {}
-        }
-    }
-
-    // ---- durability ----
-
-    /// Makes everything before the tail durable, and says where that is.
-    pub(crate) fn sync(&self) -> Result<LogPosition, SyncError> {
-        let target = self.tail.position();
-        self.wait_until(target)?;
-        Ok(self.durable())
-    }
-
-    pub(crate) fn durable(&self) -> LogPosition {
-        LogPosition::from_u64(self.group.durable())
-    }
-
-    /// Waits until the frame at `position` is durable; for a position at or behind the tail, until
-    /// everything before the tail is.
-    pub(crate) fn wait_durable(&self, position: LogPosition) -> Result<(), SyncError> {
-        self.wait_until(self.target(position))
-    }
-
-    pub(crate) fn target(&self, position: LogPosition) -> LogPosition {
-        LogPosition::from_u64(position.as_u64().saturating_add(1)).min(self.tail.position())
-    }
-
-    /// Whether there is nothing before `target` but what is durable and the last sync mark.
-    pub(crate) fn is_durable(&self, target: LogPosition) -> bool {
-        let mark = *lock(&self.mark);
-        self.durable() >= target
-            || mark.end == Some(target) && mark.start.is_some_and(|start| self.durable() >= start)
-    }
-
-    fn wait_until(&self, target: LogPosition) -> Result<(), SyncError> {
-        if self.is_durable(target) { Ok(()) } else { self.wait_strictly(target) }
-    }
-
-    /// As `wait_until`, and does not make do with the last sync mark being the only thing before
-    /// `target` that is not durable: tasks in the group wait for the watermark alone.
-    pub(crate) fn wait_strictly(&self, target: LogPosition) -> Result<(), SyncError> {
-        if FILLING.get() {
-            return Err(SyncError::InsideAppend);
-        }
-        let lead = || {
-            self.gather();
-            self.lead(Some(self.tail.position()))
-        };
-        let waited = self.group.wait(target.as_u64(), lead);
-        waited.map_err(|source| self.sync_failed(source))
-    }
-
-    fn sync_failed(&self, source: Failure) -> SyncError {
-        // Writers find a full segment from now on, and then the failure.
-        self.tail.close();
-        SyncError::Failed { source }
-    }
-
-    /// Whether it is time to seal: no roll since the last look, or there is a backlog. Walking and
-    /// syncing take processor time and memory bandwidth from writers who did not ask for them.
-    pub(crate) fn wants_seal(&self) -> bool {
-        let roll = self.tail.roll_number();
-        // ORDERING: Relaxed; the background thread's own.
-        let quiet = self.looked.swap(roll, Ordering::Relaxed) == roll;
-        let backlog = roll.wrapping_sub(self.prefix.sealable_from()) & 0xff_ffff;
-        if !quiet && backlog < SEAL_BACKLOG {
-            return false;
-        }
-        self.prefix.advance(&self.tail);
-        self.prefix.finished() > 0
-    }
-
-    /// Seals what is finished. Waits for nobody.
-    pub(crate) fn seal_finished(&self) -> Result<(), SyncError> {
-        if FILLING.get() {
-            return Err(SyncError::InsideAppend);
-        }
-        let prefix = self.prefix.advance(&self.tail);
-        let sealed_up_to = LogPosition::new(prefix.segment(), 0);
-        if self.group.durable() >= sealed_up_to.as_u64() {
-            return Ok(());
-        }
-        let waited = self.group.wait(sealed_up_to.as_u64(), || self.lead(None));
-        waited.map_err(|source| self.sync_failed(source))
-    }
-
-    /// Waits for those whom the last sync served to come back, for up to half of its time. Without
-    /// it two groups take turns, each half as large (64 threads: 19 a sync instead of 60).
-    fn gather(&self) {
-        // ORDERING: Relaxed; hints, and only the leader uses them.
-        let crowd = self.crowd.load(Ordering::Relaxed);
-        let patience = Duration::from_nanos(self.last_sync.load(Ordering::Relaxed) / 2);
-        let started = Instant::now();
-        while self.group.waiting() + 1 < crowd && started.elapsed() < patience {
-            std::thread::yield_now();
-        }
-    }
-
-    /// One sync, by the leader alone: waits for the claims before `goal`, syncs segment by segment
-    /// in order, seals what is full, and leaves a sync mark. Without a goal it only seals: syncing
-    /// the active segment makes its writers fault each page in again.
-    fn lead(&self, goal: Option<LogPosition>) -> io::Result<u64> {
-        let waiting = self.group.waiting() + 1;
-        let mut patience = Patience::default();
-        while self.prefix.advance(&self.tail) < goal.unwrap_or_default() {
-            patience.wait();
-        }
-        let started = Instant::now();
-        let result = self.sync_pending(goal.is_some());
-        let took = started.elapsed();
-        self.counters.synced(took, waiting);
-        // ORDERING: Relaxed; as in `gather`.
-        self.last_sync.store(took.as_nanos() as u64, Ordering::Relaxed);
-        self.crowd.store(self.group.waiting() + 1, Ordering::Relaxed);
-        match &result {
-            Ok(end) if goal.is_some() => self.leave_mark(*end),
-            Ok(_) => {}
-            Err(error) => {
-                tracing::error!(%error, "a sync failed; the log refuses writes from now on");
-                self.counters.sync_failed();
-            }
-        }
-        result.map(LogPosition::as_u64)
-    }
-
-    fn sync_pending(&self, with_active: bool) -> io::Result<LogPosition> {
-        let mut pending = lock(&self.pending);
-        let (current, offset, finished) = self.prefix.take_finished();
-        pending.finished.extend(finished);
-        while let Some(Finished { segment, frames, end }) = pending.finished.front() {
-            let (frames, end, capacity) = (*frames, *end, segment.header.capacity);
-            segment.sync(pending.from, capacity)?;
-            segment.seal(Seal { end, frames })?;
-            if capacity - end >= WORTH_RELEASING {
-                segment.shrink()?;
-            }
-            segment.close_file();
-            tracing::debug!(segment = segment.id(), "sealed");
-            self.counters.sealed_segment();
-            pending.finished.pop_front();
-            pending.from = FIRST_FRAME;
-        }
-        if with_active && offset > pending.from {
-            current.sync(pending.from, offset)?;
-            pending.from = offset;
-        }
-        Ok(current.position(pending.from))
-    }
-
-    /// Writes down up to where the log is durable, so that damage below is known for what it is.
-    fn leave_mark(&self, durable: LogPosition) {
-        // Not worth a segment of its own, and not worth an error.
-        let Some(mut claim) = self.tail.reserve(frame::SYNC_MARK) else { return };
-        let body = durable.as_u64().to_le_bytes();
-        claim.write(frame::HEADER, &body);
-        let end = claim.offset() + frame::SYNC_MARK;
-        let header = Header::plain(Kind::SyncMark, 8);
-        let start = claim.commit(header, frame::crc(&body));
-        let end = LogPosition::new(start.segment(), end as u32);
-        *lock(&self.mark) = Mark { start: Some(start), end: Some(end) };
     }
 
     // ---- maintenance ----

@@ -1,0 +1,171 @@
+//! Group commit as the log does it: who leads a sync, what it syncs and seals, and the mark it leaves.
+
+use super::{Core, FILLING, Mark, SEAL_BACKLOG, WORTH_RELEASING};
+use crate::error::SyncError;
+use crate::format::frame::{self, Header, Kind};
+use crate::format::header::{FIRST_FRAME, Seal};
+use crate::log::commit::Finished;
+use crate::log::group::Failure;
+use crate::position::LogPosition;
+use crate::sync::{Patience, lock};
+use std::io;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+impl Core {
+    /// Makes everything before the tail durable, and says where that is.
+    pub(crate) fn sync(&self) -> Result<LogPosition, SyncError> {
+        let target = self.tail.position();
+        self.wait_until(target)?;
+        Ok(self.durable())
+    }
+
+    pub(crate) fn durable(&self) -> LogPosition {
+        LogPosition::from_u64(self.group.durable())
+    }
+
+    /// Waits until the frame at `position` is durable; for a position at or behind the tail, until
+    /// everything before the tail is.
+    pub(crate) fn wait_durable(&self, position: LogPosition) -> Result<(), SyncError> {
+        self.wait_until(self.target(position))
+    }
+
+    pub(crate) fn target(&self, position: LogPosition) -> LogPosition {
+        LogPosition::from_u64(position.as_u64().saturating_add(1)).min(self.tail.position())
+    }
+
+    /// Whether there is nothing before `target` but what is durable and the last sync mark.
+    pub(crate) fn is_durable(&self, target: LogPosition) -> bool {
+        let mark = *lock(&self.mark);
+        self.durable() >= target
+            || mark.end == Some(target) && mark.start.is_some_and(|start| self.durable() >= start)
+    }
+
+    fn wait_until(&self, target: LogPosition) -> Result<(), SyncError> {
+        if self.is_durable(target) { Ok(()) } else { self.wait_strictly(target) }
+    }
+
+    /// As `wait_until`, and does not make do with the last sync mark being the only thing before
+    /// `target` that is not durable: tasks in the group wait for the watermark alone.
+    pub(crate) fn wait_strictly(&self, target: LogPosition) -> Result<(), SyncError> {
+        if FILLING.get() {
+            return Err(SyncError::InsideAppend);
+        }
+        let lead = || {
+            self.gather();
+            self.lead(Some(self.tail.position()))
+        };
+        let waited = self.group.wait(target.as_u64(), lead);
+        waited.map_err(|source| self.sync_failed(source))
+    }
+
+    fn sync_failed(&self, source: Failure) -> SyncError {
+        // Writers find a full segment from now on, and then the failure.
+        self.tail.close();
+        SyncError::Failed { source }
+    }
+
+    /// Whether it is time to seal: no roll since the last look, or there is a backlog. Walking and
+    /// syncing take processor time and memory bandwidth from writers who did not ask for them.
+    pub(crate) fn wants_seal(&self) -> bool {
+        let roll = self.tail.roll_number();
+        // ORDERING: Relaxed; the background thread's own.
+        let quiet = self.looked.swap(roll, Ordering::Relaxed) == roll;
+        let backlog = roll.wrapping_sub(self.prefix.sealable_from()) & 0xff_ffff;
+        if !quiet && backlog < SEAL_BACKLOG {
+            return false;
+        }
+        self.prefix.advance(&self.tail);
+        self.prefix.finished() > 0
+    }
+
+    /// Seals what is finished. Waits for nobody.
+    pub(crate) fn seal_finished(&self) -> Result<(), SyncError> {
+        if FILLING.get() {
+            return Err(SyncError::InsideAppend);
+        }
+        let prefix = self.prefix.advance(&self.tail);
+        let sealed_up_to = LogPosition::new(prefix.segment(), 0);
+        if self.group.durable() >= sealed_up_to.as_u64() {
+            return Ok(());
+        }
+        let waited = self.group.wait(sealed_up_to.as_u64(), || self.lead(None));
+        waited.map_err(|source| self.sync_failed(source))
+    }
+
+    /// Waits for those whom the last sync served to come back, for up to half of its time. Without
+    /// it two groups take turns, each half as large (64 threads: 19 a sync instead of 60).
+    fn gather(&self) {
+        // ORDERING: Relaxed; hints, and only the leader uses them.
+        let crowd = self.crowd.load(Ordering::Relaxed);
+        let patience = Duration::from_nanos(self.last_sync.load(Ordering::Relaxed) / 2);
+        let started = Instant::now();
+        while self.group.waiting() + 1 < crowd && started.elapsed() < patience {
+            std::thread::yield_now();
+        }
+    }
+
+    /// One sync, by the leader alone: waits for the claims before `goal`, syncs segment by segment
+    /// in order, seals what is full, and leaves a sync mark. Without a goal it only seals: syncing
+    /// the active segment makes its writers fault each page in again.
+    fn lead(&self, goal: Option<LogPosition>) -> io::Result<u64> {
+        let waiting = self.group.waiting() + 1;
+        let mut patience = Patience::default();
+        while self.prefix.advance(&self.tail) < goal.unwrap_or_default() {
+            patience.wait();
+        }
+        let started = Instant::now();
+        let result = self.sync_pending(goal.is_some());
+        let took = started.elapsed();
+        self.counters.synced(took, waiting);
+        // ORDERING: Relaxed; as in `gather`.
+        self.last_sync.store(took.as_nanos() as u64, Ordering::Relaxed);
+        self.crowd.store(self.group.waiting() + 1, Ordering::Relaxed);
+        match &result {
+            Ok(end) if goal.is_some() => self.leave_mark(*end),
+            Ok(_) => {}
+            Err(error) => {
+                tracing::error!(%error, "a sync failed; the log refuses writes from now on");
+                self.counters.sync_failed();
+            }
+        }
+        result.map(LogPosition::as_u64)
+    }
+
+    fn sync_pending(&self, with_active: bool) -> io::Result<LogPosition> {
+        let mut pending = lock(&self.pending);
+        let (current, offset, finished) = self.prefix.take_finished();
+        pending.finished.extend(finished);
+        while let Some(Finished { segment, frames, end }) = pending.finished.front() {
+            let (frames, end, capacity) = (*frames, *end, segment.header.capacity);
+            segment.sync(pending.from, capacity)?;
+            segment.seal(Seal { end, frames })?;
+            if capacity - end >= WORTH_RELEASING {
+                segment.shrink()?;
+            }
+            segment.close_file();
+            tracing::debug!(segment = segment.id(), "sealed");
+            self.counters.sealed_segment();
+            pending.finished.pop_front();
+            pending.from = FIRST_FRAME;
+        }
+        if with_active && offset > pending.from {
+            current.sync(pending.from, offset)?;
+            pending.from = offset;
+        }
+        Ok(current.position(pending.from))
+    }
+
+    /// Writes down up to where the log is durable, so that damage below is known for what it is.
+    fn leave_mark(&self, durable: LogPosition) {
+        // Not worth a segment of its own, and not worth an error.
+        let Some(mut claim) = self.tail.reserve(frame::SYNC_MARK) else { return };
+        let body = durable.as_u64().to_le_bytes();
+        claim.write(frame::HEADER, &body);
+        let end = claim.offset() + frame::SYNC_MARK;
+        let header = Header::plain(Kind::SyncMark, 8);
+        let start = claim.commit(header, frame::crc(&body));
+        let end = LogPosition::new(start.segment(), end as u32);
+        *lock(&self.mark) = Mark { start: Some(start), end: Some(end) };
+    }
+}

@@ -1,0 +1,71 @@
+//! What a merge asks of the log: segments beside it, and that others are gone for good.
+
+use super::{Core, New, refused};
+use crate::error::AppendError;
+use crate::format::manifest::Manifest;
+use crate::log::table::Listed;
+use crate::segment::{Segment, file_name, hint_name};
+use crate::sync::lock;
+use std::io;
+
+impl Core {
+    /// Creates a segment that is no part of the log and in no table yet, with room for frames of
+    /// this length together.
+    pub(crate) fn create_merged(&self, len: u64) -> Result<Segment, AppendError> {
+        self.check_writable()?;
+        let mut next = lock(&self.next);
+        if next.id.is_none() {
+            return Err(AppendError::IdsExhausted);
+        }
+        next.create(&*self.storage, &self.config, New::Merged { len }).map_err(refused)
+    }
+
+    /// Makes it durable that segments are gone, and removes them: nothing in them counts any more.
+    /// What took their place is in the table, and durable. After an error all of them are there.
+    pub(crate) fn retire(&self, doomed: &[u32]) -> io::Result<()> {
+        let mut manifest = lock(&self.manifest);
+        let mut new =
+            Manifest { next: lock(&self.next).id.unwrap_or(u32::MAX), ..manifest.clone() };
+        self.table.with(|all| {
+            let of_log = |s: &&Listed| !s.header.merged;
+            let last = all.iter().filter(of_log).rfind(|s| doomed.contains(&s.id()));
+            if let Some(last) = last.map(|s| s.id()).filter(|&id| id >= new.first) {
+                let next = all.iter().filter(of_log).find(|s| s.id() > last);
+                new.first = next.expect("the active segment is not merged").id();
+            }
+            let beside = all.iter().filter(|s| s.header.merged || s.id() < new.first);
+            new.kept = beside.map(|s| s.id()).filter(|id| !doomed.contains(id)).collect();
+        });
+        self.storage.write_manifest(&new.encode())?;
+        *manifest = new;
+        self.table.remove(|id| doomed.contains(&id));
+        drop(manifest);
+        for &id in doomed {
+            self.remove_file(&file_name(id));
+            self.remove_file(&hint_name(id));
+        }
+        if let Err(error) = self.storage.sync_directory() {
+            tracing::warn!(%error, "could not sync the directory after a merge");
+        }
+        Ok(())
+    }
+
+    /// Unmaps what was retired, here or in the background.
+    pub(crate) fn tidy(&self) {
+        if self.is_manual() {
+            self.table.reap();
+        } else {
+            self.background.wake_sync();
+        }
+    }
+
+    /// Removes what the next recovery would remove, too.
+    pub(crate) fn remove_file(&self, name: &str) {
+        match self.storage.remove(name) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(name, %error, "could not remove a file that is of no use");
+            }
+            _ => {}
+        }
+    }
+}
