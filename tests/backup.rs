@@ -68,7 +68,7 @@ fn a_backup_beside_writers_and_merges_is_a_prefix() {
                 store.put("second", n.to_le_bytes()).unwrap();
                 store.put((n % 900).to_le_bytes(), vec![n as u8; 3000]).unwrap();
                 done.store(n, Ordering::Release);
-                if n % 16 == 0 {
+                if n.is_multiple_of(16) {
                     std::thread::sleep(Duration::from_millis(1));
                 }
             }
