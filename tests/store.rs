@@ -311,3 +311,39 @@ fn the_order_of_puts_is_that_of_their_positions() {
         assert_eq!(value(&store, b"key").unwrap(), last.1, "round {round}");
     }
 }
+
+/// Values above the segment size have their segment made before it is known whether they are put.
+#[test]
+fn large_conditional_writes_from_many_threads() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let options = Store::options().segment_size(2 << 20);
+    let store = options.open(&path).unwrap();
+    let large = |n: u8| vec![n; 3 << 20];
+    std::thread::scope(|scope| {
+        for thread in 0..4u8 {
+            let store = &store;
+            scope.spawn(move || {
+                for round in 0..8u8 {
+                    let won = store.put_if_absent([round], large(thread)).unwrap();
+                    let value = store.get([round]).unwrap().expect("put by one of them");
+                    assert!(!won || *value == *large(thread));
+                    assert_eq!(value.len(), 3 << 20);
+                    store.put([100 + thread, round], [thread; 100]).unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!(store.len(), 8 + 4 * 8);
+    // One that writes nothing, and what comes after it.
+    assert!(!store.put_if_absent([0], large(9)).unwrap());
+    store.compare_and_swap([1], Some(b"no"), Some(&large(9))).unwrap().unwrap_err();
+    store.put("after", "it").unwrap();
+    store.abort();
+    let store = options.open(&path).unwrap();
+    assert_eq!(store.len(), 8 + 4 * 8 + 1);
+    assert_eq!(value(&store, b"after").unwrap(), b"it");
+    store.verify().unwrap();
+    assert!(store.merge().unwrap().puts_moved > 0);
+    store.verify().unwrap();
+}

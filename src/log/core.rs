@@ -140,6 +140,31 @@ pub(crate) struct Core {
     looked: AtomicU64,
 }
 
+/// A segment for one frame, which is not active yet. Until it is, nobody rolls.
+pub(crate) struct Alone<'c> {
+    core: &'c Core,
+    preparer: Preparer<'c, Segment>,
+    segment: Option<Arc<Segment>>,
+    len: u64,
+}
+
+impl<'c> Alone<'c> {
+    /// Makes the segment active, with the frame claimed in it; to be followed by
+    /// `rolled` or `rolled_with_a_claim`.
+    pub(crate) fn claim(mut self) -> Claim<'c, Segment> {
+        let segment = self.segment.take().expect("it is used once");
+        let claim = self.preparer.publish_claimed(segment, FIRST_FRAME, self.len);
+        self.core.tail.roll();
+        claim
+    }
+}
+
+impl Drop for Alone<'_> {
+    fn drop(&mut self) {
+        self.segment.take().into_iter().for_each(|unused| self.core.discard(unused));
+    }
+}
+
 /// What recovery hands over.
 pub(crate) struct Found {
     pub(crate) segments: Vec<Arc<Segment>>,
@@ -226,13 +251,17 @@ impl Core {
         }
     }
 
-    /// As `claim`, without waiting for room: `None` where there is none (see `roll`). A frame that
-    /// gets a segment of its own does wait for that.
-    pub(crate) fn try_claim(&self, len: u64) -> Result<Option<Claim<'_, Segment>>, AppendError> {
-        if len > self.max_shared {
-            self.claim_alone(len).map(Some)
-        } else {
-            Ok(self.tail.reserve(len))
+    /// As `claim`, without waiting for anything: `None` where there is no room (see `roll`). A frame
+    /// that gets a segment of its own takes it from `alone`.
+    #[inline]
+    pub(crate) fn try_claim<'c>(
+        &'c self,
+        alone: &mut Option<Alone<'c>>,
+        len: u64,
+    ) -> Option<Claim<'c, Segment>> {
+        match alone.take() {
+            Some(alone) => Some(alone.claim()),
+            None => self.tail.reserve(len),
         }
     }
 
@@ -389,6 +418,14 @@ impl Core {
         self.check_writable().inspect_err(|_| self.tail.close())
     }
 
+    /// As `rolled`, after an `Alone` was claimed, whose frame will be finished in any case: a slot may
+    /// point at it. If a sync has failed meanwhile, the next write is told.
+    pub(crate) fn rolled_with_a_claim(&self) {
+        if let Err(error) = self.rolled() {
+            tracing::debug!(%error, "a sync failed beside a large write");
+        }
+    }
+
     fn check_writable(&self) -> Result<(), AppendError> {
         match self.group.failure() {
             Some(source) => {
@@ -462,6 +499,20 @@ impl Core {
     /// Claims a frame that gets a segment of its own (and leaves what remains of it to others).
     #[cold]
     fn claim_alone(&self, len: u64) -> Result<Claim<'_, Segment>, AppendError> {
+        let claim = self.make_alone(len)?.claim();
+        self.rolled()?;
+        Ok(claim)
+    }
+
+    /// What a frame of this length needs before it can be claimed in no time: a segment of its own,
+    /// or nothing.
+    #[inline]
+    pub(crate) fn alone(&self, len: u64) -> Result<Option<Alone<'_>>, AppendError> {
+        if len > self.max_shared { self.make_alone(len).map(Some) } else { Ok(None) }
+    }
+
+    #[cold]
+    fn make_alone(&self, len: u64) -> Result<Alone<'_>, AppendError> {
         let max = MAX_SEGMENT - FIRST_FRAME;
         if len > max {
             return Err(AppendError::TooLarge { len, max });
@@ -475,11 +526,7 @@ impl Core {
         self.find_slot(&preparer)?;
         let segment = self.create(&preparer, Some(len))?;
         segment.map.populate(0, segment.header.capacity);
-        let claim = preparer.publish_claimed(segment, FIRST_FRAME, len);
-        self.tail.roll();
-        drop(preparer);
-        self.rolled()?;
-        Ok(claim)
+        Ok(Alone { core: self, preparer, segment: Some(segment), len })
     }
 
     /// Removes a segment that never was active.

@@ -104,11 +104,13 @@ impl Store {
         let tags: Vec<u32> = (0..batch.len()).map(|n| index.keydir.tag(batch.key(n))).collect();
         let damage = Damage::default();
         let is = |nth: usize, at| index.is_key(at, batch.key(nth), &damage);
+        let mut alone = core.alone(len)?;
+        let is_alone = alone.is_some();
         loop {
             let mut position = None;
             let likely = |positions: &[LogPosition]| index.touch(positions);
             let decide = || {
-                let Some(claim) = core.try_claim(len)? else { return Ok(None) };
+                let Some(claim) = core.try_claim(&mut alone, len) else { return Ok(None) };
                 let (at, changes) = write_all(claim, &frames);
                 position = Some(at);
                 Ok::<_, WriteError>(Some(changes))
@@ -117,6 +119,9 @@ impl Store {
             let done = index.keydir.change_all(&tags, likely, is, decide, died)?;
             match position {
                 Some(position) if done => {
+                    if is_alone {
+                        core.rolled_with_a_claim();
+                    }
                     index.count_writes(frames.iter().map(|frame| frame.header.kind));
                     return Ok(core.committed_as(position, core.config.durability)?);
                 }

@@ -5,8 +5,8 @@
 //! commit come after. So the order of a key's frames in the log is the order of its changes in the
 //! keydir, the lock is held for as long as a key takes to copy, and a reader that meets a claimed
 //! frame waits for its commit alone. Deletes and conditional writes do all of their work under the
-//! lock. Nothing rolls under it (but for a value that needs a segment of its own), and no user's
-//! closure runs under it.
+//! lock. Nothing rolls under it: a value that needs a segment of its own has it made before. And no
+//! user's closure runs under it.
 
 #![allow(unsafe_code, reason = "compares keys in frames that their slots point at")]
 
@@ -215,6 +215,8 @@ impl Store {
         let (index, core, tag) = (&*self.index, self.core(), self.index.keydir.tag(key));
         let len = frame::frame_len(header.body_len());
         let damage = Damage::default();
+        let mut alone = core.alone(len)?;
+        let is_alone = alone.is_some();
         loop {
             let placed = index.keydir.change(
                 tag,
@@ -223,19 +225,21 @@ impl Store {
                     if let (None, Some(damage)) = (old, damage.take()) {
                         return (Change::Keep, Err(ReadError::Corrupt(damage).into()));
                     }
-                    match core.try_claim(len) {
-                        Ok(Some(mut claim)) => {
-                            write_head(&mut claim, 0, header, expiry, key);
-                            old.into_iter().for_each(|old| index.died(old));
-                            (Change::Set(position(&claim)), Ok(Some(claim)))
-                        }
-                        Ok(None) => (Change::Keep, Ok(None)),
-                        Err(error) => (Change::Keep, Err(WriteError::from(error))),
-                    }
+                    let Some(mut claim) = core.try_claim(&mut alone, len) else {
+                        return (Change::Keep, Ok(None));
+                    };
+                    write_head(&mut claim, 0, header, expiry, key);
+                    old.into_iter().for_each(|old| index.died(old));
+                    (Change::Set(position(&claim)), Ok::<_, WriteError>(Some(claim)))
                 },
             );
             match placed? {
-                Some(claim) => return Ok(claim),
+                Some(claim) => {
+                    if is_alone {
+                        core.rolled_with_a_claim();
+                    }
+                    return Ok(claim);
+                }
                 None => core.roll()?,
             }
         }
@@ -333,6 +337,9 @@ impl Store {
         let delete = Header { kind: Kind::Delete, flags: 0, key_len, value_len: 0 };
         let (index, core, tag) = (&*self.index, self.core(), self.index.keydir.tag(key));
         let damage = Damage::default();
+        // If it turns out that nothing is to be put, it is let go.
+        let mut alone = core.alone(frame::frame_len(put.unwrap_or(delete).body_len()))?;
+        let is_alone = alone.is_some();
         loop {
             let outcome = index.keydir.change(
                 tag,
@@ -350,10 +357,9 @@ impl Store {
                         Decision::Put(result) => (put.expect("there is a value to put"), result),
                         Decision::Delete(result) => (delete, result),
                     };
-                    let mut claim = match core.try_claim(frame::frame_len(header.body_len())) {
-                        Ok(Some(claim)) => claim,
-                        Ok(None) => return (Change::Keep, Ok(None)),
-                        Err(error) => return (Change::Keep, Err(error.into())),
+                    let len = frame::frame_len(header.body_len());
+                    let Some(mut claim) = core.try_claim(&mut alone, len) else {
+                        return (Change::Keep, Ok(None));
                     };
                     write_head(&mut claim, 0, header, None, key);
                     let body =
@@ -371,6 +377,9 @@ impl Store {
                 None => core.roll()?,
                 Some((None, result)) => return Ok(result),
                 Some((Some((position, header)), result)) => {
+                    if is_alone {
+                        core.rolled_with_a_claim();
+                    }
                     index.count_writes([header.kind].into_iter());
                     core.committed_as(position, core.config.durability)?;
                     return Ok(result);
