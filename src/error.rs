@@ -124,6 +124,9 @@ pub enum OpenError {
         /// What is allowed.
         range: &'static str,
     },
+    /// There is a log, and no store on it. (Where the MANIFEST is lost, salvage opens it as one.)
+    #[error("this is a log, with no store on it")]
+    NotAStore,
     /// There is no log in this directory, and none was to be created.
     #[error("there is no log in {}", path.display())]
     NotFound {

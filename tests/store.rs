@@ -347,3 +347,21 @@ fn large_conditional_writes_from_many_threads() {
     assert!(store.merge().unwrap().puts_moved > 0);
     store.verify().unwrap();
 }
+
+#[test]
+fn a_log_is_not_opened_as_a_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    let log = tailcask::CommitLog::open(&path).unwrap();
+    let end = log.append(b"an entry").unwrap();
+    log.close().unwrap();
+    assert!(matches!(Store::open(&path), Err(tailcask::OpenError::NotAStore)));
+    let log = tailcask::CommitLog::open(&path).unwrap();
+    assert_eq!(&*log.read(end).unwrap(), b"an entry");
+    log.truncate_before(log.tail()).unwrap();
+    // An empty one may become one.
+    let empty = dir.path().join("empty");
+    tailcask::CommitLog::open(&empty).unwrap().abort();
+    Store::open(&empty).unwrap().put("key", "value").unwrap();
+    assert_eq!(Store::open(&empty).unwrap().len(), 1);
+}

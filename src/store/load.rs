@@ -69,6 +69,12 @@ fn seed_of(core: &Core) -> Result<u64, OpenError> {
     if let Some(seed) = manifest.seed {
         return Ok(seed);
     }
+    // A log that is somebody's own could not be truncated any more.
+    let active = core.tail.position().segment();
+    let is_log = core.table.with(|all| all.iter().any(|segment| segment.id() < active));
+    if is_log && core.config.recovery_mode == RecoveryMode::Strict {
+        return Err(OpenError::NotAStore);
+    }
     let seed = RandomState::new().hash_one(0);
     let mut new = manifest.clone();
     new.seed = Some(seed);
