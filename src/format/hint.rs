@@ -70,7 +70,9 @@ impl Expiring {
 
     /// About how many bytes have expired.
     pub(crate) fn expired(&self, now: u64) -> u64 {
-        self.bytes * self.by.iter().filter(|&&by| by <= now).count() as u64 / 4
+        let quarters = self.by.iter().filter(|&&by| by <= now).count() as u64;
+        // As a hint has it, which may say anything.
+        (u128::from(self.bytes) * u128::from(quarters) / 4) as u64
     }
 }
 

@@ -84,6 +84,8 @@ impl Keydir {
                 }
             }
         }
+        // There was room for each entry, and of one key there may have been many.
+        table::shrink(&mut table);
         Ok(())
     }
 }

@@ -181,7 +181,8 @@ impl Keydir {
     /// Calls `decide` while the shards of all tags are locked for writing, and does as it says, one
     /// change for each tag, in order. `is` tells whether the frame at a position has the key of the
     /// tag with that index; `likely` is told beforehand which positions it will be asked about.
-    /// `None` changes nothing; `died` is told which positions no slot has any more.
+    /// `None` changes nothing; `died` is told which positions no slot has any more. `is` is asked
+    /// about all keys that there are before `decide` is called.
     pub(crate) fn change_all<E>(
         &self,
         tags: &[u32],
@@ -195,8 +196,7 @@ impl Keydir {
             let table = |tag| locked[Self::shard(tag)].as_deref().expect("its shard is locked");
             touch_slots(tags.iter().map(|&tag| (table(tag), tag)));
         }
-        let Some(changes) = decide()? else { return Ok(false) };
-        for tags in tags.chunks(IN_STEP) {
+        for (nth, tags) in tags.chunks(IN_STEP).enumerate() {
             let table = |tag| locked[Self::shard(tag)].as_deref().expect("its shard is locked");
             let mut first = [None; IN_STEP];
             for (first, &tag) in first.iter_mut().zip(tags) {
@@ -205,7 +205,17 @@ impl Keydir {
                 *first = slot.map(|(slot, _)| slot.at());
             }
             tell(&first, &mut likely);
+            for (at, (first, &tag)) in first.iter().zip(tags).enumerate() {
+                let index = nth * IN_STEP + at;
+                if first.is_some_and(|first| !is(index, first)) {
+                    // Another key's, with the same tag, or one that cannot be told.
+                    let table = table(tag);
+                    let is = |(slot, _): &(Slot, _)| slot.tag == tag && is(index, slot.at());
+                    let _ = table.get(hash(table, tag), is);
+                }
+            }
         }
+        let Some(changes) = decide()? else { return Ok(false) };
         for (index, (&tag, change)) in tags.iter().zip(changes).enumerate() {
             let table = locked[Self::shard(tag)].as_deref_mut().expect("its shard is locked");
             apply(table, tag, change, |at| is(index, at)).into_iter().for_each(&mut died);

@@ -86,7 +86,18 @@ pub(super) fn reserve(table: &mut Table, more: usize) {
         small @ 0..=8 => small - 1,
         large => large / 8 * 7,
     };
-    let enough = if wanted <= full / 2 { full } else { wanted.max(full + 1) };
+    rebuild(table, if wanted <= full / 8 * 7 { full } else { wanted.max(full + 1) });
+}
+
+/// Gives memory back of which there is more than twice what the slots take.
+pub(super) fn shrink(table: &mut Table) {
+    if table.buckets() > 64 && table.len() * 2 < table.buckets() / 8 * 7 {
+        rebuild(table, table.len());
+    }
+}
+
+/// Moves all slots into a table with room for so many.
+fn rebuild(table: &mut Table, enough: usize) {
     let mut new = Table::with_capacity(enough);
     if enough * EACH >= LARGE {
         prefer_huge_pages(&mut new);

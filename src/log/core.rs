@@ -508,7 +508,13 @@ impl Core {
     /// or nothing.
     #[inline]
     pub(crate) fn alone(&self, len: u64) -> Result<Option<Alone<'_>>, AppendError> {
-        if len > self.max_shared { self.make_alone(len).map(Some) } else { Ok(None) }
+        if self.is_alone(len) { self.make_alone(len).map(Some) } else { Ok(None) }
+    }
+
+    /// Whether a frame of this length gets a segment of its own.
+    #[inline]
+    pub(crate) const fn is_alone(&self, len: u64) -> bool {
+        len > self.max_shared
     }
 
     #[cold]
@@ -545,6 +551,8 @@ impl Core {
     /// Makes another segment active, though there is room in the one that is.
     pub(crate) fn roll_early(&self) -> Result<(), AppendError> {
         let active = self.tail.position().segment();
+        // First what comes after it, so that a full disk leaves what room there is.
+        self.prepare_standby()?;
         // What overruns the end leaves a pad there. What does not is dropped, and void.
         while self.tail.position().segment() == active
             && self.tail.reserve(self.max_shared).is_some()
@@ -594,7 +602,7 @@ impl Core {
         seal_and_shrink(&segment, end, frames).map_err(failed)
     }
 
-    fn write_next_id(&self) -> io::Result<()> {
+    pub(crate) fn write_next_id(&self) -> io::Result<()> {
         let mut manifest = lock(&self.manifest);
         manifest.next = lock(&self.next).id.unwrap_or(u32::MAX);
         self.storage.write_manifest(&manifest.encode())

@@ -31,7 +31,7 @@ use crate::segment::{Segment, file_name};
 use crate::storage::real::Directory;
 use crate::storage::simulated::SimulatedDisk;
 use crate::storage::{Access, Storage, io_error};
-use crate::sync::lock;
+use crate::sync::{Mutex, lock};
 use std::path::Path;
 use std::sync::Arc;
 use std::task::Poll;
@@ -135,9 +135,12 @@ impl LogOptions {
         let stored = recovery::is_store(&*storage)?;
         let gaps = stored || config.recovery_mode == RecoveryMode::Salvage;
         storage.share();
+        let (beside, segments): (Vec<_>, Vec<_>) =
+            segments.into_iter().partition(|segment| segment.header.merged);
+        let beside = Mutex::new(beside.iter().map(|segment| segment.id()).collect());
         let table = table::Table::new(segments);
         Ok(CommitLog {
-            view: View::ReadOnly(ReadOnly { storage, table, gaps }),
+            view: View::ReadOnly(ReadOnly { storage, table, gaps, beside }),
             report,
             closed: false,
             stored,

@@ -132,7 +132,7 @@ pub(crate) fn look(
     mode: RecoveryMode,
 ) -> Result<(Vec<Arc<Segment>>, RecoveryReport), OpenError> {
     if storage.is_shared() {
-        return Ok((open_live(storage, |_| true)?, RecoveryReport::default()));
+        return Ok((open_live(storage, ids(storage)?)?, RecoveryReport::default()));
     }
     let survey = survey(storage, mode, Access::Read)?;
     let found = survey.beside.into_iter().chain(survey.kept).map(|(mut segment, scan)| {
@@ -147,13 +147,13 @@ pub(crate) fn look(
     Ok((segments, survey.report))
 }
 
-/// The segments with ids that are wanted, while a writer may be adding and removing some.
+/// The segments with these ids, while a writer may be adding and removing some.
 pub(crate) fn open_live(
     storage: &dyn Storage,
-    wanted: impl Fn(u32) -> bool,
+    ids: Vec<u32>,
 ) -> Result<Vec<Arc<Segment>>, OpenError> {
     let mut segments = Vec::new();
-    for id in ids(storage)?.into_iter().filter(|&id| wanted(id)) {
+    for id in ids {
         match Segment::open(storage, id, Access::Read) {
             Ok(segment) => segments.push(Arc::new(segment)),
             // Truncated away since it was listed.
@@ -164,7 +164,8 @@ pub(crate) fn open_live(
     Ok(segments)
 }
 
-fn ids(storage: &dyn Storage) -> Result<Vec<u32>, OpenError> {
+/// The ids of all segments that there are files of, in order.
+pub(crate) fn ids(storage: &dyn Storage) -> Result<Vec<u32>, OpenError> {
     let mut ids: Vec<u32> = storage.list()?.iter().filter_map(|name| id_of(name)).collect();
     ids.sort_unstable();
     Ok(ids)

@@ -10,7 +10,8 @@ use crate::log::tail::is_after;
 use crate::position::LogPosition;
 use crate::segment::Segment;
 use crate::storage::Storage;
-use crate::sync::lock;
+use crate::sync::{Mutex, lock};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,8 @@ pub(crate) struct ReadOnly {
     pub(crate) table: Table,
     /// Whether segments may be missing: lost to damage, or merged by the store that lives here.
     pub(crate) gaps: bool,
+    /// Segments that a merge made: they are no part of the log, and nothing is kept of them.
+    pub(crate) beside: Mutex<BTreeSet<u32>>,
 }
 
 #[derive(Debug)]
@@ -152,15 +155,36 @@ impl ReadOnly {
     /// Takes in segments behind `after` that another process added. Also between known ones: a
     /// directory that is read while it changes may show a later name and not an earlier one.
     fn refresh(&self, after: u32) -> Result<(), ReadError> {
-        let known = |id| self.table.with(|all| locate(all, id).is_some());
-        let wanted = |id| id > after && !known(id);
-        let new = recovery::open_live(&*self.storage, wanted).map_err(|error| match error {
+        let mut beside = lock(&self.beside);
+        let known = |id| self.table.with(|all| locate(all, id).is_some()) || beside.contains(&id);
+        let open = || {
+            let ids = recovery::ids(&*self.storage)?;
+            self.forget(&ids);
+            let wanted = ids.into_iter().filter(|&id| id > after && !known(id)).collect();
+            recovery::open_live(&*self.storage, wanted)
+        };
+        let new = open().map_err(|error| match error {
             OpenError::Corrupt(corruption) => ReadError::Corrupt(corruption),
             OpenError::Io { source, .. } => ReadError::Io { source: Arc::new(source) },
             other => ReadError::Io { source: Arc::new(std::io::Error::other(other)) },
         })?;
-        new.into_iter().for_each(|segment| self.table.insert(segment));
+        for segment in new {
+            if segment.header.merged {
+                beside.insert(segment.id());
+            } else {
+                self.table.insert(segment);
+            }
+        }
         Ok(())
+    }
+
+    /// Lets go of segments whose files the writer has removed, once nobody reads in them.
+    fn forget(&self, ids: &[u32]) {
+        let gone = |id: u32| ids.binary_search(&id).is_err();
+        if self.table.with(|all| all.iter().any(|segment| gone(segment.id()))) {
+            self.table.remove(gone);
+        }
+        self.table.reap();
     }
 
     /// The end of the last segment in which anything is written.

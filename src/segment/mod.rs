@@ -33,6 +33,8 @@ pub(crate) struct Segment {
     pub(crate) pins: Pins,
     /// Bytes of puts that no slot of a store points at any more.
     pub(crate) dead: Sum,
+    /// Bytes that merges had reclaimed when its tombstones were last looked at.
+    pub(crate) looked_at: Sum,
     /// What a store knows of it, once it is sealed and was looked through.
     pub(crate) census: OnceLock<Census>,
     /// Where no frame begins any more: the capacity, or what the seal says.
@@ -88,6 +90,7 @@ impl Segment {
             map,
             pins,
             dead: Sum::default(),
+            looked_at: Sum::default(),
             census: OnceLock::new(),
             end,
             sealed,

@@ -143,7 +143,7 @@ impl Store {
             log,
             ..Stats::default()
         };
-        let full = self.index.known(&[]);
+        let full = self.index.known();
         let facts: Vec<_> = full.iter().map(|known| known.facts).collect();
         stats.space_goal_missed = self.index.policy.misses_goal(&facts);
         let tail = self.log.tail();

@@ -7,7 +7,7 @@
 
 use super::index::Damage;
 use super::{Store, check_key};
-use crate::error::WriteError;
+use crate::error::{ReadError, WriteError};
 use crate::format::frame::{self, HEADER, Header, Kind};
 use crate::keydir::Change;
 use crate::log::commit::Claim;
@@ -110,6 +110,9 @@ impl Store {
             let mut position = None;
             let likely = |positions: &[LogPosition]| index.touch(positions);
             let decide = || {
+                if let Some(damage) = damage.take() {
+                    return Err(ReadError::Corrupt(damage).into());
+                }
                 let Some(claim) = core.try_claim(&mut alone, len) else { return Ok(None) };
                 let (at, changes) = write_all(claim, &frames);
                 position = Some(at);

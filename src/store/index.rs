@@ -18,11 +18,11 @@ use crate::log::scan;
 use crate::log::table::{Listed, Pin, locate};
 use crate::position::LogPosition;
 use crate::prefetch::touch;
-use crate::segment::Segment;
+use crate::segment::{Segment, Sum};
 use crate::sync::{Mutex, MutexGuard, lock};
 use std::cell::Cell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Damage that a lookup met where it expected a key.
 pub(crate) type Damage = Cell<Option<Corruption>>;
@@ -36,6 +36,12 @@ pub(crate) struct Index {
     pub(crate) clock: Clock,
     /// Held by the one merge, and by whatever must not see the segments change.
     merging: Mutex<Merging>,
+    /// How many wait for it.
+    waiting: AtomicUsize,
+    /// Segments that were found damaged, and that merges leave alone.
+    pub(crate) damaged: Mutex<Vec<u32>>,
+    /// Bytes of frames that merges have dropped.
+    pub(crate) reclaimed: Sum,
     /// Held by the one who is next: a mutex alone lets a thread that merges again and again have it
     /// again and again.
     next: Mutex<()>,
@@ -44,18 +50,16 @@ pub(crate) struct Index {
     pub(crate) stop: AtomicBool,
 }
 
-/// What merges remember.
+/// The right to merge.
 #[derive(Default)]
 pub(crate) struct Merging {
-    /// Segments that a merge found damaged, and that are left alone.
-    pub(crate) damaged: Vec<u32>,
     /// What a test does between the copying of frames and the moving of slots.
     pub(crate) meanwhile: Option<Box<dyn FnOnce() + Send>>,
 }
 
 impl std::fmt::Debug for Merging {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Merging").field("damaged", &self.damaged).finish_non_exhaustive()
+        f.debug_struct("Merging").finish_non_exhaustive()
     }
 }
 
@@ -68,6 +72,9 @@ impl Index {
             policy,
             clock,
             merging: Mutex::default(),
+            waiting: AtomicUsize::new(0),
+            damaged: Mutex::default(),
+            reclaimed: Sum::default(),
             next: Mutex::default(),
             totals: Mutex::default(),
             stop: AtomicBool::new(false),
@@ -76,8 +83,19 @@ impl Index {
 
     /// Waits until no merge runs, and keeps others from running.
     pub(crate) fn merging(&self) -> MutexGuard<'_, Merging> {
+        // ORDERING: Relaxed; a hint for the one who merges.
+        self.waiting.fetch_add(1, Ordering::Relaxed);
         let _next = lock(&self.next);
-        lock(&self.merging)
+        let merging = lock(&self.merging);
+        // ORDERING: Relaxed; as above.
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        merging
+    }
+
+    /// Whether somebody waits for the merge that runs to end.
+    pub(crate) fn has_waiters(&self) -> bool {
+        // ORDERING: Relaxed; a hint.
+        self.waiting.load(Ordering::Relaxed) > 0
     }
 
     pub(crate) fn is_stopping(&self) -> bool {

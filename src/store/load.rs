@@ -40,8 +40,9 @@ impl Store {
         let salvage = core.config.recovery_mode == RecoveryMode::Salvage;
         let mut lost = salvage.then(Vec::new);
         let sources = read_sources(&core, &keydir, &mut lost)?;
-        report.lost.extend(lost.into_iter().flatten());
-        fill(&core, &keydir, &sources)?;
+        let lost = Mutex::new(lost.unwrap_or_default());
+        fill(&core, &keydir, &sources, &lost)?;
+        report.lost.append(&mut lock(&lost));
         report.hinted_segments =
             sources.iter().filter(|s| matches!(s.listing, Listing::Hint(_))).count() as u64;
         report.duration += started.elapsed();
@@ -140,12 +141,20 @@ fn read_frames(
 }
 
 /// Puts the newest frame of every key into the keydir.
-fn fill(core: &Core, keydir: &Keydir, sources: &[Source]) -> Result<(), OpenError> {
+fn fill(
+    core: &Core,
+    keydir: &Keydir,
+    sources: &[Source],
+    lost: &Mutex<Vec<Corruption>>,
+) -> Result<(), OpenError> {
     let salvage = core.config.recovery_mode == RecoveryMode::Salvage;
     let resolve = |old, new| match resolve(core, old, new) {
-        // What is damaged is told by reading it.
-        Err(_) if salvage => Ok(Fate::Other),
-        other => other,
+        (fate, Some(damage)) if salvage => {
+            lock(lost).push(damage);
+            Ok(fate)
+        }
+        (_, Some(damage)) => Err(damage),
+        (fate, None) => Ok(fate),
     };
     let sorted: Vec<_> = sources.iter().map(Entries::of).collect();
     keydir.load(&sorted, threads(), resolve)?;
@@ -198,28 +207,29 @@ fn drop_tombstones(keydir: &Keydir, segment: &Segment, listing: &Listing) {
 
 /// What a frame is to another one with the same tag: of two with one key the one counts that was
 /// written later, wherever merges have moved it. What this depends on and no hint vouches for is
-/// verified: keys that differ, and the positions that moved frames were written at.
-fn resolve(core: &Core, old: LogPosition, new: LogPosition) -> Result<Fate, Corruption> {
+/// verified: keys that differ, and the positions that moved frames were written at. Damage is told
+/// beside what the frames say as they are.
+fn resolve(core: &Core, old: LogPosition, new: LogPosition) -> (Fate, Option<Corruption>) {
     core.table.with(|all| {
         let find = |at: LogPosition| crate::log::table::locate(all, at.segment());
-        let (Some(a), Some(b)) = (find(old), find(new)) else { return Ok(Fate::Other) };
+        let (Some(a), Some(b)) = (find(old), find(new)) else { return (Fate::Other, None) };
         let (a, b) = (&*all[a], &*all[b]);
         let (at_a, at_b) = (u64::from(old.offset()), u64::from(new.offset()));
         let same = key_at(a, at_a).is_some_and(|key| key_at(b, at_b) == Some(key));
-        for (segment, offset) in [(a, at_a), (b, at_b)] {
-            if !same || segment.header.merged {
-                verify(segment, offset)?;
-            }
-        }
+        let mut frames = [(a, at_a), (b, at_b)].into_iter();
+        let damage = frames.find_map(|(segment, offset)| {
+            let depends = !same || segment.header.merged;
+            depends.then(|| verify(segment, offset).err()).flatten()
+        });
         if !same {
-            return Ok(Fate::Other);
+            return (Fate::Other, damage);
         }
         let newer = origin_of(b, at_b) > origin_of(a, at_a);
         let (loser, offset) = if newer { (a, at_a) } else { (b, at_b) };
         if is_put(loser, offset) {
             loser.dead.add(frame_len(loser, offset));
         }
-        Ok(if newer { Fate::Newer } else { Fate::Older })
+        (if newer { Fate::Newer } else { Fate::Older }, damage)
     })
 }
 

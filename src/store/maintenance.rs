@@ -44,8 +44,8 @@ fn keep(index: &Index) {
 /// Writes the hints that are missing, and merges what the policy says.
 fn once(index: &Index, by_hand: bool) -> Result<MergeReport, MergeError> {
     let mut merging = index.merging();
-    index.list_sealed(&mut merging, true);
-    let (ids, in_a_hurry) = index.due(&merging);
+    index.list_sealed(true);
+    let (ids, in_a_hurry) = index.due();
     if in_a_hurry && !by_hand {
         // Full segments wait for a quiet moment to be sealed, which may be long in coming.
         index.core.seal_finished()?;
@@ -85,7 +85,8 @@ impl Store {
         }
         self.end_maintenance();
         self.log.shut()?;
-        self.index.list_sealed(&mut self.index.merging(), false);
+        let _alone = self.index.merging();
+        self.index.list_sealed(false);
         Ok(())
     }
 }

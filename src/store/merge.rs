@@ -17,7 +17,7 @@ use super::Store;
 use super::hints::{self, Gather, Listing};
 use super::index::{Damage, Index, Merging, key_at, origin_of};
 use super::policy::Facts;
-use crate::error::{Corruption, MergeError};
+use crate::error::{AppendError, Corruption, MergeError};
 use crate::format::frame::{self, HEADER, Header, Kind, MOVED};
 use crate::format::header::FIRST_FRAME;
 use crate::keydir::Change;
@@ -86,12 +86,16 @@ impl Store {
     pub fn merge(&self) -> Result<MergeReport, MergeError> {
         let core = self.core();
         if u64::from(core.tail.position().offset()) > FIRST_FRAME + frame::SYNC_MARK {
-            core.roll_early()?;
+            match core.roll_early() {
+                // Then what is full already is merged, which may make room.
+                Err(AppendError::NoSpace { .. }) => {}
+                other => other?,
+            }
         }
         core.sync()?;
         let mut merging = self.index.merging();
-        self.index.list_sealed(&mut merging, true);
-        let all = self.index.known(&merging.damaged);
+        self.index.list_sealed(true);
+        let all = self.index.known();
         let small = |known: &Known| known.facts.used < core.config.segment_size / 2;
         let several = all.iter().filter(|known| known.facts.mergeable && small(known)).count() > 1;
         let wanted = |known: &&Known| {
@@ -118,8 +122,8 @@ impl Store {
     ) -> Result<MergeReport, MergeError> {
         let mut merging = self.index.merging();
         merging.meanwhile = Some(Box::new(meanwhile));
-        self.index.list_sealed(&mut merging, true);
-        let all = self.index.known(&merging.damaged);
+        self.index.list_sealed(true);
+        let all = self.index.known();
         let mergeable = |id| all.iter().any(|k| k.facts.id == id && k.facts.mergeable);
         let ids: Vec<_> = ids.iter().copied().filter(|&id| mergeable(id)).collect();
         self.index.merge_in_runs(&mut merging, &ids, Pace::Full)
@@ -136,8 +140,7 @@ impl Store {
     /// Whether the policy would merge something now.
     #[must_use]
     pub fn needs_merge(&self) -> bool {
-        let merging = self.index.merging();
-        !self.index.due(&merging).0.is_empty()
+        !self.index.due().0.is_empty()
     }
 }
 
@@ -150,31 +153,37 @@ pub(crate) struct Known {
 
 impl Index {
     /// The segments that are full.
-    pub(super) fn known(&self, damaged: &[u32]) -> Vec<Known> {
+    pub(super) fn known(&self) -> Vec<Known> {
+        let damaged = lock(&self.damaged).clone();
         let active = self.core.tail.position().segment();
         let full = |s: &Arc<Segment>| s.header.merged || s.id() < active;
         let segments = self.core.table.segments().into_iter().filter(full);
-        segments.map(|segment| self.look_at(segment, damaged)).collect()
+        segments.map(|segment| self.look_at(segment, &damaged)).collect()
     }
 
     fn look_at(&self, segment: Arc<Segment>, damaged: &[u32]) -> Known {
         let used = segment.end().saturating_sub(FIRST_FRAME);
         let census = segment.census.get().copied();
         let found = census.unwrap_or_default();
-        // Those in merged segments were needed when they were made.
-        let tombstones = if segment.header.merged { 0 } else { found.tombstones };
+        // Those in merged segments were needed when they were made. They are worth another look when
+        // as much was reclaimed since, anywhere, as the look costs.
+        let reclaimed = self.reclaimed.get().saturating_sub(segment.looked_at.get());
+        let needed = segment.header.merged && reclaimed < used;
+        let tombstones = if needed { 0 } else { found.tombstones };
         let expired = found.expiring.expired(self.clock.now());
-        let dead = (segment.dead.get() + found.keyless + tombstones + expired).min(used);
-        let is_damaged = damaged.contains(&segment.id());
-        let listed = census.is_some_and(|census| !census.plain);
-        let mergeable = segment.is_sealed() && listed && !is_damaged;
+        let parts = [segment.dead.get(), found.keyless, tombstones, expired];
+        let dead = parts.into_iter().fold(0, u64::saturating_add).min(used);
+        let mergeable = segment.is_sealed() && census.is_some_and(|census| !census.plain);
+        // What is dead beside entries of the log, or damage, stays where it is.
+        let stays = found.plain || damaged.contains(&segment.id());
+        let (dead, mergeable) = if stays { (0, false) } else { (dead, mergeable) };
         let facts = Facts { id: segment.id(), used, dead, mergeable };
         Known { segment, facts, tombstones: found.tombstones }
     }
 
     /// What the policy would merge now, and whether the space goal is missed.
-    pub(super) fn due(&self, merging: &Merging) -> (Vec<u32>, bool) {
-        let all: Vec<_> = self.known(&merging.damaged).iter().map(|known| known.facts).collect();
+    pub(super) fn due(&self) -> (Vec<u32>, bool) {
+        let all: Vec<_> = self.known().iter().map(|known| known.facts).collect();
         let segment_size = self.core.config.segment_size;
         let ids = self.policy.choose(&all, segment_size, segment_size * RUN);
         (ids, self.policy.misses_goal(&all))
@@ -182,9 +191,11 @@ impl Index {
 
     /// Looks through sealed segments that were not yet, and writes their hints; until the store is
     /// being closed, where that is to end it.
-    pub(super) fn list_sealed(&self, merging: &mut Merging, until_stop: bool) {
+    /// Only by who has the merging.
+    pub(super) fn list_sealed(&self, until_stop: bool) {
         for segment in self.core.table.segments() {
-            let known = segment.census.get().is_some() || merging.damaged.contains(&segment.id());
+            let is_damaged = lock(&self.damaged).contains(&segment.id());
+            let known = segment.census.get().is_some() || is_damaged;
             if known || !segment.is_sealed() || until_stop && self.is_stopping() {
                 continue;
             }
@@ -194,14 +205,14 @@ impl Index {
                     // Only here and before the store is open: it is not set yet.
                     let _ = segment.census.set(census);
                 }
-                Err(error) => self.found_damage(merging, &error),
+                Err(error) => self.found_damage(&error),
             }
         }
     }
 
-    fn found_damage(&self, merging: &mut Merging, error: &Corruption) {
+    fn found_damage(&self, error: &Corruption) {
         tracing::error!(%error, "a segment is damaged, and is left alone");
-        merging.damaged.push(error.segment);
+        lock(&self.damaged).push(error.segment);
     }
 
     /// Merges segments, some at a time, the oldest first: then the tombstones in later ones need
@@ -213,30 +224,47 @@ impl Index {
         pace: Pace,
     ) -> Result<MergeReport, MergeError> {
         let mut total = MergeReport::default();
-        let all = self.known(&merging.damaged);
+        let all = self.known();
+        let live = |known: &Known| known.facts.used - known.facts.dead;
         let mut chosen: Vec<_> = all.iter().filter(|k| ids.contains(&k.facts.id)).collect();
-        chosen.sort_by_key(|known| known.segment.census.get().map(|census| census.oldest));
-        let budget = self.core.config.segment_size * RUN;
-        while !chosen.is_empty() {
-            let mut live = 0;
+        // What is dead wholly comes first, and by itself: it takes no space, and gives some.
+        let oldest = |known: &Known| known.segment.census.get().map(|census| census.oldest);
+        chosen.sort_by_key(|known| (live(known) > 0, oldest(known)));
+        let mut budget = self.core.config.segment_size * RUN;
+        while let Some(first) = chosen.first() {
+            let (dead, mut sum) = (live(first) == 0, 0);
             let fits = |known: &&&Known| {
-                live += known.facts.used - known.facts.dead;
-                live <= budget
+                sum += live(known);
+                sum <= budget && (live(known) == 0) == dead
             };
             let count = chosen.iter().take_while(fits).count().max(1);
-            let inputs = chosen.drain(..count).map(|known| known.segment.clone()).collect();
+            let inputs = chosen[..count].iter().map(|known| known.segment.clone()).collect();
             match self.merge_once(merging, inputs, pace) {
-                Ok(report) => total.add(&report),
+                Ok(report) => {
+                    total.add(&report);
+                    chosen.drain(..count);
+                }
+                // With less to be copied at a time there may be room.
+                Err(MergeError::Append(AppendError::NoSpace { .. })) if count > 1 => {
+                    budget = chosen[..count].iter().map(|known| live(known)).sum::<u64>() / 4;
+                }
                 Err(error) => {
-                    lock(&self.totals).failures += 1;
-                    if let MergeError::Corrupt(damage) = &error {
-                        self.found_damage(merging, damage);
-                    }
+                    self.failed(&error);
                     return Err(error);
                 }
             }
         }
         Ok(total)
+    }
+
+    fn failed(&self, error: &MergeError) {
+        match error {
+            // Not for good, and nothing is wrong.
+            MergeError::Closing => return,
+            MergeError::Corrupt(damage) => self.found_damage(damage),
+            _ => {}
+        }
+        lock(&self.totals).failures += 1;
     }
 
     fn merge_once(
@@ -256,6 +284,7 @@ impl Index {
         let mut report = run.replace()?;
         report.duration = started.elapsed();
         tracing::info!(?report, "merged");
+        self.reclaimed.add(report.bytes_read.saturating_sub(report.bytes_written));
         let mut totals = lock(&self.totals);
         totals.merges += 1;
         totals.bytes_read += report.bytes_read;
@@ -349,15 +378,16 @@ impl<'i> Run<'i> {
         let (keydir, here) = (&self.index.keydir, segment.position(offset));
         let key = key_at(segment, offset).expect("a verified put has a key");
         let tag = keydir.tag(key);
-        if keydir.get(tag, |at| at == here, |_| ()).is_none() {
-            return Ok(());
-        }
         let is_over = |expiry| expiry <= self.index.clock.now();
         if hints::expiry_of(segment, offset, header).is_some_and(is_over) {
             let is_there = |at: Option<_>| (at.map_or(Change::Keep, |_| Change::Remove), ());
             keydir.change(tag, |at| at == here, is_there);
+            // Whether it had a slot or not: a merge that failed may have taken that.
             self.tombstones.push((nth, offset));
             self.report.expired += 1;
+            return Ok(());
+        }
+        if keydir.get(tag, |at| at == here, |_| ()).is_none() {
             return Ok(());
         }
         // SAFETY: in the frame, which `each_frame` has verified.
@@ -565,10 +595,15 @@ impl<'i> Writer<'i> {
         hints::write(&*index.core.storage, &index.keydir, &segment, &census, &entries);
         // A new segment has none yet.
         let _ = segment.census.set(census);
+        segment.looked_at.add(self.index.reclaimed.get());
         Ok(())
     }
 
+    /// Their ids are used up: somebody in another process may have seen them.
     fn discard(self) {
+        if let Err(error) = self.index.core.write_next_id() {
+            tracing::warn!(%error, "could not note that ids are used up");
+        }
         let open = self.open.iter().map(|output| output.segment.id());
         for id in self.done.iter().map(|segment| segment.id()).chain(open) {
             self.index.core.remove_file(&file_name(id));
@@ -616,6 +651,8 @@ impl<'i> Pacer<'i> {
     fn pause(&mut self) -> Result<(), MergeError> {
         let pause = match self.pace {
             Pace::Full => 0.0,
+            // Somebody waits for this merge to end.
+            Pace::Policy { .. } if self.index.has_waiters() => 0.0,
             Pace::Policy { in_a_hurry } => {
                 let took = self.since.elapsed().as_secs_f64();
                 self.index.policy.pause(self.bytes, took, in_a_hurry)
@@ -627,7 +664,7 @@ impl<'i> Pacer<'i> {
                 return Err(MergeError::Closing);
             }
             let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if left.is_zero() || self.index.has_waiters() {
                 break;
             }
             std::thread::sleep(left.min(NAP));

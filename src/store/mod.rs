@@ -337,8 +337,14 @@ impl Store {
         let delete = Header { kind: Kind::Delete, flags: 0, key_len, value_len: 0 };
         let (index, core, tag) = (&*self.index, self.core(), self.index.keydir.tag(key));
         let damage = Damage::default();
-        // If it turns out that nothing is to be put, it is let go.
-        let mut alone = core.alone(frame::frame_len(put.unwrap_or(delete).body_len()))?;
+        let len = frame::frame_len(put.unwrap_or(delete).body_len());
+        if core.is_alone(len)
+            && let Decision::Leave(result) = decide(self.find(key)?.as_ref())
+        {
+            // It would have been made for nothing.
+            return Ok(result);
+        }
+        let mut alone = core.alone(len)?;
         let is_alone = alone.is_some();
         loop {
             let outcome = index.keydir.change(

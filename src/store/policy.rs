@@ -164,8 +164,9 @@ impl MergePolicy {
         let taken = |chosen: &[&Facts], id| chosen.iter().any(|facts| facts.id == id);
         let mut used: u64 = all.iter().map(|facts| facts.used).sum();
         used -= chosen.iter().map(|facts| facts.dead).sum::<u64>();
-        let mut rest: Vec<_> =
-            all.iter().filter(|f| f.mergeable && f.dead > 0 && !taken(chosen, f.id)).collect();
+        // Not all of a segment for next to nothing.
+        let gains = |f: &&Facts| f.mergeable && f.dead > f.used / 20 && !taken(chosen, f.id);
+        let mut rest: Vec<_> = all.iter().filter(gains).collect();
         rest.sort_by(|a, b| b.ratio().total_cmp(&a.ratio()));
         for facts in rest {
             if used as f64 <= self.goal * live as f64 {

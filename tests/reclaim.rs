@@ -1,0 +1,344 @@
+//! What merging gives back, and what it must not do when the disk is full, a frame is damaged, or there
+//! is nothing to be gained.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tailcask::{
+    Batch, CommitLog, Maintenance, MergeError, MergePolicy, RecoveryMode, SimulatedDisk, Store,
+    StoreOptions, WriteOptions,
+};
+
+fn options() -> StoreOptions {
+    Store::options().segment_size(2 << 20).maintenance(Maintenance::Manual)
+}
+
+fn value(store: &Store, key: &str) -> Option<Vec<u8>> {
+    store.get(key).unwrap().map(|value| value.to_vec())
+}
+
+fn full(store: &Store) -> Vec<u32> {
+    store.stats().segments.iter().filter(|s| s.sealed).map(|s| s.id).collect()
+}
+
+/// An expired value hides older ones like a tombstone, also after a merge that failed.
+#[test]
+fn a_failed_merge_does_not_forget_what_an_expired_value_hides() {
+    let disk = SimulatedDisk::new();
+    let clock = Arc::new(AtomicU64::new(1_000_000));
+    let options = options().clock(clock.clone());
+    let store = options.open_simulated(&disk).unwrap();
+    store.put("key", "old, for good").unwrap();
+    store.put("stay", "x").unwrap();
+    store.roll().unwrap();
+    let first = full(&store);
+    store.put_with("key", "new", &WriteOptions::new().ttl(Duration::from_secs(1))).unwrap();
+    store.put("other", "live").unwrap(); // so that the merge needs an output
+    store.roll().unwrap();
+    let second: Vec<u32> = full(&store).into_iter().filter(|id| !first.contains(id)).collect();
+    clock.fetch_add(5_000, Ordering::Relaxed);
+    assert_eq!(value(&store, "key"), None);
+    disk.set_space(Some(0));
+    assert!(matches!(store.merge_only(&second), Err(MergeError::Append(_))));
+    disk.set_space(None);
+    assert_eq!(store.merge_only(&second).unwrap().tombstones_kept, 1);
+    assert_eq!(value(&store, "key"), None);
+    store.close().unwrap();
+    let store = options.open_simulated(&disk).unwrap();
+    assert_eq!(value(&store, "key"), None, "an older value is back");
+}
+
+/// Wholly dead segments cost nothing to give back, and then there is room for the next ones.
+#[test]
+fn a_full_disk_is_reclaimed_bit_by_bit() {
+    for room in [0u64, 2, 4, 6, 8, 16, 32] {
+        let disk = SimulatedDisk::new();
+        let store = options().open_simulated(&disk).unwrap();
+        let v = vec![1u8; 100_000];
+        for n in 0..60 {
+            store.put(format!("dead{n}"), &v).unwrap();
+        }
+        for n in 0..120 {
+            store.put(format!("half{n}"), &v).unwrap();
+        }
+        for n in 0..60 {
+            store.delete(format!("dead{n}")).unwrap();
+        }
+        for n in (0..120).step_by(2) {
+            store.delete(format!("half{n}")).unwrap();
+        }
+        store.roll().unwrap();
+        store.log().maintain().unwrap(); // the standby is there
+        let used: u64 = disk.files().iter().map(|(_, l)| *l as u64).sum();
+        disk.set_space(Some(used + (room << 20)));
+        let mut inputs = 0;
+        for _ in 0..5 {
+            inputs += store.maintain().map_or(0, |r| r.inputs);
+        }
+        let s = store.stats();
+        let dead = s.segments.iter().filter(|s| s.sealed && s.live_bytes == 0).count();
+        assert!(
+            inputs >= 3 && dead == 0,
+            "{room} MiB free: {inputs} merged, {dead} wholly dead left"
+        );
+        // The rest is up to the policy, which lets half of a segment be dead.
+        assert!(s.dead_ratio() < 0.5, "{room} MiB free: {} is dead", s.dead_ratio());
+    }
+}
+
+/// A merge that finds no room takes none from writers.
+#[test]
+fn a_merge_on_a_full_disk_stops_no_writer() {
+    let disk = SimulatedDisk::new();
+    let store = options().open_simulated(&disk).unwrap();
+    store.put("a", "1").unwrap();
+    store.roll().unwrap();
+    store.put("a", "2").unwrap();
+    disk.set_space(Some(0));
+    store.put("b", "there is room in the active segment").unwrap();
+    let _ = store.merge();
+    let _ = store.put("c", "3");
+    let _ = store.merge();
+    store.put("c", "3").expect("there was room before the merge");
+}
+
+/// Entries of the log stay, and do not count as something to be reclaimed.
+#[test]
+fn entries_of_the_log_do_not_make_merging_restless() {
+    let disk = SimulatedDisk::new();
+    let store = options().open_simulated(&disk).unwrap();
+    for _ in 0..200 {
+        store.log().append(&[7; 100_000]).unwrap();
+    }
+    store.roll().unwrap();
+    for n in 0..40 {
+        store.put(format!("k{n}"), vec![1; 100_000]).unwrap();
+    }
+    store.roll().unwrap();
+    store.maintain().unwrap();
+    let mut written = 0;
+    for round in 0..10 {
+        store.put("k0", [round]).unwrap();
+        store.put("k30", [round]).unwrap();
+        store.roll().unwrap();
+        written += store.maintain().unwrap().bytes_written;
+    }
+    assert!(written < 8 << 20, "{written} bytes for 20 small overwrites");
+    assert!(!store.stats().space_goal_missed);
+}
+
+/// Keys that come and go leave tombstones in merged segments, which are looked at again in time.
+#[test]
+fn tombstones_in_merged_segments_do_not_pile_up() {
+    let disk = SimulatedDisk::new();
+    let store = options().open_simulated(&disk).unwrap();
+    for cycle in 0..5 {
+        let n = 30_000u32;
+        let key = |i: u32| format!("{cycle:04}-{i:012}");
+        for i in 0..n {
+            store.put(key(i), [1u8; 60]).unwrap();
+        }
+        store.roll().unwrap();
+        store.maintain().unwrap();
+        for i in 0..n {
+            if i % 10 < 3 {
+                store.delete(key(i)).unwrap();
+            }
+        }
+        store.roll().unwrap();
+        for _ in 0..3 {
+            store.maintain().unwrap();
+        }
+        for i in 0..n {
+            if i % 10 >= 3 {
+                store.delete(key(i)).unwrap();
+            }
+        }
+        store.roll().unwrap();
+        for _ in 0..10 {
+            store.maintain().unwrap();
+        }
+    }
+    let before = store.stats().live_bytes;
+    assert!(before < 3 << 19, "{before} bytes live, and no key");
+}
+
+/// Loading makes room for every entry of every hint, and gives back what was too much.
+#[test]
+fn the_keydir_is_no_larger_after_reopening() {
+    let disk = SimulatedDisk::new();
+    let o = options().merge_policy(MergePolicy::new().space_goal(1e9));
+    let store = o.open_simulated(&disk).unwrap();
+    for round in 0..12u32 {
+        for n in 0..100_000u32 {
+            store.put(n.to_le_bytes(), round.to_le_bytes()).unwrap();
+        }
+    }
+    let before = store.keydir_memory() as f64 / store.len() as f64;
+    store.close().unwrap();
+    let store = o.open_simulated(&disk).unwrap();
+    let after = store.keydir_memory() as f64 / store.len() as f64;
+    assert!(before < 31.0 && after < 31.0, "{before}, {after} bytes a key");
+}
+
+/// Slots of keys that are gone make room for others.
+#[test]
+fn the_keydir_does_not_grow_with_keys_that_come_and_go() {
+    let disk = SimulatedDisk::new();
+    let store = options().open_simulated(&disk).unwrap();
+    let n = 60_000u32;
+    for i in 0..n {
+        store.put(i.to_le_bytes(), b"").unwrap();
+    }
+    let mut worst = 0f64;
+    for i in n..n * 6 {
+        store.delete((i - n).to_le_bytes()).unwrap();
+        store.put(i.to_le_bytes(), b"").unwrap();
+        if i % 1000 == 0 {
+            worst = worst.max(store.keydir_memory() as f64 / store.len() as f64);
+        }
+        if i % 50_000 == 0 {
+            store.roll().unwrap();
+            store.maintain().unwrap();
+        }
+    }
+    assert!(worst < 35.0, "{worst} bytes a key");
+}
+
+/// A write over a key that cannot be told is refused, also in a batch.
+#[test]
+fn a_batch_over_a_damaged_key_is_refused() {
+    let disk = SimulatedDisk::new();
+    let store = options().open_simulated(&disk).unwrap();
+    let at = store.put("damaged-key-1234", "value").unwrap();
+    store.close().unwrap();
+    let file = format!("{:020}.seg", at.segment());
+    assert!(disk.flip(&file, at.offset() as usize + 16 + 3, 1));
+    let store = options().open_simulated(&disk).expect("hints suffice");
+    store.get("damaged-key-1234").unwrap_err();
+    store.put("damaged-key-1234", "v2").unwrap_err();
+    let mut batch = Batch::new();
+    batch.put("damaged-key-1234", "v2");
+    store.write(&batch).unwrap_err();
+    assert_eq!(store.len(), 1);
+    // Other keys are not affected, and the store opens again.
+    store.put("other", "v").unwrap();
+    store.close().unwrap();
+    assert_eq!(options().open_simulated(&disk).unwrap().len(), 2);
+}
+
+/// Damage in a value that is overwritten makes no second slot for its key.
+#[test]
+fn salvage_keeps_one_slot_for_a_key() {
+    for n in 0..5 {
+        let key = format!("key{n}");
+        let disk = SimulatedDisk::new();
+        let store = options().open_simulated(&disk).unwrap();
+        store.put(&key, "v1 which is damaged later").unwrap();
+        store.put("other", "x").unwrap();
+        store.roll().unwrap();
+        store.merge_only(&full(&store)).unwrap();
+        let at = store.get(&key).unwrap().unwrap().position();
+        store.put(&key, "v2").unwrap();
+        store.close().unwrap();
+        let file = format!("{:020}.seg", at.segment());
+        assert!(disk.flip(&file, at.offset() as usize + 16 + 8 + 8 + 3, 1));
+        let store = options().recovery_mode(RecoveryMode::Salvage).open_simulated(&disk).unwrap();
+        assert_eq!(store.len(), 2);
+        assert_eq!(store.recovery().lost.len(), 1);
+        assert_eq!(value(&store, &key).unwrap(), b"v2");
+        assert_eq!(store.keys().map(Result::unwrap).filter(|k| k == key.as_bytes()).count(), 1);
+        store.put(&key, "v3").unwrap();
+        assert!(store.delete(&key).unwrap());
+        assert_eq!(value(&store, &key), None);
+    }
+}
+
+/// Whoever reads the log in another handle lets go of what the store has merged.
+#[test]
+fn a_follower_of_the_log_does_not_keep_what_is_merged() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = Store::options().segment_size(2 << 20).open(&path).unwrap();
+    let follower = CommitLog::options().open_read_only(&path).unwrap();
+    for round in 0..10u8 {
+        for n in 0..200 {
+            store.put(format!("{n}"), vec![round; 20_000]).unwrap();
+        }
+        store.merge().unwrap();
+        let _ = follower.tail();
+    }
+    store.maintain().unwrap();
+    let _ = follower.tail();
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let mine = path.to_str().unwrap();
+    let deleted = maps.lines().filter(|l| l.contains(mine) && l.ends_with("(deleted)")).count();
+    assert!(deleted < 8, "{deleted} maps of files that are gone");
+}
+
+/// Hazard 35: what a hint says beside its entries may be anything.
+#[test]
+fn hints_with_absurd_numbers_and_a_right_checksum() {
+    for at in [40usize, 48, 56, 64, 72] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let o = Store::options().segment_size(2 << 20).maintenance(Maintenance::Manual);
+        let store = o.open(&path).unwrap();
+        for n in 0..100 {
+            store.put(format!("{n}"), "x").unwrap();
+        }
+        store.put_with("t", "x", &WriteOptions::new().ttl(Duration::from_millis(1))).unwrap();
+        store.close().unwrap();
+        let hint = std::fs::read_dir(&path)
+            .unwrap()
+            .map(|e| e.unwrap().path())
+            .find(|p| p.extension().is_some_and(|e| e == "hint"))
+            .unwrap();
+        let mut b = std::fs::read(&hint).unwrap();
+        b[at..at + 8].copy_from_slice(&(u64::MAX - 3).to_le_bytes());
+        let n = b.len() - 4;
+        let crc = crc32fast::hash(&b[..n]);
+        b[n..].copy_from_slice(&crc.to_le_bytes());
+        std::fs::write(&hint, &b).unwrap();
+        let store = o.open(&path).unwrap();
+        assert_eq!(store.recovery().hinted_segments, 1);
+        store.put("0", "y").unwrap();
+        let _ = store.stats();
+        store.maintain().unwrap();
+        store.merge().unwrap();
+        assert_eq!(value(&store, "7").unwrap(), b"x");
+    }
+}
+
+/// Hazard 9: an id that a merge took for what it then discarded is used up.
+#[test]
+fn ids_of_discarded_outputs_are_not_used_again() {
+    let disk = SimulatedDisk::new();
+    let store = options().open_simulated(&disk).unwrap();
+    for n in 0..120 {
+        store.put(format!("{n}"), vec![1u8; 100_000]).unwrap();
+    }
+    for n in (0..120).step_by(3) {
+        store.delete(format!("{n}")).unwrap();
+    }
+    store.roll().unwrap();
+    store.put("active", "x").unwrap();
+    store.log().maintain().unwrap();
+    let ids = full(&store);
+    store.merge_only(&[]).unwrap();
+    let highest = disk
+        .files()
+        .iter()
+        .filter(|(n, _)| n.ends_with(".seg"))
+        .map(|(n, _)| n[..20].parse::<u32>().unwrap())
+        .max()
+        .unwrap();
+    let used: u64 = disk.files().iter().map(|(_, l)| *l as u64).sum();
+    disk.set_space(Some(used + (3 << 20)));
+    let _ = store.merge_only(&ids);
+    // the first output had highest + 1
+    let image = disk.process_death();
+    let again = options().open_simulated(&image).unwrap();
+    let at = again.put("new", "x").unwrap();
+    assert!(at.segment() > highest + 1);
+}
