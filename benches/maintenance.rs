@@ -201,12 +201,26 @@ fn merge(dir: &Path) {
         let [p50, p99, p999] = [0.5, 0.99, 0.999].map(|q| gets.value_at_quantile(q));
         println!("| {} | {p50} | {p99} | {p999} | {} |", one.name, gets.max());
     }
-    let stats = by_itself.stats();
+    let live = |stats: &tailcask::Stats| stats.live_bytes as f64 / stats.disk_bytes as f64;
+    let before = by_itself.stats();
+    let (time, after) = timed(|| {
+        loop {
+            let stats = by_itself.stats();
+            if !stats.space_goal_missed {
+                break stats;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    });
     println!(
-        "\nMerged by hand: {} segments. By the policy: {:?}; {:.2} of the disk's bytes are live.",
+        "\nMerged by hand: {} segments. By the policy: {:?}; in the end {:.2} of the disk's bytes are \
+         live (goal missed: {}), and {:.2} {:.1} s later, when the goal is met.",
         merges.load(Relaxed),
-        stats.merges,
-        stats.live_bytes as f64 / stats.disk_bytes as f64
+        before.merges,
+        live(&before),
+        before.space_goal_missed,
+        live(&after),
+        time.as_secs_f64(),
     );
     busy.abort();
     by_itself.abort();
