@@ -74,9 +74,22 @@ fn new_keys(both: &Both, keys: u64) {
         common::Series { name: "put", times: puts },
     ];
     report(&format!("New keys, up to {keys} of 16 B with 100 B"), "ns", &series);
-    let store = &both.store;
-    let each = store.keydir_memory() as f64 / store.len() as f64;
-    println!("\nRAM of the keydir: {each:.1} bytes a key");
+    let before = anonymous_memory();
+    let boxed: DashMap<Box<[u8]>, u64> = DashMap::new();
+    for n in 0..keys {
+        boxed.insert(key(n).to_vec().into_boxed_slice(), n);
+    }
+    let taken = anonymous_memory().saturating_sub(before);
+    println!("\n| | bytes of RAM a key |\n|---|---:|");
+    println!("| keydir | {:.1} |", both.store.keydir_memory() as f64 / both.store.len() as f64);
+    println!("| `DashMap<Box<[u8]>, u64>` | {:.1} |", taken as f64 / keys as f64);
+}
+
+/// Bytes of memory of this process that are not of files.
+fn anonymous_memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("a line of it");
+    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
 }
 
 fn reads(both: &Both, samples: &[Vec<[u8; 16]>], count: usize) {

@@ -12,6 +12,21 @@ use std::sync::Arc;
 /// A value, in place in the store's map, 8-byte aligned.
 ///
 /// While it is kept, its segment stays mapped; nothing else is held up.
+///
+/// Because it is aligned, numbers can be read where they are, without a copy:
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// # let store = tailcask::Store::open(dir.path().join("store"))?;
+/// let samples: Vec<u64> = (0..1000).collect();
+/// store.put("samples", bytemuck::cast_slice(&samples))?;
+///
+/// let value = store.get("samples")?.expect("just put");
+/// let in_place: &[u64] = bytemuck::cast_slice(&value); // panics if it were not aligned
+/// assert_eq!(in_place, samples);
+/// assert_eq!(in_place.as_ptr().cast(), value.as_ptr());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Value<'a> {
     bytes: &'a [u8],
     position: LogPosition,
