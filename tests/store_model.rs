@@ -66,6 +66,8 @@ enum Op {
     Tick(i64),
     /// File operations fail after so many, and the process dies, or the power fails.
     Fail(u64, Box<Op>, Option<u64>),
+    /// Merges while there is no room on the disk, or less than it takes.
+    Cramped(Box<Op>, u64),
     Reopen,
     ProcessDeath,
     PowerLoss(u64),
@@ -98,6 +100,14 @@ fn simple() -> BoxedStrategy<Op> {
     .boxed()
 }
 
+fn merging() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        3 => any::<u64>().prop_map(Op::MergeSome),
+        1 => Just(Op::Merge),
+        1 => Just(Op::Maintain),
+    ]
+}
+
 fn operation() -> impl Strategy<Value = Op> {
     prop_oneof![
         30 => simple(),
@@ -106,6 +116,7 @@ fn operation() -> impl Strategy<Value = Op> {
         2 => (0u64..12, simple(), prop::option::of(any::<u64>()))
             .prop_map(|(after, op, power)| Op::Fail(after, Box::new(op), power)),
         1 => prop::collection::vec(simple(), 1..10).prop_map(Op::IterateOver),
+        2 => (merging(), 0u64..4).prop_map(|(op, room)| Op::Cramped(Box::new(op), room)),
         1 => Just(Op::Reopen),
         1 => Just(Op::ProcessDeath),
         1 => any::<u64>().prop_map(Op::PowerLoss),
@@ -277,6 +288,16 @@ impl World {
                     self.synced();
                 }
             }
+            Op::Cramped(operation, segments) => {
+                let used: u64 = self.disk.files().iter().map(|(_, len)| *len as u64).sum();
+                self.disk.set_space(Some(used + segments * SEGMENT));
+                self.reclaim();
+                if merge(self.store(), operation).is_ok() && matches!(**operation, Op::Merge) {
+                    self.synced();
+                }
+                self.disk.set_space(None);
+                self.check();
+            }
             Op::Fail(after, operation, power) => self.fail(*after, operation, *power),
             Op::Reopen => {
                 self.store.take().unwrap().close().unwrap();
@@ -350,6 +371,18 @@ impl World {
         self.disk = image;
     }
 
+    /// Whether the store holds what a map says: as it is, and before anything had expired.
+    fn is_now(&self, map: &Map) -> bool {
+        let now = self.now();
+        let is = |time| {
+            self.clock.store(time, Ordering::Relaxed);
+            let found = contents(self.store());
+            self.clock.store(now, Ordering::Relaxed);
+            agrees(&found, map, time)
+        };
+        is(now) && is(0)
+    }
+
     /// An operation that the disk fails in is done or not, and nothing else is changed.
     fn fail(&mut self, after: u64, operation: &Op, power: Option<u64>) {
         let before = self.map.clone();
@@ -365,10 +398,7 @@ impl World {
             Some(seed) => self.lose_power(seed),
             None => {
                 self.start_again(self.disk.process_death());
-                let now = self.clock.swap(0, Ordering::Relaxed);
-                let found = contents(self.store());
-                self.clock.store(now, Ordering::Relaxed);
-                if !agrees(&found, &self.map, 0) {
+                if !self.is_now(&self.map) {
                     self.map = before;
                 }
                 self.check();
@@ -461,12 +491,9 @@ impl World {
             seed >> 56 >= lost_in_256
         });
         self.start_again(image);
-        // Before anything expired, so that it shows which map it is.
-        let now = self.clock.swap(0, Ordering::Relaxed);
+        let was = self.history.iter().rev().find(|map| self.is_now(map)).cloned();
         let found = contents(self.store());
-        self.clock.store(now, Ordering::Relaxed);
-        let was = self.history.iter().rev().find(|map| agrees(&found, map, 0));
-        self.map = was.unwrap_or_else(|| panic!("{:?} never were", found.keys())).clone();
+        self.map = was.unwrap_or_else(|| panic!("{:?} never were", found.keys()));
         self.synced();
     }
 }

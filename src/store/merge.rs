@@ -230,14 +230,14 @@ impl Index {
         // What is dead wholly comes first, and by itself: it takes no space, and gives some.
         let oldest = |known: &Known| known.segment.census.get().map(|census| census.oldest);
         chosen.sort_by_key(|known| (live(known) > 0, oldest(known)));
-        let mut budget = self.core.config.segment_size * RUN;
+        let (mut budget, mut most) = (self.core.config.segment_size * RUN, usize::MAX);
         while let Some(first) = chosen.first() {
             let (dead, mut sum) = (live(first) == 0, 0);
             let fits = |known: &&&Known| {
                 sum += live(known);
                 sum <= budget && (live(known) == 0) == dead
             };
-            let count = chosen.iter().take_while(fits).count().max(1);
+            let count = chosen.iter().take(most).take_while(fits).count().max(1);
             let inputs = chosen[..count].iter().map(|known| known.segment.clone()).collect();
             match self.merge_once(merging, inputs, pace) {
                 Ok(report) => {
@@ -247,6 +247,7 @@ impl Index {
                 // With less to be copied at a time there may be room.
                 Err(MergeError::Append(AppendError::NoSpace { .. })) if count > 1 => {
                     budget = chosen[..count].iter().map(|known| live(known)).sum::<u64>() / 4;
+                    most = count / 2;
                 }
                 Err(error) => {
                     self.failed(&error);
