@@ -130,12 +130,13 @@ fn what_a_store_takes_stays_bounded() {
     let stats = store.stats();
     let written = written.load(Relaxed);
     println!("{written} bytes of values written; at most {most:?}; {:?}", stats.merges);
-    assert!(written > 8 * SEGMENT, "{written} bytes are too few to show anything");
+    assert!(written > 40 * SEGMENT, "{written} bytes are too few to show anything");
     assert!(stats.merges.merges > 0 && stats.merges.failures == 0, "{:?}", stats.merges);
     // 4000 values of a kilobyte are live, twice that may be full of dead ones; then there are the
-    // active segment, the one that stands by, those that wait to be sealed, and a merge's outputs.
-    assert!(most.disk < 12 * SEGMENT, "{most:?}");
-    assert!(most.maps < 40 && most.descriptors < 80, "{most:?}");
+    // active segment, the one that stands by, a merge's outputs, and what is written while a sync
+    // takes its time, which before a merge's inputs may go is waited for.
+    assert!(most.disk < 32 * SEGMENT, "{most:?}");
+    assert!(most.maps < 64 && most.descriptors < 96, "{most:?}");
     assert!(most.anonymous < 256 << 20, "{most:?}");
     assert_eq!(&*held, b"for ever");
     // What was retired last is unmapped in a moment.
