@@ -61,6 +61,9 @@ pub enum CorruptionKind {
     /// Nothing was written where the log is known to go on.
     #[error("nothing is written here, but the log is known to go on")]
     Missing,
+    /// The keydir points at a place where no value is, or into a segment that is not there.
+    #[error("the keydir points here, and there is no value here")]
+    StaleSlot,
     /// The segment's own header.
     #[error("segment header: {0}")]
     SegmentHeader(&'static str),

@@ -49,6 +49,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("store/policy", 6),
     ("store/stats", 6),
     ("store/value", 6),
+    ("store/view", 6),
     ("store/backup", 7),
     ("store/load", 7),
     ("store/maintenance", 7),

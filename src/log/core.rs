@@ -120,7 +120,8 @@ pub(crate) struct Core {
     pub(crate) tail: Tail<Segment>,
     pub(crate) prefix: Prefix<Segment>,
     pub(crate) group: GroupCommit,
-    pub(crate) table: Table,
+    /// Readers of a store share it.
+    pub(crate) table: Arc<Table>,
     pub(crate) followers: Followers,
     pub(crate) counters: Counters,
     pub(crate) background: Background,
@@ -200,7 +201,7 @@ impl Core {
             prefix: Prefix::new(&tail),
             tail,
             group: GroupCommit::new(start.as_u64()),
-            table: Table::new(segments),
+            table: Arc::new(Table::new(segments)),
             followers: Followers::default(),
             counters: Counters::default(),
             background: Background::default(),

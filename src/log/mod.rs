@@ -22,12 +22,11 @@ pub use stats::{Distribution, LogStats};
 use self::background::Background;
 use self::core::Core;
 use self::group::Poll as Durable;
-use self::table::Pin;
 use self::view::{ReadOnly, View};
 use crate::error::{AppendError, OpenError, ReadError, SyncError, TruncateError};
 use crate::options::{Config, Durability, MAX_SEGMENT, Maintenance, RecoveryMode, SEGMENT_UNIT};
 use crate::position::LogPosition;
-use crate::segment::{Segment, file_name};
+use crate::segment::file_name;
 use crate::storage::real::Directory;
 use crate::storage::simulated::SimulatedDisk;
 use crate::storage::{Access, Storage, io_error};
@@ -227,11 +226,6 @@ impl CommitLog {
             View::Writer(core) => Some(core),
             View::ReadOnly(_) => None,
         }
-    }
-
-    /// The segment of a pin, kept mapped without it for as long as the caller keeps it.
-    pub(crate) fn segment(&self, pin: &Pin<'_>) -> Arc<Segment> {
-        self.view.table().pinned(pin)
     }
 
     #[inline]

@@ -128,15 +128,15 @@ impl Store {
     #[must_use]
     pub fn stats(&self) -> Stats {
         let log = self.log.stats();
-        let counters = &self.index.counters;
+        let (counters, writes) = (&self.index.counters, &self.index.writes);
         let mut stats = Stats {
             keys: self.len(),
             keydir_bytes: self.keydir_memory(),
             merges: *lock(&self.index.totals),
             hits: counters.hits.get(),
             misses: counters.misses.get(),
-            puts: counters.puts.get(),
-            deletes: counters.deletes.get(),
+            puts: writes.puts.get(),
+            deletes: writes.deletes.get(),
             expired: counters.expired.get(),
             segments_waiting_for_readers: log.segments_waiting_for_readers,
             longest_reader_wait: log.longest_reader_wait,

@@ -6,7 +6,8 @@
 //! slot with that tag at any time; so it comes exactly once, wherever a merge has moved it, and what
 //! was deleted has no slot. Between items nothing is held but the values of one tag.
 
-use super::{Found, Store};
+use super::Store;
+use super::view::{Found, View};
 use crate::error::ReadError;
 use crate::log::table::Pin;
 use crate::position::LogPosition;
@@ -37,33 +38,36 @@ impl fmt::Debug for Pair<'_> {
     }
 }
 
+/// A place that a slot points at, and the segment that it is in, if it is there.
+type Pinned<'a> = (LogPosition, Result<Pin<'a>, ReadError>);
+
 /// All keys and values.
 #[derive(Debug)]
 #[must_use]
 pub struct Pairs<'a> {
-    store: &'a Store,
+    view: &'a View,
     shard: usize,
     tags: std::vec::IntoIter<(u32, LogPosition)>,
     /// Of one tag.
-    pinned: Vec<(LogPosition, Pin<'a>)>,
+    pinned: Vec<Pinned<'a>>,
 }
 
 impl<'a> Pairs<'a> {
-    pub(super) fn new(store: &'a Store) -> Self {
-        Self { store, shard: 0, tags: Vec::new().into_iter(), pinned: Vec::new() }
+    pub(super) fn new(view: &'a View) -> Self {
+        Self { view, shard: 0, tags: Vec::new().into_iter(), pinned: Vec::new() }
     }
 
     /// The next position to be read, pinned.
-    fn next_pinned(&mut self) -> Option<(LogPosition, Pin<'a>)> {
-        let index = &*self.store.index;
+    fn next_pinned(&mut self) -> Option<Pinned<'a>> {
+        let view = self.view;
         loop {
             if let Some(pinned) = self.pinned.pop() {
                 return Some(pinned);
             }
             if let Some((tag, _)) = self.tags.next() {
-                index.keydir.each(tag, |at| self.pinned.push((at, index.pin(at))));
-            } else if self.shard < index.keydir.shards() {
-                self.tags = index.keydir.slots(self.shard).into_iter();
+                view.keydir.each(tag, |at| self.pinned.push((at, view.pin(at))));
+            } else if self.shard < view.keydir.shards() {
+                self.tags = view.keydir.slots(self.shard).into_iter();
                 self.shard += 1;
             } else {
                 return None;
@@ -78,8 +82,8 @@ impl<'a> Iterator for Pairs<'a> {
     fn next(&mut self) -> Option<Self::Item> {
         loop {
             let (position, pin) = self.next_pinned()?;
-            match self.store.read_pinned(position, pin) {
-                Ok(found) if found.is_live(&self.store.index.clock) => {
+            match pin.and_then(|pin| self.view.read_pinned(position, pin)) {
+                Ok(found) if found.is_live(&self.view.clock) => {
                     return Some(Ok(Pair { found }));
                 }
                 Ok(_) => {}

@@ -4,6 +4,8 @@ use super::hints::{self, Listed, Listing};
 use super::index::{Index, frame_len, is_put, key_at, origin_of};
 use super::maintenance;
 use super::policy::MergePolicy;
+use super::stats::Counters;
+use super::view::View;
 use super::{Store, StoreOptions};
 use crate::error::{Corruption, CorruptionKind, OpenError};
 use crate::format::hint::{Census, TOMBSTONE};
@@ -46,10 +48,16 @@ impl Store {
         report.hinted_segments =
             sources.iter().filter(|s| matches!(s.listing, Listing::Hint(_))).count() as u64;
         report.duration += started.elapsed();
-        let index = Arc::new(Index::new(core, keydir, policy_of(options)?, options.clock.clone()));
+        let view = View {
+            table: core.table.clone(),
+            keydir,
+            clock: options.clock.clone(),
+            counters: Counters::default(),
+            verify: options.verify,
+        };
+        let index = Arc::new(Index::new(core, view, policy_of(options)?));
         let maintainer = maintenance::start(&index).map_err(|e| io_error("start a thread", e))?;
-        let (verify, max_value) = (options.verify, options.max_value);
-        Ok(Self { log, index, maintainer, report, verify, max_value })
+        Ok(Self { log, index, maintainer, report, max_value: options.max_value })
     }
 }
 

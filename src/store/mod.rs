@@ -8,7 +8,7 @@
 //! lock. Nothing rolls under it: a value that needs a segment of its own has it made before. And no
 //! user's closure runs under it.
 
-#![allow(unsafe_code, reason = "compares keys in frames that their slots point at")]
+#![allow(unsafe_code, reason = "sums what it has just written")]
 
 mod backup;
 mod batch;
@@ -22,6 +22,7 @@ mod options;
 mod policy;
 mod stats;
 mod value;
+mod view;
 
 pub use backup::BackupReport;
 pub use batch::Batch;
@@ -33,26 +34,20 @@ pub use stats::{MergeTotals, SegmentStats, Stats};
 pub use value::Value;
 
 use self::index::{Damage, Index};
+use self::view::{Clock, Found};
 
-use crate::error::{
-    AppendError, CasMismatch, Corruption, CorruptionKind, OpenError, ReadError, SyncError,
-    WriteError,
-};
-use crate::format::frame::{self, EXPIRES, HEADER, Header, Kind, State, Word};
-use crate::keydir::{Change, IN_STEP};
+use crate::error::{AppendError, CasMismatch, OpenError, ReadError, SyncError, WriteError};
+use crate::format::frame::{self, EXPIRES, HEADER, Header, Kind};
+use crate::keydir::Change;
 use crate::log::commit::Claim;
 use crate::log::core::Core;
-use crate::log::table::{Listed, Pin};
-use crate::log::{CommitLog, RecoveryReport, scan};
+use crate::log::{CommitLog, RecoveryReport};
 use crate::options::Durability;
 use crate::position::LogPosition;
 use crate::segment::Segment;
-use crate::sync::Patience;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A key-value store: keys of 1 to 65,535 bytes, values up to the configured limit.
 ///
@@ -76,61 +71,7 @@ pub struct Store {
     maintainer: Option<JoinHandle<()>>,
     /// Damage that was stepped over when the keys were loaded, beside what the log met.
     report: RecoveryReport,
-    verify: bool,
     max_value: u64,
-}
-
-/// A put or a delete in the log, read.
-struct Found<'a> {
-    pin: Pin<'a>,
-    header: Header,
-    body: &'a [u8],
-    position: LogPosition,
-}
-
-impl<'a> Found<'a> {
-    fn key(&self) -> &'a [u8] {
-        let at = self.header.key_at() as usize;
-        &self.body[at..][..usize::from(self.header.key_len)]
-    }
-
-    fn value(&self) -> &'a [u8] {
-        &self.body[self.header.value_at() as usize..]
-    }
-
-    fn is_live(&self, clock: &Clock) -> bool {
-        is_live(self.header, self.body, clock)
-    }
-}
-
-/// What time it is.
-#[derive(Clone, Debug, Default)]
-pub(crate) enum Clock {
-    #[default]
-    System,
-    /// One that a test sets.
-    Set(Arc<AtomicU64>),
-}
-
-impl Clock {
-    /// In milliseconds since 1970.
-    fn now(&self) -> u64 {
-        match self {
-            Self::System => {
-                let since = SystemTime::now().duration_since(UNIX_EPOCH);
-                since.map_or(0, |time| time.as_millis() as u64)
-            }
-            // ORDERING: Relaxed; a test's own.
-            Self::Set(time) => time.load(Ordering::Relaxed),
-        }
-    }
-}
-
-/// Whether a frame has not expired.
-#[inline]
-fn is_live(header: Header, body: &[u8], clock: &Clock) -> bool {
-    // In milliseconds since 1970.
-    header.flags & EXPIRES == 0 || clock.now() < crate::format::u64_at(body, 0)
 }
 
 /// What a conditional write decides under the lock.
@@ -184,10 +125,10 @@ impl Store {
     ) -> Result<LogPosition, WriteError> {
         let (key, value) = (key.as_ref(), value.as_ref());
         let header = self.put_header(key, value, options.ttl.is_some())?;
-        let expiry = options.ttl.map(|ttl| self.index.expiry_after(ttl));
+        let expiry = options.ttl.map(|ttl| self.index.clock.expiry_after(ttl));
         let claim = self.place(key, header, expiry)?;
         let position = finish(claim, header, value);
-        self.index.counters.puts.add(1);
+        self.index.writes.puts.add(1);
         Ok(self.core().committed_as(position, self.durability(options))?)
     }
 
@@ -307,7 +248,7 @@ impl Store {
         let key = key.as_ref();
         check_key(key)?;
         loop {
-            let found = self.find(key)?;
+            let found = self.index.find(key)?;
             let seen = found.as_ref().map(|found| found.position);
             let new = change(found.as_ref().map(Found::value));
             drop(found);
@@ -339,7 +280,7 @@ impl Store {
         let damage = Damage::default();
         let len = frame::frame_len(put.unwrap_or(delete).body_len());
         if core.is_alone(len)
-            && let Decision::Leave(result) = decide(self.find(key)?.as_ref())
+            && let Decision::Leave(result) = decide(self.index.find(key)?.as_ref())
         {
             // It would have been made for nothing.
             return Ok(result);
@@ -354,7 +295,7 @@ impl Store {
                     if let (None, Some(damage)) = (at, damage.take()) {
                         return (Change::Keep, Err(ReadError::Corrupt(damage).into()));
                     }
-                    let found = match at.map(|at| self.read(at)).transpose() {
+                    let found = match at.map(|at| index.read(at)).transpose() {
                         Ok(found) => found.filter(|found| found.is_live(&index.clock)),
                         Err(error) => return (Change::Keep, Err(WriteError::Read(error))),
                     };
@@ -401,9 +342,7 @@ impl Store {
     /// # Errors
     /// [`ReadError::Corrupt`] if its checksum does not match.
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Value<'_>>, ReadError> {
-        let found = self.find(key.as_ref())?;
-        self.index.count_reads(usize::from(found.is_some()), usize::from(found.is_none()));
-        Ok(found.map(|found| Value::new(found.value(), found.position, found.pin, &self.log)))
+        self.index.get(key.as_ref())
     }
 
     /// The values of many keys, in their order.
@@ -414,48 +353,7 @@ impl Store {
         &self,
         keys: &[K],
     ) -> Result<Vec<Option<Value<'_>>>, ReadError> {
-        let mut values = Vec::with_capacity(keys.len());
-        // In one epoch: each takes some of the nanoseconds that are gained here.
-        self.core().table.with(|all| {
-            for keys in keys.chunks(IN_STEP) {
-                self.get_in_step(all, keys, &mut values)?;
-            }
-            let hits = values.iter().flatten().count();
-            self.index.count_reads(hits, values.len() - hits);
-            Ok(values)
-        })
-    }
-
-    fn get_in_step<'a, K: AsRef<[u8]>>(
-        &'a self,
-        all: &[Listed],
-        keys: &[K],
-        values: &mut Vec<Option<Value<'a>>>,
-    ) -> Result<(), ReadError> {
-        let (index, damage) = (&*self.index, Damage::default());
-        let mut tags = [0; IN_STEP];
-        tags.iter_mut().zip(keys).for_each(|(tag, key)| *tag = index.keydir.tag(key.as_ref()));
-        let mut pinned = [const { None }; IN_STEP];
-        index.keydir.get_all(
-            &tags[..keys.len()],
-            |positions| index::touch_in::<3>(all, positions),
-            |nth, at| index.is_key_in(all, at, keys[nth].as_ref(), &damage),
-            |nth, at| pinned[nth] = Some((at, index.pin_in(all, at))),
-        );
-        for pinned in pinned.into_iter().take(keys.len()) {
-            let Some((at, pin)) = pinned else {
-                if let Some(damage) = damage.take() {
-                    return Err(ReadError::Corrupt(damage));
-                }
-                values.push(None);
-                continue;
-            };
-            let (header, body) = self.frame(at, pin.segment())?;
-            let live = index.is_there(header, body);
-            let value = &body[header.value_at() as usize..];
-            values.push(live.then(|| Value::new(value, at, pin, &self.log)));
-        }
-        Ok(())
+        self.index.get_many(keys)
     }
 
     /// Whether a key has a value.
@@ -463,7 +361,7 @@ impl Store {
     /// # Errors
     /// As [`get`](Self::get).
     pub fn contains_key(&self, key: impl AsRef<[u8]>) -> Result<bool, ReadError> {
-        Ok(self.find(key.as_ref())?.is_some())
+        self.index.contains_key(key.as_ref())
     }
 
     /// The length of a key's value.
@@ -471,13 +369,13 @@ impl Store {
     /// # Errors
     /// As [`get`](Self::get).
     pub fn value_len(&self, key: impl AsRef<[u8]>) -> Result<Option<usize>, ReadError> {
-        Ok(self.find(key.as_ref())?.map(|found| found.value().len()))
+        self.index.value_len(key.as_ref())
     }
 
     /// All keys and values. Every key that is there throughout comes exactly once; nothing is
     /// locked between items. In no particular order.
     pub fn iter(&self) -> Pairs<'_> {
-        Pairs::new(self)
+        Pairs::new(&self.index)
     }
 
     /// All keys, as [`iter`](Self::iter).
@@ -501,61 +399,6 @@ impl Store {
     #[must_use]
     pub fn keydir_memory(&self) -> u64 {
         self.index.keydir.memory()
-    }
-
-    /// A key's newest frame, if it is live.
-    fn find(&self, key: &[u8]) -> Result<Option<Found<'_>>, ReadError> {
-        let tag = self.index.keydir.tag(key);
-        let (index, damage) = (&*self.index, Damage::default());
-        let is = |at| index.is_key(at, key, &damage);
-        let pinned = index.keydir.get(tag, is, |at| (at, index.pin(at)));
-        let Some((position, pin)) = pinned else {
-            return damage.take().map_or(Ok(None), |damage| Err(ReadError::Corrupt(damage)));
-        };
-        let found = self.read_pinned(position, pin)?;
-        Ok(index.is_there(found.header, found.body).then_some(found))
-    }
-
-    /// Reads what a slot points at. Only under the lock of its shard.
-    fn read(&self, at: LogPosition) -> Result<Found<'_>, ReadError> {
-        self.read_pinned(at, self.index.pin(at))
-    }
-
-    /// Reads a frame that a slot points at, when it is committed.
-    fn read_pinned<'a>(
-        &'a self,
-        position: LogPosition,
-        pin: Pin<'a>,
-    ) -> Result<Found<'a>, ReadError> {
-        let (header, body) = self.frame(position, pin.segment())?;
-        Ok(Found { pin, header, body, position })
-    }
-
-    /// A frame that a slot points at, when it is committed.
-    #[inline]
-    fn frame<'a>(
-        &self,
-        position: LogPosition,
-        segment: &'a Segment,
-    ) -> Result<(Header, &'a [u8]), ReadError> {
-        let offset = u64::from(position.offset());
-        let Ok(word) = committed(segment, offset) else {
-            return Err(damage(position, segment));
-        };
-        let len = match Word::parse(word, segment.end() - offset) {
-            Ok(parsed) => parsed.map_or(0, |word| word.len),
-            Err(_) => return Err(damage(position, segment)),
-        };
-        // SAFETY: seen committed, with Acquire.
-        let bytes = unsafe { segment.map.slice(offset, len) };
-        match frame::keyed(bytes) {
-            Some((header, body))
-                if !self.verify || word == frame::word_of(segment.salt(), offset, header, body) =>
-            {
-                Ok((header, body))
-            }
-            _ => Err(damage(position, segment)),
-        }
     }
 
     // ---- the log below ----
@@ -605,33 +448,11 @@ impl Drop for Store {
 }
 
 impl Index {
-    /// Whether a value that was found has not expired.
-    #[inline]
-    fn is_there(&self, header: Header, body: &[u8]) -> bool {
-        let live = is_live(header, body, &self.clock);
-        if !live {
-            self.counters.expired.add(1);
-        }
-        live
-    }
-
-    fn expiry_after(&self, ttl: Duration) -> u64 {
-        self.clock.now().saturating_add(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX))
-    }
-
-    fn count_reads(&self, hits: usize, misses: usize) {
-        for (counter, count) in [(&self.counters.hits, hits), (&self.counters.misses, misses)] {
-            if count > 0 {
-                counter.add(count as u64);
-            }
-        }
-    }
-
     fn count_writes(&self, kinds: impl ExactSizeIterator<Item = Kind>) {
         let all = kinds.len() as u64;
         let puts = kinds.filter(|&kind| kind == Kind::Put).count() as u64;
-        self.counters.puts.add(puts);
-        self.counters.deletes.add(all - puts);
+        self.writes.puts.add(puts);
+        self.writes.deletes.add(all - puts);
     }
 }
 
@@ -675,35 +496,6 @@ fn finish(mut claim: Claim<'_, Segment>, header: Header, value: &[u8]) -> LogPos
     claim.write(HEADER + header.value_at(), value);
     let crc = body_crc(&claim, 0, header);
     claim.commit_written(header, crc)
-}
-
-/// What is wrong with a frame.
-#[cold]
-fn damage(position: LogPosition, segment: &Segment) -> ReadError {
-    let offset = u64::from(position.offset());
-    let kind = match committed(segment, offset) {
-        Err(kind) => kind,
-        Ok(_) => match scan::frame_at(segment, offset, segment.end() - offset) {
-            Err(kind) => kind,
-            Ok(_) => CorruptionKind::Header,
-        },
-    };
-    ReadError::Corrupt(Corruption::at(position, kind))
-}
-
-/// Waits for a frame's commit, which is under way: its writer waits for nobody.
-#[inline]
-fn committed(segment: &Segment, offset: u64) -> Result<u64, CorruptionKind> {
-    let mut patience = Patience::default();
-    loop {
-        // ORDERING: Acquire; pairs with the Release store of `commit_written`.
-        let word = segment.map.word(offset).load(Ordering::Acquire);
-        match word & 7 {
-            state if state == State::Committed as u64 => return Ok(word),
-            state if state == State::Claimed as u64 => patience.wait(),
-            _ => return Err(CorruptionKind::Missing),
-        }
-    }
 }
 
 impl From<AppendError> for WriteError {

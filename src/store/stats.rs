@@ -98,12 +98,17 @@ pub struct MergeTotals {
     pub time: Duration,
 }
 
-/// Sums of what is counted on the way of reads and writes.
+/// Sums of what is counted on the way of reads.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) hits: Sum,
     pub(crate) misses: Sum,
+    pub(crate) expired: Sum,
+}
+
+/// Sums of what is counted on the way of writes.
+#[derive(Debug, Default)]
+pub(crate) struct WriteCounters {
     pub(crate) puts: Sum,
     pub(crate) deletes: Sum,
-    pub(crate) expired: Sum,
 }

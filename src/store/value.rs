@@ -1,7 +1,6 @@
 //! Values in place.
 
-use crate::log::CommitLog;
-use crate::log::table::Pin;
+use crate::log::table::{Pin, Table};
 use crate::position::LogPosition;
 use crate::segment::Segment;
 use bytes::Bytes;
@@ -31,7 +30,7 @@ pub struct Value<'a> {
     bytes: &'a [u8],
     position: LogPosition,
     pin: Pin<'a>,
-    log: &'a CommitLog,
+    table: &'a Table,
 }
 
 impl<'a> Value<'a> {
@@ -40,9 +39,9 @@ impl<'a> Value<'a> {
         bytes: &'a [u8],
         position: LogPosition,
         pin: Pin<'a>,
-        log: &'a CommitLog,
+        table: &'a Table,
     ) -> Self {
-        Self { bytes, position, pin, log }
+        Self { bytes, position, pin, table }
     }
 
     /// Where its frame is.
@@ -61,7 +60,7 @@ impl<'a> Value<'a> {
     /// they live, and nothing else.
     #[must_use]
     pub fn into_bytes(self) -> Bytes {
-        let segment = self.log.segment(&self.pin);
+        let segment = self.table.pinned(&self.pin);
         // Where it is in the map, to be cut out again from there.
         let start = self.bytes.as_ptr() as usize - segment.map.address();
         Bytes::from_owner(Owned { start: start as u64, len: self.bytes.len() as u64, segment })

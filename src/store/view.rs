@@ -1,0 +1,514 @@
+//! What reading takes, and nothing that writing does: the keydir, the segments that its slots point
+//! into, and a clock. A store reads through its view beside its writers; a [`ReadView`] has one and no
+//! writer.
+//!
+//! Invariant: a slot points at a frame in a segment that is in the table, and header and key of the
+//! frame were written before the slot was set. A merge moves the slots out of a segment before the
+//! segment leaves the table; so whoever holds the lock of a slot's shard finds the segment. A slot for
+//! which this does not hold, because a file said what was not so, is an error, never a panic.
+//!
+//! A frame that is claimed is waited for only in a segment that this process writes to: its writer
+//! waits for nobody. Anywhere else it is damage.
+
+#![allow(unsafe_code, reason = "looks at frames that slots point at")]
+
+use super::stats::Counters;
+use super::value::Value;
+use crate::error::{Corruption, CorruptionKind, ReadError};
+use crate::format::frame::{self, EXPIRES, HEADER, Header, Kind, State, Word};
+use crate::format::u64_at;
+use crate::keydir::{IN_STEP, Keydir};
+use crate::log::scan;
+use crate::log::table::{Listed, Pin, Table, locate};
+use crate::position::LogPosition;
+use crate::prefetch::touch;
+use crate::segment::Segment;
+use crate::sync::Patience;
+use std::cell::Cell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Damage that a lookup met where it expected a key.
+pub(crate) type Damage = Cell<Option<Corruption>>;
+
+#[derive(Debug)]
+pub(crate) struct View {
+    pub(crate) table: Arc<Table>,
+    pub(crate) keydir: Keydir,
+    pub(crate) clock: Clock,
+    pub(crate) counters: Counters,
+    /// Whether reads verify checksums.
+    pub(crate) verify: bool,
+}
+
+/// A put or a delete in the log, read.
+pub(crate) struct Found<'a> {
+    pub(crate) pin: Pin<'a>,
+    pub(crate) header: Header,
+    pub(crate) body: &'a [u8],
+    pub(crate) position: LogPosition,
+}
+
+impl<'a> Found<'a> {
+    pub(crate) fn key(&self) -> &'a [u8] {
+        let at = self.header.key_at() as usize;
+        &self.body[at..][..usize::from(self.header.key_len)]
+    }
+
+    pub(crate) fn value(&self) -> &'a [u8] {
+        &self.body[self.header.value_at() as usize..]
+    }
+
+    pub(crate) fn is_live(&self, clock: &Clock) -> bool {
+        is_live(self.header, self.body, clock)
+    }
+}
+
+/// What time it is.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum Clock {
+    #[default]
+    System,
+    /// One that a test sets.
+    Set(Arc<AtomicU64>),
+}
+
+impl Clock {
+    /// In milliseconds since 1970.
+    pub(crate) fn now(&self) -> u64 {
+        match self {
+            Self::System => {
+                let since = SystemTime::now().duration_since(UNIX_EPOCH);
+                since.map_or(0, |time| time.as_millis() as u64)
+            }
+            // ORDERING: Relaxed; a test's own.
+            Self::Set(time) => time.load(Ordering::Relaxed),
+        }
+    }
+
+    /// When a value expires that is written now.
+    pub(crate) fn expiry_after(&self, ttl: Duration) -> u64 {
+        self.now().saturating_add(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX))
+    }
+}
+
+/// Whether a frame has not expired.
+#[inline]
+fn is_live(header: Header, body: &[u8], clock: &Clock) -> bool {
+    // In milliseconds since 1970.
+    header.flags & EXPIRES == 0 || clock.now() < u64_at(body, 0)
+}
+
+impl View {
+    // ---- under the lock of a slot's shard ----
+
+    /// Looks at the segment that a slot points into, if it is there.
+    fn with<R>(&self, at: LogPosition, look: impl FnOnce(Option<&Segment>, u64) -> R) -> R {
+        self.table.with(|all| look(segment_of(all, at), u64::from(at.offset())))
+    }
+
+    /// Whether the frame that a slot points at is a key's. What is not the key's is verified: a
+    /// damaged key must not look like another one.
+    pub(crate) fn is_key(&self, at: LogPosition, key: &[u8], damage: &Damage) -> bool {
+        self.with(at, |segment, offset| match segment {
+            Some(segment) => has_key(segment, offset, key, damage),
+            None => {
+                damage.set(Some(stale(at)));
+                false
+            }
+        })
+    }
+
+    /// As `is_key`, where the segment is most likely in a snapshot that is at hand.
+    #[inline]
+    fn is_key_in(&self, all: &[Listed], at: LogPosition, key: &[u8], damage: &Damage) -> bool {
+        match segment_of(all, at) {
+            Some(segment) => has_key(segment, u64::from(at.offset()), key, damage),
+            None => self.is_key(at, key, damage),
+        }
+    }
+
+    /// Takes note that no slot points at a frame any more.
+    pub(crate) fn died(&self, at: LogPosition) {
+        self.with(at, |segment, offset| {
+            // Where there is none, nothing is counted of it either.
+            if let Some(segment) = segment {
+                segment.dead.add(frame_len(segment, offset));
+            }
+        });
+    }
+
+    /// Keeps the segment that a slot points into.
+    pub(crate) fn pin(&self, at: LogPosition) -> Result<Pin<'_>, ReadError> {
+        self.table.pin(at.segment()).ok_or_else(|| ReadError::Corrupt(stale(at)))
+    }
+
+    /// As `pin`, where the segment is most likely in a snapshot that is at hand.
+    ///
+    /// # Safety
+    /// The snapshot is one of this view's table.
+    #[inline]
+    unsafe fn pin_in(&self, all: &[Listed], at: LogPosition) -> Result<Pin<'_>, ReadError> {
+        let listed = locate(all, at.segment()).map(|found| &all[found]);
+        // SAFETY: the same contract.
+        let pin = listed.and_then(|listed| unsafe { self.table.pin_listed(listed) });
+        pin.map_or_else(|| self.pin(at), Ok)
+    }
+
+    /// Loads the lines with the keys of frames that slots point at.
+    pub(crate) fn touch(&self, positions: &[LogPosition]) {
+        self.table.with(|all| touch_in::<1>(all, positions));
+    }
+
+    /// Reads what a slot points at.
+    pub(crate) fn read(&self, at: LogPosition) -> Result<Found<'_>, ReadError> {
+        self.read_pinned(at, self.pin(at)?)
+    }
+
+    // ---- without a lock ----
+
+    pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Value<'_>>, ReadError> {
+        let found = self.find(key)?;
+        self.count_reads(usize::from(found.is_some()), usize::from(found.is_none()));
+        Ok(found.map(|found| Value::new(found.value(), found.position, found.pin, &self.table)))
+    }
+
+    pub(crate) fn get_many<K: AsRef<[u8]>>(
+        &self,
+        keys: &[K],
+    ) -> Result<Vec<Option<Value<'_>>>, ReadError> {
+        let mut values = Vec::with_capacity(keys.len());
+        // In one epoch: each takes some of the nanoseconds that are gained here.
+        self.table.with(|all| {
+            for keys in keys.chunks(IN_STEP) {
+                self.get_in_step(all, keys, &mut values)?;
+            }
+            let hits = values.iter().flatten().count();
+            self.count_reads(hits, values.len() - hits);
+            Ok(values)
+        })
+    }
+
+    fn get_in_step<'a, K: AsRef<[u8]>>(
+        &'a self,
+        all: &[Listed],
+        keys: &[K],
+        values: &mut Vec<Option<Value<'a>>>,
+    ) -> Result<(), ReadError> {
+        let damage = Damage::default();
+        let mut tags = [0; IN_STEP];
+        tags.iter_mut().zip(keys).for_each(|(tag, key)| *tag = self.keydir.tag(key.as_ref()));
+        let mut pinned = [const { None }; IN_STEP];
+        self.keydir.get_all(
+            &tags[..keys.len()],
+            |positions| touch_in::<3>(all, positions),
+            |nth, at| self.is_key_in(all, at, keys[nth].as_ref(), &damage),
+            // SAFETY: the caller has the snapshot from this view's table.
+            |nth, at| pinned[nth] = Some((at, unsafe { self.pin_in(all, at) })),
+        );
+        for pinned in pinned.into_iter().take(keys.len()) {
+            let Some((at, pin)) = pinned else {
+                if let Some(damage) = damage.take() {
+                    return Err(ReadError::Corrupt(damage));
+                }
+                values.push(None);
+                continue;
+            };
+            let pin = pin?;
+            let (header, body) = self.frame(at, pin.segment())?;
+            let live = self.is_there(header, body);
+            let value = &body[header.value_at() as usize..];
+            values.push(live.then(|| Value::new(value, at, pin, &self.table)));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn contains_key(&self, key: &[u8]) -> Result<bool, ReadError> {
+        Ok(self.find(key)?.is_some())
+    }
+
+    pub(crate) fn value_len(&self, key: &[u8]) -> Result<Option<usize>, ReadError> {
+        Ok(self.find(key)?.map(|found| found.value().len()))
+    }
+
+    /// A key's newest frame, if it is live.
+    pub(crate) fn find(&self, key: &[u8]) -> Result<Option<Found<'_>>, ReadError> {
+        let (tag, damage) = (self.keydir.tag(key), Damage::default());
+        let is = |at| self.is_key(at, key, &damage);
+        let Some((position, pin)) = self.keydir.get(tag, is, |at| (at, self.pin(at))) else {
+            return damage.take().map_or(Ok(None), |damage| Err(ReadError::Corrupt(damage)));
+        };
+        let found = self.read_pinned(position, pin?)?;
+        Ok(self.is_there(found.header, found.body).then_some(found))
+    }
+
+    /// Reads a frame that a slot points at, when it is committed.
+    pub(crate) fn read_pinned<'a>(
+        &'a self,
+        position: LogPosition,
+        pin: Pin<'a>,
+    ) -> Result<Found<'a>, ReadError> {
+        let (header, body) = self.frame(position, pin.segment())?;
+        Ok(Found { pin, header, body, position })
+    }
+
+    /// A frame that a slot points at, when it is committed.
+    #[inline]
+    fn frame<'a>(
+        &self,
+        position: LogPosition,
+        segment: &'a Segment,
+    ) -> Result<(Header, &'a [u8]), ReadError> {
+        let offset = u64::from(position.offset());
+        let Ok(word) = committed(segment, offset) else {
+            return Err(diagnose(position, segment));
+        };
+        let len = match Word::parse(word, segment.end().saturating_sub(offset)) {
+            Ok(parsed) => parsed.map_or(0, |word| word.len),
+            Err(_) => return Err(diagnose(position, segment)),
+        };
+        // SAFETY: seen committed, with Acquire.
+        let bytes = unsafe { segment.map.slice(offset, len) };
+        match frame::keyed(bytes) {
+            Some((header, body))
+                if !self.verify || word == frame::word_of(segment.salt(), offset, header, body) =>
+            {
+                Ok((header, body))
+            }
+            _ => Err(diagnose(position, segment)),
+        }
+    }
+
+    /// Whether a value that was found has not expired.
+    #[inline]
+    fn is_there(&self, header: Header, body: &[u8]) -> bool {
+        let live = is_live(header, body, &self.clock);
+        if !live {
+            self.counters.expired.add(1);
+        }
+        live
+    }
+
+    fn count_reads(&self, hits: usize, misses: usize) {
+        for (counter, count) in [(&self.counters.hits, hits), (&self.counters.misses, misses)] {
+            if count > 0 {
+                counter.add(count as u64);
+            }
+        }
+    }
+}
+
+/// Loads the first lines of frames that slots point at, those in segments that are listed.
+#[inline]
+fn touch_in<const LINES: usize>(all: &[Listed], positions: &[LogPosition]) {
+    let mut places = [[std::ptr::null(); LINES]; IN_STEP];
+    let mut count = 0;
+    for at in positions {
+        if let Some(found) = locate(all, at.segment()) {
+            places[count] = all[found].map.lines(u64::from(at.offset()));
+            count += 1;
+        }
+    }
+    for place in places[..count].as_flattened() {
+        // SAFETY: in the map of a segment that is kept for as long as the snapshot is looked at.
+        unsafe { touch(*place) };
+    }
+}
+
+#[inline]
+fn has_key(segment: &Segment, offset: u64, key: &[u8], damage: &Damage) -> bool {
+    let is = key_at(segment, offset) == Some(key);
+    if !is {
+        note_damage(segment, offset, damage);
+    }
+    is
+}
+
+#[inline]
+fn segment_of(all: &[Listed], at: LogPosition) -> Option<&Segment> {
+    locate(all, at.segment()).map(|found| &*all[found])
+}
+
+/// The length of a frame that is at least claimed.
+pub(crate) fn frame_len(segment: &Segment, offset: u64) -> u64 {
+    // ORDERING: Relaxed; the claim's length is that of the commit.
+    segment.map.word(offset).load(Ordering::Relaxed) & 0xffff_fff8
+}
+
+/// The header of a frame that a slot points at, if it can be one.
+#[inline]
+fn header_at(segment: &Segment, offset: u64) -> Option<Header> {
+    if offset + HEADER > segment.end() {
+        return None;
+    }
+    // SAFETY: in the segment; written before the slot was set, and not after.
+    let word = unsafe { segment.map.slice(offset + 8, 8) };
+    let header = Header::from_word(u64_at(word, 0))?;
+    matches!(header.kind, Kind::Put | Kind::Delete).then_some(header)
+}
+
+/// The key of a frame that a slot points at, if there can be one. Not verified.
+#[inline]
+pub(crate) fn key_at(segment: &Segment, offset: u64) -> Option<&[u8]> {
+    let header = header_at(segment, offset)?;
+    let (at, len) = (offset + HEADER + header.key_at(), u64::from(header.key_len));
+    // SAFETY: in the segment; written before the slot was set, and not after.
+    (at + len <= segment.end()).then(|| unsafe { segment.map.slice(at, len) })
+}
+
+/// The position that a frame was written at, which says how new it is. Not verified.
+pub(crate) fn origin_of(segment: &Segment, offset: u64) -> LogPosition {
+    let here = segment.position(offset);
+    if !segment.header.merged {
+        return here;
+    }
+    let moved = header_at(segment, offset).and_then(Header::origin_at);
+    let Some(at) = moved.map(|at| offset + HEADER + at) else { return here };
+    if at + 8 > segment.end() {
+        return here;
+    }
+    // SAFETY: in the segment; written before the slot was set, and not after.
+    LogPosition::from_u64(u64_at(unsafe { segment.map.slice(at, 8) }, 0))
+}
+
+/// Whether a frame is a put. Not verified.
+pub(crate) fn is_put(segment: &Segment, offset: u64) -> bool {
+    header_at(segment, offset).is_some_and(|header| header.kind == Kind::Put)
+}
+
+#[cold]
+#[inline(never)]
+fn note_damage(segment: &Segment, offset: u64, damage: &Damage) {
+    // ORDERING: Acquire; pairs with the Release store of `commit_written`.
+    let word = segment.map.word(offset).load(Ordering::Acquire);
+    if word & 7 == State::Claimed as u64 && is_written_here(segment) {
+        // Its writer is at it.
+        return;
+    }
+    let kind = match scan::frame_at(segment, offset, segment.end().saturating_sub(offset)) {
+        Ok(Some(frame)) if frame.header.is_some() => return,
+        Ok(frame) => no_frame(frame.is_some()),
+        Err(kind) => kind,
+    };
+    damage.set(Some(Corruption::at(segment.position(offset), kind)));
+}
+
+/// Whether writers of this process may have claims in a segment.
+fn is_written_here(segment: &Segment) -> bool {
+    segment.roll.is_some() && !segment.is_sealed()
+}
+
+/// What is wrong with a slot whose segment is not there.
+#[cold]
+fn stale(at: LogPosition) -> Corruption {
+    Corruption::at(at, CorruptionKind::StaleSlot)
+}
+
+/// What is wrong where no frame is: something else, or nothing at all.
+const fn no_frame(is_something: bool) -> CorruptionKind {
+    if is_something { CorruptionKind::StaleSlot } else { CorruptionKind::Missing }
+}
+
+/// What is wrong with a frame.
+#[cold]
+fn diagnose(position: LogPosition, segment: &Segment) -> ReadError {
+    let offset = u64::from(position.offset());
+    let kind = match committed(segment, offset) {
+        Err(kind) => kind,
+        Ok(_) => match scan::frame_at(segment, offset, segment.end().saturating_sub(offset)) {
+            Err(kind) => kind,
+            Ok(_) => CorruptionKind::Header,
+        },
+    };
+    ReadError::Corrupt(Corruption::at(position, kind))
+}
+
+/// Waits for a frame's commit, where it is under way: its writer waits for nobody.
+#[inline]
+fn committed(segment: &Segment, offset: u64) -> Result<u64, CorruptionKind> {
+    // ORDERING: Acquire; pairs with the Release store of `commit_written`.
+    let word = segment.map.word(offset).load(Ordering::Acquire);
+    if word & 7 == State::Committed as u64 { Ok(word) } else { commit_of(segment, offset) }
+}
+
+/// As `committed`, of a frame that is not yet.
+#[cold]
+fn commit_of(segment: &Segment, offset: u64) -> Result<u64, CorruptionKind> {
+    let mut patience = Patience::default();
+    loop {
+        // Before the word: a segment is sealed only once all claims in it are finished.
+        let has_writer = is_written_here(segment);
+        // ORDERING: Acquire; pairs with the Release store of `commit_written`.
+        let word = segment.map.word(offset).load(Ordering::Acquire);
+        match word & 7 {
+            state if state == State::Committed as u64 => return Ok(word),
+            state if state == State::Claimed as u64 && has_writer => patience.wait(),
+            state if state == State::Claimed as u64 => return Err(CorruptionKind::Missing),
+            _ => return Err(no_frame(word != 0)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::WriteError;
+    use crate::keydir::Change;
+    use crate::options::Maintenance;
+    use crate::storage::simulated::SimulatedDisk;
+    use crate::store::{Batch, Store};
+
+    fn store() -> Store {
+        let options = Store::options().maintenance(Maintenance::Manual);
+        options.open_simulated(&SimulatedDisk::volatile()).unwrap()
+    }
+
+    fn corruption(error: ReadError) -> Corruption {
+        let ReadError::Corrupt(corruption) = error else { panic!("{error}") };
+        corruption
+    }
+
+    /// Points the slot of a key somewhere.
+    fn point(store: &Store, key: &str, at: LogPosition) {
+        let tag = store.index.keydir.tag(key.as_bytes());
+        store.index.keydir.change(tag, |_| true, |_| (Change::Set(at), ()));
+    }
+
+    #[test]
+    fn a_slot_that_points_at_nothing_is_an_error_and_no_panic() {
+        let store = store();
+        store.put("beside", "sound").unwrap();
+        let here = store.put("key", "value").unwrap();
+        // Where the next segment begins there is nothing, and behind the last put a pad.
+        store.roll().unwrap();
+        let pad = LogPosition::new(here.segment(), here.offset() + 16 + 8 + 8);
+        let active = LogPosition::new(here.segment() + 1, 4096);
+        for place in [LogPosition::new(999, 128), pad, active] {
+            point(&store, "key", place);
+            let at_place = |error| {
+                let at = corruption(error);
+                assert_eq!((at.segment, at.offset), (place.segment(), place.offset().into()));
+            };
+            at_place(store.get("key").unwrap_err());
+            at_place(store.contains_key("key").unwrap_err());
+            at_place(store.value_len("key").unwrap_err());
+            at_place(store.get_many(&["beside", "key"]).unwrap_err());
+            assert_eq!(&*store.get("beside").unwrap().unwrap(), b"sound");
+            let (good, bad): (Vec<_>, Vec<_>) = store.iter().partition(Result::is_ok);
+            assert_eq!(good.len(), 1);
+            bad.into_iter().for_each(|error| at_place(error.unwrap_err()));
+            assert!(store.verify().is_err());
+            let at_write = |error| match error {
+                WriteError::Read(error) => at_place(error),
+                other => panic!("{other}"),
+            };
+            at_write(store.put("key", "other").unwrap_err());
+            at_write(store.delete("key").unwrap_err());
+            at_write(store.put_if_absent("key", "other").unwrap_err());
+            let mut batch = Batch::new();
+            batch.put("key", "other");
+            at_write(store.write(&batch).unwrap_err());
+        }
+    }
+}
