@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
-use tailcask::{BackupError, SimulatedDisk, Store, StoreOptions};
+use tailcask::{BackupError, Maintenance, SimulatedDisk, Store, StoreOptions};
 
 fn options() -> StoreOptions {
     Store::options().segment_size(2 << 20)
@@ -139,4 +139,92 @@ fn where_no_backup_can_be_is_told() {
     store.backup(&dest).unwrap();
     std::fs::remove_file(dest.join("MANIFEST")).unwrap();
     Store::open(&dest).unwrap_err();
+}
+
+/// Segments of 4 KiB, filled up so that the next frame is the first one of the next segment.
+fn about_to_roll(dir: &std::path::Path) -> Store {
+    let options = Store::options().segment_unit(4096).segment_size(4096);
+    let store = options.maintenance(Maintenance::Manual).open(dir).unwrap();
+    for n in 1..=8 {
+        store.put("k".repeat(n), "there").unwrap();
+    }
+    while store.log().tail().offset() <= 4096 - 24 {
+        store.put("fill", "").unwrap();
+    }
+    if store.log().tail().offset() <= 4096 - 16 {
+        store.log().append(&[]).unwrap();
+    }
+    store
+}
+
+/// A frame of 24 bytes, which is what a sync mark takes, too.
+fn small_writes() -> Vec<(String, Box<dyn Fn(&Store)>)> {
+    let mut all: Vec<(String, Box<dyn Fn(&Store)>)> = Vec::new();
+    for len in 0..=8 {
+        let key = "k".repeat(len);
+        if len > 0 {
+            let (delete, put) = (key.clone(), key);
+            all.push((
+                format!("delete of a key of {len}"),
+                Box::new(move |s| assert!(s.delete(&delete).unwrap())),
+            ));
+            all.push((
+                format!("empty put of a key of {len}"),
+                Box::new(move |s| _ = s.put(&put, "").unwrap()),
+            ));
+        }
+        all.push((
+            format!("entry of {len}"),
+            Box::new(move |s| _ = s.log().append(&vec![7; len]).unwrap()),
+        ));
+    }
+    all
+}
+
+fn entries(store: &Store) -> Vec<Vec<u8>> {
+    let mut reader = store.log().reader();
+    std::iter::from_fn(|| reader.next_entry().unwrap().map(|entry| entry.to_vec())).collect()
+}
+
+#[test]
+fn a_backup_holds_the_smallest_write_made_just_before() {
+    for (what, write) in small_writes() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = about_to_roll(&dir.path().join("store"));
+        write(&store);
+        assert!(store.log().tail().offset() <= 128 + 24, "{what}: it is alone in its segment");
+        let place = store.log().tail();
+        let report = store.backup(dir.path().join("backup")).unwrap();
+        assert!(report.position >= place, "{what}");
+        let restored = Store::open(dir.path().join("backup")).unwrap();
+        assert_eq!(contents(&restored), contents(&store), "{what}");
+        assert_eq!(entries(&restored), entries(&store), "{what}");
+    }
+}
+
+#[test]
+fn a_merge_takes_in_the_smallest_write_made_just_before() {
+    for (what, write) in small_writes() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = about_to_roll(&dir.path().join("store"));
+        write(&store);
+        let active = store.log().tail().segment();
+        store.merge().unwrap();
+        assert!(store.log().tail().segment() > active, "{what}");
+    }
+}
+
+/// A sync leaves a mark, and that alone is nothing to be backed up or merged.
+#[test]
+fn a_sync_mark_alone_makes_no_other_segment_active() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = about_to_roll(&dir.path().join("store"));
+    store.merge().unwrap();
+    store.sync().unwrap();
+    let active = store.log().tail().segment();
+    for n in 0..3 {
+        store.merge().unwrap();
+        store.backup(dir.path().join(format!("{n}"))).unwrap();
+        assert_eq!(store.log().tail().segment(), active);
+    }
 }

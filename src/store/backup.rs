@@ -9,7 +9,6 @@ use super::Store;
 use super::merge::disk_bytes;
 use super::stats::{SegmentStats, Stats};
 use crate::error::{BackupError, ReadError};
-use crate::format::frame::SYNC_MARK;
 use crate::format::header::FIRST_FRAME;
 use crate::format::manifest::Manifest;
 use crate::log::{VerifyReport, scan};
@@ -54,10 +53,8 @@ impl Store {
         let _still = self.index.merging();
         let core = self.core();
         make_directory(from, dest)?;
-        // What is active is linked, too, if there is more in it than the mark of the last sync.
-        if u64::from(core.tail.position().offset()) > FIRST_FRAME + SYNC_MARK {
-            core.roll_early()?;
-        }
+        // So that what is active is linked, too.
+        core.roll_if_used()?;
         let position = LogPosition::new(core.tail.position().segment(), FIRST_FRAME as u32);
         core.sync()?;
         let mut report = BackupReport { position, ..BackupReport::default() };

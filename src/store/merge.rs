@@ -85,12 +85,10 @@ impl Store {
     /// [`MergeError`]; nothing is lost, and what was merged before the error stays merged.
     pub fn merge(&self) -> Result<MergeReport, MergeError> {
         let core = self.core();
-        if u64::from(core.tail.position().offset()) > FIRST_FRAME + frame::SYNC_MARK {
-            match core.roll_early() {
-                // Then what is full already is merged, which may make room.
-                Err(AppendError::NoSpace { .. }) => {}
-                other => other?,
-            }
+        match core.roll_if_used() {
+            // Then what is full already is merged, which may make room.
+            Err(AppendError::NoSpace { .. }) => {}
+            other => other?,
         }
         core.sync()?;
         let mut merging = self.index.merging();

@@ -2,7 +2,10 @@
 
 use super::{Core, New, refused};
 use crate::error::AppendError;
+use crate::format::frame::{Kind, SYNC_MARK};
+use crate::format::header::FIRST_FRAME;
 use crate::format::manifest::Manifest;
+use crate::log::scan;
 use crate::log::table::Listed;
 use crate::segment::{Segment, file_name, hint_name};
 use crate::sync::lock;
@@ -18,6 +21,27 @@ impl Core {
             return Err(AppendError::IdsExhausted);
         }
         next.create(&*self.storage, &self.config, New::Merged { len }).map_err(refused)
+    }
+
+    /// Makes another segment active, unless nothing is in the active one: nothing at all, or the mark
+    /// of the last sync alone.
+    pub(crate) fn roll_if_used(&self) -> Result<(), AppendError> {
+        if self.active_is_unused() { Ok(()) } else { self.roll_early() }
+    }
+
+    /// The mark is told by its header: other frames are as short.
+    fn active_is_unused(&self) -> bool {
+        let tail = self.tail.position();
+        let used = u64::from(tail.offset()).saturating_sub(FIRST_FRAME);
+        if used == 0 {
+            return true;
+        }
+        let is_mark = |segment: &Segment| {
+            let frame = scan::frame_at(segment, FIRST_FRAME, used);
+            let header = frame.ok().flatten().and_then(|frame| frame.header);
+            header.is_some_and(|header| header.kind == Kind::SyncMark)
+        };
+        used == SYNC_MARK && self.table.pin(tail.segment()).is_some_and(|pin| is_mark(&pin))
     }
 
     /// Makes it durable that segments are gone, and removes them: nothing in them counts any more.
