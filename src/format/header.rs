@@ -13,6 +13,16 @@
 //!  56  u32  reserved, zero
 //!  60  u32  CRC-32 of the first 60 bytes
 //! ```
+//!
+//! Version 2 adds, behind the seal, where the file is from:
+//!
+//! ```text
+//!  96  u64  id of the log that it is a part of
+//! 104  u64  device that it was made on
+//! 112  u64  its inode there
+//! 120  u32  reserved, zero
+//! 124  u32  CRC-32 of these 28 bytes, with the salt before them
+//! ```
 
 use super::{VERSION, u32_at, u64_at};
 
@@ -35,8 +45,25 @@ pub(crate) struct SegmentHeader {
     /// The log segment before this one, 0 if there is none.
     pub(crate) previous: u32,
     pub(crate) salt: u64,
+    /// 0 where it could not be known.
     pub(crate) boot_id: u128,
     pub(crate) capacity: u64,
+    /// `None` in a segment of version 1.
+    pub(crate) origin: Option<Origin>,
+}
+
+/// Which log a segment is a part of, and where its file was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Origin {
+    pub(crate) log_id: u64,
+    pub(crate) file: FileIdentity,
+}
+
+/// A file, for as long as it is there: what `stat` says of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct FileIdentity {
+    pub(crate) device: u64,
+    pub(crate) inode: u64,
 }
 
 /// Why a segment header is refused.
@@ -52,7 +79,8 @@ impl SegmentHeader {
     pub(crate) fn encode(&self) -> [u8; FIRST_FRAME as usize] {
         let mut bytes = [0; FIRST_FRAME as usize];
         bytes[0..8].copy_from_slice(&MAGIC.to_le_bytes());
-        bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        let version = if self.origin.is_some() { VERSION } else { 1 };
+        bytes[8..12].copy_from_slice(&version.to_le_bytes());
         let kind = if self.merged { KIND_MERGED } else { KIND_LOG };
         bytes[12..16].copy_from_slice(&kind.to_le_bytes());
         bytes[16..20].copy_from_slice(&self.id.to_le_bytes());
@@ -62,13 +90,22 @@ impl SegmentHeader {
         bytes[48..56].copy_from_slice(&self.capacity.to_le_bytes());
         let crc = crc32fast::hash(&bytes[..60]);
         bytes[60..64].copy_from_slice(&crc.to_le_bytes());
+        if let Some(origin) = self.origin {
+            bytes[96..104].copy_from_slice(&origin.log_id.to_le_bytes());
+            bytes[104..112].copy_from_slice(&origin.file.device.to_le_bytes());
+            bytes[112..120].copy_from_slice(&origin.file.inode.to_le_bytes());
+            let crc = origin_crc(self.salt, &bytes);
+            bytes[124..128].copy_from_slice(&crc.to_le_bytes());
+        }
         bytes
     }
 
     /// Reads the header at the beginning of `bytes`.
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, BadHeader> {
-        let head = bytes.first_chunk::<64>().ok_or(BadHeader::Damaged("shorter than a header"))?;
-        if head.iter().all(|&b| b == 0) {
+        let head = bytes
+            .first_chunk::<{ FIRST_FRAME as usize }>()
+            .ok_or(BadHeader::Damaged("shorter than a header"))?;
+        if head[..64].iter().all(|&b| b == 0) {
             return Err(BadHeader::Blank);
         }
         if u64_at(head, 0) != MAGIC {
@@ -77,9 +114,18 @@ impl SegmentHeader {
         if u32_at(head, 60) != crc32fast::hash(&head[..60]) {
             return Err(BadHeader::Damaged("the checksum is wrong"));
         }
-        if u32_at(head, 8) != VERSION {
-            return Err(BadHeader::Version(u32_at(head, 8)));
-        }
+        let salt = u64_at(head, 24);
+        let origin = match u32_at(head, 8) {
+            1 => None,
+            VERSION if u32_at(head, 124) != origin_crc(salt, head) => {
+                return Err(BadHeader::Damaged("the checksum of its origin is wrong"));
+            }
+            VERSION => Some(Origin {
+                log_id: u64_at(head, 96),
+                file: FileIdentity { device: u64_at(head, 104), inode: u64_at(head, 112) },
+            }),
+            version => return Err(BadHeader::Version(version)),
+        };
         let merged = match u32_at(head, 12) {
             KIND_LOG => false,
             KIND_MERGED => true,
@@ -89,11 +135,19 @@ impl SegmentHeader {
             id: u32_at(head, 16),
             merged,
             previous: u32_at(head, 20),
-            salt: u64_at(head, 24),
+            salt,
             boot_id: u128::from(u64_at(head, 32)) | u128::from(u64_at(head, 40)) << 64,
             capacity: u64_at(head, 48),
+            origin,
         })
     }
+}
+
+fn origin_crc(salt: u64, head: &[u8; FIRST_FRAME as usize]) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&salt.to_le_bytes());
+    crc.update(&head[96..124]);
+    crc.finalize()
 }
 
 /// The seal: the segment is finished, and everything in it is durable.
@@ -132,31 +186,43 @@ mod tests {
         salt: 0x1122_3344_5566_7788,
         boot_id: 0xaabb,
         capacity: 2 << 20,
+        origin: Some(Origin { log_id: 0x5151, file: FileIdentity { device: 3, inode: 4 } }),
     };
 
     #[test]
     fn golden_bytes_of_a_header() {
         let bytes = HEADER.encode();
-        assert_eq!(&bytes[0..16], b"tailcask\x01\0\0\0\x01\0\0\0");
+        assert_eq!(&bytes[0..16], b"tailcask\x02\0\0\0\x01\0\0\0");
         assert_eq!(&bytes[16..24], &[7, 0, 0, 0, 5, 0, 0, 0]);
         assert_eq!(&bytes[24..32], &[0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11]);
         assert_eq!(&bytes[32..35], &[0xbb, 0xaa, 0]);
         assert_eq!(&bytes[48..56], &[0, 0, 0x20, 0, 0, 0, 0, 0]);
         assert_eq!(&bytes[60..64], &crc32fast::hash(&bytes[..60]).to_le_bytes());
-        assert!(bytes[64..].iter().all(|&b| b == 0));
+        assert!(bytes[64..96].iter().all(|&b| b == 0));
+        assert_eq!(&bytes[96..108], &[0x51, 0x51, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0]);
+        assert_eq!(&bytes[112..124], &[4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        let crc = crc32fast::hash(&[&bytes[24..32], &bytes[96..124]].concat());
+        assert_eq!(&bytes[124..128], &crc.to_le_bytes());
+    }
+
+    #[test]
+    fn a_header_of_version_1_has_no_origin() {
+        let old = SegmentHeader { origin: None, ..HEADER };
+        assert_eq!(&old.encode()[8..12], &[1, 0, 0, 0]);
+        assert_eq!(SegmentHeader::decode(&old.encode()), Ok(old));
     }
 
     #[test]
     fn every_flipped_bit_and_every_truncation_is_refused() {
         let good = HEADER.encode();
         assert_eq!(SegmentHeader::decode(&good), Ok(HEADER));
-        for bit in 0..64 * 8 {
+        for bit in (0..64 * 8).chain(96 * 8..128 * 8) {
             let mut bytes = good;
             bytes[bit / 8] ^= 1 << (bit % 8);
             assert!(SegmentHeader::decode(&bytes).is_err(), "bit {bit}");
         }
-        (0..64).for_each(|len| assert!(SegmentHeader::decode(&good[..len]).is_err()));
-        assert_eq!(SegmentHeader::decode(&[0; 64]), Err(BadHeader::Blank));
+        (0..128).for_each(|len| assert!(SegmentHeader::decode(&good[..len]).is_err()));
+        assert_eq!(SegmentHeader::decode(&[0; 128]), Err(BadHeader::Blank));
     }
 
     #[test]

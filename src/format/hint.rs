@@ -21,9 +21,10 @@
 //!      u32  CRC-32 of everything before it
 //! ```
 
-use super::{VERSION, u32_at, u64_at};
+use super::{u32_at, u64_at};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"tchint\n\0");
+const VERSION: u32 = 1;
 const HEAD: usize = 120;
 const PLAIN: u32 = 1;
 /// Set in an entry for a tombstone: offsets are multiples of 8.

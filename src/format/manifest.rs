@@ -1,31 +1,59 @@
-//! The MANIFEST: where the log begins, which segments live beside it, and which ids may not be used
-//! again.
+//! The MANIFEST: which log this is, where it begins, which segments live beside it, which are gone,
+//! and which ids may not be used again.
 //!
 //! ```text
 //!  0  u64  magic "tcmanif\n"
 //!  8  u32  format version
 //! 12  u32  first: the log goes on from this segment, each one naming the one before it
 //! 16  u32  next: the lowest id that a new segment may take
-//! 20  u32  flags; 1: a store lives on the log
-//! 24  u64  seed of the store's hash
-//! 32  u32  kept: how many ids follow
-//! 36  u32  kept ids, growing: merged segments, and segments of the log before `first`
+//! 20  u32  flags; 1: a store lives on the log; 2: the log was closed
+//! 24  u64  id of the log
+//! 32  u64  generation: one more with each MANIFEST
+//! 40  16B  secret of the store's hash
+//! 56  u32  closed: the id of the last segment of the log, 0 if there is none
+//! 60  u32  closed: where it ends
+//! 64  u32  legacy: segments with lower ids may be of version 1
+//! 68  u32  kept: how many of these ids follow
+//! 72  u32  removed: how many of these
+//! 76  u32  kept ids, growing: merged segments, and segments of the log before `first`
+//!     u32  removed ids, growing: segments that were dropped, whose files may still be there
 //!     u32  CRC-32 of everything before it
 //! ```
+//!
+//! Version 1 ends its fixed part with the flags, a u64 seed of the store's hash, and the number of
+//! kept ids; it has no removed ones.
 
 use super::{VERSION, u32_at, u64_at};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"tcmanif\n");
 const STORE: u32 = 1;
-const HEAD: usize = 36;
+const CLOSED: u32 = 2;
+const HEAD: usize = 76;
+const HEAD_1: usize = 36;
 
+/// Replaced as a whole, by one writer at a time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Manifest {
     pub(crate) first: u32,
     pub(crate) next: u32,
-    /// The seed of the hash, where a store lives on the log.
-    pub(crate) seed: Option<u64>,
+    /// 0 in one of version 1.
+    pub(crate) log_id: u64,
+    pub(crate) generation: u64,
+    /// The secret of the hash, where a store lives on the log. (Of version 1: its seed, twice.)
+    pub(crate) secret: Option<[u8; 16]>,
+    /// Where the log ended when it was closed; `None` while it is open.
+    pub(crate) closed: Option<LogEnd>,
+    /// Segments with lower ids may be of version 1.
+    pub(crate) legacy: u32,
     pub(crate) kept: Vec<u32>,
+    pub(crate) removed: Vec<u32>,
+}
+
+/// The last segment of a log, 0 if there is none, and where it ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct LogEnd {
+    pub(crate) segment: u32,
+    pub(crate) offset: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,15 +64,21 @@ pub(crate) enum BadManifest {
 
 impl Manifest {
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(HEAD + 4 * self.kept.len() + 4);
+        let ids = self.kept.iter().chain(&self.removed);
+        let flags = if self.secret.is_some() { STORE } else { 0 }
+            | if self.closed.is_some() { CLOSED } else { 0 };
+        let closed = self.closed.unwrap_or_default();
+        let counts = [self.kept.len() as u32, self.removed.len() as u32];
+        let mut bytes = Vec::with_capacity(HEAD + 4 * ids.clone().count() + 4);
         bytes.extend(MAGIC.to_le_bytes());
-        bytes.extend(VERSION.to_le_bytes());
-        bytes.extend(self.first.to_le_bytes());
-        bytes.extend(self.next.to_le_bytes());
-        bytes.extend(if self.seed.is_some() { STORE } else { 0 }.to_le_bytes());
-        bytes.extend(self.seed.unwrap_or(0).to_le_bytes());
-        bytes.extend((self.kept.len() as u32).to_le_bytes());
-        bytes.extend(self.kept.iter().flat_map(|id| id.to_le_bytes()));
+        let words = [VERSION, self.first, self.next, flags];
+        bytes.extend(words.into_iter().flat_map(u32::to_le_bytes));
+        bytes.extend(self.log_id.to_le_bytes());
+        bytes.extend(self.generation.to_le_bytes());
+        bytes.extend(self.secret.unwrap_or_default());
+        let words = [closed.segment, closed.offset, self.legacy];
+        bytes.extend(words.into_iter().chain(counts).flat_map(u32::to_le_bytes));
+        bytes.extend(ids.flat_map(|id| id.to_le_bytes()));
         let crc = crc32fast::hash(&bytes);
         bytes.extend(crc.to_le_bytes());
         bytes
@@ -55,7 +89,7 @@ impl Manifest {
         let Some((content, crc)) = bytes.split_last_chunk::<4>() else {
             return damaged("it is too short");
         };
-        if content.len() < HEAD {
+        if content.len() < HEAD_1 {
             return damaged("it is too short");
         }
         if u64_at(content, 0) != MAGIC {
@@ -64,33 +98,96 @@ impl Manifest {
         if u32::from_le_bytes(*crc) != crc32fast::hash(content) {
             return damaged("its checksum is wrong");
         }
-        if u32_at(content, 8) != VERSION {
-            return Err(BadManifest::Version(u32_at(content, 8)));
-        }
-        let (ids, rest) = content[HEAD..].as_chunks::<4>();
-        if !rest.is_empty() || ids.len() as u64 != u64::from(u32_at(content, 32)) {
-            return damaged("its length is wrong");
-        }
-        let kept: Vec<_> = ids.iter().map(|&id| u32::from_le_bytes(id)).collect();
-        if !kept.is_sorted_by(|a, b| a < b) {
+        let manifest = match u32_at(content, 8) {
+            1 => Self::decode_1(content),
+            VERSION => Self::decode_2(content),
+            version => return Err(BadManifest::Version(version)),
+        };
+        let Some(manifest) = manifest else { return damaged("its length is wrong") };
+        let grow = |ids: &[u32]| ids.is_sorted_by(|a, b| a < b);
+        if !grow(&manifest.kept) || !grow(&manifest.removed) {
             return damaged("its ids are out of order");
         }
-        let seed = (u32_at(content, 20) & STORE != 0).then(|| u64_at(content, 24));
-        Ok(Self { first: u32_at(content, 12), next: u32_at(content, 16), seed, kept })
+        Ok(manifest)
     }
+
+    fn decode_1(content: &[u8]) -> Option<Self> {
+        let kept = ids(&content[HEAD_1..])?;
+        let (first, next) = (u32_at(content, 12), u32_at(content, 16));
+        let seed = [&content[24..32], &content[24..32]].concat();
+        let is_store = u32_at(content, 20) & STORE != 0;
+        let secret = seed.first_chunk().copied().filter(|_| is_store);
+        let sound = kept.len() as u64 == u64::from(u32_at(content, 32));
+        sound.then(|| Self { first, next, secret, kept, legacy: u32::MAX, ..Self::default() })
+    }
+
+    fn decode_2(content: &[u8]) -> Option<Self> {
+        let mut kept = ids(content.get(HEAD..)?)?;
+        let counts = [68, 72].map(|at| u32_at(content, at));
+        if kept.len() as u64 != counts.into_iter().map(u64::from).sum() {
+            return None;
+        }
+        let removed = kept.split_off(counts[0] as usize);
+        let flags = u32_at(content, 20);
+        let closed = LogEnd { segment: u32_at(content, 56), offset: u32_at(content, 60) };
+        Some(Self {
+            first: u32_at(content, 12),
+            next: u32_at(content, 16),
+            log_id: u64_at(content, 24),
+            generation: u64_at(content, 32),
+            secret: content[40..].first_chunk().copied().filter(|_| flags & STORE != 0),
+            closed: (flags & CLOSED != 0).then_some(closed),
+            legacy: u32_at(content, 64),
+            kept,
+            removed,
+        })
+    }
+
+    /// Takes note of segments that are dropped.
+    pub(crate) fn remove(&mut self, ids: &[u32]) {
+        self.removed.extend(ids);
+        self.removed.sort_unstable();
+        self.removed.dedup();
+    }
+
+    /// Whether it is of version 1, and is to be replaced by one of this version.
+    pub(crate) const fn is_legacy(&self) -> bool {
+        self.log_id == 0
+    }
+}
+
+fn ids(bytes: &[u8]) -> Option<Vec<u32>> {
+    let (ids, rest) = bytes.as_chunks::<4>();
+    rest.is_empty().then(|| ids.iter().map(|&id| u32::from_le_bytes(id)).collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn manifest() -> Manifest {
+        Manifest {
+            first: 3,
+            next: 9,
+            log_id: 0x1122,
+            generation: 5,
+            secret: Some([7; 16]),
+            closed: Some(LogEnd { segment: 8, offset: 4096 }),
+            legacy: 2,
+            kept: vec![1, 7],
+            removed: vec![2],
+        }
+    }
+
     #[test]
     fn golden_bytes_and_every_flipped_bit() {
-        let manifest = Manifest { first: 3, next: 9, seed: Some(0xabcd), kept: vec![1, 7] };
-        let good = manifest.encode();
-        assert_eq!(&good[..20], b"tcmanif\n\x01\0\0\0\x03\0\0\0\x09\0\0\0");
-        assert_eq!(&good[20..44], b"\x01\0\0\0\xcd\xab\0\0\0\0\0\0\x02\0\0\0\x01\0\0\0\x07\0\0\0");
-        assert_eq!(Manifest::decode(&good), Ok(manifest));
+        let good = manifest().encode();
+        assert_eq!(&good[..20], b"tcmanif\n\x02\0\0\0\x03\0\0\0\x09\0\0\0");
+        assert_eq!(&good[20..40], b"\x03\0\0\0\x22\x11\0\0\0\0\0\0\x05\0\0\0\0\0\0\0");
+        assert_eq!(&good[40..56], &[7; 16]);
+        assert_eq!(&good[56..76], b"\x08\0\0\0\0\x10\0\0\x02\0\0\0\x02\0\0\0\x01\0\0\0");
+        assert_eq!(&good[76..88], b"\x01\0\0\0\x07\0\0\0\x02\0\0\0");
+        assert_eq!(Manifest::decode(&good), Ok(manifest()));
         for bit in 0..good.len() * 8 {
             let mut bytes = good.clone();
             bytes[bit / 8] ^= 1 << (bit % 8);
@@ -99,22 +196,34 @@ mod tests {
         (0..good.len()).for_each(|len| assert!(Manifest::decode(&good[..len]).is_err()));
     }
 
+    fn sealed(mut bytes: Vec<u8>) -> Vec<u8> {
+        let crc = crc32fast::hash(&bytes);
+        bytes.extend(crc.to_le_bytes());
+        bytes
+    }
+
+    #[test]
+    fn version_1_is_read() {
+        let fixed = b"tcmanif\n\x01\0\0\0\x03\0\0\0\x09\0\0\0\x01\0\0\0\xcd\xab\0\0\0\0\0\0";
+        let bytes = sealed([&fixed[..], b"\x02\0\0\0\x01\0\0\0\x07\0\0\0"].concat());
+        let manifest = Manifest::decode(&bytes).unwrap();
+        assert!(manifest.is_legacy());
+        assert_eq!((manifest.first, manifest.next, &*manifest.kept), (3, 9, &[1, 7][..]));
+        assert_eq!(manifest.secret.unwrap()[..3], [0xcd, 0xab, 0]);
+        assert_eq!((manifest.closed, &*manifest.removed), (None, &[][..]));
+    }
+
     #[test]
     fn lengths_and_orders_that_lie_are_refused() {
-        let seal = |mut bytes: Vec<u8>| {
-            let crc = crc32fast::hash(&bytes);
-            bytes.extend(crc.to_le_bytes());
-            Manifest::decode(&bytes)
-        };
-        let good = Manifest { kept: vec![1, 7], ..Manifest::default() }.encode();
+        let good = Manifest { kept: vec![1, 7], removed: vec![], ..manifest() }.encode();
         let content = &good[..good.len() - 4];
-        assert!(seal(content.to_vec()).is_ok());
-        for len in [0u32, 1, 3, u32::MAX] {
+        assert!(Manifest::decode(&sealed(content.to_vec())).is_ok());
+        for (at, len) in [68, 72].into_iter().flat_map(|at| [1u32, 3, u32::MAX].map(|n| (at, n))) {
             let mut bytes = content.to_vec();
-            bytes[32..36].copy_from_slice(&len.to_le_bytes());
-            assert!(seal(bytes).is_err(), "{len}");
+            bytes[at..at + 4].copy_from_slice(&len.to_le_bytes());
+            assert!(Manifest::decode(&sealed(bytes)).is_err(), "{at} {len}");
         }
-        let twice = [&content[..40], &content[36..40]].concat();
-        assert!(seal(twice).is_err());
+        let twice = [&content[..80], &content[76..80]].concat();
+        assert!(Manifest::decode(&sealed(twice)).is_err());
     }
 }

@@ -5,8 +5,8 @@ pub(crate) mod header;
 pub(crate) mod hint;
 pub(crate) mod manifest;
 
-/// The version of everything in this module.
-pub(crate) const VERSION: u32 = 1;
+/// The version of segments and of the MANIFEST; version 1 is read, too, and made this one.
+pub(crate) const VERSION: u32 = 2;
 
 /// Reads the little-endian `u64` at `at`, or 0 beyond the end.
 #[inline]

@@ -5,7 +5,7 @@ mod merged;
 
 use crate::error::{AppendError, SyncError};
 use crate::format::frame::{self, Header, Kind};
-use crate::format::header::{FIRST_FRAME, Seal, SegmentHeader};
+use crate::format::header::{FIRST_FRAME, FileIdentity, Origin, Seal, SegmentHeader};
 use crate::format::manifest::Manifest;
 use crate::log::background::Background;
 use crate::log::commit::{Claim, Finished, Memory, Prefix};
@@ -86,6 +86,7 @@ impl Memory for Segment {
 /// What the next segment will be.
 #[derive(Debug)]
 struct Next {
+    log_id: u64,
     id: Option<u32>,
     previous: u32,
     size: u64,
@@ -126,6 +127,7 @@ pub(crate) struct Core {
     pub(crate) counters: Counters,
     pub(crate) background: Background,
     pub(crate) manifest: Mutex<Manifest>,
+    pub(crate) truncating: Mutex<()>,
     /// The largest frame that shares a segment with others.
     max_shared: u64,
     /// The largest entry that may be appended, and in such a frame.
@@ -186,7 +188,8 @@ impl Core {
         let held: u64 = found.segments.iter().map(|s| s.end()).sum();
         let size = (held / 4).next_multiple_of(config.segment_unit);
         let size = size.clamp(config.initial_segment_size, config.segment_size);
-        let mut next = Next { id: Some(found.next_id), previous: found.previous, size };
+        let (log_id, previous) = (found.manifest.log_id, found.previous);
+        let mut next = Next { log_id, id: Some(found.next_id), previous, size };
         let kind = New::Log { alone: None, roll: 1 };
         let first = Arc::new(next.create(&*storage, &config, kind)?);
         first.map.populate(0, SEGMENT_UNIT);
@@ -206,6 +209,7 @@ impl Core {
             counters: Counters::default(),
             background: Background::default(),
             manifest: Mutex::new(found.manifest),
+            truncating: Mutex::default(),
             max_shared,
             max_plain: config.max_entry_size.min(max_shared - frame::HEADER),
             next: Mutex::new(next),
@@ -604,9 +608,25 @@ impl Core {
     }
 
     pub(crate) fn write_next_id(&self) -> io::Result<()> {
+        let next = lock(&self.next).id.unwrap_or(u32::MAX);
+        self.change_manifest(|manifest| manifest.next = next)
+    }
+
+    /// Replaces the MANIFEST. What is in memory changes once that is durable, and not before.
+    pub(crate) fn change_manifest(&self, change: impl FnOnce(&mut Manifest)) -> io::Result<()> {
         let mut manifest = lock(&self.manifest);
-        manifest.next = lock(&self.next).id.unwrap_or(u32::MAX);
-        self.storage.write_manifest(&manifest.encode())
+        let mut new = manifest.clone();
+        change(&mut new);
+        new.generation += 1;
+        self.storage.write_manifest(&new.encode())?;
+        *manifest = new;
+        Ok(())
+    }
+
+    /// The files of segments that the MANIFEST lists as removed are gone, durably: the next one
+    /// need not list them.
+    pub(crate) fn files_are_gone(&self, ids: &[u32]) {
+        lock(&self.manifest).removed.retain(|id| !ids.contains(id));
     }
 
     pub(crate) fn is_manual(&self) -> bool {
@@ -656,7 +676,8 @@ impl Next {
         };
         let merged = matches!(new, New::Merged { .. });
         let (salt, boot_id) = (random(), storage.boot_id().unwrap_or(0));
-        let header = SegmentHeader { id, merged, previous, salt, boot_id, capacity };
+        let origin = Some(Origin { log_id: self.log_id, file: FileIdentity::default() });
+        let header = SegmentHeader { id, merged, previous, salt, boot_id, capacity, origin };
         let segment = Segment::create(storage, header, roll)?;
         self.id = id.checked_add(1);
         if !merged {
@@ -678,7 +699,7 @@ impl Next {
 
 /// 64 bits that nobody can guess: std's hash keys come from the operating system, and differ from
 /// one `RandomState` to the next.
-fn random() -> u64 {
+pub(crate) fn random() -> u64 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one(std::time::SystemTime::now())
 }

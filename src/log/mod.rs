@@ -24,6 +24,7 @@ use self::core::Core;
 use self::group::Poll as Durable;
 use self::view::{ReadOnly, View};
 use crate::error::{AppendError, OpenError, ReadError, SyncError, TruncateError};
+use crate::format::manifest::Manifest;
 use crate::options::{Config, Durability, MAX_SEGMENT, Maintenance, RecoveryMode, SEGMENT_UNIT};
 use crate::position::LogPosition;
 use crate::segment::file_name;
@@ -212,7 +213,7 @@ impl CommitLog {
 
     fn start(storage: Box<dyn Storage>, config: Config) -> Result<Self, OpenError> {
         let (found, report) = recovery::recover(&*storage, config.recovery_mode)?;
-        let stored = found.manifest.seed.is_some();
+        let stored = found.manifest.secret.is_some();
         let core = Core::start(storage, config, found);
         let core = Arc::new(core.map_err(|e| io_error("create a segment", e))?);
         if !core.is_manual() {
@@ -396,21 +397,26 @@ impl CommitLog {
             return Err(TruncateError::PastEnd { position, tail });
         }
         core.seal_finished().map_err(|error| io(std::io::Error::other(error)))?;
-        let mut manifest = lock(&core.manifest);
+        // One at a time: who comes second finds nothing left to do.
+        let _alone = lock(&core.truncating);
         let doomed: Vec<u32> = core.table.with(|all| {
             let before = all.iter().take_while(|s| s.id() < position.segment() && s.is_sealed());
             before.map(|s| s.id()).collect()
         });
         let Some(&last) = doomed.last() else { return Ok(self.begin()) };
         let first = core.table.with(|all| all.iter().map(|s| s.id()).find(|&id| id > last));
-        manifest.first = first.unwrap_or(tail.segment());
-        core.storage.write_manifest(&manifest.encode()).map_err(io)?;
+        let first = first.unwrap_or(tail.segment());
+        let begin_there = |manifest: &mut Manifest| {
+            manifest.first = first;
+            manifest.remove(&doomed);
+        };
+        core.change_manifest(begin_there).map_err(io)?;
         core.table.remove(|id| id <= last);
-        for id in doomed {
+        for &id in &doomed {
             core.storage.remove(&file_name(id)).map_err(io)?;
         }
         core.storage.sync_directory().map_err(io)?;
-        drop(manifest);
+        core.files_are_gone(&doomed);
         core.tidy();
         Ok(self.begin())
     }

@@ -19,7 +19,7 @@ use crate::format::frame::{self, State};
 use crate::format::header::{FIRST_FRAME, SEAL};
 use crate::format::is_zero;
 use crate::format::manifest::{BadManifest, Manifest};
-use crate::log::core::{Found, seal_and_shrink};
+use crate::log::core::{Found, random, seal_and_shrink};
 use crate::log::scan::{self, Repair, Rules, Scan, Stop};
 use crate::options::RecoveryMode;
 use crate::position::LogPosition;
@@ -110,6 +110,9 @@ pub(crate) fn recover(
 ) -> Result<(Found, RecoveryReport), OpenError> {
     let started = Instant::now();
     let mut survey = survey(storage, mode, Access::Write)?;
+    if survey.manifest.is_legacy() {
+        survey.unwritten = true;
+    }
     remove_temporary(storage)?;
     let manifest = settle(storage, &mut survey)?;
     let log = survey.kept.into_iter().map(repair).collect::<Result<Vec<_>, _>>()?;
@@ -223,7 +226,7 @@ fn read_manifest(
 pub(crate) fn is_store(storage: &dyn Storage) -> Result<bool, OpenError> {
     let bytes = storage.read_manifest()?;
     let manifest = bytes.and_then(|bytes| Manifest::decode(&bytes).ok());
-    Ok(manifest.is_some_and(|manifest| manifest.seed.is_some()))
+    Ok(manifest.is_some_and(|manifest| manifest.secret.is_some()))
 }
 
 fn survey(storage: &dyn Storage, mode: RecoveryMode, access: Access) -> Result<Survey, OpenError> {
@@ -537,7 +540,13 @@ fn settle(storage: &dyn Storage, survey: &mut Survey) -> Result<Manifest, OpenEr
         let next = survey.highest.checked_add(1).ok_or(OpenError::IdsExhausted)?;
         manifest.next = manifest.next.max(next);
     }
+    if manifest.is_legacy() {
+        manifest.log_id = random().max(1);
+        manifest.legacy = survey.highest.saturating_add(1);
+    }
+    manifest.closed = None;
     if manifest != survey.manifest || survey.unwritten {
+        manifest.generation += 1;
         write_manifest(storage, &manifest)?;
     }
     // The last one first: whatever a crash leaves of them is a chain without a gap. Those that
@@ -562,7 +571,7 @@ fn begin_at(storage: &dyn Storage, manifest: Manifest, first: u32) -> Result<Man
     if manifest.first == first {
         return Ok(manifest);
     }
-    let manifest = Manifest { first, ..manifest };
+    let manifest = Manifest { first, generation: manifest.generation + 1, ..manifest };
     write_manifest(storage, &manifest)?;
     Ok(manifest)
 }

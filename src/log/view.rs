@@ -85,7 +85,7 @@ impl View {
     /// Whether a store lives on the log: then it has gaps, where segments without entries were.
     pub(crate) fn is_store(&self) -> bool {
         match self {
-            Self::Writer(core) => lock(&core.manifest).seed.is_some(),
+            Self::Writer(core) => lock(&core.manifest).secret.is_some(),
             Self::ReadOnly(log) => log.gaps,
         }
     }

@@ -6,7 +6,9 @@ mod pins;
 
 use crate::error::{Corruption, CorruptionKind, OpenError};
 use crate::format::VERSION;
-use crate::format::header::{BadHeader, FIRST_FRAME, SEAL, SEAL_MAGIC, Seal, SegmentHeader};
+use crate::format::header::{
+    BadHeader, FIRST_FRAME, FileIdentity, Origin, SEAL, SEAL_MAGIC, Seal, SegmentHeader,
+};
 use crate::format::hint::Census;
 use crate::options::MAX_SEGMENT;
 use crate::position::LogPosition;
@@ -29,6 +31,8 @@ pub(crate) struct Gap {
 #[derive(Debug)]
 pub(crate) struct Segment {
     pub(crate) header: SegmentHeader,
+    /// What its file is now; the header says what it was made as.
+    pub(crate) identity: FileIdentity,
     pub(crate) map: Map,
     pub(crate) pins: Pins,
     /// Bytes of puts that no slot of a store points at any more.
@@ -76,17 +80,39 @@ impl Segment {
         header: SegmentHeader,
         roll: Option<u32>,
     ) -> io::Result<Self> {
-        let Opened { map, file } =
-            storage.create(&file_name(header.id), header.capacity, &header.encode())?;
-        Ok(Self::new(header, map, file, roll))
+        Self::create_with(storage, header, roll, &[])
     }
 
-    fn new(header: SegmentHeader, map: Map, file: Box<dyn SegmentFile>, roll: Option<u32>) -> Self {
+    /// As `create`; `first` are frames that stand in it from the beginning.
+    pub(crate) fn create_with(
+        storage: &dyn Storage,
+        header: SegmentHeader,
+        roll: Option<u32>,
+        first: &[u8],
+    ) -> io::Result<Self> {
+        let placed = |file| {
+            let origin = header.origin.map(|origin| Origin { file, ..origin });
+            SegmentHeader { origin, ..header }
+        };
+        let head = |file| [&placed(file).encode()[..], first].concat();
+        let made = storage.create(&file_name(header.id), header.capacity, &head)?;
+        let Opened { map, file, identity } = made;
+        Ok(Self::new(placed(identity), map, file, identity, roll))
+    }
+
+    fn new(
+        header: SegmentHeader,
+        map: Map,
+        file: Box<dyn SegmentFile>,
+        identity: FileIdentity,
+        roll: Option<u32>,
+    ) -> Self {
         // A file that was cut short may end inside a word.
         let end = AtomicU64::new(map.len() as u64 & !7);
         let (pins, sealed) = (Pins::default(), AtomicBool::new(false));
         Self {
             header,
+            identity,
             map,
             pins,
             dead: Sum::default(),
@@ -102,7 +128,7 @@ impl Segment {
 
     /// Opens a segment and reads its head. The frames are not looked at.
     pub(crate) fn open(storage: &dyn Storage, id: u32, access: Access) -> Result<Self, OpenError> {
-        let Opened { map, file } = storage.open(&file_name(id), access)?;
+        let Opened { map, file, identity } = storage.open(&file_name(id), access)?;
         map.expect_scattered(true);
         let damaged = |offset, what| Corruption {
             segment: id,
@@ -112,9 +138,10 @@ impl Segment {
         if (map.len() as u64) < FIRST_FRAME {
             return Err(damaged(map.len() as u64, "the file ends here").into());
         }
-        let mut head = [0; 64];
+        let mut head = [0; FIRST_FRAME as usize];
         for (at, bytes) in head.chunks_exact_mut(8).enumerate() {
-            // ORDERING: Relaxed; durable, and named, before anyone can open it, and never changed.
+            // ORDERING: Relaxed; durable, and named, before anyone can open it, and never changed;
+            // but for the seal, which is not looked at here.
             let word = map.word(at as u64 * 8).load(Ordering::Relaxed);
             bytes.copy_from_slice(&word.to_le_bytes());
         }
@@ -133,7 +160,7 @@ impl Segment {
             return Err(damaged(48, "the file is longer than it says").into());
         }
         map.expect_scattered(false);
-        let segment = Self::new(header, map, file, None);
+        let segment = Self::new(header, map, file, identity, None);
         if segment.load_seal().is_some() || access == Access::Read {
             segment.close_file();
         }

@@ -4,20 +4,27 @@ pub(crate) mod real;
 pub(crate) mod simulated;
 
 use crate::error::OpenError;
+use crate::format::header::FileIdentity;
 use crate::segment::map::Map;
 use std::fmt::Debug;
 use std::io;
 use std::path::Path;
 
+/// Makes the first bytes of a file from its identity.
+pub(crate) type Head<'h> = &'h dyn Fn(FileIdentity) -> Vec<u8>;
+
+/// The folder of what was set aside.
+pub(crate) const ASIDE: &str = "set-aside";
+
 /// A directory of segments. Every method is off the writers' path.
 pub(crate) trait Storage: Send + Sync + Debug {
-    /// Which start of the kernel this is, if that can be known.
+    /// Which start of the kernel this is; `None` where the kernel does not tell.
     fn boot_id(&self) -> Option<u128>;
     /// All names in the directory.
     fn list(&self) -> Result<Vec<String>, OpenError>;
-    /// Makes a preallocated, zeroed file that begins with `head`. On return it and its name are
-    /// durable.
-    fn create(&self, name: &str, len: u64, head: &[u8]) -> io::Result<Opened>;
+    /// Makes a preallocated, zeroed file that begins with what `head` makes of its identity. On
+    /// return it and its name are durable.
+    fn create(&self, name: &str, len: u64, head: Head<'_>) -> io::Result<Opened>;
     /// Opens and maps a regular file.
     fn open(&self, name: &str, access: Access) -> Result<Opened, OpenError>;
     /// Makes or replaces a file, whole or not at all where the process dies. Nothing is synced.
@@ -25,6 +32,13 @@ pub(crate) trait Storage: Send + Sync + Debug {
     /// Removes a name; durable after [`sync_directory`](Self::sync_directory).
     fn remove(&self, name: &str) -> io::Result<()>;
     fn sync_directory(&self) -> io::Result<()>;
+    /// Moves a file into the folder of what was set aside, durably, and gives its name there.
+    fn set_aside(&self, name: &str) -> io::Result<String>;
+    /// Makes a file in the folder of what was set aside, durably: `len` bytes, zero but for the
+    /// pieces. Gives its name there, which begins with `name`.
+    fn keep_aside(&self, name: &str, len: u64, pieces: &[(u64, &[u8])]) -> io::Result<String>;
+    /// The names of the files that were set aside, and how much space they take.
+    fn aside(&self) -> Result<Vec<(String, u64)>, OpenError>;
     fn read_manifest(&self) -> Result<Option<Vec<u8>>, OpenError>;
     /// Replaces the MANIFEST, atomically and durably.
     fn write_manifest(&self, bytes: &[u8]) -> io::Result<()>;
@@ -51,6 +65,7 @@ pub(crate) enum Access {
 pub(crate) struct Opened {
     pub(crate) map: Map,
     pub(crate) file: Box<dyn SegmentFile>,
+    pub(crate) identity: FileIdentity,
 }
 
 /// What is done to a segment file beside its mapping.

@@ -1,12 +1,13 @@
 //! Real files in a directory that is private to its user.
 
-use super::{Access, Opened, SegmentFile, Storage, io_error};
+use super::{ASIDE, Access, Head, Opened, SegmentFile, Storage, io_error};
 use crate::error::OpenError;
+use crate::format::header::FileIdentity;
 use crate::segment::map::Map;
 use rustix::fs::{FallocateFlags, Mode, OFlags};
 use std::fs::{File, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,7 @@ pub(crate) struct Directory {
     handle: File,
     lock: Option<Lock>,
     access: Access,
+    boot_id: Option<u128>,
 }
 
 /// LOCK, locked. It is unlocked, and not just closed: a process that is being started by another
@@ -49,7 +51,10 @@ impl Directory {
             _ => io_error(format!("open {}", path.display()), e),
         })?;
         check_private(path, &handle)?;
-        let mut directory = Self { path: path.into(), handle, lock: None, access };
+        // Before there are many segments: a descriptor is needed, and "no descriptor is left" must
+        // not look like "another start of the kernel".
+        let boot_id = read_boot_id()?;
+        let mut directory = Self { path: path.into(), handle, lock: None, access, boot_id };
         directory.take_lock()?;
         Ok(directory)
     }
@@ -158,6 +163,35 @@ impl Directory {
     }
 }
 
+impl Directory {
+    fn open_aside(&self) -> io::Result<File> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(rustix::fs::openat(&self.handle, ASIDE, flags, Mode::empty())?.into())
+    }
+
+    /// The folder of what was set aside, made where it is missing.
+    fn aside_folder(&self) -> io::Result<File> {
+        match rustix::fs::mkdirat(&self.handle, ASIDE, Mode::RWXU) {
+            Ok(()) => self.handle.sync_all()?,
+            Err(rustix::io::Errno::EXIST) => {}
+            Err(e) => return Err(e.into()),
+        }
+        self.open_aside()
+    }
+}
+
+/// Tries `name`, then `name.1` and so on, until one is not taken.
+fn free_name(name: &str, mut take: impl FnMut(&str) -> io::Result<()>) -> io::Result<String> {
+    for number in 0u32.. {
+        let to = if number == 0 { name.to_owned() } else { format!("{name}.{number}") };
+        match take(&to) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            other => return other.map(|()| to),
+        }
+    }
+    unreachable!("no folder holds 2^32 files of one name")
+}
+
 fn try_lock(tried: Result<(), TryLockError>) -> Result<bool, OpenError> {
     match tried {
         Ok(()) => Ok(true),
@@ -185,6 +219,27 @@ fn sync_parent(path: &Path) -> io::Result<()> {
     File::open(parent)?.sync_all()
 }
 
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// `None` where there is no such file, or nothing in it that is an id: a kernel or a sandbox that
+/// does not tell. Any other failure says nothing about the kernel, and is an error.
+fn read_boot_id() -> Result<Option<u128>, OpenError> {
+    use io::ErrorKind::{InvalidData, NotADirectory, NotFound};
+    match std::fs::read_to_string(BOOT_ID) {
+        Ok(text) => {
+            let id = u128::from_str_radix(&text.trim().replace('-', ""), 16);
+            Ok(id.ok().filter(|&id| id != 0))
+        }
+        Err(e) if matches!(e.kind(), NotFound | NotADirectory | InvalidData) => Ok(None),
+        Err(e) => Err(io_error(format!("read {BOOT_ID}"), e)),
+    }
+}
+
+fn identity(file: &File) -> io::Result<FileIdentity> {
+    let metadata = file.metadata()?;
+    Ok(FileIdentity { device: metadata.dev(), inode: metadata.ino() })
+}
+
 fn check_private(path: &Path, handle: &File) -> Result<(), OpenError> {
     let metadata =
         handle.metadata().map_err(|e| io_error(format!("stat {}", path.display()), e))?;
@@ -200,8 +255,7 @@ fn check_private(path: &Path, handle: &File) -> Result<(), OpenError> {
 
 impl Storage for Directory {
     fn boot_id(&self) -> Option<u128> {
-        let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-        u128::from_str_radix(&text.trim().replace('-', ""), 16).ok().filter(|&id| id != 0)
+        self.boot_id
     }
 
     fn list(&self) -> Result<Vec<String>, OpenError> {
@@ -211,14 +265,15 @@ impl Storage for Directory {
         Ok(names.collect::<io::Result<Vec<_>>>().map_err(error)?.into_iter().flatten().collect())
     }
 
-    fn create(&self, name: &str, len: u64, head: &[u8]) -> io::Result<Opened> {
+    fn create(&self, name: &str, len: u64, head: Head<'_>) -> io::Result<Opened> {
         let file = self.publish_durably(name, |file| {
             rustix::fs::fallocate(file, FallocateFlags::empty(), 0, len)?;
-            file.write_all_at(head, 0)
+            file.write_all_at(&head(identity(file)?), 0)
         })?;
+        let identity = identity(&file)?;
         let map = Map::of_file(&file, len as usize)?;
         map.prefer_huge_pages();
-        Ok(Opened { map, file: Box::new(RealFile(file)) })
+        Ok(Opened { map, file: Box::new(RealFile(file)), identity })
     }
 
     fn open(&self, name: &str, access: Access) -> Result<Opened, OpenError> {
@@ -226,12 +281,13 @@ impl Storage for Directory {
         let file = self.open_at(name, flags)?;
         let error = |e| io_error(self.describe("map", name), e);
         let len = file.metadata().map_err(error)?.len() as usize;
+        let identity = identity(&file).map_err(error)?;
         let map = match access {
             _ if len == 0 => Map::anonymous(1).map_err(error)?,
             Access::Write => Map::of_file(&file, len).map_err(error)?,
             Access::Read => Map::of_file_read_only(&file, len).map_err(error)?,
         };
-        Ok(Opened { map, file: Box::new(RealFile(file)) })
+        Ok(Opened { map, file: Box::new(RealFile(file)), identity })
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
@@ -240,6 +296,63 @@ impl Storage for Directory {
 
     fn sync_directory(&self) -> io::Result<()> {
         self.handle.sync_all()
+    }
+
+    fn set_aside(&self, name: &str) -> io::Result<String> {
+        let folder = self.aside_folder()?;
+        let taken = free_name(name, |to| {
+            let flags = rustix::fs::RenameFlags::NOREPLACE;
+            Ok(rustix::fs::renameat_with(&self.handle, name, &folder, to, flags)?)
+        })?;
+        // The new name first: a power loss may show both, and must not show neither.
+        folder.sync_all()?;
+        self.handle.sync_all()?;
+        Ok(taken)
+    }
+
+    fn keep_aside(&self, name: &str, len: u64, pieces: &[(u64, &[u8])]) -> io::Result<String> {
+        let folder = self.aside_folder()?;
+        let flags =
+            OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut made = None;
+        let taken = free_name(name, |to| {
+            made = Some(rustix::fs::openat(&folder, to, flags, Mode::RUSR | Mode::WUSR)?);
+            Ok(())
+        })?;
+        let file = File::from(made.expect("it was opened"));
+        let write = || {
+            file.set_len(len)?;
+            pieces.iter().try_for_each(|(at, bytes)| file.write_all_at(bytes, *at))?;
+            file.sync_all()
+        };
+        if let Err(error) = write() {
+            // Of no use, and what it is a copy of is still where it was.
+            let _ = rustix::fs::unlinkat(&folder, &*taken, rustix::fs::AtFlags::empty());
+            return Err(error);
+        }
+        folder.sync_all()?;
+        self.handle.sync_all()?;
+        Ok(taken)
+    }
+
+    fn aside(&self) -> Result<Vec<(String, u64)>, OpenError> {
+        let error = |e: io::Error| io_error(self.describe("list", ASIDE), e);
+        let folder = match self.open_aside() {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other.map_err(error)?,
+        };
+        let mut all = Vec::new();
+        for entry in rustix::fs::Dir::read_from(&folder).map_err(|e| error(e.into()))? {
+            let entry = entry.map_err(|e| error(e.into()))?;
+            let Ok(name) = entry.file_name().to_str() else { continue };
+            let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
+            let stat = rustix::fs::statat(&folder, name, flags).map_err(|e| error(e.into()))?;
+            if rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() {
+                all.push((name.to_owned(), stat.st_blocks as u64 * 512));
+            }
+        }
+        all.sort_unstable();
+        Ok(all)
     }
 
     fn read_manifest(&self) -> Result<Option<Vec<u8>>, OpenError> {

@@ -1,7 +1,8 @@
 //! A disk in memory, which can fail and lose power where a test says so.
 
-use super::{Access, Opened, SegmentFile, Storage};
+use super::{ASIDE, Access, Head, Opened, SegmentFile, Storage};
 use crate::error::OpenError;
+use crate::format::header::FileIdentity;
 use crate::format::is_zero;
 use crate::segment::map::Map;
 use memmap2::MmapMut;
@@ -234,6 +235,17 @@ impl Disk {
     }
 }
 
+impl Disk {
+    fn put_aside(&mut self, name: &str, content: Arc<Content>) -> String {
+        let names = (0u32..).map(|n| if n == 0 { name.to_owned() } else { format!("{name}.{n}") });
+        let mut free = names.filter(|name| !self.names.contains_key(&format!("{ASIDE}/{name}")));
+        let name = free.next().expect("there is always another number");
+        self.names.insert(format!("{ASIDE}/{name}"), content.clone());
+        self.durable_names.insert(format!("{ASIDE}/{name}"), content);
+        name
+    }
+}
+
 fn count_down(left: &mut Option<u64>) -> io::Result<()> {
     match left {
         Some(0) => Err(io::Error::other("simulated failure")),
@@ -318,10 +330,11 @@ impl Storage for SimulatedStorage {
     }
 
     fn list(&self) -> Result<Vec<String>, OpenError> {
-        Ok(self.0.disk().names.keys().cloned().collect())
+        let disk = self.0.disk();
+        Ok(disk.names.keys().filter(|name| !name.contains('/')).cloned().collect())
     }
 
-    fn create(&self, name: &str, len: u64, head: &[u8]) -> io::Result<Opened> {
+    fn create(&self, name: &str, len: u64, head: Head<'_>) -> io::Result<Opened> {
         let mut disk = self.0.disk();
         disk.operate()?;
         let used: u64 = disk.names.values().map(|c| c.map.len() as u64).sum();
@@ -329,7 +342,7 @@ impl Storage for SimulatedStorage {
             return Err(io::Error::from(io::ErrorKind::StorageFull));
         }
         let content = Arc::new(Content::new(len, disk.volatile)?);
-        content.fill_head(head);
+        content.fill_head(&head(FileIdentity::default()));
         disk.names.insert(name.to_owned(), content.clone());
         disk.durable_names.insert(name.to_owned(), content.clone());
         Ok(self.opened(content))
@@ -368,6 +381,38 @@ impl Storage for SimulatedStorage {
         Ok(())
     }
 
+    fn set_aside(&self, name: &str) -> io::Result<String> {
+        let mut disk = self.0.disk();
+        disk.operate()?;
+        let content = disk.names.remove(name).ok_or(io::ErrorKind::NotFound)?;
+        disk.durable_names.remove(name);
+        Ok(disk.put_aside(name, content))
+    }
+
+    fn keep_aside(&self, name: &str, len: u64, pieces: &[(u64, &[u8])]) -> io::Result<String> {
+        let mut disk = self.0.disk();
+        disk.operate()?;
+        let mut bytes = vec![0; len as usize];
+        for (at, piece) in pieces {
+            bytes[*at as usize..][..piece.len()].copy_from_slice(piece);
+        }
+        let content = Content::new(len, disk.volatile)?;
+        content.fill(&bytes);
+        if !disk.volatile {
+            content.durable().put(0, &bytes);
+        }
+        Ok(disk.put_aside(name, Arc::new(content)))
+    }
+
+    fn aside(&self) -> Result<Vec<(String, u64)>, OpenError> {
+        let disk = self.0.disk();
+        let aside = disk.names.iter().filter_map(|(name, content)| {
+            let name = name.strip_prefix(ASIDE)?.strip_prefix('/')?;
+            Some((name.to_owned(), content.map.len() as u64))
+        });
+        Ok(aside.collect())
+    }
+
     fn read_manifest(&self) -> Result<Option<Vec<u8>>, OpenError> {
         Ok(self.0.disk().manifest.clone())
     }
@@ -383,7 +428,8 @@ impl Storage for SimulatedStorage {
 impl SimulatedStorage {
     fn opened(&self, content: Arc<Content>) -> Opened {
         let map = content.map.clone();
-        Opened { map, file: Box::new(SimulatedFile { disk: self.0.clone(), content }) }
+        let file = Box::new(SimulatedFile { disk: self.0.clone(), content });
+        Opened { map, file, identity: FileIdentity::default() }
     }
 }
 

@@ -10,7 +10,7 @@ use super::merge::disk_bytes;
 use super::stats::{SegmentStats, Stats};
 use crate::error::{BackupError, ReadError};
 use crate::format::header::FIRST_FRAME;
-use crate::format::manifest::Manifest;
+use crate::format::manifest::{LogEnd, Manifest};
 use crate::log::{VerifyReport, scan};
 use crate::position::LogPosition;
 use crate::segment::{Segment, file_name, hint_name};
@@ -85,8 +85,14 @@ impl Store {
     ) -> Result<(), BackupError> {
         let kept: Vec<_> = kept.iter().map(|segment| segment.id()).collect();
         let first = position.segment().max(kept.last().map_or(0, |id| id + 1));
-        let seed = lock(&self.core().manifest).seed;
-        let manifest = Manifest { first, next: first, seed, kept };
+        let manifest = Manifest {
+            first,
+            next: first,
+            kept,
+            closed: Some(LogEnd::default()),
+            removed: Vec::new(),
+            ..lock(&self.core().manifest).clone()
+        };
         let path = dest.join("MANIFEST");
         let write = || {
             let mut file = File::options().write(true).create_new(true).mode(0o600).open(&path)?;

@@ -9,6 +9,7 @@ use super::view::View;
 use super::{Store, StoreOptions};
 use crate::error::{Corruption, CorruptionKind, OpenError};
 use crate::format::hint::{Census, TOMBSTONE};
+use crate::format::u64_at;
 use crate::keydir::{Change, Fate, Keydir};
 use crate::log::core::Core;
 use crate::log::{CommitLog, scan};
@@ -37,7 +38,7 @@ impl Store {
         let started = Instant::now();
         log.stored = true;
         let core = log.core().expect("a store's log is open for writing").clone();
-        let keydir = Keydir::new(seed_of(&core)?, options.tag_bits);
+        let keydir = Keydir::new(u64_at(&secret_of(&core)?, 0), options.tag_bits);
         let mut report = log.recovery().clone();
         let salvage = core.config.recovery_mode == RecoveryMode::Salvage;
         let mut lost = salvage.then(Vec::new);
@@ -72,11 +73,10 @@ fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, |n| n.get().min(THREADS))
 }
 
-/// The seed of the hash, for good: hints hold tags that were made with it.
-fn seed_of(core: &Core) -> Result<u64, OpenError> {
-    let mut manifest = lock(&core.manifest);
-    if let Some(seed) = manifest.seed {
-        return Ok(seed);
+/// The secret of the hash, for good: hints hold tags that were made with it.
+fn secret_of(core: &Core) -> Result<[u8; 16], OpenError> {
+    if let Some(secret) = lock(&core.manifest).secret {
+        return Ok(secret);
     }
     // A log that is somebody's own could not be truncated any more.
     let active = core.tail.position().segment();
@@ -84,12 +84,11 @@ fn seed_of(core: &Core) -> Result<u64, OpenError> {
     if is_log && core.config.recovery_mode == RecoveryMode::Strict {
         return Err(OpenError::NotAStore);
     }
-    let seed = RandomState::new().hash_one(0);
-    let mut new = manifest.clone();
-    new.seed = Some(seed);
-    core.storage.write_manifest(&new.encode()).map_err(|e| io_error("write MANIFEST", e))?;
-    *manifest = new;
-    Ok(seed)
+    let mut secret = [0; 16];
+    secret[..8].copy_from_slice(&RandomState::new().hash_one(0).to_le_bytes());
+    let written = core.change_manifest(|manifest| manifest.secret = Some(secret));
+    written.map_err(|e| io_error("write MANIFEST", e))?;
+    Ok(secret)
 }
 
 /// Reads hints, and the segments that have none, on all processors.

@@ -4,7 +4,6 @@ use super::{Core, New, refused};
 use crate::error::AppendError;
 use crate::format::frame::{Kind, SYNC_MARK};
 use crate::format::header::FIRST_FRAME;
-use crate::format::manifest::Manifest;
 use crate::log::scan;
 use crate::log::table::Listed;
 use crate::segment::{Segment, file_name, hint_name};
@@ -47,29 +46,29 @@ impl Core {
     /// Makes it durable that segments are gone, and removes them: nothing in them counts any more.
     /// What took their place is in the table, and durable. After an error all of them are there.
     pub(crate) fn retire(&self, doomed: &[u32]) -> io::Result<()> {
-        let mut manifest = lock(&self.manifest);
-        let mut new =
-            Manifest { next: lock(&self.next).id.unwrap_or(u32::MAX), ..manifest.clone() };
-        self.table.with(|all| {
-            let of_log = |s: &&Listed| !s.header.merged;
-            let last = all.iter().filter(of_log).rfind(|s| doomed.contains(&s.id()));
-            if let Some(last) = last.map(|s| s.id()).filter(|&id| id >= new.first) {
-                let next = all.iter().filter(of_log).find(|s| s.id() > last);
-                new.first = next.expect("the active segment is not merged").id();
-            }
-            let beside = all.iter().filter(|s| s.header.merged || s.id() < new.first);
-            new.kept = beside.map(|s| s.id()).filter(|id| !doomed.contains(id)).collect();
-        });
-        self.storage.write_manifest(&new.encode())?;
-        *manifest = new;
+        let next_id = lock(&self.next).id.unwrap_or(u32::MAX);
+        self.change_manifest(|new| {
+            new.next = next_id;
+            self.table.with(|all| {
+                let of_log = |s: &&Listed| !s.header.merged;
+                let last = all.iter().filter(of_log).rfind(|s| doomed.contains(&s.id()));
+                if let Some(last) = last.map(|s| s.id()).filter(|&id| id >= new.first) {
+                    let next = all.iter().filter(of_log).find(|s| s.id() > last);
+                    new.first = next.expect("the active segment is not merged").id();
+                }
+                let beside = all.iter().filter(|s| s.header.merged || s.id() < new.first);
+                new.kept = beside.map(|s| s.id()).filter(|id| !doomed.contains(id)).collect();
+            });
+            new.remove(doomed);
+        })?;
         self.table.remove(|id| doomed.contains(&id));
-        drop(manifest);
         for &id in doomed {
             self.remove_file(&file_name(id));
             self.remove_file(&hint_name(id));
         }
-        if let Err(error) = self.storage.sync_directory() {
-            tracing::warn!(%error, "could not sync the directory after a merge");
+        match self.storage.sync_directory() {
+            Ok(()) => self.files_are_gone(doomed),
+            Err(error) => tracing::warn!(%error, "could not sync the directory after a merge"),
         }
         Ok(())
     }
