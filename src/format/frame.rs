@@ -48,6 +48,9 @@ pub(crate) enum Kind {
     Put = 4,
     /// A key that is gone: a tombstone.
     Delete = 5,
+    /// The first frame of a merged segment: the ids of the segments that were merged into it, and
+    /// into its siblings, as `u32`s.
+    Inputs = 6,
 }
 
 /// A flag of a put: the time at which it expires is in front of the key.
@@ -94,12 +97,14 @@ impl Header {
             3 => Kind::SyncMark,
             4 => Kind::Put,
             5 => Kind::Delete,
+            6 => Kind::Inputs,
             _ => return None,
         };
         let (flags, key_len) = ((word >> 8) as u8, (word >> 16) as u16);
         let sound = match kind {
             Kind::Put => key_len > 0 && flags & !(EXPIRES | MOVED) == 0,
             Kind::Delete => key_len > 0 && flags & !MOVED == 0 && word >> 32 == 0,
+            Kind::Inputs => key_len == 0 && flags == 0 && (word >> 32).is_multiple_of(4),
             _ => key_len == 0 && flags == 0,
         };
         sound.then_some(Self { kind, flags, key_len, value_len: (word >> 32) as u32 })
@@ -232,7 +237,9 @@ pub(crate) fn verify_committed(
     let header = Header::from_word(header_word);
     let body_len = header.map_or(0, Header::body_len);
     let fits = match header.map(|h| h.kind) {
-        Some(Kind::Entry | Kind::Put | Kind::Delete) => frame_len(body_len) == word.len,
+        Some(Kind::Entry | Kind::Put | Kind::Delete | Kind::Inputs) => {
+            frame_len(body_len) == word.len
+        }
         Some(Kind::SyncMark) => body_len == 8 && word.len == SYNC_MARK,
         Some(Kind::Batch) => word.len >= HEADER,
         None => false,
@@ -266,6 +273,17 @@ pub(crate) fn keyed(frame: &[u8]) -> Option<(Header, &[u8])> {
         return None;
     }
     Some((header, &frame[HEADER as usize..][..header.body_len() as usize]))
+}
+
+/// The first frame of a merged segment, whole, as it stands at `offset`.
+pub(crate) fn inputs_frame(salt: u64, offset: u64, inputs: &[u32]) -> Vec<u8> {
+    let body: Vec<u8> = inputs.iter().flat_map(|id| id.to_le_bytes()).collect();
+    let header = Header::plain(Kind::Inputs, body.len() as u32);
+    let mut frame = word_of(salt, offset, header, &body).to_le_bytes().to_vec();
+    frame.extend(header.to_word().to_le_bytes());
+    frame.extend(&body);
+    frame.resize(frame_len(body.len() as u64) as usize, 0);
+    frame
 }
 
 /// The commit word that a committed frame has at its place.
@@ -315,6 +333,14 @@ mod tests {
                 b'h', b'e', b'l', b'l', b'o', 0, 0, 0,
             ]
         );
+    }
+
+    #[test]
+    fn the_inputs_of_a_merge_round_trip() {
+        let frame = inputs_frame(9, 128, &[3, 4, 7]);
+        assert_eq!(frame.len(), 32);
+        assert_eq!(&frame[8..28], [6, 0, 0, 0, 12, 0, 0, 0, 3, 0, 0, 0, 4, 0, 0, 0, 7, 0, 0, 0]);
+        assert_eq!(verify(9, 128, &frame), Ok(Header::plain(Kind::Inputs, 12)));
     }
 
     #[test]

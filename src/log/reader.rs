@@ -417,6 +417,7 @@ impl<'a> Frames<'a> {
                 Kind::SyncMark => "sync mark",
                 Kind::Put => "put",
                 Kind::Delete => "delete",
+                Kind::Inputs => "inputs",
             });
             let batch = matches!(header, Some(Header { kind: Kind::Batch, .. }));
             reader.at = segment.position(offset + if batch { HEADER } else { length });

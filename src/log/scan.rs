@@ -201,6 +201,15 @@ fn step(segment: &Segment, offset: u64, limit: u64, rules: Rules) -> Step {
     }
 }
 
+/// What was merged into a merged segment, as its first frame says; `None` where that cannot be told.
+pub(crate) fn inputs(segment: &Segment) -> Option<Vec<u32>> {
+    let frame = frame_at(segment, FIRST_FRAME, segment.end() - FIRST_FRAME).ok()??;
+    let header = frame.header.filter(|header| header.kind == Kind::Inputs)?;
+    // SAFETY: inside the frame that was just verified.
+    let body = unsafe { segment.map.slice(FIRST_FRAME + frame::HEADER, header.body_len()) };
+    Some(body.as_chunks().0.iter().map(|&id| u32::from_le_bytes(id)).collect())
+}
+
 /// The next word that is not zero.
 pub(crate) fn next_written(segment: &Segment, offset: u64) -> Option<u64> {
     let rest = &bytes(segment)[offset as usize..];
