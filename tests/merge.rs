@@ -544,3 +544,47 @@ fn live_and_dead_bytes_are_the_same_before_and_after_reopening() {
     assert_eq!(store.recovery().hinted_segments, 0);
     assert_eq!(sealed(&store), before, "from the frames");
 }
+
+/// The first frame of an output says what it was made of, from the moment its file is there.
+#[test]
+fn a_merged_segment_names_its_inputs_from_the_beginning() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let store = options().open(&path).unwrap();
+    for round in 0..3u8 {
+        store.put("key", [round; 100]).unwrap();
+        store.put([round], "stays").unwrap();
+        store.roll().unwrap();
+    }
+    let inputs = full(&store);
+    let files = |path: &std::path::Path| -> Vec<(u32, Vec<u8>)> {
+        let all = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
+        let segments = all.filter(|path| path.extension().is_some_and(|e| e == "seg"));
+        let id = |path: &std::path::Path| path.file_stem()?.to_str()?.parse().ok();
+        segments.map(|path| (id(&path).unwrap(), std::fs::read(path).unwrap())).collect()
+    };
+    let named = {
+        let inputs = inputs.clone();
+        move |bytes: &[u8]| {
+            let ids = bytes[144..][..inputs.len() * 4].as_chunks::<4>().0.iter();
+            bytes[12] == 2
+                && bytes[136] == 6
+                && ids.map(|&id| u32::from_le_bytes(id)).eq(inputs.clone())
+        }
+    };
+    let before: Vec<u32> = files(&path).into_iter().map(|(id, _)| id).collect();
+    let (there, check) = (path.clone(), named.clone());
+    let report = store.merge_while(&inputs, move || {
+        let new: Vec<_> =
+            files(&there).into_iter().filter(|(id, _)| !before.contains(id)).collect();
+        assert!(new.iter().any(|(_, bytes)| check(bytes)), "there before its inputs go");
+    });
+    assert_eq!(report.unwrap().outputs, 1);
+    // It is neither live nor dead: a segment with nothing else that is dead is not merged again.
+    let last = store.stats().segments.into_iter().rfind(|s| s.merged).unwrap();
+    assert_eq!(last.dead_bytes, 0);
+    store.close().unwrap();
+    let store = options().open(&path).unwrap();
+    assert_eq!(store.len(), 4);
+    store.verify().unwrap();
+}

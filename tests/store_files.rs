@@ -149,7 +149,7 @@ fn salvage_takes_what_is_sound_and_names_the_rest() {
     for (name, _) in disk.files().iter().filter(|(name, _)| name.ends_with(".seg")) {
         let image = disk.process_death();
         // Inside the first frame, and without a hint that would skip over it.
-        assert!(image.flip(name, 150, 1));
+        assert!(image.flip(name, 145, 1));
         image.cut(&name.replace(".seg", ".hint"), 0);
         assert!(options().open_simulated(&image.process_death()).is_err(), "{name}");
         let store = options().recovery_mode(RecoveryMode::Salvage).open_simulated(&image).unwrap();

@@ -4,7 +4,8 @@
 //!  0  u64  commit word: length (a multiple of 8) | state (low 3 bits); checksum (high half)
 //!  8  u64  header word: kind u8, flags u8, key length u16, value length u32
 //! 16       body: for an entry, its bytes; for a put, u64 expiry and u64 origin if flagged, the key,
-//!          padding to 8, the value; for a delete, u64 origin if flagged, the key; padding to 8
+//!          padding to 8, the value; for a delete, u64 origin if flagged, the key; for inputs, u32
+//!          ids; padding to 8
 //! ```
 //!
 //! The checksum is `crc32(body) ^ seed`, where the seed mixes the segment's salt, the frame's
@@ -237,11 +238,10 @@ pub(crate) fn verify_committed(
     let header = Header::from_word(header_word);
     let body_len = header.map_or(0, Header::body_len);
     let fits = match header.map(|h| h.kind) {
-        Some(Kind::Entry | Kind::Put | Kind::Delete | Kind::Inputs) => {
-            frame_len(body_len) == word.len
-        }
+        Some(Kind::Entry | Kind::Put | Kind::Delete) => frame_len(body_len) == word.len,
         Some(Kind::SyncMark) => body_len == 8 && word.len == SYNC_MARK,
         Some(Kind::Batch) => word.len >= HEADER,
+        Some(Kind::Inputs) => frame_len(body_len) == word.len && body_len % 4 == 0,
         None => false,
     };
     let body = usize::try_from(HEADER + body_len).ok().and_then(|end| frame.get(16..end));
@@ -284,6 +284,16 @@ pub(crate) fn inputs_frame(salt: u64, offset: u64, inputs: &[u32]) -> Vec<u8> {
     frame.extend(&body);
     frame.resize(frame_len(body.len() as u64) as usize, 0);
     frame
+}
+
+/// The length of a frame with so many ids.
+pub(crate) const fn inputs_len(ids: usize) -> u64 {
+    frame_len(ids as u64 * 4)
+}
+
+/// The ids in the body of such a frame.
+pub(crate) fn input_ids(body: &[u8]) -> impl ExactSizeIterator<Item = u32> + '_ {
+    body.as_chunks::<4>().0.iter().map(|&id| u32::from_le_bytes(id))
 }
 
 /// The commit word that a committed frame has at its place.
@@ -349,6 +359,23 @@ mod tests {
         assert_eq!(bare_word(salt, 128, 64, State::Claimed), 0xbfb4_447d_0000_0041);
         assert_eq!(bare_word(salt, 128, 64, State::Void), 0xb2f6_6b68_0000_0043);
         assert_eq!(bare_word(salt, 192, 8, State::Pad), 0x6144_8d04_0000_000c);
+    }
+
+    #[test]
+    fn golden_bytes_of_inputs() {
+        let frame = inputs_frame(0x0123_4567_89ab_cdef, 128, &[3, 7, 8]);
+        assert_eq!(frame.len() as u64, inputs_len(3));
+        assert_eq!(frame[..4], [34, 0, 0, 0], "length 32 | committed");
+        assert_eq!(frame[8..16], [6, 0, 0, 0, 12, 0, 0, 0]);
+        assert_eq!(frame[16..], [3, 0, 0, 0, 7, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0]);
+        let header = verify(0x0123_4567_89ab_cdef, 128, &frame).unwrap();
+        assert_eq!(header, Header::plain(Kind::Inputs, 12));
+        assert!(input_ids(&frame[16..28]).eq([3, 7, 8]));
+        let odd = Header::plain(Kind::Inputs, 9);
+        let mut bad = word_of(1, 128, odd, &[0; 9]).to_le_bytes().to_vec();
+        bad.extend(odd.to_word().to_le_bytes());
+        bad.resize(32, 0);
+        assert_eq!(verify(1, 128, &bad), Err(CorruptionKind::Header));
     }
 
     proptest! {

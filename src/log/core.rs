@@ -656,15 +656,20 @@ fn refused(error: io::Error) -> AppendError {
 
 /// What a new segment is for.
 #[derive(Clone, Copy, Debug)]
-enum New {
+enum New<'a> {
     /// To become active by a roll; for one frame of this length, or as large as it is its turn.
     Log { alone: Option<u64>, roll: u64 },
-    /// To hold frames of this length that a merge moves.
-    Merged { len: u64 },
+    /// To hold frames of this length that a merge moves out of these segments.
+    Merged { len: u64, inputs: &'a [u32] },
 }
 
 impl Next {
-    fn create(&mut self, storage: &dyn Storage, config: &Config, new: New) -> io::Result<Segment> {
+    fn create(
+        &mut self,
+        storage: &dyn Storage,
+        config: &Config,
+        new: New<'_>,
+    ) -> io::Result<Segment> {
         let id = self.id.ok_or(io::ErrorKind::StorageFull)?;
         let room_for = |len: u64| (FIRST_FRAME + len).next_multiple_of(config.segment_unit);
         let (capacity, previous, roll) = match new {
@@ -672,13 +677,19 @@ impl Next {
                 let roll = (roll & 0xff_ffff) as u32;
                 (alone.map_or(self.size, room_for), self.previous, Some(roll))
             }
-            New::Merged { len } => (room_for(len), 0, None),
+            New::Merged { len, inputs } => {
+                (room_for(frame::inputs_len(inputs.len()) + len), 0, None)
+            }
         };
         let merged = matches!(new, New::Merged { .. });
         let (salt, boot_id) = (random(), storage.boot_id().unwrap_or(0));
         let origin = Some(Origin { log_id: self.log_id, file: FileIdentity::default() });
         let header = SegmentHeader { id, merged, previous, salt, boot_id, capacity, origin };
-        let segment = Segment::create(storage, header, roll)?;
+        let first = match new {
+            New::Log { .. } => Vec::new(),
+            New::Merged { inputs, .. } => frame::inputs_frame(salt, FIRST_FRAME, inputs),
+        };
+        let segment = Segment::create_with(storage, header, roll, &first)?;
         self.id = id.checked_add(1);
         if !merged {
             self.previous = id;

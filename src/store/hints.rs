@@ -146,7 +146,9 @@ impl Gather {
         let keyed = header.filter(|header| matches!(header.kind, Kind::Put | Kind::Delete));
         let (Some(header), Some(key)) = (keyed, key_at(segment, offset)) else {
             self.census.plain |= header.is_some_and(|header| header.kind == Kind::Entry);
-            self.census.keyless += len;
+            if header.is_none_or(|header| header.kind != Kind::Inputs) {
+                self.census.keyless += len;
+            }
             return;
         };
         let tombstone = if header.kind == Kind::Delete { TOMBSTONE } else { 0 };

@@ -160,7 +160,7 @@ impl Index {
     }
 
     fn look_at(&self, segment: Arc<Segment>, damaged: &[u32]) -> Known {
-        let used = segment.end().saturating_sub(FIRST_FRAME);
+        let used = content(&segment);
         let census = segment.census.get().copied();
         let found = census.unwrap_or_default();
         // Those in merged segments were needed when they were made. They are worth another look when
@@ -294,6 +294,15 @@ impl Index {
     }
 }
 
+/// Bytes of frames in a full segment, but for the one that says what it was made of: that is neither
+/// live nor dead.
+fn content(segment: &Segment) -> u64 {
+    let used = segment.end().saturating_sub(FIRST_FRAME);
+    let header = scan::frame_at(segment, FIRST_FRAME, used).ok().flatten();
+    let inputs = header.filter(|frame| frame.header.is_some_and(|h| h.kind == Kind::Inputs));
+    used - inputs.map_or(0, |frame| frame.word.len)
+}
+
 /// Bytes that a segment's file takes.
 pub(super) fn disk_bytes(segment: &Segment) -> u64 {
     let len = segment.map.len() as u64;
@@ -328,13 +337,14 @@ struct Run<'i> {
 
 impl<'i> Run<'i> {
     fn new(index: &'i Index, inputs: Vec<Arc<Segment>>, pace: Pace) -> Self {
-        let live = |s: &Arc<Segment>| (s.end() - FIRST_FRAME).saturating_sub(s.dead.get());
+        let live = |s: &Arc<Segment>| content(s).saturating_sub(s.dead.get());
         let expected = inputs.iter().map(live).sum();
+        let ids = inputs.iter().map(|segment| segment.id()).collect();
         Self {
             index,
             inputs,
             pacer: Pacer::new(index, pace),
-            writer: Writer::new(index, expected),
+            writer: Writer::new(index, ids, expected),
             moves: Vec::new(),
             tombstones: Vec::new(),
             report: MergeReport::default(),
@@ -504,6 +514,8 @@ impl Older {
 /// Writes the outputs.
 struct Writer<'i> {
     index: &'i Index,
+    /// What the outputs are made of.
+    inputs: Vec<u32>,
     /// Bytes that are still expected.
     expected: u64,
     open: Option<Output>,
@@ -518,8 +530,8 @@ struct Output {
 }
 
 impl<'i> Writer<'i> {
-    fn new(index: &'i Index, expected: u64) -> Self {
-        Self { index, expected, open: None, done: Vec::new() }
+    fn new(index: &'i Index, inputs: Vec<u32>, expected: u64) -> Self {
+        Self { index, inputs, expected, open: None, done: Vec::new() }
     }
 
     /// Copies a put, and says where the copy is.
@@ -571,10 +583,12 @@ impl<'i> Writer<'i> {
             self.seal()?;
             // Copies are 8 bytes longer than what was written first: room for that, too.
             let expected = self.expected + self.expected / 8;
-            let most = self.index.core.config.segment_size - FIRST_FRAME;
-            let segment = self.index.core.create_merged(expected.min(most).max(len))?;
+            let head = frame::inputs_len(self.inputs.len());
+            let most = (self.index.core.config.segment_size - FIRST_FRAME).saturating_sub(head);
+            let room = expected.min(most).max(len);
+            let segment = self.index.core.create_merged(room, &self.inputs)?;
             let gather = Gather::new();
-            self.open = Some(Output { segment, at: FIRST_FRAME, frames: 0, gather });
+            self.open = Some(Output { segment, at: FIRST_FRAME + head, frames: 1, gather });
         }
         self.expected = self.expected.saturating_sub(len);
         Ok(self.open.as_mut().expect("just made"))

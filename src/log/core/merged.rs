@@ -2,24 +2,31 @@
 
 use super::{Core, New, refused};
 use crate::error::AppendError;
-use crate::format::frame::{Kind, SYNC_MARK};
+use crate::format::frame::{self, Kind, SYNC_MARK};
 use crate::format::header::FIRST_FRAME;
 use crate::log::scan;
 use crate::log::table::Listed;
+use crate::options::MAX_SEGMENT;
 use crate::segment::{Segment, file_name, hint_name};
 use crate::sync::lock;
 use std::io;
 
 impl Core {
     /// Creates a segment that is no part of the log and in no table yet, with room for frames of
-    /// this length together.
-    pub(crate) fn create_merged(&self, len: u64) -> Result<Segment, AppendError> {
+    /// this length together, which are moved out of these segments. That stands in it from the
+    /// beginning: so recovery can tell what a merge left that was cut short, whose inputs are all
+    /// there, from a segment that is the only one to have what was in its inputs.
+    pub(crate) fn create_merged(&self, len: u64, inputs: &[u32]) -> Result<Segment, AppendError> {
         self.check_writable()?;
+        let max = MAX_SEGMENT - FIRST_FRAME - frame::inputs_len(inputs.len());
+        if len > max {
+            return Err(AppendError::TooLarge { len, max });
+        }
         let mut next = lock(&self.next);
         if next.id.is_none() {
             return Err(AppendError::IdsExhausted);
         }
-        next.create(&*self.storage, &self.config, New::Merged { len }).map_err(refused)
+        next.create(&*self.storage, &self.config, New::Merged { len, inputs }).map_err(refused)
     }
 
     /// Makes another segment active, unless nothing is in the active one: nothing at all, or the mark
@@ -62,12 +69,16 @@ impl Core {
             new.remove(doomed);
         })?;
         self.table.remove(|id| doomed.contains(&id));
+        // Those whose files could not be removed stay listed: they are still there.
+        let mut gone = Vec::with_capacity(doomed.len());
         for &id in doomed {
-            self.remove_file(&file_name(id));
             self.remove_file(&hint_name(id));
+            if self.remove_file(&file_name(id)) {
+                gone.push(id);
+            }
         }
         match self.storage.sync_directory() {
-            Ok(()) => self.files_are_gone(doomed),
+            Ok(()) => self.files_are_gone(&gone),
             Err(error) => tracing::warn!(%error, "could not sync the directory after a merge"),
         }
         Ok(())
@@ -82,13 +93,14 @@ impl Core {
         }
     }
 
-    /// Removes what the next recovery would remove, too.
-    pub(crate) fn remove_file(&self, name: &str) {
+    /// Removes what the next recovery would remove, too, and says whether it is gone.
+    pub(crate) fn remove_file(&self, name: &str) -> bool {
         match self.storage.remove(name) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 tracing::warn!(name, %error, "could not remove a file that is of no use");
+                false
             }
-            _ => {}
+            _ => true,
         }
     }
 }
