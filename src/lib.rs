@@ -14,6 +14,7 @@ mod log;
 mod options;
 mod position;
 mod prefetch;
+mod random;
 mod segment;
 mod storage;
 mod store;

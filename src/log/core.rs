@@ -16,6 +16,7 @@ use crate::log::table::Table;
 use crate::log::tail::{Preparer, Tail};
 use crate::options::{Config, Durability, MAX_SEGMENT, Maintenance, SEGMENT_UNIT};
 use crate::position::LogPosition;
+use crate::random::random_u64;
 use crate::segment::{Segment, file_name};
 use crate::storage::Storage;
 use crate::sync::{Mutex, lock};
@@ -682,7 +683,7 @@ impl Next {
             }
         };
         let merged = matches!(new, New::Merged { .. });
-        let (salt, boot_id) = (random(), storage.boot_id().unwrap_or(0));
+        let (salt, boot_id) = (random_u64()?, storage.boot_id().unwrap_or(0));
         let origin = Some(Origin { log_id: self.log_id, file: FileIdentity::default() });
         let header = SegmentHeader { id, merged, previous, salt, boot_id, capacity, origin };
         let first = match new {
@@ -706,13 +707,6 @@ impl Next {
     fn hurry(&mut self, config: &Config) {
         self.size = (self.size * 4).min(config.segment_size);
     }
-}
-
-/// 64 bits that nobody can guess: std's hash keys come from the operating system, and differ from
-/// one `RandomState` to the next.
-pub(crate) fn random() -> u64 {
-    use std::hash::{BuildHasher, RandomState};
-    RandomState::new().hash_one(std::time::SystemTime::now())
 }
 
 /// Marks this thread as inside an `append_with`, also while unwinding out of it.

@@ -19,10 +19,11 @@ use crate::format::frame::{self, State};
 use crate::format::header::{FIRST_FRAME, SEAL};
 use crate::format::is_zero;
 use crate::format::manifest::{BadManifest, Manifest};
-use crate::log::core::{Found, random, seal_and_shrink};
+use crate::log::core::{Found, seal_and_shrink};
 use crate::log::scan::{self, Repair, Rules, Scan, Stop};
 use crate::options::RecoveryMode;
 use crate::position::LogPosition;
+use crate::random::{random_bytes, random_u64};
 use crate::segment::{Segment, file_name, hint_id_of, id_of};
 use crate::storage::{Access, Storage, io_error};
 use std::fmt;
@@ -541,7 +542,12 @@ fn settle(storage: &dyn Storage, survey: &mut Survey) -> Result<Manifest, OpenEr
         manifest.next = manifest.next.max(next);
     }
     if manifest.is_legacy() {
-        manifest.log_id = random().max(1);
+        let drawn = |e| io_error("draw random bytes", e);
+        manifest.log_id = random_u64().map_err(drawn)?.max(1);
+        if let Some(secret) = &mut manifest.secret {
+            // Its hints are of no use: the hash is another one.
+            *secret = random_bytes().map_err(drawn)?;
+        }
         manifest.legacy = survey.highest.saturating_add(1);
     }
     manifest.closed = None;

@@ -1,0 +1,42 @@
+//! Random bytes from the operating system.
+
+use std::io;
+
+/// Random bytes that nobody can predict.
+pub(crate) fn random_bytes<const LEN: usize>() -> io::Result<[u8; LEN]> {
+    use rustix::rand::{GetRandomFlags, getrandom};
+    let mut bytes = [0; LEN];
+    let mut done = 0;
+    while done < LEN {
+        match getrandom(&mut bytes[done..], GetRandomFlags::empty()) {
+            // Not among the answers that there are; it would never end.
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(more) => done += more,
+            // A signal came before the kernel's generator was ready, early in a boot.
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(bytes)
+}
+
+/// 64 random bits that nobody can predict.
+pub(crate) fn random_u64() -> io::Result<u64> {
+    random_bytes().map(u64::from_le_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_bytes_are_drawn_each_time() {
+        let drawn: Vec<[u8; 600]> = (0..4).map(|_| random_bytes().unwrap()).collect();
+        for (nth, one) in drawn.iter().enumerate() {
+            // A stretch of 16 zeros in 600 bytes has a chance of 1 in 2^118.
+            assert!(one.windows(16).all(|bytes| bytes.iter().any(|&byte| byte != 0)));
+            assert!(drawn[..nth].iter().all(|other| other != one));
+        }
+        assert_ne!(random_u64().unwrap(), random_u64().unwrap());
+    }
+}
