@@ -4,10 +4,15 @@
 //! its table as large as it will have to be, and fills it part by part: from every source the entries
 //! that belong there, which are next to each other, while the part stays in the cache. In which order
 //! entries of one key come makes no difference.
+//!
+//! Two entries with equal tags are compared. Where more than a few have one tag, which does not happen
+//! by chance, they are set aside and sorted by their keys instead: with each compared to each, opening
+//! would take time quadratic in their number.
 
 use super::table::{self, Table, hash};
 use super::{Keydir, SHARDS, Slot};
 use crate::position::LogPosition;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// What an entry to be loaded is to one that is there with the same tag.
@@ -21,26 +26,56 @@ pub(crate) enum Fate {
     Older,
 }
 
+/// An entry to be loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Entry {
+    pub(crate) tag: u32,
+    pub(crate) at: LogPosition,
+    /// Whether it says that its key is not there: it takes part, and has no slot in the end.
+    pub(crate) tombstone: bool,
+}
+
 /// Entries to be loaded, growing by their tags.
 pub(crate) trait Source: Sync {
     fn len(&self) -> usize;
-    fn get(&self, nth: usize) -> (u32, LogPosition);
+    fn get(&self, nth: usize) -> Entry;
+}
+
+/// Tells which entries with equal tags have one key, and which of those is the newest.
+pub(crate) trait Resolve: Sync {
+    type Key: Ord;
+    type Error: Send;
+
+    /// What `new` is to `old`. Entries of one key are in a total order by it.
+    fn fate(&self, old: LogPosition, new: LogPosition) -> Result<Fate, Self::Error>;
+
+    /// An entry's key, and where it was written first, by which it is newer or older than others of
+    /// the key. `None` is no other entry's key.
+    fn look(&self, at: LogPosition) -> Result<Option<(Self::Key, LogPosition)>, Self::Error>;
+
+    /// Is told which entries are dropped, since a newer one has their key.
+    fn dropped(&self, at: LogPosition);
 }
 
 /// Bytes of a table that are filled at a time.
 const PART: usize = 128 << 10;
 
+/// How many entries of different keys with one tag are compared with each other.
+const CROWD: usize = 8;
+
+/// Marks a slot as a tombstone while its table is filled: positions are multiples of 8.
+const TOMBSTONE: u64 = 1;
+
 impl Keydir {
-    /// Loads entries on `threads` threads. `resolve(old, new)` says what `new` is to `old`, both
-    /// with the same tag. Entries of one key are in a total order by it.
+    /// Loads entries on `threads` threads.
     ///
-    /// After an error, some entries are loaded, and some are not.
-    pub(crate) fn load<E: Send>(
+    /// After an error, some entries are loaded, and some are not, tombstones among them.
+    pub(crate) fn load<R: Resolve>(
         &self,
         sources: &[impl Source],
         threads: usize,
-        resolve: impl Fn(LogPosition, LogPosition) -> Result<Fate, E> + Sync,
-    ) -> Result<(), E> {
+        resolve: &R,
+    ) -> Result<(), R::Error> {
         let next = AtomicUsize::new(0);
         let job = || {
             loop {
@@ -49,18 +84,18 @@ impl Keydir {
                 if shard >= SHARDS {
                     return Ok(());
                 }
-                self.fill(shard, sources, &resolve)?;
+                self.fill(shard, sources, resolve)?;
             }
         };
         on_threads(threads.max(1), job)
     }
 
-    fn fill<E>(
+    fn fill<R: Resolve>(
         &self,
         shard: usize,
         sources: &[impl Source],
-        resolve: &impl Fn(LogPosition, LogPosition) -> Result<Fate, E>,
-    ) -> Result<(), E> {
+        resolve: &R,
+    ) -> Result<(), R::Error> {
         // Tags as 64 bits: the end of the last shard is not one of 32.
         let of_shard = 32 - SHARDS.ilog2();
         let (start, end) = ((shard as u64) << of_shard, (shard as u64 + 1) << of_shard);
@@ -70,22 +105,23 @@ impl Keydir {
         let mut table = self.map.shards()[shard].write();
         table::reserve(&mut table, count);
         let parts = (table.buckets() * table::EACH / PART).next_power_of_two() as u64;
+        let mut filler =
+            Filler { table: &mut table, resolve, crowds: BTreeMap::new(), tombstones: false };
         for part in 1..=parts {
             let end = start + (part << of_shard) / parts;
             for (source, next) in sources.iter().zip(&mut next) {
                 while *next < source.len() {
-                    let (tag, at) = source.get(*next);
-                    if u64::from(tag) >= end {
+                    let entry = source.get(*next);
+                    if u64::from(entry.tag) >= end {
                         break;
                     }
-                    let slot = Slot { tag, position: at.as_u64() };
-                    load_slot(&mut table, slot, resolve)?;
+                    filler.add(entry)?;
                     *next += 1;
                 }
             }
+            filler.part_ends()?;
         }
-        // There was room for each entry, and of one key there may have been many.
-        table::shrink(&mut table);
+        filler.end();
         Ok(())
     }
 }
@@ -95,7 +131,7 @@ fn first(source: &impl Source, tag: u64) -> usize {
     let (mut low, mut high) = (0, source.len());
     while low < high {
         let middle = low + (high - low) / 2;
-        if u64::from(source.get(middle).0) < tag {
+        if u64::from(source.get(middle).tag) < tag {
             low = middle + 1;
         } else {
             high = middle;
@@ -104,24 +140,96 @@ fn first(source: &impl Source, tag: u64) -> usize {
     low
 }
 
-fn load_slot<E>(
-    table: &mut Table,
-    new: Slot,
-    resolve: &impl Fn(LogPosition, LogPosition) -> Result<Fate, E>,
-) -> Result<(), E> {
-    let mut fate = Ok(Fate::Other);
-    let there = table.get_mut(hash(table, new.tag), |(old, _)| {
-        if old.tag == new.tag {
-            fate = resolve(old.at(), new.at());
+/// Fills a table.
+struct Filler<'f, R> {
+    table: &'f mut Table,
+    resolve: &'f R,
+    /// For each tag that too many have: all slots with it, which are not in the table.
+    crowds: BTreeMap<u32, Vec<Slot>>,
+    /// Whether tombstones may be in the table.
+    tombstones: bool,
+}
+
+impl<R: Resolve> Filler<'_, R> {
+    fn add(&mut self, entry: Entry) -> Result<(), R::Error> {
+        let mark = if entry.tombstone { TOMBSTONE } else { 0 };
+        self.tombstones |= entry.tombstone;
+        let new = Slot { tag: entry.tag, position: entry.at.as_u64() | mark };
+        if !self.crowds.is_empty()
+            && let Some(crowd) = self.crowds.get_mut(&entry.tag)
+        {
+            crowd.push(new);
+            return Ok(());
         }
-        !matches!(fate, Ok(Fate::Other))
-    });
-    match (fate?, there) {
-        (Fate::Newer, Some((old, _))) => *old = new,
-        (Fate::Older, _) => {}
-        _ => table::insert(table, new),
+        let (mut fate, mut others) = (Ok(Fate::Other), 0);
+        let there = self.table.get_mut(hash(self.table, new.tag), |(old, _)| {
+            if old.tag == new.tag {
+                fate = self.resolve.fate(place(*old), entry.at);
+                others += 1;
+            }
+            !matches!(fate, Ok(Fate::Other))
+        });
+        match (fate?, there) {
+            (Fate::Newer, Some((old, _))) => {
+                let old = std::mem::replace(old, new);
+                self.resolve.dropped(place(old));
+            }
+            (Fate::Older, _) => self.resolve.dropped(entry.at),
+            _ if others < CROWD => table::insert(self.table, new),
+            _ => self.set_aside(new),
+        }
+        Ok(())
     }
-    Ok(())
+
+    /// Takes all slots with a tag out of the table.
+    #[cold]
+    fn set_aside(&mut self, new: Slot) {
+        let mut crowd = vec![new];
+        let hash = hash(self.table, new.tag);
+        while let Some((slot, _)) = self.table.remove_entry(hash, |(slot, _)| slot.tag == new.tag) {
+            crowd.push(slot);
+        }
+        self.crowds.insert(new.tag, crowd);
+    }
+
+    /// No entry comes any more with a tag that was there.
+    fn part_ends(&mut self) -> Result<(), R::Error> {
+        for (_, crowd) in std::mem::take(&mut self.crowds) {
+            let mut all = Vec::with_capacity(crowd.len());
+            for slot in crowd {
+                match self.resolve.look(place(slot))? {
+                    Some((key, age)) => all.push((key, age, slot)),
+                    None => self.keep(slot),
+                }
+            }
+            all.sort_unstable_by(|(a, old, _), (b, new, _)| (a, old).cmp(&(b, new)));
+            for same in all.chunk_by(|(a, ..), (b, ..)| a == b) {
+                let (&(.., newest), older) = same.split_last().expect("chunks are not empty");
+                older.iter().for_each(|&(.., slot)| self.resolve.dropped(place(slot)));
+                self.keep(newest);
+            }
+        }
+        Ok(())
+    }
+
+    fn keep(&mut self, slot: Slot) {
+        if slot.position & TOMBSTONE == 0 {
+            table::insert(self.table, slot);
+        }
+    }
+
+    fn end(self) {
+        if self.tombstones {
+            table::remove_if(self.table, |slot| slot.position & TOMBSTONE != 0);
+        }
+        // There was room for each entry, and of one key there may have been many.
+        table::shrink(self.table);
+    }
+}
+
+/// Where the frame of a slot is that is being loaded.
+fn place(slot: Slot) -> LogPosition {
+    LogPosition::from_u64(slot.position & !TOMBSTONE)
 }
 
 /// Runs a job on so many threads, this one among them, and gives the error of one.
@@ -135,23 +243,62 @@ fn on_threads<E: Send>(threads: usize, job: impl Fn() -> Result<(), E> + Sync) -
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::keydir::Change;
-    use std::convert::Infallible;
+    use std::sync::Mutex;
 
-    /// An entry of a key: which one is told by the position's segment, which is newer by its
-    /// offset.
-    fn entry(key: u32, version: u32) -> LogPosition {
+    /// Where the frame of a key's version is: which key is told by the position's segment, which is
+    /// newer by its offset.
+    pub(in crate::keydir) fn entry(key: u32, version: u32) -> LogPosition {
         LogPosition::new(key + 1, 128 + version * 8)
     }
 
-    fn resolve(old: LogPosition, new: LogPosition) -> Result<Fate, Infallible> {
-        Ok(match (old.segment() == new.segment(), new.offset().cmp(&old.offset())) {
-            (false, _) => Fate::Other,
-            (true, std::cmp::Ordering::Greater) => Fate::Newer,
-            (true, _) => Fate::Older,
-        })
+    /// What `entry` says, and how often it was asked for.
+    #[derive(Default)]
+    pub(in crate::keydir) struct Frames {
+        looks: AtomicUsize,
+        dropped: Mutex<Vec<LogPosition>>,
+        unreadable: bool,
+    }
+
+    impl Frames {
+        /// Frames that were looked at.
+        pub(in crate::keydir) fn looks(&self) -> u64 {
+            self.looks.load(Ordering::Relaxed) as u64
+        }
+
+        fn dropped(self) -> Vec<LogPosition> {
+            let mut all = self.dropped.into_inner().unwrap();
+            all.sort_unstable();
+            all
+        }
+    }
+
+    impl Resolve for Frames {
+        type Key = u32;
+        type Error = &'static str;
+
+        fn fate(&self, old: LogPosition, new: LogPosition) -> Result<Fate, &'static str> {
+            self.looks.fetch_add(2, Ordering::Relaxed);
+            if self.unreadable {
+                return Err("unreadable");
+            }
+            Ok(match (old.segment() == new.segment(), new.offset().cmp(&old.offset())) {
+                (false, _) => Fate::Other,
+                (true, std::cmp::Ordering::Greater) => Fate::Newer,
+                (true, _) => Fate::Older,
+            })
+        }
+
+        fn look(&self, at: LogPosition) -> Result<Option<(u32, LogPosition)>, &'static str> {
+            self.looks.fetch_add(1, Ordering::Relaxed);
+            if self.unreadable { Err("unreadable") } else { Ok(Some((at.segment(), at))) }
+        }
+
+        fn dropped(&self, at: LogPosition) {
+            self.dropped.lock().unwrap().push(at);
+        }
     }
 
     fn all(keydir: &Keydir) -> Vec<LogPosition> {
@@ -161,67 +308,91 @@ mod tests {
         all
     }
 
-    impl Source for Vec<(u32, LogPosition)> {
+    impl Source for Vec<Entry> {
         fn len(&self) -> usize {
             self.len()
         }
 
-        fn get(&self, nth: usize) -> (u32, LogPosition) {
+        fn get(&self, nth: usize) -> Entry {
             self[nth]
         }
     }
 
-    fn sorted(mut source: Vec<(u32, LogPosition)>) -> Vec<(u32, LogPosition)> {
-        source.sort_unstable();
-        source
+    pub(in crate::keydir) fn sorted(
+        source: impl Iterator<Item = (u32, LogPosition)>,
+    ) -> Vec<Entry> {
+        let mut all: Vec<_> = source.map(|(tag, at)| Entry { tag, at, tombstone: false }).collect();
+        all.sort_unstable();
+        all
     }
 
-    /// Keys of each source, with versions.
-    fn sources(keydir: &Keydir) -> Vec<Vec<(u32, LogPosition)>> {
+    /// Keys of each source, with versions, one in seven of them a tombstone.
+    fn sources(keydir: &Keydir) -> Vec<Vec<Entry>> {
         let tag = |key: u32| keydir.tag(&key.to_le_bytes());
         let one = |source: u32, n: u32| {
             let key = (n * 7 + source * 13) % 3000;
-            (tag(key), entry(key, (source * 5 + n) % 11))
+            let version = (source * 5 + n) % 11;
+            // The same for all that is said of a version.
+            let tombstone = (key + version) % 7 == 0;
+            Entry { tag: tag(key), at: entry(key, version), tombstone }
         };
-        (0..4).map(|source| sorted((0..2500).map(|n| one(source, n)).collect())).collect()
+        let of = |source| {
+            let mut all: Vec<_> = (0..2500).map(|n| one(source, n)).collect();
+            all.sort_unstable();
+            all
+        };
+        (0..4).map(of).collect()
     }
 
-    fn one_by_one(keydir: &Keydir, sources: &[Vec<(u32, LogPosition)>]) {
-        for &(tag, new) in sources.iter().flatten() {
+    fn one_by_one(keydir: &Keydir, sources: &[Vec<Entry>]) {
+        for &Entry { tag, at: new, .. } in sources.iter().flatten() {
             let is = |old: LogPosition| old.segment() == new.segment();
             keydir.change(tag, is, |old| match old {
                 Some(old) if old.offset() >= new.offset() => (Change::Keep, ()),
                 _ => (Change::Set(new), ()),
             });
         }
+        for tombstone in sources.iter().flatten().filter(|entry| entry.tombstone) {
+            keydir.change(tombstone.tag, |at| at == tombstone.at, |_| (Change::Remove, ()));
+        }
     }
 
     #[test]
     fn loading_is_as_one_by_one_in_every_order() {
-        for bits in [2, 10, 32] {
-            let expected = Keydir::new(7, bits);
+        // With few bits the tags crowd, with 10 there are some of either kind.
+        for bits in [2, 9, 10, 11, 32] {
+            let expected = Keydir::new([7; 16], bits);
             let sources = sources(&expected);
             one_by_one(&expected, &sources);
             let orders = [[0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1], [1, 3, 0, 2]];
             for (n, order) in orders.iter().enumerate() {
-                let keydir = Keydir::new(7, bits);
+                let keydir = Keydir::new([7; 16], bits);
                 let sources: Vec<_> = order.iter().map(|&i| sources[i].clone()).collect();
-                keydir.load(&sources, n + 1, resolve).unwrap();
+                let frames = Frames::default();
+                keydir.load(&sources, n + 1, &frames).unwrap();
                 assert_eq!(all(&keydir), all(&expected), "{bits} bits");
                 assert_eq!(keydir.len(), expected.len());
+                // All that has no slot was dropped, or is the newest of its key, and a tombstone.
+                let mut rest: Vec<_> = sources.concat();
+                rest.sort_unstable_by_key(|entry| entry.at);
+                let newest = rest.chunk_by(|a, b| a.at.segment() == b.at.segment());
+                let mut expected: Vec<_> =
+                    newest.flat_map(|same| &same[..same.len() - 1]).map(|entry| entry.at).collect();
+                expected.sort_unstable();
+                assert_eq!(frames.dropped(), expected);
             }
         }
     }
 
     #[test]
     fn what_is_loaded_is_found() {
-        let keydir = Keydir::new(7, 32);
+        let keydir = Keydir::new([7; 16], 32);
         let of = |i: u32| {
             let keys = (0..20_000u32).filter(|key| key % 5 == i);
-            sorted(keys.map(|key| (keydir.tag(&key.to_le_bytes()), entry(key, 0))).collect())
+            sorted(keys.map(|key| (keydir.tag(&key.to_le_bytes()), entry(key, 0))))
         };
         let sources: Vec<_> = (0..5).map(of).collect();
-        keydir.load(&sources, 2, resolve).unwrap();
+        keydir.load(&sources, 2, &Frames::default()).unwrap();
         assert_eq!(keydir.len(), 20_000);
         for key in 0..20_000u32 {
             let tag = keydir.tag(&key.to_le_bytes());
@@ -231,9 +402,39 @@ mod tests {
 
     #[test]
     fn errors_end_it() {
-        let keydir = Keydir::new(7, 32);
-        let twice = vec![vec![(1, entry(1, 1))]; 2];
-        assert_eq!(keydir.load(&twice, 2, |_, _| Err("unreadable")), Err("unreadable"));
+        let frames = Frames { unreadable: true, ..Frames::default() };
+        let keydir = Keydir::new([7; 16], 32);
+        let twice = vec![sorted([(1, entry(1, 1))].into_iter()); 2];
+        assert_eq!(keydir.load(&twice, 2, &frames), Err("unreadable"));
+    }
+
+    /// Whatever the tags are, and however many entries have one: each frame is looked at a few
+    /// times, and then there are the comparisons of a sort.
+    #[test]
+    fn loading_is_linear_whatever_the_tags() {
+        const KEYS: u32 = 20_000;
+        for bits in [1, 3, 6, 12, 32] {
+            let keydir = Keydir::new([7; 16], bits);
+            let tag = |key: u32| keydir.tag(&key.to_le_bytes());
+            let of = |version| sorted((0..KEYS).map(|key| (tag(key), entry(key, version))));
+            let frames = Frames::default();
+            keydir.load(&[of(0), of(1), of(2)], 2, &frames).unwrap();
+            assert_eq!(keydir.len(), u64::from(KEYS));
+            let looks = frames.looks() / u64::from(3 * KEYS);
+            assert!(looks <= 2 * CROWD as u64, "{bits} bits: {looks} looks an entry");
+        }
+    }
+
+    #[test]
+    fn tombstones_leave_no_memory_behind() {
+        let keydir = Keydir::new([7; 16], 32);
+        let tag = |key: u32| keydir.tag(&key.to_le_bytes());
+        let puts = sorted((0..50_000).map(|key| (tag(key), entry(key, 0))));
+        let mut deletes = sorted((0..49_000).map(|key| (tag(key), entry(key, 1))));
+        deletes.iter_mut().for_each(|entry| entry.tombstone = true);
+        keydir.load(&[puts, deletes], 1, &Frames::default()).unwrap();
+        assert_eq!(keydir.len(), 1000);
+        assert!(keydir.memory() < 1000 * 64, "{} bytes", keydir.memory());
     }
 
     #[test]
@@ -243,13 +444,13 @@ mod tests {
         let tag = |n: u32| n.wrapping_mul(0x9e37_79b1);
         let source = |i: u32| {
             let at = |n| LogPosition::new(i + 1, 128 + n * 136);
-            sorted((0..EACH).map(|n| (tag(i * EACH + n), at(n))).collect())
+            sorted((0..EACH).map(|n| (tag(i * EACH + n), at(n))))
         };
         let sources: Vec<_> = (0..20).map(source).collect();
         for threads in [1, 2, 2, 2] {
-            let keydir = Keydir::new(7, 32);
+            let keydir = Keydir::new([7; 16], 32);
             let started = std::time::Instant::now();
-            keydir.load(&sources, threads, resolve).unwrap();
+            keydir.load(&sources, threads, &Frames::default()).unwrap();
             let time = started.elapsed();
             let rate = keydir.len() as f64 / time.as_secs_f64() / 1e6;
             println!("{threads} threads: {time:?}, {rate:.1} million a second");

@@ -9,16 +9,16 @@
 //! the order of their tags, as those of hints do, fill the memory from one end to the other. Lookups of many keys go in step: what each needs next is loaded
 //! for all of them at once.
 
+#[cfg(test)]
+mod attacks;
 mod load;
 mod table;
 
-pub(crate) use load::{Fate, Source};
+pub(crate) use load::{Entry, Fate, Resolve, Source};
 
 use crate::position::LogPosition;
 use dashmap::{DashMap, RwLock};
-use foldhash::SharedSeed;
-use foldhash::quality::SeedableRandomState;
-use std::hash::{BuildHasher, Hasher};
+use siphasher::sip::SipHasher13;
 use table::{Table, hash, prefetch_slot, touch_slots};
 
 /// How many shards there are: each is locked, and grows, on its own.
@@ -26,9 +26,6 @@ const SHARDS: usize = 32;
 
 /// How many lookups [`Keydir::get_all`] does in step at most: their cache misses overlap.
 pub(crate) const IN_STEP: usize = 32;
-
-/// Fixed: tags are the same in every process.
-static SHARED: SharedSeed = SharedSeed::from_u64(0x7461_696c_6361_736b);
 
 /// Packed to 12 bytes: two thirds of what an aligned one takes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -48,36 +45,35 @@ pub(crate) enum Change {
 
 pub(crate) struct Keydir {
     map: DashMap<Slot, ()>,
-    hasher: SeedableRandomState,
+    /// SipHash-1-3, keyed by the store's secret.
+    hasher: SipHasher13,
     /// Bits of the tag that are used: fewer only in tests, to make keys collide.
     mask: u32,
+    fingerprint: u64,
 }
 
 impl Keydir {
-    /// A keydir whose hashes depend on `seed`, with tags of so many bits.
-    pub(crate) fn new(seed: u64, bits: u32) -> Self {
-        let hasher = SeedableRandomState::with_seed(seed, &SHARED);
+    /// A keydir whose tags depend on a secret, with tags of so many bits.
+    ///
+    /// The secret is 16 bytes from the operating system, drawn once for each store. Whoever does
+    /// not know it cannot tell which keys have equal tags, and so cannot make keys that do.
+    pub(crate) fn new(secret: [u8; 16], bits: u32) -> Self {
+        let hasher = SipHasher13::new_with_key(&secret);
+        let mask = u32::MAX >> (32 - bits);
         let map = DashMap::with_shard_amount(SHARDS);
-        Self { map, hasher, mask: u32::MAX >> (32 - bits) }
+        Self { map, fingerprint: fingerprint(&hasher, mask), hasher, mask }
     }
 
     /// The tag of a key, which hints write down. Of the bytes alone: what std adds to hash a slice
     /// is not promised to stay.
     #[inline]
     pub(crate) fn tag(&self, key: &[u8]) -> u32 {
-        let mut hasher = self.hasher.build_hasher();
-        hasher.write(key);
-        hasher.finish() as u32 & self.mask
+        self.hasher.hash(key) as u32 & self.mask
     }
 
-    /// Tells apart the tags of one seed and version of the hash function from those of another:
-    /// mixed from the tags of keys of many lengths.
-    pub(crate) fn fingerprint(&self) -> u64 {
-        let keys: [u8; 300] = std::array::from_fn(|n| n as u8);
-        (1..=keys.len()).map(|len| self.tag(&keys[..len])).fold(0, |mixed: u64, tag| {
-            let mixed = (mixed ^ u64::from(tag)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            mixed ^ mixed >> 32
-        })
+    /// Tells apart the tags of one secret and version of the hash function from those of another.
+    pub(crate) const fn fingerprint(&self) -> u64 {
+        self.fingerprint
     }
 
     #[inline]
@@ -173,6 +169,7 @@ impl Keydir {
             }
             (Change::Remove, Some(old)) => {
                 shard.remove_entry(hash, |(slot, _)| *slot == old);
+                table::shrink_after_removing(&mut shard);
             }
         }
         result
@@ -269,6 +266,16 @@ impl Keydir {
     }
 }
 
+/// Mixed from the hashes of keys of many lengths, so that a change of the function shows, whichever
+/// lengths it concerns.
+fn fingerprint(hasher: &SipHasher13, mask: u32) -> u64 {
+    let keys: [u8; 300] = std::array::from_fn(|n| n as u8);
+    (1..=keys.len()).map(|len| hasher.hash(&keys[..len])).fold(u64::from(mask), |mixed, hash| {
+        let mixed = (mixed ^ hash).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        mixed ^ mixed >> 32
+    })
+}
+
 /// Tells which positions there are.
 fn tell(some: &[Option<LogPosition>; IN_STEP], likely: &mut impl FnMut(&[LogPosition])) {
     let mut all = [LogPosition::from_u64(0); IN_STEP];
@@ -297,7 +304,11 @@ fn apply(
                 }
             }
         }
-        Change::Remove => table.remove_entry(hash, is).map(|(slot, _)| slot.at()),
+        Change::Remove => {
+            let removed = table.remove_entry(hash, is).map(|(slot, _)| slot.at());
+            table::shrink_after_removing(table);
+            removed
+        }
     }
 }
 
@@ -325,7 +336,7 @@ mod tests {
 
     #[test]
     fn equal_tags_do_not_make_keys_one() {
-        let keydir = Keydir::new(7, 2);
+        let keydir = Keydir::new([7; 16], 2);
         let position = |n: u32| LogPosition::new(1, 128 + n * 8);
         for n in 0..100 {
             let tag = keydir.tag(&[n as u8]);
@@ -345,7 +356,7 @@ mod tests {
 
     #[test]
     fn slots_and_each_show_what_is_there() {
-        let keydir = Keydir::new(7, 5);
+        let keydir = Keydir::new([7; 16], 5);
         let position = |n: u32| LogPosition::new(1, 128 + n * 8);
         let mut expected = std::collections::BTreeMap::<u32, Vec<_>>::new();
         for n in 0..200 {
@@ -368,25 +379,54 @@ mod tests {
             all.sort_unstable();
             assert_eq!(all, positions);
         }
-        let none = Keydir::new(7, 5);
+        let none = Keydir::new([7; 16], 5);
         none.each(3, |_| panic!("there is nothing"));
     }
 
+    /// Tags are written into hints, so a store is bound to them: they are those of the published
+    /// SipHash-1-3, in every process and with every version of the crate.
     #[test]
-    fn tags_are_the_same_in_every_process() {
-        let (one, again) = (Keydir::new(7, 32), Keydir::new(7, 32));
-        let (short, other) = (Keydir::new(7, 4), Keydir::new(8, 32));
-        assert_eq!(one.fingerprint(), again.fingerprint());
-        assert_ne!(one.fingerprint(), short.fingerprint());
-        assert_ne!(one.fingerprint(), other.fingerprint());
-        // If this changes, files with tags of an older version are not to be used.
-        assert_eq!(one.fingerprint(), 17_452_346_800_026_426_056);
+    fn tags_are_the_same_in_every_process_and_version() {
+        let secret = std::array::from_fn(|n| n as u8);
+        let keydir = Keydir::new(secret, 32);
+        let keys: [u8; 300] = std::array::from_fn(|n| n as u8);
+        // Made by an implementation of its own, straight from the paper.
+        let golden: [(usize, u32); 11] = [
+            (0, 0x050f_c4dc),
+            (1, 0x7d57_ca93),
+            (7, 0x9bb1_1140),
+            (8, 0x8d29_9a8e),
+            (9, 0x6c06_3de4),
+            (15, 0x2a51_9956),
+            (16, 0x7d90_8b66),
+            (17, 0x63db_d80c),
+            (255, 0x153c_4a15),
+            (256, 0x167d_e370),
+            (300, 0xda5a_2224),
+        ];
+        for (len, tag) in golden {
+            assert_eq!(keydir.tag(&keys[..len]), tag, "{len} bytes");
+        }
+        assert_eq!(keydir.fingerprint(), 0x80a5_3cd5_9c4c_f369);
+    }
+
+    #[test]
+    fn fingerprints_tell_secrets_and_tag_lengths_apart() {
+        let of = |secret, bits| Keydir::new(secret, bits).fingerprint();
+        let secret = [7; 16];
+        assert_eq!(of(secret, 32), of(secret, 32));
+        assert_ne!(of(secret, 32), of(secret, 4));
+        for bit in 0..128 {
+            let mut other = secret;
+            other[bit / 8] ^= 1 << (bit % 8);
+            assert_ne!(of(secret, 32), of(other, 32), "bit {bit} of the secret");
+        }
     }
 
     #[test]
     fn many_are_looked_up_and_changed_as_one_by_one() {
         for bits in [3, 32] {
-            let keydir = Keydir::new(7, bits);
+            let keydir = Keydir::new([7; 16], bits);
             let position = |n: u32| LogPosition::new(n + 1, 128);
             let tag = |n: u32| keydir.tag(&n.to_le_bytes());
             let keys: Vec<u32> = (0..5000).collect();

@@ -17,6 +17,9 @@ pub(super) const EACH: usize = size_of::<(Slot, SharedValue<()>)>() + 1;
 /// Bytes of a table from which on it is grown here.
 const LARGE: usize = if cfg!(test) { 1 << 12 } else { 1 << 20 };
 
+/// Buckets of a table that is not worth being made smaller.
+const SMALL: usize = 64;
+
 /// Asks for the control bytes and the slot where a table's probe for a hash begins.
 #[inline]
 pub(super) fn prefetch_slot(table: &Table, hash: u64) {
@@ -91,15 +94,51 @@ pub(super) fn reserve(table: &mut Table, more: usize) {
 
 /// Gives memory back of which there is more than twice what the slots take.
 pub(super) fn shrink(table: &mut Table) {
-    if table.buckets() > 64 && table.len() * 2 < table.buckets() / 8 * 7 {
+    if table.buckets() > SMALL && table.len() * 2 < table.buckets() / 8 * 7 {
         rebuild(table, table.len());
+    }
+}
+
+/// As `shrink`, where slots come and go: an eighth of the room has to do for all, and twice as much
+/// as they need stays, so that before the table is moved again a good part of it has come or gone.
+/// Moving what is left takes less than moving it did when the table grew.
+#[inline]
+pub(super) fn shrink_after_removing(table: &mut Table) {
+    if table.buckets() > SMALL && table.len() < table.buckets() / 64 * 7 {
+        shrink_to(table, table.len() * 2);
+    }
+}
+
+#[cold]
+fn shrink_to(table: &mut Table, enough: usize) {
+    // Without memory for a smaller one, it stays as it is.
+    if let Ok(new) = Table::try_with_capacity(enough) {
+        move_into(table, new);
+    }
+}
+
+/// Removes the slots that are doomed.
+#[allow(unsafe_code, reason = "hashbrown's raw iterator")]
+pub(super) fn remove_if(table: &mut Table, doomed: impl Fn(&Slot) -> bool) {
+    // SAFETY: the table is neither moved nor grown while the iterator is used.
+    let all = unsafe { table.iter() };
+    for bucket in all {
+        // SAFETY: the iterator gives buckets that are full, each once.
+        if doomed(unsafe { &bucket.as_ref().0 }) {
+            // SAFETY: full, as above; erasing what the iterator has given is allowed, as `retain` of
+            // hashbrown's own map does it.
+            unsafe { table.erase(bucket) };
+        }
     }
 }
 
 /// Moves all slots into a table with room for so many.
 fn rebuild(table: &mut Table, enough: usize) {
-    let mut new = Table::with_capacity(enough);
-    if enough * EACH >= LARGE {
+    move_into(table, Table::with_capacity(enough));
+}
+
+fn move_into(table: &mut Table, mut new: Table) {
+    if new.buckets() * EACH >= LARGE {
         prefer_huge_pages(&mut new);
     }
     // In the order of their places here, which is that of their places there.

@@ -45,10 +45,6 @@ impl Listed<'_> {
             Self::Read(entries) => entries[nth],
         }
     }
-
-    fn iter(&self) -> impl Iterator<Item = u64> + '_ {
-        (0..self.len()).map(|nth| self.get(nth))
-    }
 }
 
 impl Listing {
@@ -57,11 +53,6 @@ impl Listing {
             Self::Hint(map) => Listed::Hint(entries(map)),
             Self::Read(all) => Listed::Read(all),
         }
-    }
-
-    /// Calls `each` with all entries.
-    pub(super) fn each(&self, each: impl FnMut(u64)) {
-        self.listed().iter().for_each(each);
     }
 
     /// Whether there is a put with the tag.

@@ -9,16 +9,16 @@ use super::view::View;
 use super::{Store, StoreOptions};
 use crate::error::{Corruption, CorruptionKind, OpenError};
 use crate::format::hint::{Census, TOMBSTONE};
-use crate::format::u64_at;
-use crate::keydir::{Change, Fate, Keydir};
+use crate::keydir::{self, Entry, Fate, Keydir, Resolve};
 use crate::log::core::Core;
 use crate::log::{CommitLog, scan};
 use crate::options::RecoveryMode;
 use crate::position::LogPosition;
+use crate::random::random_bytes;
 use crate::segment::Segment;
 use crate::storage::io_error;
 use crate::sync::{Mutex, lock};
-use std::hash::{BuildHasher, RandomState};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
@@ -38,7 +38,7 @@ impl Store {
         let started = Instant::now();
         log.stored = true;
         let core = log.core().expect("a store's log is open for writing").clone();
-        let keydir = Keydir::new(u64_at(&secret_of(&core)?, 0), options.tag_bits);
+        let keydir = Keydir::new(secret_of(&core)?, options.tag_bits);
         let mut report = log.recovery().clone();
         let salvage = core.config.recovery_mode == RecoveryMode::Salvage;
         let mut lost = salvage.then(Vec::new);
@@ -84,8 +84,7 @@ fn secret_of(core: &Core) -> Result<[u8; 16], OpenError> {
     if is_log && core.config.recovery_mode == RecoveryMode::Strict {
         return Err(OpenError::NotAStore);
     }
-    let mut secret = [0; 16];
-    secret[..8].copy_from_slice(&RandomState::new().hash_one(0).to_le_bytes());
+    let secret = random_bytes().map_err(|e| io_error("draw random bytes", e))?;
     let written = core.change_manifest(|manifest| manifest.secret = Some(secret));
     written.map_err(|e| io_error("write MANIFEST", e))?;
     Ok(secret)
@@ -155,20 +154,10 @@ fn fill(
     lost: &Mutex<Vec<Corruption>>,
 ) -> Result<(), OpenError> {
     let salvage = core.config.recovery_mode == RecoveryMode::Salvage;
-    let resolve = |old, new| match resolve(core, old, new) {
-        (fate, Some(damage)) if salvage => {
-            lock(lost).push(damage);
-            Ok(fate)
-        }
-        (_, Some(damage)) => Err(damage),
-        (fate, None) => Ok(fate),
-    };
     let sorted: Vec<_> = sources.iter().map(Entries::of).collect();
-    keydir.load(&sorted, threads(), resolve)?;
-    for Source { segment, census, listing } in sources {
-        if census.tombstones > 0 {
-            drop_tombstones(keydir, segment, listing);
-        }
+    let segments = sources.iter().map(|source| (source.segment.id(), &*source.segment)).collect();
+    keydir.load(&sorted, threads(), &Frames { segments, salvage, lost })?;
+    for Source { segment, census, .. } in sources {
         segment.map.expect_scattered(false);
         segment.dead.add(census.superseded);
         // Only here is it known: so it is not set yet.
@@ -189,55 +178,79 @@ impl<'s> Entries<'s> {
     }
 }
 
-impl crate::keydir::Source for Entries<'_> {
+impl keydir::Source for Entries<'_> {
     fn len(&self) -> usize {
         self.listed.len()
     }
 
     #[inline]
-    fn get(&self, nth: usize) -> (u32, LogPosition) {
+    fn get(&self, nth: usize) -> Entry {
         let entry = self.listed.get(nth);
-        ((entry >> 32) as u32, self.segment.position(entry & 0xffff_ffff & !TOMBSTONE))
+        Entry {
+            tag: (entry >> 32) as u32,
+            at: self.segment.position(entry & 0xffff_ffff & !TOMBSTONE),
+            tombstone: entry & TOMBSTONE != 0,
+        }
     }
 }
 
-/// Tombstones are slots until all is loaded, so that the order of loading does not matter.
-fn drop_tombstones(keydir: &Keydir, segment: &Segment, listing: &Listing) {
-    listing.each(|entry| {
-        if entry & TOMBSTONE != 0 {
-            let tag = (entry >> 32) as u32;
-            let place = segment.position(entry & 0xffff_ffff & !TOMBSTONE);
-            keydir.change(tag, |at| at == place, |_| (Change::Remove, ()));
-        }
-    });
+/// What the frames say of the entries: of those with one key the one counts that was written last,
+/// wherever merges have moved it. What this depends on and no hint vouches for is verified: keys that
+/// differ, and the positions that moved frames were written at. In salvage damage is noted, and what
+/// the frames say is taken as it is.
+struct Frames<'s> {
+    segments: HashMap<u32, &'s Segment>,
+    salvage: bool,
+    lost: &'s Mutex<Vec<Corruption>>,
 }
 
-/// What a frame is to another one with the same tag: of two with one key the one counts that was
-/// written later, wherever merges have moved it. What this depends on and no hint vouches for is
-/// verified: keys that differ, and the positions that moved frames were written at. Damage is told
-/// beside what the frames say as they are.
-fn resolve(core: &Core, old: LogPosition, new: LogPosition) -> (Fate, Option<Corruption>) {
-    core.table.with(|all| {
-        let find = |at: LogPosition| crate::log::table::locate(all, at.segment());
-        let (Some(a), Some(b)) = (find(old), find(new)) else { return (Fate::Other, None) };
-        let (a, b) = (&*all[a], &*all[b]);
-        let (at_a, at_b) = (u64::from(old.offset()), u64::from(new.offset()));
+impl<'s> Frames<'s> {
+    fn find(&self, at: LogPosition) -> (&'s Segment, u64) {
+        (self.segments[&at.segment()], u64::from(at.offset()))
+    }
+
+    fn verify(&self, segment: &Segment, offset: u64) -> Result<(), Corruption> {
+        match verify(segment, offset) {
+            Err(damage) if self.salvage => {
+                lock(self.lost).push(damage);
+                Ok(())
+            }
+            other => other,
+        }
+    }
+}
+
+impl<'s> Resolve for Frames<'s> {
+    type Key = &'s [u8];
+    type Error = Corruption;
+
+    fn fate(&self, old: LogPosition, new: LogPosition) -> Result<Fate, Corruption> {
+        let ((a, at_a), (b, at_b)) = (self.find(old), self.find(new));
         let same = key_at(a, at_a).is_some_and(|key| key_at(b, at_b) == Some(key));
-        let mut frames = [(a, at_a), (b, at_b)].into_iter();
-        let damage = frames.find_map(|(segment, offset)| {
-            let depends = !same || segment.header.merged;
-            depends.then(|| verify(segment, offset).err()).flatten()
-        });
-        if !same {
-            return (Fate::Other, damage);
+        for (segment, offset) in [(a, at_a), (b, at_b)] {
+            if !same || segment.header.merged {
+                self.verify(segment, offset)?;
+            }
         }
-        let newer = origin_of(b, at_b) > origin_of(a, at_a);
-        let (loser, offset) = if newer { (a, at_a) } else { (b, at_b) };
-        if is_put(loser, offset) {
-            loser.dead.add(frame_len(loser, offset));
+        Ok(match same {
+            false => Fate::Other,
+            true if origin_of(b, at_b) > origin_of(a, at_a) => Fate::Newer,
+            true => Fate::Older,
+        })
+    }
+
+    fn look(&self, at: LogPosition) -> Result<Option<(&'s [u8], LogPosition)>, Corruption> {
+        let (segment, offset) = self.find(at);
+        self.verify(segment, offset)?;
+        Ok(key_at(segment, offset).map(|key| (key, origin_of(segment, offset))))
+    }
+
+    fn dropped(&self, at: LogPosition) {
+        let (segment, offset) = self.find(at);
+        if is_put(segment, offset) {
+            segment.dead.add(frame_len(segment, offset));
         }
-        (if newer { Fate::Newer } else { Fate::Older }, damage)
-    })
+    }
 }
 
 fn verify(segment: &Segment, offset: u64) -> Result<(), Corruption> {

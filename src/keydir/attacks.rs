@@ -1,0 +1,94 @@
+//! Keys that somebody chose so that their tags be equal: without the secret they are not, and what
+//! the keydir does with them is counted.
+
+use super::load::tests::{Frames, entry, sorted};
+use super::*;
+use std::cell::Cell;
+use std::collections::HashMap;
+
+/// How many keys there are to an attack.
+const KEYS: u32 = 4000;
+
+type Key = [u8; 16];
+
+/// Keys that had one tag in every store while the hash had a constant in it that is the same for
+/// all: a folded multiplication of what the last 8 bytes make 0.
+fn of_the_old_constant() -> Vec<Key> {
+    let suffix = 0xcb79_c08c_cb6f_1cb3_u64;
+    let key = |n: u64| [n, suffix].map(u64::to_le_bytes).as_flattened().try_into().unwrap();
+    (0..u64::from(KEYS)).map(key).collect()
+}
+
+/// Keys whose tags begin with the same 10 bits, found by trying, where the secret is `known`. Each
+/// takes 2^10 tries; a whole tag would take 2^32.
+fn found_by_trying(known: [u8; 16]) -> Vec<Key> {
+    let keydir = Keydir::new(known, 32);
+    let keys = (0..).map(|n: u64| [n, !n].map(u64::to_le_bytes).as_flattened().try_into().unwrap());
+    keys.filter(|key: &Key| keydir.tag(key) >> 22 == 0x155).take(KEYS as usize).collect()
+}
+
+/// The number of keys of the most frequent tag, cut to so many bits.
+fn most_of_one(keydir: &Keydir, keys: &[Key], bits: u32) -> usize {
+    let mut counts = HashMap::new();
+    keys.iter().for_each(|key| *counts.entry(keydir.tag(key) >> (32 - bits)).or_insert(0) += 1);
+    counts.into_values().max().unwrap()
+}
+
+fn secrets() -> impl Iterator<Item = [u8; 16]> {
+    // Not from the operating system: the test is the same each time.
+    (1..=20).map(|n: u8| std::array::from_fn(|at| n.wrapping_mul(31) ^ (at as u8).wrapping_mul(n)))
+}
+
+#[test]
+fn chosen_keys_spread_as_random_ones_do() {
+    let known = [9; 16];
+    let by_trying = found_by_trying(known);
+    assert_eq!(most_of_one(&Keydir::new(known, 32), &by_trying, 10), KEYS as usize);
+    for secret in secrets() {
+        let keydir = Keydir::new(secret, 32);
+        for keys in [of_the_old_constant(), by_trying.clone()] {
+            // By chance: one pair of equal tags in 500 such sets; of 4,000 keys in 1,024 places
+            // 4 each, and 18 in one of them once in a million sets.
+            assert!(most_of_one(&keydir, &keys, 32) <= 2);
+            assert!(most_of_one(&keydir, &keys, 10) < 22);
+        }
+    }
+}
+
+/// Puts all, gets all, and loads all into another one. How often a key was compared, for each.
+fn work(secret: [u8; 16], keys: &[Key]) -> [u64; 3] {
+    let keydir = Keydir::new(secret, 32);
+    let compared = Cell::new(0);
+    let compare = |at, nth| {
+        compared.set(compared.get() + 1);
+        at == entry(nth, 0)
+    };
+    for (nth, key) in (0..).zip(keys) {
+        let set = |old: Option<_>| (Change::Set(entry(nth, 0)), assert_eq!(old, None));
+        keydir.change(keydir.tag(key), |at| compare(at, nth), set);
+    }
+    let puts = compared.take();
+    for (nth, key) in (0..).zip(keys) {
+        assert!(keydir.get(keydir.tag(key), |at| compare(at, nth), |_| ()).is_some());
+    }
+    let gets = compared.take();
+    let again = Keydir::new(secret, 32);
+    let entries = (0..).zip(keys).map(|(nth, key)| (again.tag(key), entry(nth, 0)));
+    let frames = Frames::default();
+    again.load(&[sorted(entries)], 1, &frames).unwrap();
+    assert_eq!(again.len(), keys.len() as u64);
+    [puts, gets, frames.looks()]
+}
+
+#[test]
+fn chosen_keys_cost_what_others_cost() {
+    for secret in secrets().take(4) {
+        for keys in [of_the_old_constant(), found_by_trying([9; 16])] {
+            let [puts, gets, loads] = work(secret, &keys);
+            // Two keys that share a tag by chance are compared.
+            assert!(puts <= 2, "{puts} comparisons");
+            assert!(gets <= u64::from(KEYS) + 2, "{gets} comparisons");
+            assert!(loads <= 4, "{loads} frames looked at");
+        }
+    }
+}
