@@ -17,14 +17,14 @@ mod table;
 pub(crate) use load::{Entry, Fate, Resolve, Source};
 
 use crate::position::LogPosition;
-use dashmap::{DashMap, RwLock};
+use dashmap::{DashMap, RwLock, RwLockReadGuard};
 use siphasher::sip::SipHasher13;
 use table::{Table, hash, prefetch_slot, touch_slots};
 
 /// How many shards there are: each is locked, and grows, on its own.
 const SHARDS: usize = 32;
 
-/// How many lookups [`Keydir::get_all`] does in step at most: their cache misses overlap.
+/// How many lookups [`Locked::get_all`] does in step at most: their cache misses overlap.
 pub(crate) const IN_STEP: usize = 32;
 
 /// Packed to 12 bytes: two thirds of what an aligned one takes.
@@ -111,37 +111,10 @@ impl Keydir {
         locked
     }
 
-    /// Looks up many keys in step, so that their cache misses overlap, [`IN_STEP`] at most. As
-    /// `get` for each: `is` and `found` get the index of the tag. `likely` is told beforehand which
-    /// positions `is` will be asked about.
-    pub(crate) fn get_all(
-        &self,
-        tags: &[u32],
-        mut likely: impl FnMut(&[LogPosition]),
-        mut is: impl FnMut(usize, LogPosition) -> bool,
-        mut found: impl FnMut(usize, LogPosition),
-    ) {
-        assert!(tags.len() <= IN_STEP);
-        let locked = self.lock_all(tags, RwLock::read);
-        let table = |tag| locked[Self::shard(tag)].as_deref().expect("its shard is locked");
-        touch_slots(tags.iter().map(|&tag| (table(tag), tag)));
-        let mut first = [None; IN_STEP];
-        for (first, &tag) in first.iter_mut().zip(tags) {
-            let table = table(tag);
-            let slot = table.get(hash(table, tag), |(slot, _)| slot.tag == tag);
-            *first = slot.map(|(slot, _)| slot.at());
-        }
-        tell(&first, &mut likely);
-        for (index, (&tag, first)) in tags.iter().zip(first).enumerate() {
-            let mut at = first.filter(|&at| is(index, at));
-            if at.is_none() && first.is_some() {
-                // Another key's, with the same tag.
-                let is = |(slot, _): &(Slot, _)| slot.tag == tag && is(index, slot.at());
-                let table = table(tag);
-                at = table.get(hash(table, tag), is).map(|(slot, _)| slot.at());
-            }
-            at.into_iter().for_each(|at| found(index, at));
-        }
+    /// Locks the shards of many tags for reading: what is looked up until the locks are given back is
+    /// as it was at one moment.
+    pub(crate) fn read_all(&self, tags: &[u32]) -> Locked<'_> {
+        Locked(self.lock_all(tags, RwLock::read))
     }
 
     /// Calls `decide` with a key's position, if it has one, while its shard is locked for writing,
@@ -274,6 +247,43 @@ fn fingerprint(hasher: &SipHasher13, mask: u32) -> u64 {
         let mixed = (mixed ^ hash).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         mixed ^ mixed >> 32
     })
+}
+
+/// Shards that are locked for reading.
+pub(crate) struct Locked<'k>([Option<RwLockReadGuard<'k, Table>>; SHARDS]);
+
+impl Locked<'_> {
+    /// Looks up many keys in step, so that their cache misses overlap, [`IN_STEP`] at most, all of
+    /// them in shards that are locked. As `get` for each: `is` and `found` get the index of the tag.
+    /// `likely` is told beforehand which positions `is` will be asked about.
+    pub(crate) fn get_all(
+        &self,
+        tags: &[u32],
+        mut likely: impl FnMut(&[LogPosition]),
+        mut is: impl FnMut(usize, LogPosition) -> bool,
+        mut found: impl FnMut(usize, LogPosition),
+    ) {
+        assert!(tags.len() <= IN_STEP);
+        let table = |tag| self.0[Keydir::shard(tag)].as_deref().expect("its shard is locked");
+        touch_slots(tags.iter().map(|&tag| (table(tag), tag)));
+        let mut first = [None; IN_STEP];
+        for (first, &tag) in first.iter_mut().zip(tags) {
+            let table = table(tag);
+            let slot = table.get(hash(table, tag), |(slot, _)| slot.tag == tag);
+            *first = slot.map(|(slot, _)| slot.at());
+        }
+        tell(&first, &mut likely);
+        for (index, (&tag, first)) in tags.iter().zip(first).enumerate() {
+            let mut at = first.filter(|&at| is(index, at));
+            if at.is_none() && first.is_some() {
+                // Another key's, with the same tag.
+                let is = |(slot, _): &(Slot, _)| slot.tag == tag && is(index, slot.at());
+                let table = table(tag);
+                at = table.get(hash(table, tag), is).map(|(slot, _)| slot.at());
+            }
+            at.into_iter().for_each(|at| found(index, at));
+        }
+    }
 }
 
 /// Tells which positions there are.
@@ -448,7 +458,14 @@ mod tests {
                 let tags: Vec<_> = keys.iter().map(|&n| tag(n)).collect();
                 let mut found = vec![None; keys.len()];
                 let is = |index: usize, at| at == position(keys[index]);
-                keydir.get_all(&tags, |_| {}, is, |index, at| found[index] = Some(at));
+                keydir.read_all(&tags).get_all(
+                    &tags,
+                    |_| {},
+                    is,
+                    |index, at| {
+                        found[index] = Some(at);
+                    },
+                );
                 for (&n, found) in keys.iter().zip(found) {
                     assert_eq!(found, (n % 100 != 99).then(|| position(n)));
                 }

@@ -14,6 +14,7 @@ use crate::log::commit::Claim;
 use crate::options::MAX_SEGMENT;
 use crate::position::LogPosition;
 use crate::segment::Segment;
+use std::sync::atomic::Ordering;
 
 /// Writes that are done together: all of them or none, also after a crash.
 #[derive(Clone, Debug, Default)]
@@ -115,6 +116,8 @@ impl Store {
                 }
                 let Some(claim) = core.try_claim(&mut alone, len) else { return Ok(None) };
                 let (at, changes) = write_all(claim, &frames);
+                // ORDERING: Relaxed; pairs with the loads in `look_up_many`, and the locks order it.
+                index.batches.fetch_add(1, Ordering::Relaxed);
                 position = Some(at);
                 Ok::<_, WriteError>(Some(changes))
             };

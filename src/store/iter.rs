@@ -39,7 +39,7 @@ impl fmt::Debug for Pair<'_> {
 }
 
 /// A place that a slot points at, and the segment that it is in, if it is there.
-type Pinned<'a> = (LogPosition, Result<Pin<'a>, ReadError>);
+type Pinned<'a> = (LogPosition, Option<Pin<'a>>);
 
 /// All keys and values.
 #[derive(Debug)]
@@ -82,7 +82,7 @@ impl<'a> Iterator for Pairs<'a> {
     fn next(&mut self) -> Option<Self::Item> {
         loop {
             let (position, pin) = self.next_pinned()?;
-            match pin.and_then(|pin| self.view.read_pinned(position, pin)) {
+            match self.view.read_pinned(position, pin) {
                 Ok(found) if found.is_live(&self.view.clock) => {
                     return Some(Ok(Pair { found }));
                 }

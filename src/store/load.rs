@@ -18,6 +18,7 @@ use crate::random::random_bytes;
 use crate::segment::Segment;
 use crate::storage::io_error;
 use crate::sync::{Mutex, lock};
+use crossbeam_utils::CachePadded;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -54,6 +55,7 @@ impl Store {
             keydir,
             clock: options.clock.clone(),
             counters: Counters::default(),
+            batches: CachePadded::default(),
             verify: options.verify,
         };
         let index = Arc::new(Index::new(core, view, policy_of(options)?));

@@ -345,10 +345,10 @@ impl Store {
         self.index.get(key.as_ref())
     }
 
-    /// The values of many keys, in their order.
+    /// The values of many keys, in their order. Each [batch](Batch) is seen whole or not at all.
     ///
     /// # Errors
-    /// As [`get`](Self::get).
+    /// As [`get`](Self::get), of the first key that has one.
     pub fn get_many<K: AsRef<[u8]>>(
         &self,
         keys: &[K],

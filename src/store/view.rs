@@ -17,13 +17,14 @@ use super::value::Value;
 use crate::error::{Corruption, CorruptionKind, ReadError};
 use crate::format::frame::{self, EXPIRES, HEADER, Header, Kind, State, Word};
 use crate::format::u64_at;
-use crate::keydir::{IN_STEP, Keydir};
+use crate::keydir::{IN_STEP, Keydir, Locked};
 use crate::log::scan;
 use crate::log::table::{Listed, Pin, Table, locate};
 use crate::position::LogPosition;
 use crate::prefetch::touch;
 use crate::segment::Segment;
 use crate::sync::Patience;
+use crossbeam_utils::CachePadded;
 use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,12 +33,21 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// Damage that a lookup met where it expected a key.
 pub(crate) type Damage = Cell<Option<Corruption>>;
 
+/// Damage that lookups of many keys met, each with the index of the key.
+type Damages = Vec<(usize, Corruption)>;
+
+/// Where a key's slot points, if it has one, and the segment there, if that is there.
+type Place<'a> = Option<(LogPosition, Option<Pin<'a>>)>;
+
 #[derive(Debug)]
 pub(crate) struct View {
     pub(crate) table: Arc<Table>,
     pub(crate) keydir: Keydir,
     pub(crate) clock: Clock,
     pub(crate) counters: Counters,
+    /// Batches that were written, each counted while its shards are locked and before its slots are
+    /// set.
+    pub(crate) batches: CachePadded<AtomicU64>,
     /// Whether reads verify checksums.
     pub(crate) verify: bool,
 }
@@ -139,9 +149,9 @@ impl View {
         });
     }
 
-    /// Keeps the segment that a slot points into.
-    pub(crate) fn pin(&self, at: LogPosition) -> Result<Pin<'_>, ReadError> {
-        self.table.pin(at.segment()).ok_or_else(|| ReadError::Corrupt(stale(at)))
+    /// Keeps the segment that a slot points into, if it is there.
+    pub(crate) fn pin(&self, at: LogPosition) -> Option<Pin<'_>> {
+        self.table.pin(at.segment())
     }
 
     /// As `pin`, where the segment is most likely in a snapshot that is at hand.
@@ -149,11 +159,11 @@ impl View {
     /// # Safety
     /// The snapshot is one of this view's table.
     #[inline]
-    unsafe fn pin_in(&self, all: &[Listed], at: LogPosition) -> Result<Pin<'_>, ReadError> {
+    unsafe fn pin_in(&self, all: &[Listed], at: LogPosition) -> Option<Pin<'_>> {
         let listed = locate(all, at.segment()).map(|found| &all[found]);
         // SAFETY: the same contract.
         let pin = listed.and_then(|listed| unsafe { self.table.pin_listed(listed) });
-        pin.map_or_else(|| self.pin(at), Ok)
+        pin.or_else(|| self.pin(at))
     }
 
     /// Loads the lines with the keys of frames that slots point at.
@@ -163,7 +173,7 @@ impl View {
 
     /// Reads what a slot points at.
     pub(crate) fn read(&self, at: LogPosition) -> Result<Found<'_>, ReadError> {
-        self.read_pinned(at, self.pin(at)?)
+        self.read_pinned(at, self.pin(at))
     }
 
     // ---- without a lock ----
@@ -174,54 +184,119 @@ impl View {
         Ok(found.map(|found| Value::new(found.value(), found.position, found.pin, &self.table)))
     }
 
+    /// Each batch is seen whole or not at all, by however many keys.
     pub(crate) fn get_many<K: AsRef<[u8]>>(
         &self,
         keys: &[K],
     ) -> Result<Vec<Option<Value<'_>>>, ReadError> {
-        let mut values = Vec::with_capacity(keys.len());
-        // In one epoch: each takes some of the nanoseconds that are gained here.
-        self.table.with(|all| {
-            for keys in keys.chunks(IN_STEP) {
-                self.get_in_step(all, keys, &mut values)?;
-            }
-            let hits = values.iter().flatten().count();
-            self.count_reads(hits, values.len() - hits);
-            Ok(values)
-        })
+        let mut damaged = Vec::new();
+        // The bytes of all keys first, and once: `as_ref` is the caller's code and may use the store,
+        // so it runs under no lock and in no epoch.
+        if keys.len() > IN_STEP {
+            let keys: Vec<&[u8]> = keys.iter().map(AsRef::as_ref).collect();
+            let places = self.look_up_many(&keys, &mut damaged);
+            return self.values(places.into_iter(), &damaged);
+        }
+        let (mut bytes, mut tags) = ([&[][..]; IN_STEP], [0; IN_STEP]);
+        for ((bytes, tag), key) in bytes.iter_mut().zip(&mut tags).zip(keys) {
+            *bytes = key.as_ref();
+            *tag = self.keydir.tag(bytes);
+        }
+        let (bytes, tags) = (&bytes[..keys.len()], &tags[..keys.len()]);
+        let mut places = [const { None }; IN_STEP];
+        self.look_up(&self.keydir.read_all(tags), bytes, tags, &mut places, |nth, corruption| {
+            damaged.push((nth, corruption));
+        });
+        self.values(places.into_iter().take(keys.len()), &damaged)
     }
 
-    fn get_in_step<'a, K: AsRef<[u8]>>(
+    /// First a group at a time, which holds writers up for a moment only and brings what is looked at
+    /// into memory. If a batch was written meanwhile, again, with all shards locked that are needed.
+    #[cold]
+    fn look_up_many(&self, keys: &[&[u8]], damaged: &mut Damages) -> Vec<Place<'_>> {
+        let tags: Vec<u32> = keys.iter().map(|key| self.keydir.tag(key)).collect();
+        let mut places: Vec<Place<'_>> = std::iter::repeat_with(|| None).take(keys.len()).collect();
+        let mut look_up = |all: Option<&Locked<'_>>| {
+            damaged.clear();
+            let groups = keys.chunks(IN_STEP).zip(tags.chunks(IN_STEP));
+            for (group, ((keys, tags), places)) in
+                groups.zip(places.chunks_mut(IN_STEP)).enumerate()
+            {
+                places.fill_with(|| None);
+                let note = |nth, corruption| damaged.push((group * IN_STEP + nth, corruption));
+                match all {
+                    Some(locked) => self.look_up(locked, keys, tags, places, note),
+                    None => self.look_up(&self.keydir.read_all(tags), keys, tags, places, note),
+                }
+            }
+        };
+        // ORDERING: Relaxed; the locks of the shards order it. A batch of which one group sees
+        // nothing counts itself after that group's locks, so after this load; a later group that
+        // sees something of it has a lock that the batch had, so its count comes before the load
+        // below.
+        let before = self.batches.load(Ordering::Relaxed);
+        look_up(None);
+        // ORDERING: Relaxed; as above.
+        if self.batches.load(Ordering::Relaxed) != before {
+            look_up(Some(&self.keydir.read_all(&tags)));
+        }
+        places
+    }
+
+    /// Looks a group of keys up, in shards that are locked.
+    fn look_up<'a>(
         &'a self,
-        all: &[Listed],
-        keys: &[K],
-        values: &mut Vec<Option<Value<'a>>>,
-    ) -> Result<(), ReadError> {
+        locked: &Locked<'_>,
+        keys: &[&[u8]],
+        tags: &[u32],
+        places: &mut [Place<'a>],
+        mut damaged: impl FnMut(usize, Corruption),
+    ) {
         let damage = Damage::default();
-        let mut tags = [0; IN_STEP];
-        tags.iter_mut().zip(keys).for_each(|(tag, key)| *tag = self.keydir.tag(key.as_ref()));
-        let mut pinned = [const { None }; IN_STEP];
-        self.keydir.get_all(
-            &tags[..keys.len()],
-            |positions| touch_in::<3>(all, positions),
-            |nth, at| self.is_key_in(all, at, keys[nth].as_ref(), &damage),
-            // SAFETY: the caller has the snapshot from this view's table.
-            |nth, at| pinned[nth] = Some((at, unsafe { self.pin_in(all, at) })),
-        );
-        for pinned in pinned.into_iter().take(keys.len()) {
-            let Some((at, pin)) = pinned else {
-                if let Some(damage) = damage.take() {
-                    return Err(ReadError::Corrupt(damage));
+        // In one epoch: each takes some of the nanoseconds that are gained here.
+        self.table.with(|all| {
+            locked.get_all(
+                tags,
+                |positions| touch_in::<3>(all, positions),
+                |nth, at| {
+                    let is = self.is_key_in(all, at, keys[nth], &damage);
+                    if !is && let Some(corruption) = damage.take() {
+                        damaged(nth, corruption);
+                    }
+                    is
+                },
+                // SAFETY: the snapshot is of this view's table.
+                |nth, at| places[nth] = Some((at, unsafe { self.pin_in(all, at) })),
+            );
+        });
+    }
+
+    /// Reads the values that were found. A key that was not found is absent only if nothing that it
+    /// was compared with is damaged.
+    fn values<'a>(
+        &'a self,
+        places: impl ExactSizeIterator<Item = Place<'a>>,
+        damaged: &Damages,
+    ) -> Result<Vec<Option<Value<'a>>>, ReadError> {
+        let mut values = Vec::with_capacity(places.len());
+        let mut hits = 0;
+        for (nth, place) in places.enumerate() {
+            let Some((at, pin)) = place else {
+                if let Some((_, corruption)) = damaged.iter().find(|(of, _)| *of == nth) {
+                    return Err(ReadError::Corrupt(corruption.clone()));
                 }
                 values.push(None);
                 continue;
             };
-            let pin = pin?;
+            let pin = pin.ok_or_else(|| ReadError::Corrupt(stale(at)))?;
             let (header, body) = self.frame(at, pin.segment())?;
             let live = self.is_there(header, body);
+            hits += usize::from(live);
             let value = &body[header.value_at() as usize..];
             values.push(live.then(|| Value::new(value, at, pin, &self.table)));
         }
-        Ok(())
+        self.count_reads(hits, values.len() - hits);
+        Ok(values)
     }
 
     pub(crate) fn contains_key(&self, key: &[u8]) -> Result<bool, ReadError> {
@@ -239,7 +314,7 @@ impl View {
         let Some((position, pin)) = self.keydir.get(tag, is, |at| (at, self.pin(at))) else {
             return damage.take().map_or(Ok(None), |damage| Err(ReadError::Corrupt(damage)));
         };
-        let found = self.read_pinned(position, pin?)?;
+        let found = self.read_pinned(position, pin)?;
         Ok(self.is_there(found.header, found.body).then_some(found))
     }
 
@@ -247,8 +322,9 @@ impl View {
     pub(crate) fn read_pinned<'a>(
         &'a self,
         position: LogPosition,
-        pin: Pin<'a>,
+        pin: Option<Pin<'a>>,
     ) -> Result<Found<'a>, ReadError> {
+        let pin = pin.ok_or_else(|| ReadError::Corrupt(stale(position)))?;
         let (header, body) = self.frame(position, pin.segment())?;
         Ok(Found { pin, header, body, position })
     }

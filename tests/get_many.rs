@@ -1,0 +1,144 @@
+//! `get_many` is one look at many keys: batches whole or not at all, and nothing of the caller's under a
+//! lock.
+
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::time::Duration;
+use tailcask::{Batch, Maintenance, Store, StoreOptions};
+
+fn options() -> StoreOptions {
+    Store::options().segment_size(2 << 20).maintenance(Maintenance::Manual)
+}
+
+/// Sets a flag, also when the thread that has it panics.
+struct Set<'f>(&'f AtomicBool);
+
+impl Drop for Set<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A batch's keys lie in different groups of the lookup, and between them others that are not its.
+#[test]
+fn many_keys_see_each_batch_whole_or_not_at_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = options().open(dir.path().join("store")).unwrap();
+    let keys: Vec<String> = (0..1000).map(|n| format!("key {n}")).collect();
+    let write = |n: u64, step: usize| {
+        let mut batch = Batch::new();
+        for key in keys.iter().step_by(step) {
+            batch.put(key, n.to_le_bytes());
+        }
+        store.write(&batch).unwrap();
+    };
+    write(0, 1);
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut n = 0;
+            while !done.load(Ordering::Relaxed) {
+                n += 1;
+                write(n, 1 + n as usize % 7);
+                std::thread::yield_now();
+            }
+        });
+        scope.spawn(|| {
+            let _end = Set(&done);
+            for _ in 0..3000 {
+                let found = store.get_many(&keys).unwrap();
+                let number = |nth: usize| {
+                    u64::from_le_bytes(found[nth].as_ref().unwrap()[..].try_into().unwrap())
+                };
+                // What was written last to the first key, which is in each batch, was written to all
+                // of its batch, and nothing later is anywhere.
+                let newest = number(0);
+                let step = if newest == 0 { 1 } else { 1 + newest as usize % 7 };
+                for nth in 0..keys.len() {
+                    let here = number(nth);
+                    let whole = if nth % step == 0 { here == newest } else { here < newest };
+                    assert!(whole, "{here} at {nth}, and {newest} at 0, of every {step}th");
+                }
+            }
+        });
+    });
+    store.close().unwrap();
+}
+
+/// A key whose bytes are made by writing to the store.
+struct Writes<'s> {
+    store: &'s Store,
+    key: String,
+}
+
+impl AsRef<[u8]> for Writes<'_> {
+    fn as_ref(&self) -> &[u8] {
+        for n in 0..64 {
+            self.store.put(format!("other {n}"), "written meanwhile").unwrap();
+            self.store.get(format!("other {n}")).unwrap();
+        }
+        self.key.as_bytes()
+    }
+}
+
+#[test]
+fn keys_that_write_to_the_store_when_they_are_asked_for_do_not_hang_it() {
+    for count in [1, 32, 33, 300] {
+        let (done, finished) = mpsc::channel();
+        std::thread::spawn(move || {
+            let dir = tempfile::tempdir().unwrap();
+            let store = options().open(dir.path().join("store")).unwrap();
+            let name = |n: u32| format!("key {n}");
+            for n in 0..count {
+                store.put(name(n), n.to_le_bytes()).unwrap();
+            }
+            let keys: Vec<_> = (0..count).map(|n| Writes { store: &store, key: name(n) }).collect();
+            let found = store.get_many(&keys).unwrap();
+            let right = |(n, value): (u32, &Option<_>)| {
+                let value: &tailcask::Value<'_> = value.as_ref().unwrap();
+                value[..] == n.to_le_bytes()
+            };
+            assert!((0..count).zip(&found).all(right));
+            done.send(()).unwrap();
+        });
+        finished.recv_timeout(Duration::from_secs(60)).expect("it does not hang");
+    }
+}
+
+/// Keys that share their tags with a damaged frame: what `get` says of each, `get_many` says of all.
+#[test]
+fn damage_beside_one_key_is_no_error_of_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = options().tag_bits(3).open(dir.path().join("store")).unwrap();
+    let damaged = store.put("damaged", "a value that is damaged").unwrap();
+    let there: Vec<_> = (0..40).map(|n| format!("there {n}")).collect();
+    for key in &there {
+        store.put(key, key).unwrap();
+    }
+    let name = format!("store/{:020}.seg", damaged.segment());
+    let file = std::fs::File::options().write(true).open(dir.path().join(name)).unwrap();
+    file.write_all_at(b"x", u64::from(damaged.offset()) + 16 + 8 + 2).unwrap();
+
+    store.get("damaged").unwrap_err();
+    let absent: Vec<_> = (0..40).map(|n| format!("absent {n}")).collect();
+    let (sound, unsure): (Vec<_>, Vec<_>) =
+        absent.iter().partition(|key| store.get(key).is_ok_and(|value| value.is_none()));
+    assert!(!sound.is_empty() && !unsure.is_empty());
+    for there in &there {
+        assert_eq!(&*store.get(there).unwrap().unwrap(), there.as_bytes());
+        for absent in &sound {
+            let found = store.get_many(&[there, absent]).unwrap();
+            assert!(found[0].is_some() && found[1].is_none());
+        }
+    }
+    for count in [1, 40, 80] {
+        let all: Vec<_> = there.iter().chain(sound.iter().copied()).take(count).collect();
+        assert!(store.get_many(&all).is_ok());
+        for absent in &unsure {
+            let mut all = all.clone();
+            all.push(absent);
+            store.get_many(&all).unwrap_err();
+        }
+    }
+}
