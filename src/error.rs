@@ -79,13 +79,35 @@ pub enum OpenError {
         /// The directory.
         path: PathBuf,
     },
-    /// The directory can be written by others than its owner.
+    /// The directory, or a file in it, can be written by others than its owner. See
+    /// [`shared_directory`](crate::LogOptions::shared_directory).
     #[error("{} may be written by others (mode {mode:o}); a log must be private to its user", path.display())]
     NotPrivate {
         /// The directory or file.
         path: PathBuf,
         /// Its permission bits.
         mode: u32,
+    },
+    /// The directory, or a file in it, belongs to somebody who is neither this process's user nor
+    /// root. See [`shared_directory`](crate::LogOptions::shared_directory).
+    #[error("{} belongs to user {owner}, and this process runs as user {user}", path.display())]
+    NotOwned {
+        /// The directory or file.
+        path: PathBuf,
+        /// Who owns it.
+        owner: u32,
+        /// The effective user of this process.
+        user: u32,
+    },
+    /// The directory is on a file system that may not write preallocated blocks in place: on a full
+    /// disk writing to a mapped file would kill the process with SIGBUS. See
+    /// [`any_file_system`](crate::LogOptions::any_file_system).
+    #[error("{} is on a file system ({name}) that may not write in place; use ext4, xfs or tmpfs", path.display())]
+    FileSystem {
+        /// The directory.
+        path: PathBuf,
+        /// The file system's name, or its number.
+        name: String,
     },
     /// A name that belongs to the log is not a regular file (or the directory not a directory).
     #[error("{} is not a {expected}", path.display())]

@@ -19,6 +19,7 @@ mod segment;
 mod storage;
 mod store;
 mod sync;
+mod threads;
 
 pub use error::{
     AppendError, BackupError, CasMismatch, Corruption, CorruptionKind, MergeError, OpenError,

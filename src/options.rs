@@ -57,6 +57,9 @@ pub(crate) struct Config {
     pub(crate) durability: Durability,
     pub(crate) recovery_mode: RecoveryMode,
     pub(crate) maintenance: Maintenance,
+    /// Others in the group may write to the directory.
+    pub(crate) shared_directory: bool,
+    pub(crate) any_file_system: bool,
 }
 
 impl Default for Config {
@@ -69,6 +72,8 @@ impl Default for Config {
             durability: Durability::Buffered,
             recovery_mode: RecoveryMode::Strict,
             maintenance: Maintenance::Background,
+            shared_directory: false,
+            any_file_system: false,
         }
     }
 }

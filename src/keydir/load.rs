@@ -12,6 +12,7 @@
 use super::table::{self, Table, hash};
 use super::{Keydir, SHARDS, Slot};
 use crate::position::LogPosition;
+use crate::threads::on_threads;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -230,16 +231,6 @@ impl<R: Resolve> Filler<'_, R> {
 /// Where the frame of a slot is that is being loaded.
 fn place(slot: Slot) -> LogPosition {
     LogPosition::from_u64(slot.position & !TOMBSTONE)
-}
-
-/// Runs a job on so many threads, this one among them, and gives the error of one.
-fn on_threads<E: Send>(threads: usize, job: impl Fn() -> Result<(), E> + Sync) -> Result<(), E> {
-    std::thread::scope(|scope| {
-        let others: Vec<_> = (1..threads).map(|_| scope.spawn(&job)).collect();
-        let mine = job();
-        let joined = others.into_iter().map(|other| other.join().expect("loading does not panic"));
-        joined.fold(mine, Result::and)
-    })
 }
 
 #[cfg(test)]

@@ -637,9 +637,9 @@ impl Core {
 
 /// Seals a segment that is used up to `end` and synced.
 pub(crate) fn seal_and_shrink(segment: &Segment, end: u64, frames: u64) -> io::Result<()> {
-    segment.seal(Seal { end, frames })?;
+    segment.seal(Seal { end, frames });
     segment.sync(0, end)?;
-    segment.shrink()?;
+    segment.shrink();
     segment.close_file();
     Ok(())
 }

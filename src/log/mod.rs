@@ -30,6 +30,7 @@ use crate::position::LogPosition;
 use crate::segment::file_name;
 use crate::storage::real::Directory;
 use crate::storage::simulated::SimulatedDisk;
+use crate::storage::trust::Rules;
 use crate::storage::{Access, Storage, io_error};
 use crate::sync::{Mutex, lock};
 use std::path::Path;
@@ -82,6 +83,31 @@ impl LogOptions {
         self
     }
 
+    /// Takes directories and files that other members of their group may own and write to, as on a
+    /// volume that a group shares (mode 2775), and makes new ones with mode 0770 and 0660, less the
+    /// umask. Default false: they belong to this process's user, or root, and nobody else writes to
+    /// them.
+    ///
+    /// Mapped files must not be changed by anybody but the log while they are open. That nobody can
+    /// is what makes opening one safe; with this option it rests on the members of the group, who
+    /// must leave the files alone, and must not cut them short.
+    pub fn shared_directory(mut self, shared: bool) -> Self {
+        self.config.shared_directory = shared;
+        self
+    }
+
+    /// Opens a log for writing on any file system. Default false: on ext4, xfs, tmpfs and what is
+    /// like them, and on overlays.
+    ///
+    /// Others write to a new place even where a file is preallocated (btrfs, zfs, bcachefs, f2fs),
+    /// or keep the file on another machine (nfs, 9p, fuse): on a full disk, or without a connection,
+    /// a write to a mapped file then kills the process with SIGBUS. Nothing that was acknowledged
+    /// is lost by that, where an fsync is one.
+    pub fn any_file_system(mut self, any: bool) -> Self {
+        self.config.any_file_system = any;
+        self
+    }
+
     /// Lets segments be multiples of this, instead of 2 MiB. For tests, which can do more of them.
     #[doc(hidden)]
     pub fn segment_unit(mut self, bytes: u64) -> Self {
@@ -116,7 +142,7 @@ impl LogOptions {
     /// [`OpenError`]; nothing that was acknowledged is changed then.
     pub fn open(&self, dir: impl AsRef<Path>) -> Result<CommitLog, OpenError> {
         let config = self.check()?;
-        let storage = Directory::open(dir.as_ref(), Access::Write)?;
+        let storage = Directory::open(dir.as_ref(), Access::Write, rules(&config))?;
         CommitLog::start(Box::new(storage), config)
     }
 
@@ -127,7 +153,8 @@ impl LogOptions {
     /// [`OpenError`].
     pub fn open_read_only(&self, dir: impl AsRef<Path>) -> Result<CommitLog, OpenError> {
         let config = self.check()?;
-        let mut storage: Box<dyn Storage> = Box::new(Directory::open(dir.as_ref(), Access::Read)?);
+        let storage = Directory::open(dir.as_ref(), Access::Read, rules(&config))?;
+        let mut storage: Box<dyn Storage> = Box::new(storage);
         if storage.read_manifest()?.is_none() {
             return Err(OpenError::NotFound { path: dir.as_ref().into() });
         }
@@ -154,6 +181,10 @@ impl LogOptions {
     pub fn open_simulated(&self, disk: &SimulatedDisk) -> Result<CommitLog, OpenError> {
         CommitLog::start(Box::new(disk.attach()?), self.check()?)
     }
+}
+
+fn rules(config: &Config) -> Rules {
+    Rules { shared: config.shared_directory, any_file_system: config.any_file_system }
 }
 
 /// A lock-free, memory-mapped commit log.

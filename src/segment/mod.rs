@@ -161,7 +161,10 @@ impl Segment {
         }
         map.expect_scattered(false);
         let segment = Self::new(header, map, file, identity, None);
-        if segment.load_seal().is_some() || access == Access::Read {
+        if segment.load_seal().is_some() {
+            segment.protect();
+            segment.close_file();
+        } else if access == Access::Read {
             segment.close_file();
         }
         Ok(segment)
@@ -184,7 +187,7 @@ impl Segment {
     }
 
     /// Records that the segment is finished and durable up to `seal.end`.
-    pub(crate) fn seal(&self, seal: Seal) -> io::Result<()> {
+    pub(crate) fn seal(&self, seal: Seal) {
         let words = seal.words(self.header.salt);
         for (at, &word) in words.iter().enumerate().skip(1) {
             // ORDERING: Relaxed; published by the Release store of the magic.
@@ -196,7 +199,15 @@ impl Segment {
         self.set_end(seal.end);
         // ORDERING: Release; pairs with the Acquire load in `is_sealed`.
         self.sealed.store(true, Ordering::Release);
-        self.map.protect()
+        self.protect();
+    }
+
+    /// Nobody writes to a sealed segment. Where the kernel cannot see to it (it has no room for
+    /// another mapping), a guard against stray writes is missing, and nothing else.
+    fn protect(&self) {
+        if let Err(error) = self.map.protect() {
+            tracing::warn!(segment = self.id(), %error, "could not write-protect a sealed segment");
+        }
     }
 
     pub(crate) fn is_sealed(&self) -> bool {
@@ -259,10 +270,16 @@ impl Segment {
 
     /// Gives back the space beyond the end. The file keeps its length, so that a reader in another
     /// process that has it mapped finds zeros there, and no SIGBUS. A pad at the end keeps its word:
-    /// power loss may take the seal, and then the segment is read up to its capacity.
-    pub(crate) fn shrink(&self) -> io::Result<()> {
+    /// power loss may take the seal, and then the segment is read up to its capacity. Where it cannot
+    /// be done, the space stays taken, and nothing else is lost.
+    pub(crate) fn shrink(&self) {
         let (keep, len) = ((self.end() + 8).next_multiple_of(4096), self.map.len() as u64);
-        if keep < len { self.with_file(|file| file.release(keep, len)) } else { Ok(()) }
+        if keep >= len {
+            return;
+        }
+        if let Err(error) = self.with_file(|file| file.release(keep, len)) {
+            tracing::warn!(segment = self.id(), %error, "could not give space back");
+        }
     }
 }
 

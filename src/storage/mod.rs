@@ -1,7 +1,10 @@
 //! Where segments live: real files, or memory that can lose power.
 
+mod lock;
 pub(crate) mod real;
 pub(crate) mod simulated;
+mod space;
+pub(crate) mod trust;
 
 use crate::error::OpenError;
 use crate::format::header::FileIdentity;
@@ -23,7 +26,7 @@ pub(crate) trait Storage: Send + Sync + Debug {
     /// All names in the directory.
     fn list(&self) -> Result<Vec<String>, OpenError>;
     /// Makes a preallocated, zeroed file that begins with what `head` makes of its identity. On
-    /// return it and its name are durable.
+    /// return it and its name are durable. A file of that name is left alone, and an error.
     fn create(&self, name: &str, len: u64, head: Head<'_>) -> io::Result<Opened>;
     /// Opens and maps a regular file.
     fn open(&self, name: &str, access: Access) -> Result<Opened, OpenError>;
@@ -52,6 +55,12 @@ pub(crate) trait Storage: Send + Sync + Debug {
     }
     /// Lets writers in, where this is a reader that has looked at everything.
     fn share(&mut self) {}
+    /// Whether some handle, of this process or another one, has it open for writing. Nothing is
+    /// locked, or made, to find out.
+    #[allow(dead_code, reason = "for opening without a lock")]
+    fn has_writer(&self) -> Result<bool, OpenError> {
+        Ok(false)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +83,8 @@ pub(crate) trait SegmentFile: Send + Sync + Debug {
     fn sync(&self, from: u64, to: u64) -> io::Result<()>;
     /// Gives back the space of a range, which reads as zeros afterwards, where that can be done.
     fn release(&self, from: u64, to: u64) -> io::Result<()>;
-    /// Allocates what is not allocated of the first `len` bytes.
+    /// Sees to it that each of the first `len` bytes can be written to: allocated, and not shared
+    /// with another file.
     fn allocate(&self, len: u64) -> io::Result<()>;
 }
 

@@ -1,71 +1,90 @@
 //! Real files in a directory that is private to its user.
 
-use super::{ASIDE, Access, Head, Opened, SegmentFile, Storage, io_error};
+use super::lock::{Lock, is_unsupported};
+use super::trust::Rules;
+use super::{ASIDE, Access, Head, Opened, SegmentFile, Storage, io_error, space};
 use crate::error::OpenError;
 use crate::format::header::FileIdentity;
 use crate::segment::map::Map;
-use rustix::fs::{FallocateFlags, Mode, OFlags};
-use std::fs::{File, TryLockError};
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
+use rustix::io::{Errno, retry_on_intr};
+use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 const MANIFEST: &str = "MANIFEST";
+const LOCK: &str = "LOCK";
 /// More than a MANIFEST with all ids that there can be on a device of some petabytes.
 const MANIFEST_MAX: u64 = 64 << 20;
 const TEMPORARY: &str = ".tmp";
 /// How long a writer waits for readers that look at what is there.
 const READERS: Duration = Duration::from_secs(10);
 
-/// A directory, locked by its one writer.
+/// A directory, locked by its one writer. Its files are found through its handle only: it may be
+/// renamed, and the process may change its own directory.
 #[derive(Debug)]
 pub(crate) struct Directory {
+    /// As it was called when it was opened: for messages.
     path: PathBuf,
     handle: File,
     lock: Option<Lock>,
     access: Access,
+    rules: Rules,
     boot_id: Option<u128>,
 }
 
-/// LOCK, locked. It is unlocked, and not just closed: a process that is being started by another
-/// thread has a copy of the descriptor until it runs its program, and would hold the lock.
-#[derive(Debug)]
-struct Lock(File);
-
-impl Drop for Lock {
-    fn drop(&mut self) {
-        // Where that fails, closing does it.
-        let _ = self.0.unlock();
-    }
+/// What a new file does about one that has its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Existing {
+    Keep,
+    Replace,
 }
 
 impl Directory {
     /// Opens and locks a directory, and makes it where it is missing and `access` is writing.
-    pub(crate) fn open(path: &Path, access: Access) -> Result<Self, OpenError> {
-        if access == Access::Write {
-            make_private(path)?;
+    pub(crate) fn open(path: &Path, access: Access, rules: Rules) -> Result<Self, OpenError> {
+        let made = access == Access::Write && make_directory(path, rules)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let opened = retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty()));
+        let handle: File = match opened {
+            Ok(handle) => handle.into(),
+            Err(Errno::NOENT) => return Err(OpenError::NotFound { path: path.into() }),
+            Err(Errno::NOTDIR) => {
+                return Err(OpenError::NotRegular { path: path.into(), expected: "directory" });
+            }
+            Err(error) => return Err(io_error(format!("open {}", path.display()), error.into())),
+        };
+        let metadata = handle.metadata();
+        let metadata = metadata.map_err(|e| io_error(format!("stat {}", path.display()), e))?;
+        rules.check(path, &metadata)?;
+        if access == Access::Write
+            && let Err(error) = rules.check_file_system(path, &handle)
+        {
+            if made {
+                // Empty, and of no use to anybody. If it cannot be removed, it does no harm.
+                let _ = std::fs::remove_dir(path);
+            }
+            return Err(error);
         }
-        let handle = File::open(path).map_err(|e| match e.kind() {
-            io::ErrorKind::NotFound => OpenError::NotFound { path: path.into() },
-            _ => io_error(format!("open {}", path.display()), e),
-        })?;
-        check_private(path, &handle)?;
         // Before there are many segments: a descriptor is needed, and "no descriptor is left" must
         // not look like "another start of the kernel".
         let boot_id = read_boot_id()?;
-        let mut directory = Self { path: path.into(), handle, lock: None, access, boot_id };
+        // Where the path of the process cannot be told, messages have to do with what was given.
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.into());
+        let mut directory = Self { path, handle, lock: None, access, rules, boot_id };
         directory.take_lock()?;
         Ok(directory)
     }
 
-    /// A writer holds LOCK alone. A reader shares it while it looks at what is there, so that no
+    /// A writer holds the lock alone. A reader shares it while it looks at what is there, so that no
     /// writer repairs it meanwhile, and does without where one has it; the log is then live. The
     /// kernel drops the lock with its holder.
     fn take_lock(&mut self) -> Result<(), OpenError> {
         self.lock = match self.access {
             Access::Write => Some(self.lock_alone()?),
-            Access::Read => self.lock_shared()?,
+            Access::Read => self.try_lock(false)?,
         };
         Ok(())
     }
@@ -73,30 +92,53 @@ impl Directory {
     /// Waits for readers, who hold the lock for a moment, but not for another writer.
     fn lock_alone(&self) -> Result<Lock, OpenError> {
         let deadline = Instant::now() + READERS;
-        let lock = self.open_at("LOCK", OFlags::RDWR | OFlags::CREATE)?;
         loop {
-            if try_lock(lock.try_lock())? {
-                return Ok(Lock(lock));
+            if let Some(lock) = self.try_lock(true)? {
+                return Ok(lock);
             }
-            let probe = self.open_at("LOCK", OFlags::RDWR)?;
-            if !try_lock(probe.try_lock_shared())? || Instant::now() > deadline {
+            let readers = self.try_lock(false)?;
+            if readers.is_none() || Instant::now() > deadline {
                 return Err(OpenError::Locked { path: self.path.clone() });
             }
-            drop(Lock(probe));
+            drop(readers);
             std::thread::sleep(Duration::from_millis(1));
         }
     }
 
-    fn lock_shared(&self) -> Result<Option<Lock>, OpenError> {
-        use io::ErrorKind::{NotFound, PermissionDenied};
-        match self.open_at("LOCK", OFlags::RDONLY) {
-            Ok(lock) => Ok(try_lock(lock.try_lock_shared())?.then(|| Lock(lock))),
-            Err(OpenError::Io { source, .. })
-                if matches!(source.kind(), NotFound | PermissionDenied) =>
-            {
-                Ok(None)
+    fn lock_error(&self, error: io::Error) -> OpenError {
+        io_error(format!("lock {}", self.path.display()), error)
+    }
+
+    /// Locks the directory, by a descriptor of its own, and then LOCK, which is made for a writer. A
+    /// reader does without LOCK where there is none, or it may not open it.
+    fn try_lock(&self, exclusive: bool) -> Result<Option<Lock>, OpenError> {
+        let mut lock = Lock::default();
+        let directory = self.open_raw(".", OFlags::RDONLY | OFlags::DIRECTORY);
+        match lock.add(directory.map_err(|e| self.lock_error(e))?, exclusive) {
+            Ok(true) => {}
+            Ok(false) => return Ok(None),
+            Err(error) if self.rules.any_file_system && is_unsupported(&error) => {
+                tracing::warn!(%error, "this file system locks no directories: LOCK has to do");
             }
-            Err(error) => Err(error),
+            Err(error) => return Err(self.lock_error(error)),
+        }
+        let flags = if exclusive { OFlags::RDWR | OFlags::CREATE } else { OFlags::RDONLY };
+        let file = match self.open_at(LOCK, flags) {
+            // The directory's own lock is enough. Only version 0.1.0 has no other.
+            Err(OpenError::Io { source, .. }) if self.does_without(&source) => return Ok(Some(lock)),
+            other => other?,
+        };
+        let taken = lock.add(file, exclusive).map_err(|e| self.lock_error(e))?;
+        Ok(taken.then_some(lock))
+    }
+
+    /// Whether an error of opening LOCK is no reason to stop.
+    fn does_without(&self, error: &io::Error) -> bool {
+        use io::ErrorKind::{NotFound, PermissionDenied, QuotaExceeded, StorageFull};
+        match error.kind() {
+            NotFound | PermissionDenied => self.access == Access::Read,
+            StorageFull | QuotaExceeded => true,
+            _ => false,
         }
     }
 
@@ -107,33 +149,38 @@ impl Directory {
     fn open_raw(&self, name: &str, flags: OFlags) -> io::Result<File> {
         // NONBLOCK: a FIFO must not hold up the open; it is refused by `open_at`.
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        Ok(rustix::fs::openat(&self.handle, name, flags, Mode::RUSR | Mode::WUSR)?.into())
+        let mode = Mode::from_bits_truncate(self.rules.file_mode());
+        Ok(retry_on_intr(|| rustix::fs::openat(&self.handle, name, flags, mode))?.into())
     }
 
-    /// Opens a regular file of this directory, never through a link.
+    /// Opens a regular file of this directory, never through a link, that only trusted users can
+    /// write to.
     fn open_at(&self, name: &str, flags: OFlags) -> Result<File, OpenError> {
         let not_regular =
             || OpenError::NotRegular { path: self.path.join(name), expected: "regular file" };
         let file = self.open_raw(name, flags).map_err(|e| {
-            match e.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
-                Some(
-                    rustix::io::Errno::LOOP | rustix::io::Errno::NXIO | rustix::io::Errno::ISDIR,
-                ) => not_regular(),
+            match e.raw_os_error().map(Errno::from_raw_os_error) {
+                Some(Errno::LOOP | Errno::NXIO | Errno::ISDIR) => not_regular(),
                 _ => io_error(self.describe("open", name), e),
             }
         })?;
-        let kind = file.metadata().map_err(|e| io_error(self.describe("stat", name), e))?;
-        if kind.is_file() { Ok(file) } else { Err(not_regular()) }
+        let metadata = file.metadata().map_err(|e| io_error(self.describe("stat", name), e))?;
+        if !metadata.is_file() {
+            return Err(not_regular());
+        }
+        self.rules.check(&self.path.join(name), &metadata)?;
+        Ok(file)
     }
 
     /// Writes a new file under a temporary name, durably, and gives it its own.
     fn publish_durably(
         &self,
         name: &str,
+        existing: Existing,
         write: impl FnOnce(&File) -> io::Result<()>,
     ) -> io::Result<File> {
         let write = |file: &File| write(file).and_then(|()| file.sync_all());
-        let file = self.publish_with(name, write)?;
+        let file = self.publish_with(name, existing, write)?;
         self.sync_directory()?;
         Ok(file)
     }
@@ -141,26 +188,70 @@ impl Directory {
     fn publish_with(
         &self,
         name: &str,
+        existing: Existing,
         write: impl FnOnce(&File) -> io::Result<()>,
     ) -> io::Result<File> {
         let temporary = format!("{name}{TEMPORARY}");
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
-        let file = match self.open_raw(&temporary, flags) {
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                self.remove(&temporary)?;
-                self.open_raw(&temporary, flags)?
-            }
-            other => other?,
-        };
-        let done = write(&file).and_then(|()| {
-            Ok(rustix::fs::renameat(&self.handle, &*temporary, &self.handle, name)?)
-        });
+        let file = self.new_file(&temporary)?;
+        let done = write(&file).and_then(|()| self.rename(&temporary, name, existing));
         if let Err(error) = done {
-            let _ = self.remove(&temporary);
+            // What it has allocated must not stay behind. Else the next open removes it.
+            if let Err(error) = self.remove(&temporary) {
+                tracing::warn!(name = temporary, %error, "could not remove an unfinished file");
+            }
             return Err(error);
         }
         Ok(file)
     }
+
+    /// A new file under a temporary name, which only this process uses.
+    fn new_file(&self, temporary: &str) -> io::Result<File> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
+        match self.open_raw(temporary, flags) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                self.remove(temporary)?;
+                self.open_raw(temporary, flags)
+            }
+            other => other,
+        }
+    }
+
+    fn rename(&self, from: &str, to: &str, existing: Existing) -> io::Result<()> {
+        let here = &self.handle;
+        if existing == Existing::Replace {
+            return Ok(retry_on_intr(|| rustix::fs::renameat(here, from, here, to))?);
+        }
+        let rename = || rustix::fs::renameat_with(here, from, here, to, RenameFlags::NOREPLACE);
+        match retry_on_intr(rename) {
+            // Not on every file system. A link does not replace anything, either.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+                retry_on_intr(|| rustix::fs::linkat(here, from, here, to, AtFlags::empty()))?;
+                self.remove(from)
+            }
+            other => Ok(other?),
+        }
+    }
+}
+
+/// Makes a directory where there is none, and says whether it did.
+fn make_directory(path: &Path, rules: Rules) -> Result<bool, OpenError> {
+    let made = match std::fs::DirBuilder::new().mode(rules.directory_mode()).create(path) {
+        Ok(()) => true,
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => false,
+        Err(e) => return Err(io_error(format!("create {}", path.display()), e)),
+    };
+    match sync_parent(path) {
+        // Whoever made it may not have synced its name, and whoever opens it may not be able to.
+        Err(e) if made || e.kind() != io::ErrorKind::PermissionDenied => {
+            Err(io_error("sync the parent directory", e))
+        }
+        _ => Ok(made),
+    }
+}
+
+fn sync_parent(path: &Path) -> io::Result<()> {
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(parent)?.sync_all()
 }
 
 impl Directory {
@@ -171,9 +262,10 @@ impl Directory {
 
     /// The folder of what was set aside, made where it is missing.
     fn aside_folder(&self) -> io::Result<File> {
-        match rustix::fs::mkdirat(&self.handle, ASIDE, Mode::RWXU) {
+        let mode = Mode::from_bits_truncate(self.rules.directory_mode());
+        match rustix::fs::mkdirat(&self.handle, ASIDE, mode) {
             Ok(()) => self.handle.sync_all()?,
-            Err(rustix::io::Errno::EXIST) => {}
+            Err(Errno::EXIST) => {}
             Err(e) => return Err(e.into()),
         }
         self.open_aside()
@@ -190,33 +282,6 @@ fn free_name(name: &str, mut take: impl FnMut(&str) -> io::Result<()>) -> io::Re
         }
     }
     unreachable!("no folder holds 2^32 files of one name")
-}
-
-fn try_lock(tried: Result<(), TryLockError>) -> Result<bool, OpenError> {
-    match tried {
-        Ok(()) => Ok(true),
-        Err(TryLockError::WouldBlock) => Ok(false),
-        Err(TryLockError::Error(e)) => Err(io_error("lock LOCK", e)),
-    }
-}
-
-fn make_private(path: &Path) -> Result<(), OpenError> {
-    match std::fs::DirBuilder::new().mode(0o700).create(path) {
-        Ok(()) => sync_parent(path).map_err(|e| io_error("sync the parent directory", e)),
-        // Whoever made it may not have synced its name.
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => match sync_parent(path) {
-            Err(e) if e.kind() != io::ErrorKind::PermissionDenied => {
-                Err(io_error("sync the parent directory", e))
-            }
-            _ => Ok(()),
-        },
-        Err(e) => Err(io_error(format!("create {}", path.display()), e)),
-    }
-}
-
-fn sync_parent(path: &Path) -> io::Result<()> {
-    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(parent)?.sync_all()
 }
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -240,34 +305,28 @@ fn identity(file: &File) -> io::Result<FileIdentity> {
     Ok(FileIdentity { device: metadata.dev(), inode: metadata.ino() })
 }
 
-fn check_private(path: &Path, handle: &File) -> Result<(), OpenError> {
-    let metadata =
-        handle.metadata().map_err(|e| io_error(format!("stat {}", path.display()), e))?;
-    if !metadata.is_dir() {
-        return Err(OpenError::NotRegular { path: path.into(), expected: "directory" });
-    }
-    let mode = metadata.permissions().mode() & 0o7777;
-    if mode & 0o022 != 0 {
-        return Err(OpenError::NotPrivate { path: path.into(), mode });
-    }
-    Ok(())
-}
-
 impl Storage for Directory {
     fn boot_id(&self) -> Option<u128> {
         self.boot_id
     }
 
     fn list(&self) -> Result<Vec<String>, OpenError> {
-        let error = |e| io_error(format!("list {}", self.path.display()), e);
-        let names = std::fs::read_dir(&self.path).map_err(error)?;
-        let names = names.map(|entry| Ok(entry?.file_name().into_string().ok()));
-        Ok(names.collect::<io::Result<Vec<_>>>().map_err(error)?.into_iter().flatten().collect())
+        let error =
+            |e: Errno| io_error(format!("list {}", self.path.display()), io::Error::from(e));
+        let mut names = Vec::new();
+        for entry in retry_on_intr(|| rustix::fs::Dir::read_from(&self.handle)).map_err(error)? {
+            // A name that is no text is none of the log's.
+            if let Ok(name) = entry.map_err(error)?.file_name().to_str() {
+                names.push(name.to_owned());
+            }
+        }
+        names.retain(|name| name != "." && name != "..");
+        Ok(names)
     }
 
     fn create(&self, name: &str, len: u64, head: Head<'_>) -> io::Result<Opened> {
-        let file = self.publish_durably(name, |file| {
-            rustix::fs::fallocate(file, FallocateFlags::empty(), 0, len)?;
+        let file = self.publish_durably(name, Existing::Keep, |file| {
+            space::allocate(file, len)?;
             file.write_all_at(&head(identity(file)?), 0)
         })?;
         let identity = identity(&file)?;
@@ -291,7 +350,7 @@ impl Storage for Directory {
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        Ok(rustix::fs::unlinkat(&self.handle, name, rustix::fs::AtFlags::empty())?)
+        Ok(retry_on_intr(|| rustix::fs::unlinkat(&self.handle, name, AtFlags::empty()))?)
     }
 
     fn sync_directory(&self) -> io::Result<()> {
@@ -369,7 +428,7 @@ impl Storage for Directory {
     }
 
     fn write_manifest(&self, bytes: &[u8]) -> io::Result<()> {
-        self.publish_durably(MANIFEST, |mut file| file.write_all(bytes)).map(drop)
+        self.publish_durably(MANIFEST, Existing::Replace, |mut file| file.write_all(bytes)).map(drop)
     }
 
     fn publish(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
@@ -377,7 +436,7 @@ impl Storage for Directory {
             // Somebody else's, and not to be replaced.
             return Err(io::ErrorKind::AlreadyExists.into());
         }
-        self.publish_with(name, |mut file| file.write_all(bytes)).map(drop)
+        self.publish_with(name, Existing::Replace, |mut file| file.write_all(bytes)).map(drop)
     }
 
     fn path(&self) -> Option<&Path> {
@@ -390,6 +449,10 @@ impl Storage for Directory {
 
     fn share(&mut self) {
         self.lock = None;
+    }
+
+    fn has_writer(&self) -> Result<bool, OpenError> {
+        Ok(self.try_lock(false)?.is_none())
     }
 }
 
@@ -404,15 +467,10 @@ impl SegmentFile for RealFile {
     }
 
     fn release(&self, from: u64, to: u64) -> io::Result<()> {
-        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        match rustix::fs::fallocate(&self.0, flags, from, to - from) {
-            // The space stays taken, and nothing else is lost.
-            Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
-            other => Ok(other?),
-        }
+        space::punch(&self.0, from, to)
     }
 
     fn allocate(&self, len: u64) -> io::Result<()> {
-        Ok(rustix::fs::fallocate(&self.0, FallocateFlags::empty(), 0, len)?)
+        space::ensure_own(&self.0, len)
     }
 }

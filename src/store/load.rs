@@ -18,6 +18,7 @@ use crate::random::random_bytes;
 use crate::segment::Segment;
 use crate::storage::io_error;
 use crate::sync::{Mutex, lock};
+use crate::threads::on_threads;
 use crossbeam_utils::CachePadded;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -118,13 +119,7 @@ fn read_sources(
         }
         Ok(())
     };
-    std::thread::scope(|scope| {
-        let others: Vec<_> =
-            (1..threads().min(segments.len())).map(|_| scope.spawn(work)).collect();
-        let mine = work();
-        let joined = others.into_iter().map(|other| other.join().expect("reading does not panic"));
-        joined.fold(mine, Result::and)
-    })?;
+    on_threads(threads().min(segments.len()), work)?;
     Ok(done.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner))
 }
 

@@ -67,6 +67,18 @@ impl StoreOptions {
         self
     }
 
+    /// As [`LogOptions::shared_directory`].
+    pub fn shared_directory(mut self, shared: bool) -> Self {
+        self.log = self.log.shared_directory(shared);
+        self
+    }
+
+    /// As [`LogOptions::any_file_system`].
+    pub fn any_file_system(mut self, any: bool) -> Self {
+        self.log = self.log.any_file_system(any);
+        self
+    }
+
     /// Whether reads verify checksums. Default true.
     pub const fn verify_on_read(mut self, verify: bool) -> Self {
         self.verify = verify;

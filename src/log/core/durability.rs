@@ -139,9 +139,9 @@ impl Core {
         while let Some(Finished { segment, frames, end }) = pending.finished.front() {
             let (frames, end, capacity) = (*frames, *end, segment.header.capacity);
             segment.sync(pending.from, capacity)?;
-            segment.seal(Seal { end, frames })?;
+            segment.seal(Seal { end, frames });
             if capacity - end >= WORTH_RELEASING {
-                segment.shrink()?;
+                segment.shrink();
             }
             segment.close_file();
             tracing::debug!(segment = segment.id(), "sealed");

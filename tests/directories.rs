@@ -1,0 +1,290 @@
+//! Whose directories are opened, who keeps whom out of them, and what a process may do to itself
+//! meanwhile.
+#![cfg(target_os = "linux")]
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+use tailcask::{CommitLog, LogOptions, Maintenance, OpenError, Store};
+
+const ROLE: &str = "TAILCASK_ROLE";
+const PLACE: &str = "TAILCASK_PLACE";
+const NOBODY: u32 = 65534;
+
+fn options() -> LogOptions {
+    CommitLog::options().segment_size(2 << 20)
+}
+
+/// Runs a role in a process of its own.
+fn run(role: &str, place: &Path, prepare: impl FnOnce(&mut Command) -> &mut Command) -> Output {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.env(ROLE, role).env(PLACE, place);
+    command.args(["--exact", "child", "--ignored", "--nocapture", "--test-threads=1"]);
+    prepare(&mut command).output().unwrap()
+}
+
+fn check(output: &Output) {
+    let said = String::from_utf8_lossy(&output.stderr);
+    let out = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("child: done"), "{said}\n{out}");
+}
+
+#[test]
+#[ignore = "the other process of the tests below"]
+fn child() {
+    let (Ok(role), Some(place)) = (std::env::var(ROLE), std::env::var_os(PLACE)) else { return };
+    let place = Path::new(&place);
+    match &role[..] {
+        "wanderer" => wander(place),
+        "threadless" => without_threads(place),
+        "stranger" => be_refused(place),
+        other => panic!("there is no role {other}"),
+    }
+    eprintln!("child: done");
+}
+
+fn is_root() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        eprintln!("skipped: only root may give files away");
+    }
+    root
+}
+
+/// A log that was closed, with a file of each kind in it.
+fn closed_log(dir: &Path) -> PathBuf {
+    let path = dir.join("log");
+    let log = options().open(&path).unwrap();
+    log.append(b"one").unwrap();
+    log.close().unwrap();
+    path
+}
+
+fn files(path: &Path) -> Vec<PathBuf> {
+    let mut all: Vec<_> = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()).collect();
+    all.sort();
+    all
+}
+
+fn mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[test]
+fn a_second_writer_is_kept_out_also_where_lock_was_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    let log = options().open(&path).unwrap();
+    log.append(b"one").unwrap();
+    fs::remove_file(path.join("LOCK")).unwrap();
+    assert!(matches!(options().open(&path), Err(OpenError::Locked { .. })));
+    fs::write(path.join("LOCK"), b"").unwrap();
+    mode(&path.join("LOCK"), 0o600);
+    assert!(matches!(options().open(&path), Err(OpenError::Locked { .. })));
+    let moved = dir.path().join("moved");
+    fs::rename(&path, &moved).unwrap();
+    assert!(matches!(options().open(&moved), Err(OpenError::Locked { .. })));
+    log.append(b"two").unwrap();
+    log.close().unwrap();
+    let log = options().open(&moved).unwrap();
+    assert_eq!(log.stats().segments, 2);
+    assert!(log.recovery().is_clean());
+}
+
+#[test]
+fn opening_for_reading_makes_nothing_and_needs_no_lock() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = closed_log(dir.path());
+    fs::remove_file(path.join("LOCK")).unwrap();
+    mode(&path, 0o500);
+    let before = files(&path);
+    let log = options().open_read_only(&path).unwrap();
+    assert_eq!(&*log.reader().next_entry().unwrap().unwrap(), b"one");
+    drop(log);
+    assert_eq!(files(&path), before);
+    mode(&path, 0o700);
+}
+
+#[test]
+fn a_file_that_others_may_write_to_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = closed_log(dir.path());
+    for file in files(&path) {
+        for bits in [0o620, 0o602, 0o666] {
+            mode(&file, bits);
+            match options().open(&path) {
+                Err(OpenError::NotPrivate { path, mode }) => {
+                    assert_eq!((path, mode), (file.clone(), bits));
+                }
+                other => panic!("{}: {other:?}", file.display()),
+            }
+        }
+        // Others may read.
+        mode(&file, 0o644);
+        options().open(&path).unwrap().close().unwrap();
+        mode(&file, 0o600);
+    }
+}
+
+#[test]
+fn what_belongs_to_another_user_is_refused() {
+    if !is_root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = closed_log(dir.path());
+    let refused = |file: &Path| match options().open(&path) {
+        Err(OpenError::NotOwned { path, owner: NOBODY, user: 0 }) => assert_eq!(path, *file),
+        other => panic!("{}: {other:?}", file.display()),
+    };
+    for file in files(&path).iter().chain([&path]) {
+        chown(file, Some(NOBODY), None).unwrap();
+        refused(file);
+        options().shared_directory(true).open(&path).unwrap().close().unwrap();
+        chown(file, Some(0), None).unwrap();
+    }
+    // Files of root are as safe as one's own, but there is one that root may not write to.
+    mode(dir.path(), 0o711);
+    for file in files(&path).iter().chain([&path]) {
+        chown(file, Some(NOBODY - 1), None).unwrap();
+        mode(file, if *file == path { 0o755 } else { 0o644 });
+    }
+    check(&run("stranger", &path, |command| command.uid(NOBODY).gid(NOBODY)));
+}
+
+fn be_refused(path: &Path) {
+    let read = options().open_read_only(path);
+    assert!(matches!(read, Err(OpenError::NotOwned { user: NOBODY, .. })), "{read:?}");
+}
+
+#[test]
+fn a_directory_that_a_group_shares_is_opened_where_that_is_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("shared");
+    fs::create_dir(&path).unwrap();
+    mode(&path, 0o2775);
+    let refused = Store::open(&path);
+    assert!(matches!(refused, Err(OpenError::NotPrivate { mode: 0o2775, .. })));
+    let options = Store::options().shared_directory(true);
+    let store = options.open(&path).unwrap();
+    store.put("a", "b").unwrap();
+    store.close().unwrap();
+    let umask = rustix::process::umask(rustix::fs::Mode::empty());
+    rustix::process::umask(umask);
+    for file in files(&path) {
+        let mode = fs::metadata(&file).unwrap().mode() & 0o777;
+        assert_eq!(mode, 0o660 & !umask.as_raw_mode(), "{}", file.display());
+    }
+    files(&path).iter().for_each(|file| mode(file, 0o660));
+    assert!(matches!(Store::open(&path), Err(OpenError::NotPrivate { .. })));
+    assert_eq!(&*options.open(&path).unwrap().get("a").unwrap().unwrap(), b"b");
+    // What anybody may write to is too much.
+    mode(&path.join("MANIFEST"), 0o666);
+    assert!(matches!(options.open(&path), Err(OpenError::NotPrivate { mode: 0o666, .. })));
+    mode(&path.join("MANIFEST"), 0o660);
+    mode(&path, 0o2777);
+    assert!(matches!(options.open(&path), Err(OpenError::NotPrivate { mode: 0o2777, .. })));
+}
+
+#[test]
+fn a_pipe_in_the_place_of_the_directory_is_refused_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("pipe");
+    let kind = rustix::fs::FileType::Fifo;
+    rustix::fs::mknodat(rustix::fs::CWD, &path, kind, rustix::fs::Mode::RUSR, 0).unwrap();
+    for opened in [options().open(&path), options().open_read_only(&path)] {
+        assert!(matches!(opened, Err(OpenError::NotRegular { expected: "directory", .. })));
+    }
+}
+
+#[test]
+fn a_log_opened_by_a_relative_path_goes_on_after_a_change_of_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    check(&run("wanderer", dir.path(), |command| command));
+}
+
+fn wander(place: &Path) {
+    std::env::set_current_dir(place).unwrap();
+    let log = options().maintenance(Maintenance::Manual).open("log").unwrap();
+    log.append(b"one").unwrap();
+    let follower = options().open_read_only("log").unwrap();
+    std::env::set_current_dir("/").unwrap();
+    let mut reader = follower.reader();
+    assert_eq!(&*reader.next_entry().unwrap().unwrap(), b"one");
+    // Into segments that the follower has to find.
+    for _ in 0..3 {
+        log.append(&vec![1; 1 << 20]).unwrap();
+        log.append(&vec![2; 1 << 20]).unwrap();
+    }
+    for _ in 0..6 {
+        let entry = reader.wait_entry(Duration::from_secs(30)).unwrap();
+        assert_eq!(entry.expect("it was appended").len(), 1 << 20);
+    }
+    fs::rename(place.join("log"), place.join("moved")).unwrap();
+    log.append(b"moved").unwrap();
+    assert_eq!(&*reader.wait_entry(Duration::from_secs(30)).unwrap().unwrap(), b"moved");
+    log.close().unwrap();
+    assert!(options().open(place.join("moved")).unwrap().recovery().is_clean());
+}
+
+#[test]
+fn sealed_segments_are_mapped_read_only_also_after_reopening() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().canonicalize().unwrap().join("log");
+    let log = options().open(&path).unwrap();
+    for _ in 0..5 {
+        log.append(&vec![1; 1 << 20]).unwrap();
+    }
+    log.close().unwrap();
+    let log = options().maintenance(Maintenance::Manual).open(&path).unwrap();
+    let maps = fs::read_to_string("/proc/self/maps").unwrap();
+    let ours = maps.lines().filter(|map| map.contains(path.to_str().unwrap()));
+    let (writable, sealed): (Vec<_>, Vec<_>) = ours.partition(|map| map.contains(" rw-s "));
+    assert_eq!(writable.len(), 1, "the active one: {maps}");
+    assert!(sealed.len() >= 3, "{maps}");
+    log.append(b"more").unwrap();
+}
+
+#[test]
+fn a_store_opens_where_no_thread_can_be_made() {
+    if !is_root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let store = Store::options().segment_size(2 << 20).open(&path).unwrap();
+    for n in 0..9 {
+        store.put(format!("{n}"), vec![n; 1 << 20]).unwrap();
+    }
+    store.close().unwrap();
+    mode(dir.path(), 0o711);
+    for file in files(&path).iter().chain([&path]) {
+        chown(file, Some(NOBODY - 7), Some(NOBODY)).unwrap();
+    }
+    // A user of its own: it may be running other processes.
+    check(&run("threadless", &path, |command| command.uid(NOBODY - 7).gid(NOBODY)));
+}
+
+fn without_threads(path: &Path) {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    setrlimit(Resource::Nproc, none).unwrap();
+    let spawned = std::thread::Builder::new().spawn(|| ());
+    assert!(spawned.is_err(), "the limit does not work");
+    match Store::open(path) {
+        Err(OpenError::Io { operation, .. }) => assert_eq!(operation, "start a thread"),
+        other => panic!("{other:?}"),
+    }
+    for hints in [true, false] {
+        let all = files(path).into_iter();
+        let named = all.filter(|file| !hints && file.extension().is_some_and(|e| e == "hint"));
+        named.for_each(|hint| fs::remove_file(hint).unwrap());
+        let store = Store::options().maintenance(Maintenance::Manual).open(path).unwrap();
+        assert_eq!(store.len(), 9);
+        assert_eq!(&*store.get("8").unwrap().unwrap(), &[8; 1 << 20][..]);
+        store.close().unwrap();
+    }
+}
