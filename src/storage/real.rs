@@ -125,7 +125,9 @@ impl Directory {
         let flags = if exclusive { OFlags::RDWR | OFlags::CREATE } else { OFlags::RDONLY };
         let file = match self.open_at(LOCK, flags) {
             // The directory's own lock is enough. Only version 0.1.0 has no other.
-            Err(OpenError::Io { source, .. }) if self.does_without(&source) => return Ok(Some(lock)),
+            Err(OpenError::Io { source, .. }) if self.does_without(&source) => {
+                return Ok(Some(lock));
+            }
             other => other?,
         };
         let taken = lock.add(file, exclusive).map_err(|e| self.lock_error(e))?;
@@ -428,7 +430,8 @@ impl Storage for Directory {
     }
 
     fn write_manifest(&self, bytes: &[u8]) -> io::Result<()> {
-        self.publish_durably(MANIFEST, Existing::Replace, |mut file| file.write_all(bytes)).map(drop)
+        self.publish_durably(MANIFEST, Existing::Replace, |mut file| file.write_all(bytes))
+            .map(drop)
     }
 
     fn publish(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
