@@ -149,6 +149,16 @@ pub enum OpenError {
         /// What is allowed.
         range: &'static str,
     },
+    /// An option that is a ratio, out of its range.
+    #[error("{option} is {value}, and must be {range}")]
+    Ratio {
+        /// The option's name.
+        option: &'static str,
+        /// What was given.
+        value: f64,
+        /// What is allowed.
+        range: &'static str,
+    },
     /// There is a log, and no store on it. (Where the MANIFEST is lost, salvage opens it as one.)
     #[error("this is a log, with no store on it")]
     NotAStore,

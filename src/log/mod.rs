@@ -116,7 +116,7 @@ impl LogOptions {
         self
     }
 
-    fn check(&self) -> Result<Config, OpenError> {
+    pub(crate) fn check(&self) -> Result<Config, OpenError> {
         let mut config = self.config;
         let range = "a multiple of 2 MiB, from 2 MiB to 4 GiB less 2 MiB";
         for (option, value) in [

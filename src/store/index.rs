@@ -1,6 +1,6 @@
 //! The writer's side of a store: its log, and the one merge, beside what reading takes.
 
-use super::policy::MergePolicy;
+use super::policy::{MergePolicy, Settled};
 use super::stats::{MergeTotals, WriteCounters};
 use super::view::View;
 pub(crate) use super::view::{Damage, frame_len, is_put, key_at, origin_of};
@@ -24,6 +24,8 @@ pub(crate) struct Index {
     waiting: AtomicUsize,
     /// Segments that were found damaged, and that merges leave alone.
     pub(crate) damaged: Mutex<Vec<u32>>,
+    /// Segments that merging by the policy gains nothing from.
+    pub(crate) settled: Mutex<Settled>,
     /// Bytes of frames that merges have dropped.
     pub(crate) reclaimed: Sum,
     /// Held by the one who is next: a mutex alone lets a thread that merges again and again have it
@@ -57,6 +59,7 @@ impl Index {
             merging: Mutex::default(),
             waiting: AtomicUsize::new(0),
             damaged: Mutex::default(),
+            settled: Mutex::default(),
             reclaimed: Sum::default(),
             next: Mutex::default(),
             totals: Mutex::default(),

@@ -3,7 +3,6 @@
 use super::hints::{self, Listed, Listing};
 use super::index::{Index, frame_len, is_put, key_at, origin_of};
 use super::maintenance;
-use super::policy::MergePolicy;
 use super::stats::Counters;
 use super::view::View;
 use super::{Store, StoreOptions};
@@ -59,16 +58,9 @@ impl Store {
             batches: CachePadded::default(),
             verify: options.verify,
         };
-        let index = Arc::new(Index::new(core, view, policy_of(options)?));
+        let index = Arc::new(Index::new(core, view, options.merge_policy));
         let maintainer = maintenance::start(&index).map_err(|e| io_error("start a thread", e))?;
         Ok(Self { log, index, maintainer, report, max_value: options.max_value })
-    }
-}
-
-fn policy_of(options: &StoreOptions) -> Result<MergePolicy, OpenError> {
-    match options.merge_policy.fault() {
-        Some((option, range)) => Err(OpenError::Option { option, value: 0, range }),
-        None => Ok(options.merge_policy),
     }
 }
 

@@ -16,7 +16,7 @@
 use super::Store;
 use super::hints::{self, Gather, Listing};
 use super::index::{Damage, Index, Merging, key_at, origin_of};
-use super::policy::Facts;
+use super::policy::{self, Facts};
 use crate::error::{AppendError, Corruption, MergeError};
 use crate::format::frame::{self, HEADER, Header, Kind, MOVED};
 use crate::format::header::FIRST_FRAME;
@@ -182,6 +182,10 @@ impl Index {
     /// What the policy would merge now, and whether the space goal is missed.
     pub(super) fn due(&self) -> (Vec<u32>, bool) {
         let all: Vec<_> = self.known().iter().map(|known| known.facts).collect();
+        let settled = lock(&self.settled);
+        let rest =
+            |facts: &Facts| Facts { mergeable: facts.mergeable && !settled.holds(facts), ..*facts };
+        let all: Vec<_> = all.iter().map(rest).collect();
         let segment_size = self.core.config.segment_size;
         let ids = self.policy.choose(&all, segment_size, segment_size * RUN);
         (ids, self.policy.misses_goal(&all))
@@ -256,6 +260,18 @@ impl Index {
         Ok(total)
     }
 
+    /// Takes note of what came out of a merge that gained nothing.
+    fn settle(&self, report: &MergeReport, outputs: Vec<Arc<Segment>>) {
+        let mut settled = lock(&self.settled);
+        let there = self.core.table.segments();
+        settled.forget(|id| there.iter().any(|segment| segment.id() == id));
+        let MergeReport { inputs, outputs: made, bytes_read, bytes_reclaimed, .. } = *report;
+        if !policy::gains(inputs, made, bytes_read, bytes_reclaimed) {
+            tracing::debug!(?report, "a merge gained nothing");
+            outputs.into_iter().for_each(|output| settled.note(&self.look_at(output, &[]).facts));
+        }
+    }
+
     fn failed(&self, error: &MergeError) {
         match error {
             // Not for good, and nothing is wrong.
@@ -280,8 +296,10 @@ impl Index {
             return Err(error);
         }
         merging.meanwhile.take().into_iter().for_each(|meanwhile| meanwhile());
+        let outputs = run.writer.done.clone();
         let mut report = run.replace()?;
         report.duration = started.elapsed();
+        self.settle(&report, outputs);
         tracing::info!(?report, "merged");
         self.reclaimed.add(report.bytes_read.saturating_sub(report.bytes_written));
         let mut totals = lock(&self.totals);

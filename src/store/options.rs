@@ -136,6 +136,7 @@ impl StoreOptions {
         Store::load(self.log.open_simulated(disk)?, self)
     }
 
+    /// Before anything is opened: what is refused has changed nothing.
     fn check(&self) -> Result<(), OpenError> {
         // A frame holds header, expiry, key and value, and a segment has a head.
         const MAX: u64 = (4 << 30) - (4 << 20);
@@ -143,7 +144,11 @@ impl StoreOptions {
             let (option, value) = ("max_value_size", self.max_value);
             return Err(OpenError::Option { option, value, range: "at most 4 GiB less 4 MiB" });
         }
-        Ok(())
+        if !(1..=32).contains(&self.tag_bits) {
+            let (option, value) = ("tag_bits", u64::from(self.tag_bits));
+            return Err(OpenError::Option { option, value, range: "from 1 to 32" });
+        }
+        self.merge_policy.validate(self.log.check()?.segment_size)
     }
 }
 

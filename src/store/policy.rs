@@ -1,5 +1,8 @@
 //! Which segments to merge, and when.
 
+use crate::error::OpenError;
+use std::collections::HashMap;
+
 /// When the store merges by itself, and how hard.
 ///
 /// A merge copies what is live in some sealed segments into new ones and removes the old ones.
@@ -39,7 +42,8 @@ impl MergePolicy {
     }
 
     /// Segments in which less than this is used are packed together, once there are four of them.
-    /// 0 turns it off. Default a quarter of the segment size.
+    /// 0 turns it off. Default a quarter of the segment size, at most half of it: four that are
+    /// fuller may need as many segments again.
     pub const fn pack_below(mut self, bytes: u64) -> Self {
         self.small = Some(bytes);
         self
@@ -66,19 +70,30 @@ impl MergePolicy {
         self
     }
 
-    /// What is out of range, if anything is: the option, and what it must be.
-    pub(super) fn fault(&self) -> Option<(&'static str, &'static str)> {
-        let within = |x: f64, low: f64, high: f64| x > low && x <= high;
-        if !within(self.dead_ratio, 0.0, 1.0) {
-            return Some(("dead_ratio", "above 0 and at most 1"));
+    /// Refuses what is out of range.
+    pub(super) fn validate(&self, segment_size: u64) -> Result<(), OpenError> {
+        let ratio = |option, value: f64, most, range| {
+            let least = if most > 1.0 { 1.0 } else { 0.0 };
+            // Also for what is not a number.
+            let within = value > least && value <= most;
+            if within { Ok(()) } else { Err(OpenError::Ratio { option, value, range }) }
+        };
+        ratio("dead_ratio", self.dead_ratio, 1.0, "above 0 and at most 1")?;
+        ratio("time_share", self.share, 1.0, "above 0 and at most 1")?;
+        ratio("space_goal", self.goal, f64::INFINITY, "above 1")?;
+        if self.rate == Some(0) {
+            let (option, value) = ("rate_limit", 0);
+            return Err(OpenError::Option { option, value, range: "above 0" });
         }
-        if !within(self.share, 0.0, 1.0) {
-            return Some(("time_share", "above 0 and at most 1"));
+        match self.small {
+            // Up to that, no frame is larger than half a segment, so that all but one of the segments
+            // that a packing makes are more than half full: it is not due again by itself.
+            Some(value) if value > segment_size / 2 => {
+                let range = "at most half of the segment size";
+                Err(OpenError::Option { option: "pack_below", value, range })
+            }
+            _ => Ok(()),
         }
-        if !within(self.goal, 1.0, f64::INFINITY) {
-            return Some(("space_goal", "above 1"));
-        }
-        (self.rate == Some(0)).then_some(("rate_limit", "above 0"))
     }
 
     /// How long to sleep after so many bytes, moved in so much time.
@@ -165,7 +180,7 @@ impl MergePolicy {
         let mut used: u64 = all.iter().map(|facts| facts.used).sum();
         used -= chosen.iter().map(|facts| facts.dead).sum::<u64>();
         // Not all of a segment for next to nothing.
-        let gains = |f: &&Facts| f.mergeable && f.dead > f.used / 20 && !taken(chosen, f.id);
+        let gains = |f: &&Facts| f.mergeable && f.dead > f.used / LITTLE && !taken(chosen, f.id);
         let mut rest: Vec<_> = all.iter().filter(gains).collect();
         rest.sort_by(|a, b| b.ratio().total_cmp(&a.ratio()));
         for facts in rest {
@@ -175,6 +190,35 @@ impl MergePolicy {
             used -= facts.dead;
             chosen.push(facts);
         }
+    }
+}
+
+/// The part of something that is next to nothing.
+const LITTLE: u64 = 20;
+
+/// Whether a merge that read so many bytes was good for anything.
+pub(super) const fn gains(inputs: u64, outputs: u64, read: u64, reclaimed: u64) -> bool {
+    outputs < inputs || reclaimed > read / LITTLE
+}
+
+/// The segments that came out of merges which gained nothing, and what was dead in each then. The
+/// policy leaves them alone until more is: whatever it is that makes it choose them, doing it again
+/// would come to the same, for ever.
+#[derive(Debug, Default)]
+pub(crate) struct Settled(HashMap<u32, u64>);
+
+impl Settled {
+    pub(super) fn note(&mut self, facts: &Facts) {
+        self.0.insert(facts.id, facts.dead);
+    }
+
+    /// Keeps those that are still there.
+    pub(super) fn forget(&mut self, is_there: impl Fn(u32) -> bool) {
+        self.0.retain(|&id, _| is_there(id));
+    }
+
+    pub(super) fn holds(&self, facts: &Facts) -> bool {
+        self.0.get(&facts.id).is_some_and(|dead| facts.dead <= dead + facts.used / LITTLE)
     }
 }
 
@@ -239,12 +283,44 @@ mod tests {
     }
 
     #[test]
-    fn options_out_of_range_are_named() {
-        assert_eq!(MergePolicy::new().fault(), None);
-        assert_eq!(MergePolicy::new().dead_ratio(0.0).fault().unwrap().0, "dead_ratio");
-        assert_eq!(MergePolicy::new().dead_ratio(f64::NAN).fault().unwrap().0, "dead_ratio");
-        assert_eq!(MergePolicy::new().time_share(1.5).fault().unwrap().0, "time_share");
-        assert_eq!(MergePolicy::new().space_goal(1.0).fault().unwrap().0, "space_goal");
-        assert_eq!(MergePolicy::new().rate_limit(0).fault().unwrap().0, "rate_limit");
+    fn options_out_of_range_are_named_with_their_values() {
+        let refused = |policy: MergePolicy| match policy.validate(64 * MIB) {
+            Err(error) => error.to_string(),
+            Ok(()) => "none".into(),
+        };
+        let policy = MergePolicy::new;
+        assert_eq!(refused(policy()), "none");
+        let range = "and must be above 0 and at most 1";
+        assert_eq!(refused(policy().dead_ratio(0.0)), format!("dead_ratio is 0, {range}"));
+        assert_eq!(refused(policy().dead_ratio(f64::NAN)), format!("dead_ratio is NaN, {range}"));
+        assert_eq!(refused(policy().time_share(1.5)), format!("time_share is 1.5, {range}"));
+        assert_eq!(refused(policy().space_goal(1.0)), "space_goal is 1, and must be above 1");
+        assert_eq!(refused(policy().space_goal(1e9)), "none");
+        assert_eq!(refused(policy().rate_limit(0)), "rate_limit is 0, and must be above 0");
+        let small = policy().pack_below(32 * MIB);
+        assert_eq!(refused(small), "none");
+        assert_eq!(
+            refused(policy().pack_below(32 * MIB + 1)),
+            "pack_below is 33554433, and must be at most half of the segment size"
+        );
+    }
+
+    #[test]
+    fn what_a_merge_gained_nothing_from_rests_until_something_dies_in_it() {
+        let mut settled = Settled::default();
+        let all = [facts(5, 40, 1), facts(6, 40, 0)];
+        all.iter().for_each(|facts| settled.note(facts));
+        assert!(all.iter().all(|facts| settled.holds(facts)));
+        assert!(settled.holds(&facts(5, 40, 2)) && !settled.holds(&facts(5, 40, 4)));
+        assert!(!settled.holds(&facts(7, 40, 0)), "of another merge");
+        settled.forget(|id| id != 5);
+        assert!(!settled.holds(&all[0]) && settled.holds(&all[1]));
+    }
+
+    #[test]
+    fn a_gain_is_a_segment_less_or_a_twentieth_of_what_was_read() {
+        assert!(gains(4, 3, 100, 0) && gains(1, 0, 0, 0));
+        assert!(gains(4, 4, 100, 6) && !gains(4, 4, 100, 5));
+        assert!(!gains(4, 5, 100, 0));
     }
 }

@@ -1,0 +1,141 @@
+//! A store that is left alone comes to rest: merges end, and memory is given back.
+#![allow(missing_docs, reason = "a test")]
+
+use tailcask::{Maintenance, MergePolicy, OpenError, SimulatedDisk, Store, StoreOptions};
+
+const SEGMENT: u64 = 2 << 20;
+
+fn options() -> StoreOptions {
+    Store::options().segment_size(SEGMENT).maintenance(Maintenance::Manual)
+}
+
+/// Maintains until there is nothing to be done, and says how many merges that took.
+fn rounds_to_rest(store: &Store) -> usize {
+    let mut rounds = 0;
+    while store.needs_merge() {
+        assert!(rounds < 30, "it merges for ever: {:?}", store.stats());
+        store.maintain().unwrap();
+        rounds += 1;
+    }
+    rounds
+}
+
+/// Segments that are as full as they may be to be packed, of values of many sizes.
+#[test]
+fn packing_at_its_limit_comes_to_rest() {
+    for small in [SEGMENT / 4, SEGMENT / 2] {
+        for size in [10, 3000, 200_000, 250_000, 340_000, 700_000, 1_000_000] {
+            let disk = SimulatedDisk::new();
+            let policy = MergePolicy::new().pack_below(small);
+            let store = options().merge_policy(policy).open_simulated(&disk).unwrap();
+            let mut n = 0u32;
+            for _ in 0..9 {
+                let mut room = small as i64 - 1000;
+                while room > size + 100 && n < 90_000 {
+                    store.put(n.to_le_bytes(), vec![n as u8; size as usize]).unwrap();
+                    (room, n) = (room - size - 40, n + 1);
+                }
+                store.roll().unwrap();
+            }
+            store.maintain().unwrap();
+            let rounds = rounds_to_rest(&store);
+            assert!(rounds <= 3, "{small} {size}: {rounds} merges");
+            assert_eq!(store.len(), u64::from(n));
+            store.verify().unwrap();
+        }
+    }
+}
+
+#[test]
+fn options_out_of_range_are_refused_before_anything_is_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let refused = |policy: MergePolicy| {
+        let error = options().merge_policy(policy).open(&path).unwrap_err();
+        assert!(!path.exists(), "{error}");
+        error
+    };
+    let policy = MergePolicy::new;
+    let range = "at most half of the segment size";
+    for bytes in [SEGMENT / 2 + 1, SEGMENT - 1, SEGMENT, u64::MAX] {
+        match refused(policy().pack_below(bytes)) {
+            OpenError::Option { option: "pack_below", value, range: said } => {
+                assert_eq!((value, said), (bytes, range));
+            }
+            other => panic!("{other}"),
+        }
+    }
+    assert!(matches!(
+        refused(policy().dead_ratio(1.5)),
+        OpenError::Ratio { option: "dead_ratio", value: 1.5, .. }
+    ));
+    let error = refused(policy().rate_limit(0));
+    assert!(matches!(error, OpenError::Option { option: "rate_limit", value: 0, .. }), "{error}");
+    options().merge_policy(policy().pack_below(SEGMENT / 2)).open(&path).unwrap();
+}
+
+#[test]
+fn memory_is_given_back_while_the_store_is_open() {
+    let disk = SimulatedDisk::new();
+    let store = options().open_simulated(&disk).unwrap();
+    let key = |n: u32| n.to_le_bytes();
+    (0..60_000).for_each(|n| _ = store.put(key(n), "value").unwrap());
+    let full = store.keydir_memory();
+    (0..59_000).for_each(|n| assert!(store.delete(key(n)).unwrap()));
+    let left = store.keydir_memory();
+    assert!(left < full / 8, "{left} bytes of {full}");
+    assert_eq!(store.len(), 1000);
+    for n in 58_000..60_000 {
+        assert_eq!(store.get(key(n)).unwrap().is_some(), n >= 59_000);
+    }
+    // Batches delete, too; and what is empty grows again.
+    for keys in (59_000..60_000).collect::<Vec<_>>().chunks(100) {
+        let mut batch = tailcask::Batch::new();
+        keys.iter().for_each(|&n| _ = batch.delete(key(n)));
+        store.write(&batch).unwrap();
+    }
+    assert!(store.is_empty());
+    assert!(store.keydir_memory() <= 32 * 64 * 13 + full / 16);
+    (0..60_000).for_each(|n| _ = store.put(key(n), "again").unwrap());
+    assert_eq!(store.keydir_memory(), full);
+    (0..60_000).for_each(|n| assert_eq!(&*store.get(key(n)).unwrap().unwrap(), b"again"));
+}
+
+/// Between growing and being cut, a table's size stays where it is while keys come and go.
+#[test]
+fn memory_does_not_go_up_and_down_with_every_key() {
+    let disk = SimulatedDisk::new();
+    let store = options().open_simulated(&disk).unwrap();
+    (0..20_000u32).for_each(|n| _ = store.put(n.to_le_bytes(), "value").unwrap());
+    (0..19_000u32).for_each(|n| _ = store.delete(n.to_le_bytes()).unwrap());
+    let settled = store.keydir_memory();
+    let mut changes = 0;
+    let mut last = settled;
+    for round in 0..20u32 {
+        for n in 0..200 {
+            store.put((round * 1000 + n + 100_000).to_le_bytes(), "").unwrap();
+        }
+        for n in 0..200 {
+            store.delete((round * 1000 + n + 100_000).to_le_bytes()).unwrap();
+        }
+        changes += usize::from(store.keydir_memory() != last);
+        last = store.keydir_memory();
+    }
+    assert!(changes <= 1, "{changes} changes");
+}
+
+/// Keys that had one tag in every store of version 0.1.0.
+#[test]
+fn keys_chosen_for_the_old_hash_are_keys_like_others() {
+    let disk = SimulatedDisk::new();
+    let key = |n: u64| [n, 0xcb79_c08c_cb6f_1cb3].map(u64::to_le_bytes).concat();
+    for _ in 0..2 {
+        let store = options().open_simulated(&disk).unwrap();
+        for n in 0..4000 {
+            store.put(key(n), n.to_le_bytes()).unwrap();
+            assert_eq!(*store.get(key(n)).unwrap().unwrap(), n.to_le_bytes());
+        }
+        assert_eq!(store.len(), 4000);
+        store.close().unwrap();
+    }
+}
