@@ -8,10 +8,10 @@
 
 use crate::format::frame::{self, Header, Kind, State, Word};
 use crate::format::header::FIRST_FRAME;
+use crate::log::followers::Followers;
 use crate::log::tail::Tail;
 use crate::position::LogPosition;
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering, fence, lock};
-use std::marker::PhantomData;
 use std::ptr::NonNull;
 
 /// A segment as the protocol sees it: the map, or loom's cells.
@@ -50,12 +50,22 @@ pub(crate) trait Memory {
     unsafe fn header(&self, offset: u64) -> u64;
 }
 
+/// Finishes a frame: stores the word that it keeps, and wakes whoever waits for one.
+///
+/// Every range that was reserved comes to its end here, committed, void or padded, so none can be
+/// slept through: the end of any of them may be what uncovers the next entry.
+#[inline(always)]
+fn settle(followers: &Followers, place: &AtomicU64, word: u64) {
+    // ORDERING: Release; pairs with the Acquire loads of readers and of `read`: who sees the word
+    // sees the bytes, and comes after the last access to the segment by the frame's writer.
+    place.store(word, Ordering::Release);
+    followers.notify();
+}
+
 /// Stores a pad: one word, so that there is no moment at which it is half written.
-pub(crate) fn pad<S: Memory>(segment: &S, offset: u64, len: u64) {
+pub(crate) fn pad<S: Memory>(followers: &Followers, segment: &S, offset: u64, len: u64) {
     let word = frame::bare_word(segment.salt(), offset, len, State::Pad);
-    // ORDERING: Release; pairs with the Acquire load in `read`: whoever finds the
-    // segment finished comes after its last access by a writer.
-    segment.word(offset).store(word, Ordering::Release);
+    settle(followers, segment.word(offset), word);
 }
 
 /// A reserved range whose claim is stored: what a `Claim` guards.
@@ -68,7 +78,7 @@ pub(crate) struct Reserved<'t, S: Memory> {
     word: NonNull<AtomicU64>,
     offset: u64,
     len: u64,
-    tail: PhantomData<&'t Tail<S>>,
+    followers: &'t Followers,
 }
 
 impl<'t, S: Memory> Reserved<'t, S> {
@@ -78,7 +88,12 @@ impl<'t, S: Memory> Reserved<'t, S> {
     /// The range was reserved by this thread and by no other, and lies before the capacity; offset
     /// and length are multiples of 8; the segment lives until the frame is finished.
     #[inline(always)]
-    pub(crate) unsafe fn new(segment: NonNull<S>, offset: u64, len: u64) -> Self {
+    pub(crate) unsafe fn new(
+        followers: &'t Followers,
+        segment: NonNull<S>,
+        offset: u64,
+        len: u64,
+    ) -> Self {
         // SAFETY: alive, says the contract.
         let memory = unsafe { segment.as_ref() };
         let word = frame::bare_word(memory.salt(), offset, len, State::Claimed);
@@ -89,13 +104,14 @@ impl<'t, S: Memory> Reserved<'t, S> {
         // ORDERING: Release fence; pairs with the death of the process: no byte of the body
         // reaches memory before the claim, so recovery never meets a body behind a zero word.
         fence(Ordering::Release);
-        Self { segment, word: NonNull::from(place), offset, len, tail: PhantomData }
+        Self { segment, word: NonNull::from(place), offset, len, followers }
     }
 
     /// Puts it under a guard that voids the frame if it is not finished.
     #[inline]
     pub(crate) fn guard(self) -> Claim<'t, S> {
-        Claim { segment: self.segment, offset: self.offset, len: self.len, tail: self.tail }
+        let Self { segment, offset, len, followers, .. } = self;
+        Claim { segment, offset, len, followers }
     }
 
     /// Writes the whole frame, and makes it readable.
@@ -113,8 +129,7 @@ impl<'t, S: Memory> Reserved<'t, S> {
         let word = frame::commit_word(segment.salt(), self.offset, self.len, header, crc);
         // SAFETY: in the segment, which is alive.
         let place = unsafe { self.word.as_ref() };
-        // ORDERING: Release; as in `Claim::commit`.
-        place.store(word, Ordering::Release);
+        settle(self.followers, place, word);
         position
     }
 }
@@ -139,7 +154,7 @@ pub(crate) struct Claim<'t, S: Memory> {
     segment: NonNull<S>,
     offset: u64,
     len: u64,
-    tail: PhantomData<&'t Tail<S>>,
+    followers: &'t Followers,
 }
 
 impl<S: Memory> Claim<'_, S> {
@@ -210,9 +225,7 @@ impl<S: Memory> Claim<'_, S> {
         let segment = claim.segment();
         let position = LogPosition::new(segment.id(), claim.offset as u32);
         let word = frame::commit_word(segment.salt(), claim.offset, claim.len, header, crc);
-        // ORDERING: Release; pairs with the Acquire loads of readers and of `read`: who
-        // sees the word sees the bytes. The last access to the segment.
-        segment.word(claim.offset).store(word, Ordering::Release);
+        settle(claim.followers, segment.word(claim.offset), word);
         position
     }
 }
@@ -221,8 +234,7 @@ impl<S: Memory> Drop for Claim<'_, S> {
     fn drop(&mut self) {
         let segment = self.segment();
         let word = frame::bare_word(segment.salt(), self.offset, self.len, State::Void);
-        // ORDERING: Release; pairs with the Acquire load in `read`, as in `pad`.
-        segment.word(self.offset).store(word, Ordering::Release);
+        settle(self.followers, segment.word(self.offset), word);
     }
 }
 
@@ -373,7 +385,7 @@ fn read<S: Memory>(segment: &S, offset: u64) -> Option<Word> {
     if room == 0 {
         return None;
     }
-    // ORDERING: Acquire; pairs with the Release stores of `commit_written`, `finish`, `drop`, `pad`.
+    // ORDERING: Acquire; pairs with the Release store of `settle`.
     let word = segment.word(offset).load(Ordering::Acquire);
     Word::parse(word, room).expect("words of this process are sound")
 }

@@ -9,7 +9,6 @@ use crate::format::header::{FIRST_FRAME, FileIdentity, Origin, Seal, SegmentHead
 use crate::format::manifest::Manifest;
 use crate::log::background::Background;
 use crate::log::commit::{Claim, Finished, Memory, Prefix};
-use crate::log::followers::Followers;
 use crate::log::group::GroupCommit;
 use crate::log::stats::Counters;
 use crate::log::table::Table;
@@ -124,7 +123,6 @@ pub(crate) struct Core {
     pub(crate) group: GroupCommit,
     /// Readers of a store share it.
     pub(crate) table: Arc<Table>,
-    pub(crate) followers: Followers,
     pub(crate) counters: Counters,
     pub(crate) background: Background,
     pub(crate) manifest: Mutex<Manifest>,
@@ -206,7 +204,6 @@ impl Core {
             tail,
             group: GroupCommit::new(start.as_u64()),
             table: Arc::new(Table::new(segments)),
-            followers: Followers::default(),
             counters: Counters::default(),
             background: Background::default(),
             manifest: Mutex::new(found.manifest),
@@ -365,7 +362,7 @@ impl Core {
         self.committed(position).map(Some)
     }
 
-    /// After a commit: wakes followers, and waits as the durability says.
+    /// After a commit: waits as the durability says.
     #[inline]
     fn committed(&self, position: LogPosition) -> Result<LogPosition, AppendError> {
         self.committed_as(position, self.config.durability)
@@ -377,7 +374,6 @@ impl Core {
         position: LogPosition,
         durability: Durability,
     ) -> Result<LogPosition, AppendError> {
-        self.followers.notify();
         if durability == Durability::Synced {
             self.make_durable(position)?;
         }

@@ -1,7 +1,7 @@
-//! Readers that wait for the next commit, at no cost to writers while there are none.
+//! Readers that wait for the next entry, at no cost to writers while there are none.
 //!
-//! A writer commits and then looks whether anyone waits; a reader says that it waits and then
-//! looks for a commit. One of the two must see the other, which takes a full barrier on each side.
+//! A writer finishes a frame and then looks whether anyone waits; a reader says that it waits and
+//! then looks for an entry. One of the two must see the other, which takes a full barrier on each side.
 //! The writer's would cost as much as the append, so on Linux the reader pays for both with
 //! membarrier(2), and the writer's is only one for the compiler.
 
@@ -17,7 +17,7 @@ pub(crate) struct Followers {
 }
 
 impl Followers {
-    /// After a commit: wakes those who wait.
+    /// After a frame was finished: wakes those who wait.
     #[inline]
     pub(crate) fn notify(&self) {
         light_barrier();

@@ -132,7 +132,7 @@ impl View {
     /// Waits until `ready` or the deadline.
     pub(crate) fn wait(&self, deadline: Option<Instant>, mut ready: impl FnMut() -> bool) -> bool {
         match self {
-            Self::Writer(core) => core.followers.wait(deadline, ready),
+            Self::Writer(core) => core.tail.followers.wait(deadline, ready),
             Self::ReadOnly(_) => {
                 let mut pause = POLL.start;
                 loop {
