@@ -104,12 +104,13 @@ fn read_closely(view: &View, position: LogPosition) -> Result<Entry<'_>, ReadErr
         });
     };
     let segment = pin.segment();
-    if offset % 8 != 0 || offset < FIRST_FRAME || offset >= segment.end() {
+    // Loaded once: a seal moves it to before the pad, also right here.
+    let end = view.look_until(position, segment).filter(|&end| offset < end);
+    let Some(end) = end.filter(|_| offset % 8 == 0 && offset >= FIRST_FRAME) else {
         return Err(not_an_entry);
-    }
-    let Some(end) = view.look_until(position, segment) else { return Err(not_an_entry) };
+    };
     match scan::frame_at(segment, offset, end - offset) {
-        Ok(None) if is_boundary(segment, offset) => Err(ReadError::Unfinished { position }),
+        Ok(None) if is_boundary(segment, offset, end) => Err(ReadError::Unfinished { position }),
         Ok(None) => Err(not_an_entry),
         Ok(Some(Frame { header: Some(header @ Header { kind: Kind::Entry, .. }), .. })) => {
             Ok(Entry { bytes: body(segment, offset, header), position, _pin: Some(pin) })
@@ -119,16 +120,16 @@ fn read_closely(view: &View, position: LogPosition) -> Result<Entry<'_>, ReadErr
         }
         Ok(Some(_)) => Err(not_an_entry),
         // Damage, if a frame begins here; that is known by walking to it.
-        Err(kind) if is_boundary(segment, offset) => Err(corrupt(position, kind)),
+        Err(kind) if is_boundary(segment, offset, end) => Err(corrupt(position, kind)),
         Err(_) => Err(not_an_entry),
     }
 }
 
-/// Whether a frame begins at an offset, going by the lengths of those before it.
-fn is_boundary(segment: &Segment, offset: u64) -> bool {
+/// Whether a frame begins at an offset before `end`, going by the lengths of those before it.
+fn is_boundary(segment: &Segment, offset: u64, end: u64) -> bool {
     let mut at = FIRST_FRAME;
     while at < offset {
-        let Ok(Some(frame)) = scan::frame_at(segment, at, segment.end() - at) else {
+        let Ok(Some(frame)) = scan::frame_at(segment, at, end - at) else {
             return false;
         };
         let inside = at + frame.word.len > offset;
@@ -229,14 +230,15 @@ impl<'a> LogReader<'a> {
                 return Ok(Next::Nothing);
             }
             let segment = self.pin.as_ref().expect("entered").segment();
-            let offset = u64::from(self.at.offset());
-            if offset >= segment.end() {
+            // The end is loaded once: a seal moves it to before the pad, at any time.
+            let (offset, end) = (u64::from(self.at.offset()), segment.end());
+            if offset >= end {
                 if !self.leave(segment)? {
                     return Ok(Next::Nothing);
                 }
                 continue;
             }
-            let frame = scan::frame_at(segment, offset, segment.end() - offset);
+            let frame = scan::frame_at(segment, offset, end - offset);
             let Some(frame) = frame.map_err(|kind| corrupt(self.at, kind))? else {
                 if self.step_over(segment, offset) {
                     continue;
@@ -301,18 +303,23 @@ impl<'a> LogReader<'a> {
         let (tail, offset) = (self.view.tail(), u64::from(self.at.offset()));
         let segment = self.pin.as_ref().expect("just pinned").segment();
         // The end of a segment is where its frames end, or behind the pad that fills it.
-        let ends = [segment.end(), segment.header.capacity];
+        let end = segment.end();
+        let ends = [end, segment.header.capacity];
         if offset == FIRST_FRAME || self.at == tail || ends.contains(&offset) {
             return true;
         }
-        let inside = offset % 8 == 0 && (FIRST_FRAME..segment.end()).contains(&offset);
+        let inside = offset % 8 == 0 && (FIRST_FRAME..end).contains(&offset);
         // A frame that verifies is one: its checksum is bound to the place. What does not may be
         // a damaged frame, or no frame.
         inside
             && self.at < tail
-            && self.view.look_until(self.at, segment).is_some_and(|end| {
-                matches!(scan::frame_at(segment, offset, end - offset), Ok(Some(_)))
-                    || is_boundary(segment, offset)
+            && self.view.look_until(self.at, segment).is_some_and(|until| {
+                // Another load of the end may be in it: sealed meanwhile, the pad is behind it.
+                let end = end.min(until);
+                offset == end
+                    || offset < end
+                        && (matches!(scan::frame_at(segment, offset, end - offset), Ok(Some(_)))
+                            || is_boundary(segment, offset, end))
             })
     }
 
@@ -395,13 +402,14 @@ impl<'a> Frames<'a> {
             }
             let segment = reader.pin.as_ref().expect("entered").segment();
             let (position, offset) = (reader.at, u64::from(reader.at.offset()));
-            if offset >= segment.end() {
+            let end = segment.end();
+            if offset >= end {
                 if !reader.leave(segment)? {
                     return Ok(None);
                 }
                 continue;
             }
-            let frame = scan::frame_at(segment, offset, segment.end() - offset)
+            let frame = scan::frame_at(segment, offset, end - offset)
                 .map_err(|kind| corrupt(position, kind))?;
             let gap = segment.gaps.iter().find(|gap| gap.offset == offset);
             let (length, state) = match (frame, gap) {
