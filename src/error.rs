@@ -240,12 +240,27 @@ pub enum SyncError {
         /// What the operating system said first.
         source: Arc<io::Error>,
     },
+    /// A background thread of the log, or of the store on it, ended that should not have: a bug.
+    /// Writes are refused, and nobody syncs by themselves any more; reads go on, and so do syncs.
+    #[error("a background thread failed")]
+    Background(#[source] ThreadFailure),
     /// Called from inside an `append_with` closure, whose own frame it would wait for.
     #[error("called from inside append_with, whose frame is not finished")]
     InsideAppend,
     /// The log was opened for reading only.
     #[error("the log is open for reading only")]
     ReadOnly,
+}
+
+/// How a background thread ended that nobody told to.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{thread} ended: {reason}")]
+#[non_exhaustive]
+pub struct ThreadFailure {
+    /// The name of the thread.
+    pub thread: &'static str,
+    /// What it panicked with, or that it ended by itself.
+    pub reason: Arc<str>,
 }
 
 /// A read failed.

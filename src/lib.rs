@@ -23,8 +23,10 @@ mod threads;
 
 pub use error::{
     AppendError, BackupError, CasMismatch, Corruption, CorruptionKind, MergeError, OpenError,
-    ReadError, SyncError, TruncateError, WriteError,
+    ReadError, SyncError, ThreadFailure, TruncateError, WriteError,
 };
+#[doc(hidden)]
+pub use log::FailPoint;
 pub use log::{
     BatchWriter, CommitLog, Distribution, Entry, FrameInfo, Frames, LogOptions, LogReader,
     LogStats, RecoveryReport, VerifyReport,

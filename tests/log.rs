@@ -1,9 +1,10 @@
 //! What the log does for one process that behaves.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tailcask::{
     AppendError, CommitLog, Durability, LogPosition, Maintenance, OpenError, ReadError,
-    SimulatedDisk, TruncateError,
+    SimulatedDisk, SyncError, TruncateError,
 };
 
 fn entries(log: &CommitLog) -> Vec<Vec<u8>> {
@@ -344,4 +345,155 @@ fn statistics_hold_figures_of_any_size() {
     assert_eq!((stats.entries, stats.sync_latency.count), (3, 3));
     assert_eq!((stats.group_sizes.p50, stats.group_sizes.max), (1, 1));
     assert!(stats.sync_latency.max > 100, "no sync takes {} ns", stats.sync_latency.max);
+}
+
+#[test]
+fn another_log_may_be_synced_and_closed_inside_append_with() {
+    let (a, b) = (CommitLog::in_memory(), CommitLog::in_memory());
+    let (disk, third) = (SimulatedDisk::new(), CommitLog::in_memory());
+    let closed = CommitLog::options().open_simulated(&disk).unwrap();
+    closed.append(b"x").unwrap();
+    a.append_with(1, |_| {
+        let position = b.append(b"y").unwrap();
+        b.sync().unwrap();
+        b.wait_durable(position).unwrap();
+        drop(closed);
+        b.append_with(1, |_| {
+            assert!(matches!(a.sync(), Err(SyncError::InsideAppend)), "the outer one");
+            assert!(matches!(b.sync(), Err(SyncError::InsideAppend)), "the inner one");
+            third.sync().unwrap();
+        })
+        .unwrap();
+        b.sync().unwrap();
+        assert!(matches!(a.sync(), Err(SyncError::InsideAppend)));
+    })
+    .unwrap();
+    a.sync().unwrap();
+    // Dropped inside the closure, it was synced and sealed as anywhere.
+    let image = disk.power_loss(|_, _| false);
+    let closed = CommitLog::options().open_simulated(&image).unwrap();
+    assert!(closed.recovery().is_clean(), "{}", closed.recovery());
+    assert_eq!(entries(&closed), [b"x"]);
+}
+
+#[test]
+fn a_task_inside_append_with_is_refused_and_not_waited_for() {
+    use std::future::Future;
+    use std::task::{Context, Poll, Waker};
+    let log = CommitLog::in_memory();
+    log.append_with(1, |_| {
+        let task = std::pin::pin!(log.wait_durable_async(log.tail()));
+        let polled = task.poll(&mut Context::from_waker(Waker::noop()));
+        assert!(matches!(polled, Poll::Ready(Err(SyncError::InsideAppend))), "{polled:?}");
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_batch_writer_flushes_empty_entries_too() {
+    let log = CommitLog::in_memory();
+    let mut batch = log.batch_writer(1000);
+    for n in 0..10_000 {
+        batch.push(b"").unwrap();
+        assert!(batch.len() < 1000 / 16 + 1, "{} gathered after {n}", batch.len());
+    }
+    batch.flush().unwrap();
+    assert_eq!(log.stats().entries, 10_000);
+}
+
+#[test]
+fn a_reader_finds_no_damage_where_a_segment_is_just_being_sealed() {
+    let options = CommitLog::options().segment_size(4096).segment_unit(4096);
+    let options = options.maintenance(Maintenance::Manual);
+    let log = options.open_simulated(&SimulatedDisk::new()).unwrap();
+    let done = AtomicBool::new(false);
+    let positions = std::sync::Mutex::new(vec![log.append(b"x").unwrap()]);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let mut reader = log.reader();
+                while !done.load(Ordering::Relaxed) {
+                    while reader.next_entry().expect("no damage").is_some() {}
+                    let last = *positions.lock().unwrap().last().unwrap();
+                    log.read(last).expect("no damage");
+                    let mut other = log.reader_from(last);
+                    other.next_entry().expect("no damage").expect("the entry");
+                    other.next_entry().expect("no damage");
+                }
+            });
+        }
+        for n in 0..4_000 {
+            // Each second one fills the segment with a pad.
+            let position = log.append(&vec![1; 2000 - n % 100]).unwrap();
+            positions.lock().unwrap().push(position);
+            log.maintain().unwrap();
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+}
+
+#[test]
+fn the_id_of_a_segment_that_was_never_used_is_not_used_again() {
+    let disk = SimulatedDisk::new();
+    let options = CommitLog::options().segment_size(2 << 20).maintenance(Maintenance::Manual);
+    let log = options.open_simulated(&disk).unwrap();
+    let first = log.append(b"x").unwrap();
+    log.maintain().unwrap();
+    let seen: Vec<_> = disk.files().into_iter().map(|(name, _)| name).collect();
+    assert_eq!(seen.len(), 2, "the active one and its standby, which others may have mapped");
+    // The standby makes way for a large entry, for which there is no room.
+    disk.set_space(Some(disk.files().iter().map(|(_, len)| *len as u64).sum()));
+    let large = log.append(&vec![1; 5 << 20]);
+    assert!(matches!(large, Err(AppendError::NoSpace { .. })), "{large:?}");
+    log.abort();
+    let image = disk.process_death();
+    let log = options.open_simulated(&image).unwrap();
+    let position = log.append(b"y").unwrap();
+    assert!(position.segment() > first.segment() + 1, "{position} is in a segment that was");
+}
+
+#[test]
+fn a_truncation_that_fails_changes_nothing() {
+    let disk = SimulatedDisk::new();
+    let options = CommitLog::options().segment_size(2 << 20).maintenance(Maintenance::Manual);
+    let log = options.open_simulated(&disk).unwrap();
+    let positions: Vec<_> = (0..50).map(|n| log.append(&vec![n; 100_000]).unwrap()).collect();
+    log.sync().unwrap();
+    disk.fail_after(0);
+    assert!(matches!(log.truncate_before(positions[40]), Err(TruncateError::Io { .. })));
+    assert_eq!(log.begin().segment(), positions[0].segment());
+    disk.fail_after(u64::MAX);
+    log.close().unwrap();
+    let log = options.open_simulated(&disk).unwrap();
+    assert_eq!(entries(&log).len(), 50);
+    assert_eq!(*log.read(positions[0]).unwrap(), [0; 100_000]);
+}
+
+#[test]
+fn what_is_behind_a_slow_append_is_read_in_any_order() {
+    let log = CommitLog::options().segment_size(4 << 20).open_simulated(&SimulatedDisk::new());
+    let log = log.unwrap();
+    log.append_with(8, |_| {
+        let mut positions = Vec::new();
+        for n in 0..30_000u32 {
+            if n % 10 == 0 {
+                let (a, b) = (n.to_le_bytes(), vec![7; n as usize % 999]);
+                let batch = log.append_batch(&[&a, &b]).unwrap();
+                positions.push((batch[0], a.to_vec()));
+                positions.push((batch[1], b));
+            } else {
+                let body = vec![n as u8; n as usize % 200];
+                positions.push((log.append(&body).unwrap(), body));
+            }
+        }
+        let len = positions.len();
+        assert!(positions[len - 1].0.segment() > positions[0].0.segment());
+        for n in (0..len).map(|n| n * 7919 % len).chain((0..len).rev()) {
+            let (position, body) = &positions[n];
+            assert_eq!(*log.read(*position).unwrap(), **body);
+            let inside = LogPosition::from_u64(position.as_u64() + 8);
+            assert!(matches!(log.read(inside), Err(ReadError::NotAnEntry { .. })), "{inside}");
+        }
+    })
+    .unwrap();
 }

@@ -280,7 +280,7 @@ pub fn the_prefix_is_contiguous() {
                 let claim = log.claim(FRAME);
                 // Its own claim is a frame already, unless an earlier one is not even claimed.
                 let position = LogPosition::new(claim.segment().id(), claim.offset() as u32);
-                let begins = log.prefix.is_frame(&log.tail, position);
+                let begins = log.is_frame(position);
                 assert!(begins || u64::from(position.offset()) > FIRST_FRAME);
                 fill(claim, &[n; 8])
             })
@@ -289,11 +289,11 @@ pub fn the_prefix_is_contiguous() {
         let seen = log.prefix.advance(&log.tail);
         let frames = log.entries_before(seen);
         assert_eq!(frames.len() as u64, (u64::from(seen.offset()) - FIRST_FRAME) / FRAME);
-        assert!(log.prefix.is_frame(&log.tail, seen));
+        assert!(log.is_frame(seen));
         for position in writers.map(|writer| writer.join().unwrap()) {
-            assert!(log.prefix.is_frame(&log.tail, position) || position < seen);
+            assert!(log.is_frame(position) || position < seen);
             let inside = LogPosition::from_u64(position.as_u64() + 8);
-            assert!(!log.prefix.is_frame(&log.tail, inside));
+            assert!(!log.is_frame(inside));
         }
         assert!(log.prefix.advance(&log.tail) >= seen);
         assert_eq!(bodies(&log.all_entries()), [1, 2]);

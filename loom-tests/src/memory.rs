@@ -4,7 +4,7 @@
 
 use crate::format::frame::{self, Header, Kind, State, Word};
 use crate::format::header::FIRST_FRAME;
-use crate::log::commit::{Claim, Memory, Prefix};
+use crate::log::commit::{Claim, Memory, Prefix, is_frame};
 use crate::log::tail::{Preparer, Tail};
 use crate::position::LogPosition;
 use crate::sync::{Arc, AtomicU64, Ordering, UnsafeCell, yield_now};
@@ -22,6 +22,8 @@ pub(crate) struct LoomSegment {
     id: u32,
     words: Vec<AtomicU64>,
     cells: Vec<UnsafeCell<u64>>,
+    /// What `is_frame` has found: small blocks, for small segments.
+    found: Vec<AtomicU64>,
     /// The payload once more, for one who looks at the file after the death of the process.
     /// Empty where nobody will.
     file: Vec<AtomicU64>,
@@ -32,7 +34,9 @@ impl LoomSegment {
     pub(crate) fn new(id: u32, room: u64) -> Self {
         let words = (0..room / 8).map(|_| AtomicU64::new(0)).collect();
         let cells = (0..room / 8).map(|_| UnsafeCell::new(0)).collect();
-        Self { id, words, cells, file: Vec::new() }
+        let blocks = (FIRST_FRAME + room).div_ceil(Self::BLOCK);
+        let found = (0..blocks).map(|_| AtomicU64::new(0)).collect();
+        Self { id, words, cells, found, file: Vec::new() }
     }
 
     pub(crate) fn on_file(id: u32, room: u64) -> Self {
@@ -119,6 +123,12 @@ impl Memory for LoomSegment {
     unsafe fn header(&self, offset: u64) -> u64 {
         self.payload(offset + frame::WORD)
     }
+
+    const BLOCK: u64 = FRAME;
+
+    fn found_frames(&self) -> &[AtomicU64] {
+        &self.found
+    }
 }
 
 /// Tail and prefix as `Core` has them, and every segment that was ever made.
@@ -151,6 +161,10 @@ impl Log {
 
     pub(crate) fn segment(&self, id: u32) -> Arc<LoomSegment> {
         self.all.lock().unwrap()[id as usize - 1].clone()
+    }
+
+    pub(crate) fn has_segment(&self, id: u32) -> bool {
+        self.all.lock().unwrap().len() >= id as usize
     }
 
     // ---- as in `Core` ----
@@ -220,6 +234,14 @@ impl Log {
         self.tail.roll();
         drop(preparer);
         (fill(claim, body), withdrawn)
+    }
+
+    /// Whether a frame begins at a position, as a reader finds out that has the segment pinned.
+    pub(crate) fn is_frame(&self, target: LogPosition) -> bool {
+        let prefix = self.prefix.position();
+        let same = prefix.segment() == target.segment();
+        let from = if same { u64::from(prefix.offset()) } else { FIRST_FRAME };
+        is_frame(&*self.segment(target.segment()), from, u64::from(target.offset()))
     }
 
     // ---- to look at ----

@@ -1,31 +1,35 @@
 //! Gathering entries for one reservation.
 
 use crate::error::AppendError;
-use crate::log::core::Core;
+use crate::log::core::{Core, MAX_BATCH};
 use crate::position::LogPosition;
 
 /// Gathers entries and appends them together: one reservation, one atomic batch, for each flush.
 ///
-/// Flushes when the gathered bytes reach the threshold, when told to, and when dropped. An error
-/// in a drop is lost: call [`flush`](Self::flush) where it matters.
+/// Flushes when what was gathered takes as many bytes in the log as the threshold (an entry has a
+/// header of 16), when told to, and when dropped. An error in a drop is lost: call
+/// [`flush`](Self::flush) where it matters.
 #[derive(Debug)]
 pub struct BatchWriter<'a> {
     core: Result<&'a Core, AppendError>,
     max_bytes: usize,
     bytes: Vec<u8>,
     lengths: Vec<u32>,
+    /// Bytes of their frames.
+    framed: u64,
 }
 
 impl<'a> BatchWriter<'a> {
     pub(crate) fn new(core: Result<&'a Core, AppendError>, max_bytes: usize) -> Self {
-        Self { core, max_bytes, bytes: Vec::new(), lengths: Vec::new() }
+        Self { core, max_bytes, bytes: Vec::new(), lengths: Vec::new(), framed: 0 }
     }
 
     /// Adds an entry, and flushes if the threshold is reached.
     ///
     /// # Errors
     /// [`AppendError::TooLarge`], and then the entry is not added; or the error of the flush, and
-    /// then everything gathered is still there, this entry included.
+    /// then everything gathered is still there, this entry included (but not where it had to be
+    /// flushed first, because one batch cannot hold both: 4 GiB).
     pub fn push(&mut self, entry: &[u8]) -> Result<(), AppendError> {
         self.push_vectored(&[entry])
     }
@@ -37,10 +41,14 @@ impl<'a> BatchWriter<'a> {
     pub fn push_vectored(&mut self, parts: &[&[u8]]) -> Result<(), AppendError> {
         let core = self.core.clone()?;
         let len: usize = parts.iter().map(|part| part.len()).sum();
-        core.frame_len(len as u64)?;
+        let frame = core.frame_len(len as u64)?;
+        if self.framed + frame > MAX_BATCH {
+            self.flush()?;
+        }
         parts.iter().for_each(|part| self.bytes.extend_from_slice(part));
         self.lengths.push(len as u32);
-        if self.bytes.len() >= self.max_bytes {
+        self.framed += frame;
+        if self.framed >= self.max_bytes as u64 {
             self.flush()?;
         }
         Ok(())
@@ -73,6 +81,7 @@ impl<'a> BatchWriter<'a> {
         if !refused {
             self.bytes.clear();
             self.lengths.clear();
+            self.framed = 0;
         }
         result
     }

@@ -48,6 +48,10 @@ pub(crate) trait Memory {
     /// # Safety
     /// The caller has seen the frame committed (Acquire).
     unsafe fn header(&self, offset: u64) -> u64;
+    /// Bytes for each of the places in `found_frames`.
+    const BLOCK: u64 = 64 << 10;
+    /// For each block a place in it where a frame begins, or 0: what `is_frame` has found.
+    fn found_frames(&self) -> &[AtomicU64];
 }
 
 /// Finishes a frame: stores the word that it keeps, and wakes whoever waits for one.
@@ -340,36 +344,48 @@ impl<S: Memory> Prefix<S> {
         let cursor = lock(&self.cursor);
         (cursor.segment.clone(), cursor.offset, cursor.frames)
     }
+}
 
-    /// Whether a frame begins at `target`, going by the words from the prefix on. Claims are
-    /// stepped over by their length; behind a range that is not even claimed nothing is known.
-    pub(crate) fn is_frame(&self, tail: &Tail<S>, target: LogPosition) -> bool {
-        // Held, so that the walker does not finish a segment under us.
-        let cursor = lock(&self.cursor);
-        let (mut segment, mut offset, mut roll) =
-            (cursor.segment.clone(), cursor.offset, cursor.roll);
-        loop {
-            if segment.id() == target.segment() {
-                while offset < u64::from(target.offset()) {
-                    match read(&*segment, offset) {
-                        Some(word) => offset += stride(&*segment, offset, word, target),
-                        None => return false,
-                    }
-                }
-                return offset == u64::from(target.offset());
-            }
-            roll += 1;
-            match tail.unfinished(roll) {
-                Some(next) => (segment, offset) = (next, FIRST_FRAME),
-                None => return false,
-            }
+/// Whether a frame begins at `target`, an offset in a segment that is active or was, going by the
+/// words from `from` on, where one begins. Claims are stepped over by their length; behind a range
+/// that is not even claimed nothing is known.
+///
+/// Invariant: where a frame begins, one begins for as long as the segment is mapped: a word keeps
+/// its length from the claim on, and a batch, once committed, the frames inside it. So what a walk
+/// finds is kept, a place for each `BLOCK`, and a later one begins there: every word is walked over
+/// about once, however often somebody reads behind an unfinished frame. No lock is held: the
+/// caller has the segment pinned, and the words at frames' beginnings are atomics.
+pub(crate) fn is_frame<S: Memory>(segment: &S, from: u64, target: u64) -> bool {
+    if target > segment.capacity() {
+        return false;
+    }
+    let found = segment.found_frames();
+    let place = |offset: u64| found.get((offset / S::BLOCK) as usize);
+    let mut offset = from;
+    for block in (from / S::BLOCK..=target / S::BLOCK).rev() {
+        // ORDERING: Acquire; pairs with the Release store below: who begins at a frame that another
+        // thread has found sees its word, too.
+        let known = found.get(block as usize).map_or(0, |place| place.load(Ordering::Acquire));
+        if known > from && known <= target {
+            offset = known;
+            break;
         }
     }
+    while offset < target {
+        let Some(word) = read(segment, offset) else { return false };
+        // ORDERING: Relaxed; any frame in the block will do.
+        if let Some(place) = place(offset).filter(|place| place.load(Ordering::Relaxed) == 0) {
+            // ORDERING: Release; pairs with the Acquire load above.
+            place.store(offset, Ordering::Release);
+        }
+        offset += stride(segment, offset, word, target);
+    }
+    offset == target
 }
 
 /// How far to step towards `target`: over a frame, or into the batch that `target` is in.
-fn stride<S: Memory>(segment: &S, offset: u64, word: Word, target: LogPosition) -> u64 {
-    if word.state != State::Committed || offset + word.len <= u64::from(target.offset()) {
+fn stride<S: Memory>(segment: &S, offset: u64, word: Word, target: u64) -> u64 {
+    if word.state != State::Committed || offset + word.len <= target {
         return word.len;
     }
     // SAFETY: the word was read as committed, with Acquire.
@@ -437,5 +453,115 @@ impl<S: Memory> Cursor<S> {
 impl<S> std::fmt::Debug for Prefix<S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Prefix").finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, not(tailcask_loom)))]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    const ROOM: u64 = 1 << 20;
+
+    /// A segment that counts how often a word is looked at.
+    struct Counting {
+        words: Vec<AtomicU64>,
+        found: Vec<AtomicU64>,
+        looks: Cell<u64>,
+    }
+
+    impl Memory for Counting {
+        fn id(&self) -> u32 {
+            1
+        }
+        fn salt(&self) -> u64 {
+            7
+        }
+        fn capacity(&self) -> u64 {
+            FIRST_FRAME + ROOM
+        }
+        fn word(&self, offset: u64) -> &AtomicU64 {
+            self.looks.set(self.looks.get() + 1);
+            &self.words[(offset / 8) as usize]
+        }
+        unsafe fn write(&self, _: u64, _: &[u8]) {}
+        unsafe fn header(&self, offset: u64) -> u64 {
+            self.words[(offset / 8) as usize + 1].load(Ordering::Relaxed)
+        }
+        fn found_frames(&self) -> &[AtomicU64] {
+            &self.found
+        }
+    }
+
+    /// Frames of 24 to 96 bytes, every fifth one a batch of two; and where all of them begin.
+    fn segment(used: u64) -> (Counting, Vec<u64>) {
+        let zeros = |n: u64| (0..n).map(|_| AtomicU64::new(0)).collect::<Vec<_>>();
+        let capacity = FIRST_FRAME + ROOM;
+        let (words, found) = (zeros(capacity / 8), zeros(capacity.div_ceil(Counting::BLOCK)));
+        let segment = Counting { words, found, looks: Cell::new(0) };
+        let (mut offset, mut begins) = (FIRST_FRAME, Vec::new());
+        let put = |offset, len, header: Option<Header>| {
+            let (salt, state) = (segment.salt(), [State::Claimed, State::Void][len as usize / 8 % 2]);
+            let word = match header {
+                None => frame::bare_word(salt, offset, len, state),
+                Some(header) => frame::commit_word(salt, offset, len, header.to_word(), 0),
+            };
+            segment.word(offset).store(word, Ordering::Relaxed);
+            segment.word(offset + 8).store(header.map_or(0, Header::to_word), Ordering::Relaxed);
+        };
+        for n in 0u64.. {
+            let len = 24 + n * 7 % 10 * 8;
+            if offset + 2 * len + frame::HEADER > FIRST_FRAME + used {
+                break;
+            }
+            begins.push(offset);
+            if n % 5 == 0 {
+                put(offset, frame::HEADER + 2 * len, Some(Header::plain(Kind::Batch, 2)));
+                offset += frame::HEADER;
+                for _ in 0..2 {
+                    put(offset, len, Some(Header::plain(Kind::Entry, 8)));
+                    begins.push(offset);
+                    offset += len;
+                }
+            } else {
+                put(offset, len, None);
+                offset += len;
+            }
+        }
+        begins.push(offset);
+        segment.looks.set(0);
+        (segment, begins)
+    }
+
+    #[test]
+    fn reading_behind_an_unfinished_frame_walks_over_each_frame_about_once() {
+        let (segment, begins) = segment(ROOM);
+        // From back to front, the worst order there is, and then again.
+        for _ in 0..2 {
+            for &target in begins.iter().rev() {
+                assert!(is_frame(&segment, FIRST_FRAME, target), "{target}");
+            }
+        }
+        // Each target costs a walk of half a block, and not of half the segment.
+        let (frames, in_a_block) = (begins.len() as u64, Counting::BLOCK / 24);
+        let looks = segment.looks.get();
+        assert!(looks < 2 * frames * in_a_block, "{looks} looks for {frames} frames");
+        segment.looks.set(0);
+        let target = *begins.last().expect("many");
+        assert!(is_frame(&segment, FIRST_FRAME, target));
+        assert!(segment.looks.get() < in_a_block, "{} looks", segment.looks.get());
+    }
+
+    #[test]
+    fn only_where_a_frame_begins_is_one_found() {
+        let (segment, begins) = segment(100_000);
+        let end = *begins.last().expect("many");
+        for target in (0..end + 100).step_by(4) {
+            let is = begins.binary_search(&target).is_ok();
+            assert_eq!(is_frame(&segment, FIRST_FRAME, target), is, "{target}");
+        }
+        for target in [segment.capacity(), segment.capacity() + 8, u64::from(u32::MAX)] {
+            assert!(!is_frame(&segment, FIRST_FRAME, target), "nothing is known behind zeros");
+        }
     }
 }

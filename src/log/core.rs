@@ -1,8 +1,13 @@
 //! The log's moving parts put together: append, roll, prepare, sync, seal.
 
 mod durability;
+mod filling;
+mod gather;
 mod merged;
 
+pub(crate) use self::gather::Leader;
+
+use self::gather::Gathering;
 use crate::error::{AppendError, SyncError};
 use crate::format::frame::{self, Header, Kind};
 use crate::format::header::{FIRST_FRAME, FileIdentity, Origin, Seal, SegmentHeader};
@@ -19,11 +24,10 @@ use crate::random::random_u64;
 use crate::segment::{Segment, file_name};
 use crate::storage::Storage;
 use crate::sync::{Mutex, lock};
-use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 /// Unfinished segments at a time: how far the log can run ahead of one stuck append.
@@ -34,13 +38,10 @@ const SEAL_BACKLOG: u64 = 64;
 const POPULATE: u64 = 4 << 20;
 /// Bytes at the end of a sealed segment that are given back: those of one that was rolled early.
 const WORTH_RELEASING: u64 = 64 << 10;
+/// The most that the frames inside one batch can take.
+pub(crate) const MAX_BATCH: u64 = MAX_SEGMENT - FIRST_FRAME - frame::HEADER;
 /// Frames above this get a segment of their own, which bounds what late writers add to the tail.
 const MAX_SHARED: u64 = 256 << 20;
-
-thread_local! {
-    /// Whether this thread is inside the closure of an `append_with`.
-    static FILLING: Cell<bool> = const { Cell::new(false) };
-}
 
 impl Memory for Segment {
     fn id(&self) -> u32 {
@@ -80,6 +81,10 @@ impl Memory for Segment {
     unsafe fn header(&self, offset: u64) -> u64 {
         // SAFETY: the same contract.
         crate::format::u64_at(unsafe { self.map.slice(offset + 8, 8) }, 0)
+    }
+    fn found_frames(&self) -> &[AtomicU64] {
+        let blocks = self.header.capacity.div_ceil(Self::BLOCK);
+        self.found_frames.get_or_init(|| (0..blocks).map(|_| AtomicU64::new(0)).collect())
     }
 }
 
@@ -135,9 +140,7 @@ pub(crate) struct Core {
     pending: Mutex<Pending>,
     mark: Mutex<Mark>,
     unpopulated: Mutex<VecDeque<Unpopulated>>,
-    /// How many callers there were in the last sync, and how long it took, in ns.
-    crowd: AtomicUsize,
-    last_sync: AtomicU64,
+    gathering: Gathering,
     /// The roll at the last look of `wants_seal`.
     looked: AtomicU64,
 }
@@ -214,8 +217,7 @@ impl Core {
             pending: Mutex::new(pending),
             mark: Mutex::new(Mark::default()),
             unpopulated: Mutex::new(VecDeque::from([unpopulated])),
-            crowd: AtomicUsize::new(0),
-            last_sync: AtomicU64::new(0),
+            gathering: Gathering::default(),
             looked: AtomicU64::new(0),
             storage,
             config,
@@ -326,9 +328,9 @@ impl Core {
         // SAFETY: inside the range of `claim`, which is not committed while the slice lives, and
         // nothing else is written meanwhile.
         let bytes = unsafe { claim.segment().map.slice_mut(at, body as u64) };
-        let outer = Filling::enter();
+        let filling = self.enter_append();
         fill(bytes);
-        drop(outer);
+        drop(filling);
         let (header, crc) = (Header::entry(bytes), frame::crc(bytes));
         let position = claim.commit(header, crc);
         self.committed(position)
@@ -429,18 +431,16 @@ impl Core {
     }
 
     fn check_writable(&self) -> Result<(), AppendError> {
-        match self.group.failure() {
-            Some(source) => {
-                Err(AppendError::Sync { position: None, source: SyncError::Failed { source } })
-            }
-            None => Ok(()),
-        }
+        let failed = self.group.failure().map(|source| SyncError::Failed { source });
+        let failed =
+            failed.or_else(|| self.background.failure().cloned().map(SyncError::Background));
+        failed.map_or(Ok(()), |source| Err(AppendError::Sync { position: None, source }))
     }
 
     /// Creates a standby where there is none.
     pub(crate) fn prepare_standby(&self) -> Result<(), AppendError> {
         let mut preparer = self.tail.preparer();
-        if preparer.has_standby() || self.group.failure().is_some() {
+        if preparer.has_standby() || self.check_writable().is_err() {
             return Ok(());
         }
         self.prepare(&mut preparer)
@@ -537,14 +537,28 @@ impl Core {
         Ok(Alone { core: self, preparer, segment: Some(segment), len })
     }
 
-    /// Removes a segment that never was active.
+    /// Removes a segment that never was active, its id noted as used.
     fn discard(&self, standby: Arc<Segment>) {
+        // Its id is not used again, also if this process dies now: a reader in another process may
+        // have the segment mapped, and would keep what is gone. Where that cannot be written down,
+        // the file stays, an empty segment that the next recovery removes.
+        let noted = self.write_next_id();
+        if let Err(error) = &noted {
+            tracing::warn!(segment = standby.id(), %error, "an unused segment is left in place");
+        }
+        self.take_out(standby, noted.is_ok());
+    }
+
+    /// Takes a segment that never was active out of the log, and removes its file.
+    fn take_out(&self, standby: Arc<Segment>, with_file: bool) {
         let id = standby.id();
+        // Its successor names the one before it, as the chain of ids would break otherwise.
         lock(&self.next).previous = standby.header.previous;
         drop(standby);
         self.table.remove(|other| other == id);
-        // Left behind it is an empty segment, which the next recovery removes; but it would break
-        // the chain of ids, so its successor names the one before it.
+        if !with_file {
+            return;
+        }
         if let Err(error) = self.storage.remove(&file_name(id)) {
             tracing::warn!(segment = id, %error, "could not remove an unused segment");
         }
@@ -586,7 +600,7 @@ impl Core {
             tracing::warn!(%error, "unused segments are left in place");
         }
         if let Some(standby) = standby.filter(|_| noted.is_ok()) {
-            self.discard(standby);
+            self.take_out(standby, true);
             // Before its predecessor goes, too: a power loss must not bring back the later alone.
             self.storage.sync_directory().map_err(failed)?;
         }
@@ -605,15 +619,17 @@ impl Core {
     }
 
     pub(crate) fn write_next_id(&self) -> io::Result<()> {
-        let next = lock(&self.next).id.unwrap_or(u32::MAX);
-        self.change_manifest(|manifest| manifest.next = next)
+        self.change_manifest(|_| {})
     }
 
-    /// Replaces the MANIFEST. What is in memory changes once that is durable, and not before.
+    /// Replaces the MANIFEST, which then also says which ids were used. What is in memory changes
+    /// once that is durable, and not before.
     pub(crate) fn change_manifest(&self, change: impl FnOnce(&mut Manifest)) -> io::Result<()> {
         let mut manifest = lock(&self.manifest);
         let mut new = manifest.clone();
         change(&mut new);
+        // Looked up under the manifest's lock, so that it never goes back.
+        new.next = lock(&self.next).id.unwrap_or(u32::MAX);
         new.generation += 1;
         self.storage.write_manifest(&new.encode())?;
         *manifest = new;
@@ -702,21 +718,6 @@ impl Next {
     /// A writer had to wait: it fills segments faster than they grow.
     fn hurry(&mut self, config: &Config) {
         self.size = (self.size * 4).min(config.segment_size);
-    }
-}
-
-/// Marks this thread as inside an `append_with`, also while unwinding out of it.
-struct Filling(bool);
-
-impl Filling {
-    fn enter() -> Self {
-        Self(FILLING.replace(true))
-    }
-}
-
-impl Drop for Filling {
-    fn drop(&mut self) {
-        FILLING.set(self.0);
     }
 }
 

@@ -8,6 +8,7 @@
 
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering, Thread, current, lock, park};
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;
 
 pub(crate) type Failure = Arc<io::Error>;
@@ -18,6 +19,8 @@ enum Wake {
 }
 
 struct Waiter {
+    /// Of a task: by what it finds itself again. 0 for a thread.
+    ticket: u64,
     target: u64,
     wake: Wake,
 }
@@ -27,6 +30,8 @@ struct State {
     leading: bool,
     failed: Option<Failure>,
     waiters: Vec<Waiter>,
+    /// Tickets given so far.
+    tickets: u64,
 }
 
 pub(crate) struct GroupCommit {
@@ -98,12 +103,15 @@ impl GroupCommit {
             state.leading = true;
             return Ok(Turn::Lead);
         }
-        state.waiters.push(Waiter { target, wake: Wake::Thread(current()) });
+        state.waiters.push(Waiter { ticket: 0, target, wake: Wake::Thread(current()) });
         Ok(Turn::Wait)
     }
 
-    /// As `wait` for a task: registers its waker where it has to wait.
-    pub(crate) fn poll(&self, target: u64, waker: &Waker) -> Poll {
+    /// As `wait` for a task: registers its waker where it has to wait, once, by its ticket (0: it
+    /// has none yet).
+    pub(crate) fn poll(&self, target: u64, ticket: &mut u64, waker: &Waker) -> Poll {
+        // Cloned and dropped outside of the lock: a waker is somebody else's code.
+        let mut wake = Wake::Task(waker.clone());
         let mut state = lock(&self.state);
         if self.durable() >= target {
             return Poll::Done;
@@ -111,8 +119,38 @@ impl GroupCommit {
         if let Some(failure) = &state.failed {
             return Poll::Failed(failure.clone());
         }
-        state.waiters.push(Waiter { target, wake: Wake::Task(waker.clone()) });
+        match state.waiters.iter_mut().find(|w| w.ticket != 0 && w.ticket == *ticket) {
+            Some(waiter) => std::mem::swap(&mut waiter.wake, &mut wake),
+            None => {
+                state.tickets += 1;
+                *ticket = state.tickets;
+                state.waiters.push(Waiter { ticket: *ticket, target, wake });
+                return Poll::Registered;
+            }
+        }
+        drop(state);
+        drop(wake);
         Poll::Registered
+    }
+
+    /// A task waits no longer.
+    pub(crate) fn forget(&self, ticket: u64) {
+        let mut state = lock(&self.state);
+        let at = state.waiters.iter().position(|w| w.ticket != 0 && w.ticket == ticket);
+        let waiter = at.map(|at| state.waiters.swap_remove(at));
+        drop(state);
+        drop(waiter);
+    }
+
+    /// Wakes all tasks: nobody will lead for them any more.
+    pub(crate) fn wake_tasks(&self) {
+        let mut state = lock(&self.state);
+        let (tasks, threads) = std::mem::take(&mut state.waiters)
+            .into_iter()
+            .partition(|w| matches!(w.wake, Wake::Task(_)));
+        state.waiters = threads;
+        drop(state);
+        wake(tasks);
     }
 
     /// The furthest position that a task waits for.
@@ -149,7 +187,7 @@ impl GroupCommit {
             .partition(|w| failed || w.target <= durable);
         state.waiters = rest;
         // Someone has to lead for those who are left.
-        let next = state.waiters.iter().position(|w| matches!(w.wake, Wake::Thread(_)));
+        let next = state.waiters.iter().position(|w| w.ticket == 0);
         woken.extend(next.map(|at| state.waiters.swap_remove(at)));
         drop(state);
         wake(woken);
@@ -157,11 +195,17 @@ impl GroupCommit {
 }
 
 fn wake(waiters: Vec<Waiter>) {
+    let mut tasks = Vec::new();
     for waiter in waiters {
         match waiter.wake {
             Wake::Thread(thread) => thread.unpark(),
-            Wake::Task(waker) => waker.wake(),
+            Wake::Task(waker) => tasks.push(waker),
         }
+    }
+    // A waker is somebody else's code. If it panics, the others are woken all the same, and it is
+    // not the leader's fault, whose sync went well: the panic hook has told of it.
+    for waker in tasks {
+        let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
     }
 }
 

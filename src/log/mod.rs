@@ -1,6 +1,6 @@
 //! The commit log.
 
-mod background;
+pub(crate) mod background;
 mod batch;
 pub(crate) mod commit;
 pub(crate) mod core;
@@ -14,6 +14,8 @@ pub(crate) mod table;
 mod tail;
 mod view;
 
+#[doc(hidden)]
+pub use background::FailPoint;
 pub use batch::BatchWriter;
 pub use reader::{Entry, FrameInfo, Frames, LogReader};
 pub use recovery::RecoveryReport;
@@ -362,7 +364,8 @@ impl CommitLog {
     }
 
     /// As [`wait_durable`](Self::wait_durable) for async callers, with any executor. The sync is
-    /// done by the log's own thread; with [`Maintenance::Manual`] by the first poll.
+    /// done by the log's own thread; with [`Maintenance::Manual`] by the first poll. Where that
+    /// thread has failed it is an error, and `wait_durable` still works.
     ///
     /// # Errors
     /// As [`sync`](Self::sync).
@@ -371,15 +374,21 @@ impl CommitLog {
         if !core.background.is_running() {
             return core.wait_durable(position);
         }
+        core.check_outside_append()?;
         let target = core.target(position);
+        let mut waiting = Waiting { core, ticket: 0 };
         std::future::poll_fn(|context| {
             if core.is_durable(target) {
                 return Poll::Ready(Ok(()));
             }
-            match core.group.poll(target.as_u64(), context.waker()) {
+            match core.group.poll(target.as_u64(), &mut waiting.ticket, context.waker()) {
                 Durable::Done => Poll::Ready(Ok(())),
                 Durable::Failed(source) => Poll::Ready(Err(SyncError::Failed { source })),
                 Durable::Registered => {
+                    // Only now: whoever looks before may be registered after all were woken.
+                    if let Some(failure) = core.background.sync_failure() {
+                        return Poll::Ready(Err(SyncError::Background(failure.clone())));
+                    }
                     core.background.wake_sync();
                     Poll::Pending
                 }
@@ -479,6 +488,7 @@ impl CommitLog {
             (stats.entries, stats.batches) = (counts.entries, counts.batches);
             (stats.bytes, stats.voids) = (counts.bytes, counts.voids);
             core.counters.read(&mut stats);
+            stats.failed_thread = core.background.failure().cloned();
             stats.durable = core.durable();
         }
         stats.begin = self.begin();
@@ -561,6 +571,14 @@ impl CommitLog {
         }
     }
 
+    /// Makes a background thread panic. For tests.
+    #[doc(hidden)]
+    pub fn fail_at(&self, point: FailPoint) {
+        if let Some(core) = self.core() {
+            core.background.fail_at(point);
+        }
+    }
+
     /// Reserves room and never claims it, as a thread does that dies in between. For tests of
     /// recovery: everything that waits for appends to finish waits for ever after this.
     #[doc(hidden)]
@@ -568,6 +586,18 @@ impl CommitLog {
         if let Some(core) = self.core() {
             core.tail.abandon(crate::format::frame::frame_len(len as u64));
         }
+    }
+}
+
+/// A task in the group of those who wait for a sync, until this is dropped.
+struct Waiting<'a> {
+    core: &'a Core,
+    ticket: u64,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.core.group.forget(self.ticket);
     }
 }
 

@@ -3,6 +3,7 @@
 //! Appends cost nothing to count: the walk over the commit words counts them. What is counted
 //! here happens once a segment or once a sync.
 
+use crate::error::ThreadFailure;
 use crate::position::LogPosition;
 use crate::sync::{Mutex, lock};
 use hdrhistogram::Histogram;
@@ -33,10 +34,12 @@ pub struct LogStats {
     pub standby_wait_time: Duration,
     /// How long syncs took, in nanoseconds.
     pub sync_latency: Distribution,
-    /// How many callers each sync served.
+    /// How many callers each sync served, where it served any.
     pub group_sizes: Distribution,
     /// Syncs that failed.
     pub sync_failures: u64,
+    /// The first background thread that ended and should not have; since then writes are refused.
+    pub failed_thread: Option<ThreadFailure>,
     /// Where the log begins.
     pub begin: LogPosition,
     /// The end of what is reserved.
@@ -138,7 +141,9 @@ impl Counters {
         let mut syncs = lock(&self.syncs);
         // They grow as needed, up to any u64, so nothing is refused.
         let _ = syncs.nanoseconds.record(time.as_nanos() as u64);
-        let _ = syncs.groups.record(group as u64);
+        if group > 0 {
+            let _ = syncs.groups.record(group as u64);
+        }
     }
 
     pub(crate) fn read(&self, stats: &mut LogStats) {

@@ -2,6 +2,7 @@
 
 use crate::error::{OpenError, ReadError};
 use crate::format::header::FIRST_FRAME;
+use crate::log::commit::is_frame;
 use crate::log::core::Core;
 use crate::log::recovery;
 use crate::log::scan;
@@ -122,10 +123,14 @@ impl View {
         if position >= prefix {
             prefix = core.prefix.advance(&core.tail);
         }
-        if position >= prefix {
-            return core.prefix.is_frame(&core.tail, position).then(|| segment.end());
-        }
         let same = prefix.segment() == segment.id();
+        if position >= prefix {
+            let active = core.tail.roll_number();
+            let begun = segment.roll.is_some_and(|roll| !is_after(u64::from(roll), active));
+            let from = if same { u64::from(prefix.offset()) } else { FIRST_FRAME };
+            let is_frame = begun && is_frame(segment, from, u64::from(position.offset()));
+            return is_frame.then(|| segment.end());
+        }
         Some(if same { u64::from(prefix.offset()) } else { segment.end() })
     }
 

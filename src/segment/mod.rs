@@ -44,6 +44,8 @@ pub(crate) struct Segment {
     /// Where no frame begins any more: the capacity, or what the seal says.
     end: AtomicU64,
     sealed: AtomicBool,
+    /// Where frames begin, for those who read behind an unfinished one; see `log::commit`.
+    pub(crate) found_frames: OnceLock<Box<[AtomicU64]>>,
     /// The number of the roll that made it active, modulo 2^24; none for those found on opening.
     pub(crate) roll: Option<u32>,
     /// Only in a log that is opened for reading and was left by a dead process; in order.
@@ -120,6 +122,7 @@ impl Segment {
             census: OnceLock::new(),
             end,
             sealed,
+            found_frames: OnceLock::new(),
             roll,
             gaps: Vec::new(),
             file: Mutex::new(Some(file)),

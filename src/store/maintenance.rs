@@ -4,6 +4,7 @@ use super::Store;
 use super::index::Index;
 use super::merge::{MergeReport, Pace};
 use crate::error::{MergeError, SyncError};
+use crate::log::background::{End, FailPoint, spawn};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -20,16 +21,18 @@ pub(super) fn start(index: &Arc<Index>) -> io::Result<Option<JoinHandle<()>>> {
     if index.core.is_manual() {
         return Ok(None);
     }
-    let index = index.clone();
-    thread::Builder::new().name("tailcask-merge".into()).spawn(move || keep(&index)).map(Some)
+    let kept = index.clone();
+    spawn("tailcask-merge", &index.core, move |_| keep(&kept)).map(Some)
 }
 
-fn keep(index: &Index) {
+fn keep(index: &Index) -> End {
     let mut wait = PERIOD;
     while !index.is_stopping() {
+        index.core.background.fail_point(FailPoint::Merge);
         wait = match once(index, false) {
             Ok(_) => PERIOD,
-            Err(MergeError::Closing) => return,
+            Err(MergeError::Closing) if index.is_stopping() => return End::Told,
+            Err(MergeError::Closing) => return End::Early,
             Err(error) => {
                 tracing::warn!(%error, "a merge failed");
                 (wait * 2).min(RETRY)
@@ -39,6 +42,7 @@ fn keep(index: &Index) {
             thread::park_timeout(wait);
         }
     }
+    End::Told
 }
 
 /// Writes the hints that are missing, and merges what the policy says.
@@ -73,9 +77,8 @@ impl Store {
         self.index.stop.store(true, Ordering::Release);
         if let Some(thread) = self.maintainer.take() {
             thread.thread().unpark();
-            if thread.join().is_err() {
-                tracing::error!("the store's thread panicked");
-            }
+            // It catches its panics, which the log then tells.
+            let _ = thread.join();
         }
     }
 

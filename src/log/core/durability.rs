@@ -1,22 +1,30 @@
 //! Group commit as the log does it: who leads a sync, what it syncs and seals, and the mark it leaves.
 
-use super::{Core, FILLING, Mark, SEAL_BACKLOG, WORTH_RELEASING};
+use super::gather::Leader;
+use super::{Core, Mark, SEAL_BACKLOG, WORTH_RELEASING};
 use crate::error::SyncError;
 use crate::format::frame::{self, Header, Kind};
 use crate::format::header::{FIRST_FRAME, Seal};
+use crate::log::background::FailPoint;
 use crate::log::commit::Finished;
 use crate::log::group::Failure;
 use crate::position::LogPosition;
 use crate::sync::{Patience, lock};
 use std::io;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 impl Core {
     /// Makes everything before the tail durable, and says where that is.
     pub(crate) fn sync(&self) -> Result<LogPosition, SyncError> {
+        self.sync_for(Leader::Caller)
+    }
+
+    pub(crate) fn sync_for(&self, leader: Leader) -> Result<LogPosition, SyncError> {
         let target = self.tail.position();
-        self.wait_until(target)?;
+        if !self.is_durable(target) {
+            self.wait_strictly(target, leader)?;
+        }
         Ok(self.durable())
     }
 
@@ -27,7 +35,8 @@ impl Core {
     /// Waits until the frame at `position` is durable; for a position at or behind the tail, until
     /// everything before the tail is.
     pub(crate) fn wait_durable(&self, position: LogPosition) -> Result<(), SyncError> {
-        self.wait_until(self.target(position))
+        let target = self.target(position);
+        if self.is_durable(target) { Ok(()) } else { self.wait_strictly(target, Leader::Caller) }
     }
 
     pub(crate) fn target(&self, position: LogPosition) -> LogPosition {
@@ -41,19 +50,17 @@ impl Core {
             || mark.end == Some(target) && mark.start.is_some_and(|start| self.durable() >= start)
     }
 
-    fn wait_until(&self, target: LogPosition) -> Result<(), SyncError> {
-        if self.is_durable(target) { Ok(()) } else { self.wait_strictly(target) }
-    }
-
-    /// As `wait_until`, and does not make do with the last sync mark being the only thing before
-    /// `target` that is not durable: tasks in the group wait for the watermark alone.
-    pub(crate) fn wait_strictly(&self, target: LogPosition) -> Result<(), SyncError> {
-        if FILLING.get() {
-            return Err(SyncError::InsideAppend);
-        }
+    /// Waits for the watermark, and does not make do with the last sync mark being the only thing
+    /// before `target` that is not durable: so do tasks in the group.
+    pub(crate) fn wait_strictly(
+        &self,
+        target: LogPosition,
+        leader: Leader,
+    ) -> Result<(), SyncError> {
+        self.check_outside_append()?;
         let lead = || {
-            self.gather();
-            self.lead(Some(self.tail.position()))
+            self.gather(leader);
+            self.lead(Some(self.tail.position()), leader)
         };
         let waited = self.group.wait(target.as_u64(), lead);
         waited.map_err(|source| self.sync_failed(source))
@@ -81,26 +88,22 @@ impl Core {
 
     /// Seals what is finished. Waits for nobody.
     pub(crate) fn seal_finished(&self) -> Result<(), SyncError> {
-        if FILLING.get() {
-            return Err(SyncError::InsideAppend);
-        }
+        self.check_outside_append()?;
         let prefix = self.prefix.advance(&self.tail);
         let sealed_up_to = LogPosition::new(prefix.segment(), 0);
         if self.group.durable() >= sealed_up_to.as_u64() {
             return Ok(());
         }
-        let waited = self.group.wait(sealed_up_to.as_u64(), || self.lead(None));
+        let waited = self.group.wait(sealed_up_to.as_u64(), || self.lead(None, Leader::Background));
         waited.map_err(|source| self.sync_failed(source))
     }
 
-    /// Waits for those whom the last sync served to come back, for up to half of its time. Without
-    /// it two groups take turns, each half as large (64 threads: 19 a sync instead of 60).
-    fn gather(&self) {
-        // ORDERING: Relaxed; hints, and only the leader uses them.
-        let crowd = self.crowd.load(Ordering::Relaxed);
-        let patience = Duration::from_nanos(self.last_sync.load(Ordering::Relaxed) / 2);
+    /// Waits for those whom the last sync served to come back, for a part of its time. Without it
+    /// two groups take turns, each half as large (64 threads: 19 a sync instead of 60).
+    fn gather(&self, leader: Leader) {
+        let (expected, patience) = (self.gathering.expected(), self.gathering.patience());
         let started = Instant::now();
-        while self.group.waiting() + 1 < crowd && started.elapsed() < patience {
+        while self.group.waiting() + leader.callers() < expected && started.elapsed() < patience {
             std::thread::yield_now();
         }
     }
@@ -108,8 +111,12 @@ impl Core {
     /// One sync, by the leader alone: waits for the claims before `goal`, syncs segment by segment
     /// in order, seals what is full, and leaves a sync mark. Without a goal it only seals: syncing
     /// the active segment makes its writers fault each page in again.
-    fn lead(&self, goal: Option<LogPosition>) -> io::Result<u64> {
-        let waiting = self.group.waiting() + 1;
+    fn lead(&self, goal: Option<LogPosition>, leader: Leader) -> io::Result<u64> {
+        if leader == Leader::Background {
+            self.background.fail_point(FailPoint::Lead);
+        }
+        let callers = || self.group.waiting() + leader.callers();
+        let served = callers();
         let mut patience = Patience::default();
         while self.prefix.advance(&self.tail) < goal.unwrap_or_default() {
             patience.wait();
@@ -117,10 +124,10 @@ impl Core {
         let started = Instant::now();
         let result = self.sync_pending(goal.is_some());
         let took = started.elapsed();
-        self.counters.synced(took, waiting);
-        // ORDERING: Relaxed; as in `gather`.
-        self.last_sync.store(took.as_nanos() as u64, Ordering::Relaxed);
-        self.crowd.store(self.group.waiting() + 1, Ordering::Relaxed);
+        self.counters.synced(took, served);
+        if goal.is_some() {
+            self.gathering.note(callers(), took);
+        }
         match &result {
             Ok(end) if goal.is_some() => self.leave_mark(*end),
             Ok(_) => {}

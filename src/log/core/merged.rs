@@ -53,9 +53,7 @@ impl Core {
     /// Makes it durable that segments are gone, and removes them: nothing in them counts any more.
     /// What took their place is in the table, and durable. After an error all of them are there.
     pub(crate) fn retire(&self, doomed: &[u32]) -> io::Result<()> {
-        let next_id = lock(&self.next).id.unwrap_or(u32::MAX);
         self.change_manifest(|new| {
-            new.next = next_id;
             self.table.with(|all| {
                 let of_log = |s: &&Listed| !s.header.merged;
                 let last = all.iter().filter(of_log).rfind(|s| doomed.contains(&s.id()));
@@ -86,10 +84,10 @@ impl Core {
 
     /// Unmaps what was retired, here or in the background.
     pub(crate) fn tidy(&self) {
-        if self.is_manual() {
-            self.table.reap();
-        } else {
+        if self.is_tended() {
             self.background.wake_sync();
+        } else {
+            self.table.reap();
         }
     }
 

@@ -1,0 +1,66 @@
+//! Waiting for company before a sync.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+/// The longest wait for company. Longer ones gain little: callers that the last sync has woken come
+/// back within microseconds, or are about something else.
+const LONGEST: Duration = Duration::from_millis(1);
+
+/// On whose behalf a sync is led.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Leader {
+    /// A caller, who waits for it.
+    Caller,
+    /// The log's own thread: for tasks that wait, because it is time, or to seal.
+    Background,
+}
+
+impl Leader {
+    /// How many callers that is.
+    pub(crate) const fn callers(self) -> usize {
+        matches!(self, Self::Caller) as usize
+    }
+}
+
+/// What the last sync for callers tells about the next one.
+#[derive(Debug, Default)]
+pub(super) struct Gathering {
+    /// How many callers there were when it ended: those it served, and those who had come since.
+    last_group_size: AtomicUsize,
+    /// How long it took, in ns.
+    last_sync: AtomicU64,
+}
+
+// ORDERING: Relaxed throughout; hints, and only the leader uses them.
+impl Gathering {
+    /// After a sync for callers; one that only seals says nothing about callers.
+    pub(super) fn note(&self, callers: usize, took: Duration) {
+        self.last_group_size.store(callers, Ordering::Relaxed);
+        self.last_sync.store(took.as_nanos() as u64, Ordering::Relaxed);
+    }
+
+    /// How many callers to expect.
+    pub(super) fn expected(&self) -> usize {
+        self.last_group_size.load(Ordering::Relaxed)
+    }
+
+    /// How long to wait for them: up to half of what the last sync took.
+    pub(super) fn patience(&self) -> Duration {
+        Duration::from_nanos(self.last_sync.load(Ordering::Relaxed) / 2).min(LONGEST)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stall_does_not_make_the_next_sync_wait() {
+        let gathering = Gathering::default();
+        gathering.note(3, Duration::from_secs(6));
+        assert_eq!((gathering.expected(), gathering.patience()), (3, LONGEST));
+        gathering.note(64, Duration::from_micros(300));
+        assert_eq!(gathering.patience(), Duration::from_micros(150));
+    }
+}

@@ -1,0 +1,121 @@
+//! Readers that wait for an entry are woken, whatever it is that uncovers it.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+use tailcask::CommitLog;
+
+/// Far longer than anything here takes: whoever waits for this long sleeps for ever.
+const HANG: Duration = Duration::from_secs(30);
+/// For another thread to fall asleep in. Too short a time makes a test weaker, and not fail.
+const ASLEEP: Duration = Duration::from_millis(100);
+
+/// Waits for one entry, in a thread, and sends it.
+fn follower(log: &'static CommitLog) -> mpsc::Receiver<Vec<u8>> {
+    let (found, entries) = mpsc::channel();
+    thread::spawn(move || {
+        let mut reader = log.reader();
+        let entry = reader.wait_entry(Duration::MAX).unwrap().expect("an entry");
+        found.send(entry.to_vec()).unwrap();
+    });
+    entries
+}
+
+fn log() -> &'static CommitLog {
+    Box::leak(Box::new(CommitLog::in_memory()))
+}
+
+#[test]
+fn a_claim_that_is_given_up_wakes_who_waits_for_what_is_behind_it() {
+    let log = log();
+    let entries = follower(log);
+    let panicked = catch_unwind(AssertUnwindSafe(|| {
+        let _ = log.append_with(100, |_| {
+            log.append(b"behind").unwrap();
+            thread::sleep(ASLEEP);
+            panic!("on purpose");
+        });
+    }));
+    assert!(panicked.is_err());
+    assert_eq!(entries.recv_timeout(HANG).expect("the reader sleeps"), b"behind");
+}
+
+#[test]
+fn a_late_commit_wakes_who_waits_for_it() {
+    let log = log();
+    let entries = follower(log);
+    log.append_with(5, |bytes| {
+        log.append(b"behind").unwrap();
+        thread::sleep(ASLEEP);
+        bytes.copy_from_slice(b"first");
+    })
+    .unwrap();
+    assert_eq!(entries.recv_timeout(HANG).expect("the reader sleeps"), b"first");
+}
+
+#[test]
+fn no_entry_is_slept_through_beside_sync_marks() {
+    let log = log();
+    let done = AtomicBool::new(false);
+    let seen = AtomicU64::new(0);
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    log.sync().unwrap();
+                }
+            });
+        }
+        let (tell, woken) = mpsc::channel();
+        scope.spawn(move || {
+            let mut reader = log.reader();
+            // An empty entry is the last one.
+            while !reader.wait_entry(Duration::MAX).unwrap().expect("an entry").is_empty() {
+                tell.send(()).unwrap();
+            }
+        });
+        for _ in 0..3_000 {
+            log.append(b"x").unwrap();
+            let woken = woken.recv_timeout(HANG);
+            if woken.is_err() {
+                // For the other threads to come to their ends.
+                done.store(true, Ordering::Relaxed);
+                log.append(b"").unwrap();
+            }
+            woken.expect("the reader sleeps");
+            seen.fetch_add(1, Ordering::Relaxed);
+        }
+        done.store(true, Ordering::Relaxed);
+        log.append(b"").unwrap();
+    });
+    assert_eq!(seen.into_inner(), 3_000);
+}
+
+#[test]
+fn no_entry_is_slept_through_over_many_rolls() {
+    let log = CommitLog::options().segment_size(4096).segment_unit(4096);
+    let log = log.open_simulated(&tailcask::SimulatedDisk::new()).unwrap();
+    let log: &'static CommitLog = Box::leak(Box::new(log));
+    let (tell, woken) = mpsc::channel();
+    thread::spawn(move || {
+        let mut reader = log.reader();
+        for _ in 0..4_000 {
+            let entry = reader.wait_entry(Duration::MAX).unwrap().expect("an entry");
+            assert_eq!(entry.len() % 100, 0);
+            tell.send(()).unwrap();
+        }
+    });
+    for round in 0..2_000 {
+        // Two at a time, so that one pads while the other one rolls.
+        thread::scope(|scope| {
+            for n in 0..2 {
+                scope.spawn(move || log.append(&vec![n; 100 * (1 + round % 7)]).unwrap());
+            }
+        });
+        for _ in 0..2 {
+            woken.recv_timeout(HANG).expect("the reader sleeps");
+        }
+    }
+}
