@@ -115,10 +115,18 @@ mod imp {
         true
     }
 
-    /// A membarrier is a full barrier in every thread: to a model, a fence on both sides.
+    std::thread_local! {
+        /// Whether anybody waits in this model. All its threads are coroutines of one real thread.
+        pub(crate) static FOLLOWED: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+    }
+
+    /// A membarrier is a full barrier in every thread: to a model, a fence on both sides. Where
+    /// nobody waits there is no membarrier, and a fence here would hide orderings that are missing.
     pub(crate) fn light_barrier() {
-        // ORDERING: SeqCst fence; pairs with the one in `heavy_barrier`.
-        fence(Ordering::SeqCst);
+        if FOLLOWED.get() {
+            // ORDERING: SeqCst fence; pairs with the one in `heavy_barrier`.
+            fence(Ordering::SeqCst);
+        }
     }
 
     pub(crate) fn heavy_barrier() {

@@ -39,7 +39,6 @@ pub mod slot;
 pub mod waiting;
 
 use std::cell::Cell;
-use std::time::Duration;
 
 thread_local! {
     /// Which threads begin late in this run of the model, bit by bit.
@@ -47,31 +46,64 @@ thread_local! {
     static SPAWNED: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Runs a model with at most this many preemptions.
+/// The most executions of a model, from each of its eight beginnings. Counted, and not timed: so a
+/// model goes as far on a slow machine as on a fast one.
+const LIMIT: usize = 100_000;
+
+/// Runs a model with at most this many preemptions, to its end: it fails where it does not come
+/// there within `LIMIT` executions.
 ///
 /// loom remembers one last access to each atomic, and so does not see that a store conflicts with
 /// one thread's load if the storing thread has loaded in between; it then misses executions, and
 /// which ones depends on the one that it begins with. So every model is run eight times, with
 /// other threads coming first.
 fn model(preemptions: usize, f: impl Fn() + Send + Sync + 'static) {
-    use std::sync::atomic::{AtomicU64, Ordering};
+    let unfinished = run(preemptions, LIMIT, f);
+    assert_eq!(unfinished, 0, "the model did not come to its end within {LIMIT} executions");
+}
+
+/// Runs a model that is too large to come to its end, up to a number of executions.
+fn model_in_part(preemptions: usize, limit: usize, f: impl Fn() + Send + Sync + 'static) {
+    let unfinished = run(preemptions, limit, f);
+    assert!(unfinished > 0, "the model came to its end: it is to be run as one that does");
+}
+
+/// Says from how many of its eight beginnings the model did not come to its end.
+fn run(preemptions: usize, limit: usize, f: impl Fn() + Send + Sync + 'static) -> usize {
+    use std::sync::atomic::{AtomicUsize, Ordering};
     let f = std::sync::Arc::new(f);
-    let executions = std::sync::Arc::new(AtomicU64::new(0));
+    let (mut total, mut unfinished) = (0, 0);
     for late in 0..8 {
+        let executions = std::sync::Arc::new(AtomicUsize::new(0));
         let mut builder = loom::model::Builder::new();
         builder.preemption_bound = Some(preemptions);
-        builder.max_duration = Some(Duration::from_secs(5));
+        builder.max_duration = None;
+        builder.max_permutations = Some(limit);
         builder.checkpoint_interval = 1_000;
         builder.max_branches = 10_000;
-        let (f, executions) = (f.clone(), executions.clone());
+        let (f, counted) = (f.clone(), executions.clone());
         builder.check(move || {
-            executions.fetch_add(1, Ordering::Relaxed);
+            counted.fetch_add(1, Ordering::Relaxed);
             LATE.set(late);
             SPAWNED.set(0);
             f();
         });
+        let executions = executions.load(Ordering::Relaxed);
+        total += executions;
+        unfinished += usize::from(executions + 1 >= limit);
     }
-    println!("{} executions", executions.load(Ordering::Relaxed));
+    match unfinished {
+        0 => println!("{total} executions: all there are"),
+        n => println!("{total} executions: NOT FINISHED from {n} of 8 beginnings"),
+    }
+    unfinished
+}
+
+/// As `model`, where threads wait for one another's frames.
+fn followed(preemptions: usize, f: impl Fn() + Send + Sync + 'static) {
+    sync::FOLLOWED.set(true);
+    model(preemptions, f);
+    sync::FOLLOWED.set(false);
 }
 
 /// Starts a thread of a model.

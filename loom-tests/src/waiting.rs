@@ -5,11 +5,14 @@
 
 #![allow(unsafe_code, reason = "cells that loom watches")]
 
-use crate::log::followers::Followers;
+use crate::format::frame::{self, Header, Kind, State};
+use crate::format::header::FIRST_FRAME;
+use crate::log::commit::Memory;
 use crate::log::group::{GroupCommit, Poll};
+use crate::memory::{FRAME, Log, fill};
 use crate::segment::pins::Pins;
 use crate::sync::{Arc, AtomicU64, Ordering, UnsafeCell};
-use crate::{begin_main, model, spawn};
+use crate::{begin_main, followed, model, spawn};
 use std::io;
 
 /// Group commit, and what a sync leaves behind.
@@ -168,7 +171,7 @@ pub fn a_task_is_woken() {
             spawn(move || disk.group.wait(2, || Ok(disk.sync())).unwrap())
         };
         begin_main();
-        let registered = match disk.group.poll(2, &flag.clone().into()) {
+        let registered = match disk.group.poll(2, &mut 0, &flag.clone().into()) {
             Poll::Done => false,
             Poll::Failed(_) => unreachable!("no sync fails"),
             Poll::Registered => true,
@@ -179,35 +182,103 @@ pub fn a_task_is_woken() {
     });
 }
 
-/// A commit is seen by who begins to wait, or wakes them.
-pub fn no_commit_is_slept_through() {
-    followers(1);
-}
-
-/// The same with two who wait for different commits.
-pub fn no_commit_is_slept_through_by_two() {
-    followers(2);
-}
-
-fn followers(count: u64) {
-    model(3, move || {
-        let followers = Arc::new(Followers::default());
-        let committed = Arc::new(AtomicU64::new(0));
-        let readers: Vec<_> = (1..=count)
-            .map(|target| {
-                let (followers, committed) = (followers.clone(), committed.clone());
-                spawn(move || {
-                    // ORDERING: Acquire, as a reader.
-                    followers.wait(None, || committed.load(Ordering::Acquire) >= target)
-                })
-            })
-            .collect();
-        begin_main();
-        for n in 1..=count {
-            // ORDERING: Release, as a commit.
-            committed.store(n, Ordering::Release);
-            followers.notify();
+/// Whether an entry can be read: over what is finished, from segment to segment, as a reader goes.
+fn finds_an_entry(log: &Log, count: usize) -> bool {
+    let (mut id, mut offset, mut found) = (1, FIRST_FRAME, 0);
+    loop {
+        let segment = log.segment(id);
+        if offset == segment.capacity() {
+            if !log.has_segment(id + 1) {
+                return false;
+            }
+            (id, offset) = (id + 1, FIRST_FRAME);
+            continue;
         }
+        match segment.frame(offset, Ordering::Acquire) {
+            None => return false,
+            Some((word, _)) if word.state == State::Claimed => return false,
+            Some((word, body)) => {
+                found += usize::from(word.state == State::Committed && body == [ENTRY; 8]);
+                offset += word.len;
+            }
+        }
+        if found == count {
+            return true;
+        }
+    }
+}
+
+const ENTRY: u8 = 1;
+
+/// A reader waits for an entry; one thread does something that leaves a frame before or behind it,
+/// another appends the entry. However a frame ends, the reader is woken by whichever ends last.
+fn reader_beside(room: u64, entries: usize, beside: fn(&Log)) {
+    followed(2, move || {
+        let log = Arc::new(Log::new(2, room));
+        {
+            // With room for all of them.
+            let segment = log.create(3 * FRAME);
+            log.tail.preparer().publish(segment, FIRST_FRAME).expect("there is a slot");
+        }
+        let reader = {
+            let log = log.clone();
+            spawn(move || log.tail.followers.wait(None, || finds_an_entry(&log, entries)))
+        };
+        let other = {
+            let log = log.clone();
+            spawn(move || beside(&log))
+        };
+        begin_main();
+        log.append(&[ENTRY; 8]);
+        other.join().unwrap();
+        assert!(reader.join().unwrap());
+    });
+}
+
+/// A commit without a guard, as `append` makes it.
+pub fn no_append_is_slept_through() {
+    reader_beside(2 * FRAME, 2, |log| {
+        log.append(&[ENTRY; 8]);
+    });
+}
+
+/// A commit by way of a claim, as all others make it.
+pub fn no_commit_is_slept_through() {
+    reader_beside(2 * FRAME, 2, |log| {
+        fill(log.claim(FRAME), &[ENTRY; 8]);
+    });
+}
+
+/// A frame that is no entry, and whose writer wakes nobody itself.
+pub fn no_sync_mark_is_slept_through() {
+    reader_beside(2 * FRAME, 1, |log| {
+        let mut claim = log.claim(frame::SYNC_MARK);
+        claim.write(frame::HEADER, &[9; 8]);
+        claim.commit(Header::plain(Kind::SyncMark, 8), frame::crc(&[9; 8]));
+    });
+}
+
+/// A claim that is given up.
+pub fn no_void_is_slept_through() {
+    reader_beside(2 * FRAME, 1, |log| drop(log.claim(FRAME)));
+}
+
+/// What is left of a segment, by whom it does not suffice.
+pub fn no_pad_is_slept_through() {
+    reader_beside(16, 1, |log| drop(log.tail.reserve(2 * FRAME)));
+}
+
+/// Two readers wait, for different entries.
+pub fn no_commit_is_slept_through_by_two() {
+    followed(2, || {
+        let log = Arc::new(Log::new(2, 2 * FRAME));
+        let readers = [1, 2].map(|entries| {
+            let log = log.clone();
+            spawn(move || log.tail.followers.wait(None, || finds_an_entry(&log, entries)))
+        });
+        begin_main();
+        log.append(&[ENTRY; 8]);
+        log.append(&[ENTRY; 8]);
         readers.into_iter().for_each(|reader| assert!(reader.join().unwrap()));
     });
 }

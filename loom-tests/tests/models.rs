@@ -48,7 +48,11 @@ models! {
         a_failure_reaches_every_waiter
         a_panicking_leader_wakes_the_others
         a_task_is_woken
+        no_append_is_slept_through
         no_commit_is_slept_through
+        no_sync_mark_is_slept_through
+        no_void_is_slept_through
+        no_pad_is_slept_through
         no_commit_is_slept_through_by_two
         what_is_pinned_stays_mapped;
 }

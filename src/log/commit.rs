@@ -501,7 +501,8 @@ mod tests {
         let segment = Counting { words, found, looks: Cell::new(0) };
         let (mut offset, mut begins) = (FIRST_FRAME, Vec::new());
         let put = |offset, len, header: Option<Header>| {
-            let (salt, state) = (segment.salt(), [State::Claimed, State::Void][len as usize / 8 % 2]);
+            let (salt, state) =
+                (segment.salt(), [State::Claimed, State::Void][len as usize / 8 % 2]);
             let word = match header {
                 None => frame::bare_word(salt, offset, len, state),
                 Some(header) => frame::commit_word(salt, offset, len, header.to_word(), 0),
