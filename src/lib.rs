@@ -33,7 +33,7 @@ pub use log::{
 };
 pub use options::{Durability, Maintenance, RecoveryMode};
 pub use position::{LogPosition, ParsePositionError};
-pub use storage::simulated::SimulatedDisk;
+pub use storage::simulated::{DiskOperation, Fate, SimulatedDisk, Unsynced};
 pub use store::{
     BackupReport, Batch, Keys, MergePolicy, MergeReport, MergeTotals, Pair, Pairs, SegmentStats,
     Stats, Store, StoreOptions, Value, WriteOptions,

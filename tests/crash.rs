@@ -178,6 +178,44 @@ fn segments_that_are_dropped_leave_no_gap() {
     log.abort();
 }
 
+/// A seal that a dying process left in the page cache alone, while it closed or recovered the log: it is
+/// durable before anything follows.
+#[test]
+fn a_seal_is_durable_before_anything_follows_it() {
+    for closing in [false, true] {
+        for allowed in 0.. {
+            let disk = SimulatedDisk::new();
+            let log = options().open_simulated(&disk).unwrap();
+            log.append(b"first").unwrap();
+            let (mut image, mut done) = (disk.clone(), false);
+            if closing {
+                disk.fail_after(allowed);
+                done = log.close().is_ok();
+            } else {
+                image = disk.process_death();
+                log.abort();
+                image.fail_after(allowed);
+                if let Ok(log) = options().open_simulated(&image) {
+                    log.abort();
+                    done = true;
+                }
+            }
+            let image = image.process_death();
+            let log = options().open_simulated(&image).unwrap();
+            log.append(b"second").unwrap();
+            log.sync().unwrap();
+            let image = image.power_loss(|_, _| false);
+            log.abort();
+            let log = options().open_simulated(&image).unwrap();
+            assert_eq!(entries(&log), [&b"first"[..], b"second"], "after {allowed} operations");
+            log.abort();
+            if done {
+                break;
+            }
+        }
+    }
+}
+
 fn is_prefix(found: &[Vec<u8>], all: &[Vec<u8>]) -> bool {
     found.len() <= all.len() && found.iter().zip(all).all(|(a, b)| a == b)
 }

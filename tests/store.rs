@@ -179,18 +179,23 @@ fn keys_with_the_same_tag_do_not_alias() {
 /// Hazard 12.
 #[test]
 fn damage_is_an_error_and_never_a_value() {
-    let disk = SimulatedDisk::new();
-    let store = options().open_simulated(&disk).unwrap();
+    use std::os::unix::fs::FileExt;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = options().open(&path).unwrap();
     let position = store.put("key", [7; 5000]).unwrap();
     store.put("other", "x").unwrap();
-    let name = "00000000000000000001.seg";
-    assert!(disk.flip(name, position.offset() as usize + 3000, 1));
+    // Another program writes to the file.
+    let mut files = std::fs::OpenOptions::new();
+    let file = files.write(true).open(path.join("00000000000000000001.seg")).unwrap();
+    let at = u64::from(position.offset()) + 3000;
+    file.write_all_at(&[6], at).unwrap();
     assert!(store.get("key").is_err());
     assert_eq!(value(&store, b"other").unwrap(), b"x");
     store.close().unwrap();
-    assert!(options().open_simulated(&disk).is_err(), "the segment is sealed: not a torn tail");
-    disk.flip(name, position.offset() as usize + 3000, 1);
-    assert_eq!(options().open_simulated(&disk).unwrap().len(), 2);
+    assert!(options().open(&path).is_err(), "the segment is sealed: not a torn tail");
+    file.write_all_at(&[7], at).unwrap();
+    assert_eq!(options().open(&path).unwrap().len(), 2);
 }
 
 /// Readers never miss a key that is there, nor see half a value, while it is overwritten.

@@ -14,7 +14,19 @@ use std::sync::atomic::AtomicU64;
 enum Owner {
     Writable(MmapMut),
     ReadOnly(Mmap),
+    /// A part of a memory file, which is kept for as long as it is mapped.
+    Memory {
+        map: MmapMut,
+        _keep: Keep,
+    },
+    MemoryReadOnly {
+        map: Mmap,
+        _keep: Keep,
+    },
 }
+
+/// What has to live as long as a mapping.
+pub(crate) type Keep = Arc<dyn std::fmt::Debug + Send + Sync>;
 
 /// A segment's memory, mapped whole. Clones share the mapping, which lives as long as any.
 ///
@@ -27,8 +39,6 @@ pub(crate) struct Map {
     ptr: NonNull<u8>,
     len: usize,
     writable: bool,
-    /// Whether pages are only there once they are touched, whatever `populate` is asked for.
-    sparse: bool,
     owner: Arc<Owner>,
 }
 
@@ -42,7 +52,7 @@ impl Map {
     fn writable(mut map: MmapMut) -> Self {
         let ptr = NonNull::from(&mut map[..]).cast();
         let len = map.len();
-        Self { ptr, len, writable: true, sparse: false, owner: Arc::new(Owner::Writable(map)) }
+        Self { ptr, len, writable: true, owner: Arc::new(Owner::Writable(map)) }
     }
 
     /// Maps a preallocated file for writing.
@@ -60,17 +70,38 @@ impl Map {
         // type covers: committed bytes do not change.
         let map = unsafe { MmapOptions::new().len(len).map(file)? };
         let ptr = NonNull::from(&map[..]).cast();
-        Ok(Self { ptr, len, writable: false, sparse: false, owner: Arc::new(Owner::ReadOnly(map)) })
+        Ok(Self { ptr, len, writable: false, owner: Arc::new(Owner::ReadOnly(map)) })
+    }
+
+    /// Maps a part of a memory file, which begins at a page. Little of it is ever touched.
+    pub(crate) fn of_memory(
+        file: &File,
+        offset: u64,
+        len: usize,
+        writable: bool,
+        keep: Keep,
+    ) -> io::Result<Self> {
+        let mut options = MmapOptions::new();
+        options.offset(offset).len(len);
+        if writable {
+            // SAFETY: a memory file of this process that is never cut short. The bytes of the part
+            // are accessed through mappings only, as the contract of this type has it, from before
+            // the first one is made until `keep` goes with the last.
+            let mut map = unsafe { options.map_mut(file)? };
+            let ptr = NonNull::from(&mut map[..]).cast();
+            let owner = Arc::new(Owner::Memory { map, _keep: keep });
+            return Ok(Self { ptr, len, writable, owner });
+        }
+        // SAFETY: as above.
+        let map = unsafe { options.map(file)? };
+        let ptr = NonNull::from(&map[..]).cast();
+        let owner = Arc::new(Owner::MemoryReadOnly { map, _keep: keep });
+        Ok(Self { ptr, len, writable, owner })
     }
 
     /// Zeroed memory without a file.
     pub(crate) fn anonymous(len: usize) -> io::Result<Self> {
         Ok(Self::writable(MmapOptions::new().len(len).map_anon()?))
-    }
-
-    /// As `anonymous`, of which little is ever touched.
-    pub(crate) fn sparse(len: usize) -> io::Result<Self> {
-        Ok(Self { sparse: true, ..Self::anonymous(len)? })
     }
 
     pub(crate) const fn len(&self) -> usize {
@@ -101,8 +132,8 @@ impl Map {
     pub(crate) fn expect_scattered(&self, scattered: bool) {
         let advice = if scattered { Advice::Random } else { Advice::Normal };
         let _ = match &*self.owner {
-            Owner::Writable(map) => map.advise(advice),
-            Owner::ReadOnly(map) => map.advise(advice),
+            Owner::Writable(map) | Owner::Memory { map, .. } => map.advise(advice),
+            Owner::ReadOnly(map) | Owner::MemoryReadOnly { map, .. } => map.advise(advice),
         };
     }
 
@@ -110,16 +141,14 @@ impl Map {
     /// instead, only slower, so failure is not an error; nor is it if the segment was sealed and
     /// cut short meanwhile.
     pub(crate) fn populate(&self, from: u64, to: u64) {
-        if let Owner::Writable(map) = &*self.owner
-            && !self.sparse
-        {
+        if let Owner::Writable(map) = &*self.owner {
             let (from, to) = (from as usize, (to as usize).min(self.len));
             let _ = map.advise_range(Advice::PopulateWrite, from, to.saturating_sub(from));
         }
     }
 
     /// Takes write permission away from the pages of a sealed segment. Memory that is shared with
-    /// a simulated disk stays writable.
+    /// others stays writable.
     pub(crate) fn protect(&self) -> io::Result<()> {
         if Arc::strong_count(&self.owner) > 1 || !self.writable {
             return Ok(());

@@ -1,0 +1,219 @@
+//! What the log sees of a simulated disk: it does what `storage/real.rs` does with files, step by step.
+
+use super::content::Content;
+use super::{DiskOperation, SimulatedDisk};
+use crate::error::OpenError;
+use crate::storage::{ASIDE, Access, Head, Opened, SegmentFile, Storage, io_error};
+use std::io;
+use std::sync::Arc;
+
+pub(super) const MANIFEST: &str = "MANIFEST";
+const TEMPORARY: &str = ".tmp";
+
+/// The lock on a simulated disk, and its directory.
+#[derive(Debug)]
+pub(crate) struct SimulatedStorage(pub(super) SimulatedDisk);
+
+impl Drop for SimulatedStorage {
+    fn drop(&mut self) {
+        self.0.disk().locked = false;
+    }
+}
+
+impl SimulatedStorage {
+    fn step(&self, operation: DiskOperation, name: &str) -> io::Result<()> {
+        self.0.step(operation, name)
+    }
+
+    fn opened(&self, name: &str, content: Arc<Content>, access: Access) -> io::Result<Opened> {
+        let map = content.map(access == Access::Write)?;
+        let identity = self.0.disk().identity(&content);
+        let file = SimulatedFile { disk: self.0.clone(), name: name.to_owned(), content };
+        Ok(Opened { map, file: Box::new(file), identity })
+    }
+
+    /// `NAME`, or with a number: one that is not taken in the folder of what was set aside.
+    fn free_name(&self, name: &str) -> String {
+        let disk = self.0.disk();
+        let mut names = (0u32..).map(|number| match number {
+            0 => name.to_owned(),
+            number => format!("{name}.{number}"),
+        });
+        let is_free = |name: &String| !disk.names.contains_key(&format!("{ASIDE}/{name}"));
+        names.find(is_free).expect("no folder holds 2^32 files of one name")
+    }
+
+    /// First the folder, then the directory.
+    fn sync_both(&self) -> io::Result<()> {
+        self.step(DiskOperation::SyncDirectory, ASIDE)?;
+        self.0.disk().sync_names(true);
+        self.sync_directory()
+    }
+
+    /// Makes a file under a temporary name, as `Directory::publish_with` does.
+    fn publish_with(
+        &self,
+        name: &str,
+        (len, head): (usize, Head<'_>),
+        is_segment: bool,
+        durably: bool,
+    ) -> io::Result<Arc<Content>> {
+        let temporary = format!("{name}{TEMPORARY}");
+        if self.0.disk().names.contains_key(&temporary) {
+            self.remove(&temporary)?;
+        }
+        self.step(DiskOperation::Create, &temporary)?;
+        let content = {
+            let mut disk = self.0.disk();
+            if is_segment {
+                disk.check_room(len as u64)?;
+            }
+            let content = Arc::new(Content::new(disk.arena.as_ref(), len)?);
+            content.memory.fill(0, &head(disk.identity(&content)))?;
+            disk.link(&temporary, content.clone());
+            content
+        };
+        let named = (|| {
+            if durably {
+                self.step(DiskOperation::SyncNew, &temporary)?;
+                self.0.disk().sync(&content, 0, len);
+            }
+            self.step(DiskOperation::Rename, name)?;
+            let mut disk = self.0.disk();
+            if is_segment && disk.names.contains_key(name) {
+                return Err(io::ErrorKind::AlreadyExists.into());
+            }
+            disk.rename(&temporary, name);
+            Ok(())
+        })();
+        if let Err(error) = named {
+            let _ = self.remove(&temporary);
+            return Err(error);
+        }
+        if durably {
+            self.sync_directory()?;
+        }
+        Ok(content)
+    }
+}
+
+impl Storage for SimulatedStorage {
+    fn boot_id(&self) -> Option<u128> {
+        self.0.disk().boot_id
+    }
+
+    fn list(&self) -> Result<Vec<String>, OpenError> {
+        self.step(DiskOperation::List, "").map_err(|e| io_error("list", e))?;
+        Ok(self.0.disk().names.keys().filter(|name| !name.contains('/')).cloned().collect())
+    }
+
+    fn create(&self, name: &str, len: u64, head: Head<'_>) -> io::Result<Opened> {
+        let content = self.publish_with(name, (len as usize, head), true, true)?;
+        self.opened(name, content, Access::Write)
+    }
+
+    fn publish(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        self.publish_with(name, (bytes.len(), &|_| bytes.to_vec()), false, false).map(drop)
+    }
+
+    fn open(&self, name: &str, access: Access) -> Result<Opened, OpenError> {
+        let error = |e| io_error(format!("open {name}"), e);
+        self.step(DiskOperation::Open, name).map_err(error)?;
+        let content = self.0.disk().names.get(name).cloned();
+        let content = content.ok_or_else(|| error(io::ErrorKind::NotFound.into()))?;
+        self.opened(name, content, access).map_err(error)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.step(DiskOperation::Remove, name)?;
+        self.0.disk().unlink(name)
+    }
+
+    fn sync_directory(&self) -> io::Result<()> {
+        self.step(DiskOperation::SyncDirectory, "")?;
+        self.0.disk().sync_names(false);
+        Ok(())
+    }
+
+    fn set_aside(&self, name: &str) -> io::Result<String> {
+        let free = self.free_name(name);
+        self.step(DiskOperation::Rename, name)?;
+        {
+            let mut disk = self.0.disk();
+            let content = disk.names.get(name).cloned().ok_or(io::ErrorKind::NotFound)?;
+            // Two folders: a power loss may leave it in both, or in one of them.
+            disk.link(&format!("{ASIDE}/{free}"), content);
+            disk.unlink(name)?;
+        }
+        self.sync_both()?;
+        Ok(free)
+    }
+
+    fn keep_aside(&self, name: &str, len: u64, pieces: &[(u64, &[u8])]) -> io::Result<String> {
+        let free = self.free_name(name);
+        let path = format!("{ASIDE}/{free}");
+        self.step(DiskOperation::Create, &path)?;
+        let content = {
+            let mut disk = self.0.disk();
+            let content = Arc::new(Content::new(disk.arena.as_ref(), len as usize)?);
+            for (at, piece) in pieces {
+                content.memory.fill(*at as usize, piece)?;
+            }
+            disk.link(&path, content.clone());
+            content
+        };
+        if let Err(error) = self.step(DiskOperation::SyncNew, &path) {
+            let _ = self.remove(&path);
+            return Err(error);
+        }
+        self.0.disk().sync(&content, 0, len as usize);
+        self.sync_both()?;
+        Ok(free)
+    }
+
+    fn aside(&self) -> Result<Vec<(String, u64)>, OpenError> {
+        self.step(DiskOperation::List, ASIDE).map_err(|e| io_error("list", e))?;
+        let disk = self.0.disk();
+        let aside = disk.names.iter().filter_map(|(name, content)| {
+            let name = name.strip_prefix(ASIDE)?.strip_prefix('/')?;
+            Some((name.to_owned(), content.len() as u64))
+        });
+        Ok(aside.collect())
+    }
+
+    fn read_manifest(&self) -> Result<Option<Vec<u8>>, OpenError> {
+        let error = |e| io_error("read MANIFEST", e);
+        self.step(DiskOperation::ReadManifest, MANIFEST).map_err(error)?;
+        let content = self.0.disk().names.get(MANIFEST).cloned();
+        Ok(content.map(|content| content.snapshot().read(0..content.len())))
+    }
+
+    fn write_manifest(&self, bytes: &[u8]) -> io::Result<()> {
+        self.publish_with(MANIFEST, (bytes.len(), &|_| bytes.to_vec()), false, true).map(drop)
+    }
+}
+
+#[derive(Debug)]
+struct SimulatedFile {
+    disk: SimulatedDisk,
+    name: String,
+    content: Arc<Content>,
+}
+
+impl SegmentFile for SimulatedFile {
+    fn sync(&self, from: u64, to: u64) -> io::Result<()> {
+        self.disk.step(DiskOperation::Sync, &self.name)?;
+        self.disk.disk().sync(&self.content, from as usize, to as usize);
+        Ok(())
+    }
+
+    fn allocate(&self, _len: u64) -> io::Result<()> {
+        self.disk.step(DiskOperation::Allocate, &self.name)
+    }
+
+    fn release(&self, from: u64, to: u64) -> io::Result<()> {
+        self.disk.step(DiskOperation::Release, &self.name)?;
+        let _disk = self.disk.disk();
+        self.content.memory.punch(from as usize..to as usize)
+    }
+}
