@@ -589,10 +589,11 @@ fn write_manifest(storage: &dyn Storage, manifest: &Manifest) -> Result<(), Open
 
 /// Step 3, for one segment.
 fn repair((segment, scan): (Segment, Option<Scan>)) -> Result<Arc<Segment>, OpenError> {
-    if let Some(scan) = &scan {
-        let failed = |e| io_error(format!("repair segment {}", segment.id()), e);
-        repair_and_seal(&segment, scan).map_err(failed)?;
-    }
+    let repaired = match &scan {
+        Some(scan) => repair_and_seal(&segment, scan),
+        None => segment.sync_seal(),
+    };
+    repaired.map_err(|e| io_error(format!("repair segment {}", segment.id()), e))?;
     Ok(Arc::new(segment))
 }
 

@@ -164,13 +164,30 @@ impl Segment {
         }
         map.expect_scattered(false);
         let segment = Self::new(header, map, file, identity, None);
-        if segment.load_seal().is_some() {
+        let sealed = segment.load_seal().is_some();
+        if sealed {
             segment.protect();
-            segment.close_file();
-        } else if access == Access::Read {
+        }
+        let is_new = sealed && storage.boot_id().is_none_or(|id| id == header.boot_id);
+        if access == Access::Read || sealed && !(is_new && segment.ends_by_its_seal()) {
             segment.close_file();
         }
         Ok(segment)
+    }
+
+    /// Whether nothing but the seal says where it ends: no pad, nor its capacity.
+    fn ends_by_its_seal(&self) -> bool {
+        // ORDERING: Relaxed; sealed, so nobody changes it.
+        self.end() + 8 <= self.map.len() as u64
+            && self.map.word(self.end()).load(Ordering::Relaxed) == 0
+    }
+
+    /// Makes the seal durable, if it was found on opening and whoever sealed the segment may have died
+    /// before that: once anything follows, a segment that ends nowhere would be a hole in the log.
+    pub(crate) fn sync_seal(&self) -> io::Result<()> {
+        self.sync(0, FIRST_FRAME)?;
+        self.close_file();
+        Ok(())
     }
 
     /// Takes note of a seal that the file now has.
