@@ -139,3 +139,41 @@ fn keys_chosen_for_the_old_hash_are_keys_like_others() {
         store.close().unwrap();
     }
 }
+
+/// A hint with a right checksum, in which all keys have one tag: comparing each with each would take
+/// an open as long as it liked, and no key would be found.
+#[test]
+fn a_hint_in_which_one_tag_is_too_frequent_is_not_used() {
+    const KEYS: usize = 5000;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let store = options().open(&path).unwrap();
+    (0..KEYS).for_each(|n| _ = store.put(n.to_le_bytes(), n.to_le_bytes()).unwrap());
+    store.close().unwrap();
+    let open = || {
+        let store = options().open(&path).unwrap();
+        for n in 0..KEYS {
+            assert_eq!(*store.get(n.to_le_bytes()).unwrap().unwrap(), n.to_le_bytes());
+        }
+        let hinted = store.recovery().hinted_segments;
+        store.close().unwrap();
+        hinted
+    };
+    assert_eq!(open(), 1);
+    let hints = std::fs::read_dir(&path).unwrap().map(|file| file.unwrap().path());
+    let hints = hints.filter(|file| file.extension().is_some_and(|end| end == "hint"));
+    let hint = hints.max_by_key(|file| file.metadata().unwrap().len()).unwrap();
+    let mut bytes = std::fs::read(&hint).unwrap();
+    let end = bytes.len() - 4;
+    let entries = bytes[end - KEYS * 8..end].as_chunks::<8>().0.iter();
+    let mut entries: Vec<_> = entries.map(|&entry| u64::from_le_bytes(entry)).collect();
+    entries.iter_mut().for_each(|entry| *entry = *entry & 0xffff_ffff | 5 << 32);
+    entries.sort_unstable();
+    bytes.truncate(end - KEYS * 8);
+    bytes.extend(entries.into_iter().flat_map(u64::to_le_bytes));
+    bytes.extend(crc32fast::hash(&bytes).to_le_bytes());
+    std::fs::write(&hint, bytes).unwrap();
+    assert_eq!(open(), 0);
+    // It was written anew.
+    assert!(open() > 0);
+}

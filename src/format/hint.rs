@@ -163,6 +163,17 @@ impl Entries<'_> {
             && self.iter().all(|entry| is_place(entry & 0xffff_ffff & !TOMBSTONE))
     }
 
+    /// How many entries there are with the tag that most have.
+    pub(crate) fn most_of_a_tag(&self) -> usize {
+        let (mut most, mut count, mut last) = (0, 0, None);
+        for entry in self.iter() {
+            let tag = Some(entry >> 32);
+            count = if last == tag { count + 1 } else { 1 };
+            (most, last) = (most.max(count), tag);
+        }
+        most
+    }
+
     /// Whether there is a put with the tag.
     pub(crate) fn has_put(&self, tag: u32) -> bool {
         let first = self.0.partition_point(|&e| (u64::from_le_bytes(e) >> 32) < u64::from(tag));
@@ -195,6 +206,7 @@ mod tests {
         assert_eq!(found, census());
         assert!(listed.iter().eq(entries));
         assert!(listed.has_put(1) && listed.has_put(9) && !listed.has_put(2));
+        assert_eq!(listed.most_of_a_tag(), 2);
         for bit in 0..good.len() * 8 {
             let mut bytes = good.clone();
             bytes[bit / 8] ^= 1 << (bit % 8);

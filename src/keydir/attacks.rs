@@ -92,3 +92,26 @@ fn chosen_keys_cost_what_others_cost() {
         }
     }
 }
+
+/// Hints are not used beyond it.
+#[test]
+fn by_chance_no_tag_has_more_than_most_of_a_tag() {
+    for bits in [1, 3, 8, 16, 32] {
+        for secret in secrets() {
+            let keydir = Keydir::new(secret, bits);
+            for keys in [1, 10, 100, 3000_u32] {
+                let mut counts = HashMap::new();
+                (0..keys)
+                    .for_each(|n| *counts.entry(keydir.tag(&n.to_le_bytes())).or_insert(0) += 1);
+                let most = counts.into_values().max().unwrap();
+                assert!(
+                    most <= keydir.most_of_a_tag(keys as usize),
+                    "{bits} bits, {keys} keys: {most}"
+                );
+            }
+        }
+    }
+    let keydir = Keydir::new([7; 16], 32);
+    assert_eq!(keydir.most_of_a_tag(1 << 20), 16, "of a segment's worth of keys");
+    assert_eq!(keydir.most_of_a_tag(1 << 32), 24);
+}

@@ -89,7 +89,12 @@ pub(super) fn read(
     segment: &Segment,
 ) -> Option<(Census, Listing)> {
     let map = storage.open(&hint_name(segment.id()), Access::Read).ok()?.map;
-    let census = hint::decode(bytes(&map), subject(keydir, segment)).map(|(census, _)| census);
+    let sound = hint::decode(bytes(&map), subject(keydir, segment));
+    // The tags of frames are as the hash makes them; what a file says they are may cost an open more
+    // than reading the segment.
+    let by_chance =
+        |entries: &Entries<'_>| entries.most_of_a_tag() <= keydir.most_of_a_tag(entries.len());
+    let census = sound.filter(|(_, entries)| by_chance(entries)).map(|(census, _)| census);
     if census.is_none() {
         tracing::warn!(segment = segment.id(), "a hint is of no use, its segment is read");
     }
@@ -175,19 +180,30 @@ pub(super) fn expiry_of(segment: &Segment, offset: u64, header: Header) -> Optio
 }
 
 /// Drops the entries whose key has one further on in the segment, and counts the puts among them.
+/// Those with one tag are sorted by their keys: compared each to each, they would take time quadratic
+/// in their number.
 fn newest_of_each(segment: &Segment, entries: &[u64], superseded: &mut u64) -> Vec<u64> {
     let offset = |entry: u64| entry & 0xffff_fff8;
     let key = |entry: u64| key_at(segment, offset(entry));
     let mut newest = Vec::with_capacity(entries.len());
+    let mut sorted = Vec::new();
     for same_tag in entries.chunk_by(|a, b| a >> 32 == b >> 32) {
-        for (nth, &entry) in same_tag.iter().enumerate() {
-            let is_last = same_tag[nth + 1..].iter().all(|&later| key(later) != key(entry));
-            if is_last {
-                newest.push(entry);
-            } else if entry & TOMBSTONE == 0 {
-                *superseded += super::index::frame_len(segment, offset(entry));
-            }
+        if let [only] = same_tag {
+            newest.push(*only);
+            continue;
         }
+        let first = newest.len();
+        sorted.clear();
+        sorted.extend(same_tag);
+        // Stable: those of one key stay in the order of their offsets.
+        sorted.sort_by_key(|&entry| key(entry));
+        for same_key in sorted.chunk_by(|&a, &b| key(a) == key(b)) {
+            let (&last, older) = same_key.split_last().expect("chunks are not empty");
+            newest.push(last);
+            let puts = older.iter().filter(|&&entry| entry & TOMBSTONE == 0);
+            *superseded += puts.map(|&e| super::index::frame_len(segment, offset(e))).sum::<u64>();
+        }
+        newest[first..].sort_unstable();
     }
     newest
 }
