@@ -1,6 +1,6 @@
 //! What the log does for one process that behaves.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tailcask::{
     AppendError, CommitLog, Durability, LogPosition, Maintenance, OpenError, ReadError,
@@ -407,29 +407,42 @@ fn a_reader_finds_no_damage_where_a_segment_is_just_being_sealed() {
     let options = options.maintenance(Maintenance::Manual);
     let log = options.open_simulated(&SimulatedDisk::new()).unwrap();
     let done = AtomicBool::new(false);
-    let positions = std::sync::Mutex::new(vec![log.append(b"x").unwrap()]);
+    let last = AtomicU64::new(log.append(&[1; 2500]).unwrap().as_u64());
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
-                let mut reader = log.reader();
+                let mut seen = 0;
+                let mut end = LogPosition::START;
                 while !done.load(Ordering::Relaxed) {
-                    while reader.next_entry().expect("no damage").is_some() {}
-                    let last = *positions.lock().unwrap().last().unwrap();
-                    log.read(last).expect("no damage");
-                    let mut other = log.reader_from(last);
-                    other.next_entry().expect("no damage").expect("the entry");
-                    other.next_entry().expect("no damage");
+                    let now = last.load(Ordering::Relaxed);
+                    if now != seen {
+                        let mut reader = log.reader_from(LogPosition::from_u64(now));
+                        reader.next_entry().expect("no damage").expect("the entry");
+                        (seen, end) = (now, reader.position());
+                    }
+                    // Here a pad comes to be, and then the seal puts the segment's end before it.
+                    log.reader_from(end).next_entry().expect("no damage");
                 }
             });
         }
-        for n in 0..4_000 {
-            // Each second one fills the segment with a pad.
-            let position = log.append(&vec![1; 2000 - n % 100]).unwrap();
-            positions.lock().unwrap().push(position);
+        let finish = Finish(&done);
+        for n in 0..10_000 {
+            // One fits in a segment, so each is behind the pad of the one before.
+            let position = log.append(&vec![1; 2500 + n % 100]).unwrap();
             log.maintain().unwrap();
+            last.store(position.as_u64(), Ordering::Relaxed);
         }
-        done.store(true, Ordering::Relaxed);
+        drop(finish);
     });
+}
+
+/// Ends the other threads, also when this one panics.
+struct Finish<'a>(&'a AtomicBool);
+
+impl Drop for Finish<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 #[test]

@@ -300,6 +300,27 @@ pub fn the_prefix_is_contiguous() {
     });
 }
 
+/// Where one thread has found a frame, another one begins its walk, and sees it.
+pub fn what_one_found_another_walks_on_from() {
+    model(2, || {
+        let log = Arc::new(Log::new(2, 3 * FRAME));
+        let third = LogPosition::new(1, (FIRST_FRAME + 2 * FRAME) as u32);
+        let writer = go(&log, |log| {
+            log.append(&[1; 8]);
+            log.append(&[2; 8]);
+        });
+        let one = go(&log, move |log| log.is_frame(third));
+        let other = go(&log, move |log| {
+            let found = log.segment(1).second_found();
+            (found, log.is_frame(third))
+        });
+        writer.join().unwrap();
+        one.join().unwrap();
+        let (found, other) = other.join().unwrap();
+        assert!(other || !found, "a frame was found, and then not");
+    });
+}
+
 /// The process dies at any moment: where there is a byte of a body, there is a claim before it.
 pub fn a_dead_process_leaves_no_body_without_a_claim() {
     model(3, || {

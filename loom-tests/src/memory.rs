@@ -59,6 +59,12 @@ impl LoomSegment {
         self.file[Self::index(offset)].load(Ordering::Relaxed)
     }
 
+    /// Whether somebody has found the second frame. Relaxed: it tells that and orders nothing.
+    pub(crate) fn second_found(&self) -> bool {
+        let place = (FIRST_FRAME + FRAME) / Self::BLOCK;
+        self.found[place as usize].load(Ordering::Relaxed) != 0
+    }
+
     fn payload(&self, offset: u64) -> u64 {
         // SAFETY: loom reports it if somebody writes meanwhile.
         self.cells[Self::index(offset)].with(|cell| unsafe { *cell })

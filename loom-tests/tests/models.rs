@@ -26,6 +26,7 @@ models! {
         a_closed_segment_has_no_standby
         an_abandoned_claim_is_void
         the_prefix_is_contiguous
+        what_one_found_another_walks_on_from
         a_dead_process_leaves_no_body_without_a_claim
         slots_are_used_again
         a_slot_is_used_again_after_it_is_finished

@@ -339,10 +339,12 @@ impl<S: Memory> Prefix<S> {
         lock(&self.cursor).counts
     }
 
-    /// The segment that the walk is in, how far it is, and over how many frames.
+    /// The segment that the walk is in, how far it is, and over how many frames; but for a pad at
+    /// the end.
     pub(crate) fn current(&self) -> (Arc<S>, u64, u64) {
         let cursor = lock(&self.cursor);
-        (cursor.segment.clone(), cursor.offset, cursor.frames)
+        let (end, frames) = cursor.end();
+        (cursor.segment.clone(), end, frames)
     }
 }
 
@@ -438,15 +440,16 @@ impl<S: Memory> Cursor<S> {
     }
 
     fn enter(&mut self, next: Arc<S>) {
+        let (end, frames) = self.end();
         let segment = std::mem::replace(&mut self.segment, next);
-        let frames = std::mem::take(&mut self.frames);
-        let finished = match self.pad.take() {
-            Some(end) => Finished { segment, frames: frames - 1, end },
-            None => Finished { frames, end: self.offset, segment },
-        };
-        self.finished.push(finished);
+        self.finished.push(Finished { segment, frames, end });
         self.roll += 1;
-        self.offset = FIRST_FRAME;
+        (self.offset, self.frames, self.pad) = (FIRST_FRAME, 0, None);
+    }
+
+    /// Where the frames end that were walked over, and how many they are, without a pad at the end.
+    fn end(&self) -> (u64, u64) {
+        self.pad.map_or((self.offset, self.frames), |pad| (pad, self.frames - 1))
     }
 }
 

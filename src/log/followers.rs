@@ -45,20 +45,28 @@ impl Followers {
     pub(crate) fn wait(&self, deadline: Option<Instant>, mut ready: impl FnMut() -> bool) -> bool {
         // ORDERING: Relaxed; before the heavy barrier below, which pairs with `notify`'s light one.
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        let found = loop {
+        let _registered = Registered(self);
+        loop {
             self.register();
             heavy_barrier();
             if ready() {
-                break true;
+                return true;
             }
             if !park_timeout(deadline) {
-                break ready();
+                return ready();
             }
-        };
+        }
+    }
+}
+
+/// Until it waits no longer, also if `ready` panics.
+struct Registered<'f>(&'f Followers);
+
+impl Drop for Registered<'_> {
+    fn drop(&mut self) {
         // ORDERING: Relaxed; a writer that still sees us finds us gone from the list.
-        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
         let me = current().id();
-        lock(&self.threads).retain(|thread| thread.id() != me);
-        found
+        lock(&self.0.threads).retain(|thread| thread.id() != me);
     }
 }

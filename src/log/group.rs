@@ -74,10 +74,14 @@ impl GroupCommit {
         target: u64,
         mut lead: impl FnMut() -> Result<u64, io::Error>,
     ) -> Result<(), Failure> {
+        let mut registered = false;
         loop {
-            match self.turn(target)? {
+            match self.turn(target, registered)? {
                 Turn::Done => return Ok(()),
-                Turn::Wait => park(),
+                Turn::Wait => {
+                    registered = true;
+                    park();
+                }
                 Turn::Lead => {
                     let guard = Leading(self);
                     let result = lead();
@@ -88,7 +92,8 @@ impl GroupCommit {
         }
     }
 
-    fn turn(&self, target: u64) -> Result<Turn, Failure> {
+    /// `registered`: perhaps this thread is among the waiters already, and was woken for nothing.
+    fn turn(&self, target: u64, registered: bool) -> Result<Turn, Failure> {
         if self.durable() >= target {
             return Ok(Turn::Done);
         }
@@ -103,7 +108,11 @@ impl GroupCommit {
             state.leading = true;
             return Ok(Turn::Lead);
         }
-        state.waiters.push(Waiter { ticket: 0, target, wake: Wake::Thread(current()) });
+        let me = current();
+        let is_me = |w: &Waiter| matches!(&w.wake, Wake::Thread(thread) if thread.id() == me.id());
+        if !registered || !state.waiters.iter().any(is_me) {
+            state.waiters.push(Waiter { ticket: 0, target, wake: Wake::Thread(me) });
+        }
         Ok(Turn::Wait)
     }
 

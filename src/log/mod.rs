@@ -452,13 +452,20 @@ impl CommitLog {
         };
         core.change_manifest(begin_there).map_err(io)?;
         core.table.remove(|id| id <= last);
-        for &id in &doomed {
-            core.storage.remove(&file_name(id)).map_err(io)?;
-        }
-        core.storage.sync_directory().map_err(io)?;
-        core.files_are_gone(&doomed);
         core.tidy();
-        Ok(self.begin())
+        // What cannot be removed stays listed, and is removed by the next open.
+        let mut failed = None;
+        let gone = doomed.into_iter().filter(|&id| match core.storage.remove(&file_name(id)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                failed.get_or_insert(error);
+                false
+            }
+            _ => true,
+        });
+        let gone: Vec<u32> = gone.collect();
+        core.storage.sync_directory().map_err(io)?;
+        core.files_are_gone(&gone);
+        failed.map_or_else(|| Ok(self.begin()), |error| Err(io(error)))
     }
 
     /// Does what the background threads would: seals full segments, prepares a standby, unmaps
