@@ -133,6 +133,10 @@ pub(crate) fn scan(segment: &Segment, rules: Rules) -> Scan {
     let mut scan = Scan { end: FIRST_FRAME, ..Scan::default() };
     let limit = segment.end();
     while scan.end < limit {
+        if let Some(gap) = segment.gap_at(scan.end) {
+            scan.end += gap.len;
+            continue;
+        }
         match step(segment, scan.end, limit, rules) {
             Step::Frame { len, entries } => {
                 scan.frames += 1;
@@ -240,6 +244,10 @@ pub(crate) fn each_frame(
 ) -> Result<(), Corruption> {
     let (mut offset, end) = (FIRST_FRAME, segment.end());
     while offset < end {
+        if let Some(gap) = segment.gap_at(offset) {
+            offset += gap.len;
+            continue;
+        }
         let frame = frame_at(segment, offset, end - offset);
         let frame = frame.and_then(|frame| frame.ok_or(CorruptionKind::Missing));
         let (len, header) = match (frame, &mut lost) {

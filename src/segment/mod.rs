@@ -247,6 +247,13 @@ impl Segment {
         self.end.store(end, Ordering::Release);
     }
 
+    /// The stretch to be stepped over that begins at an offset.
+    #[inline]
+    pub(crate) fn gap_at(&self, offset: u64) -> Option<Gap> {
+        let nth = self.gaps.binary_search_by_key(&offset, |gap| gap.offset).ok()?;
+        Some(self.gaps[nth])
+    }
+
     pub(crate) const fn id(&self) -> u32 {
         self.header.id
     }

@@ -3,22 +3,20 @@
 use super::hints::{self, Listed, Listing};
 use super::index::{Index, frame_len, is_put, key_at, origin_of};
 use super::maintenance;
-use super::stats::Counters;
 use super::view::View;
 use super::{Store, StoreOptions};
 use crate::error::{Corruption, CorruptionKind, OpenError};
 use crate::format::hint::{Census, TOMBSTONE};
 use crate::keydir::{self, Entry, Fate, Keydir, Resolve};
 use crate::log::core::Core;
-use crate::log::{CommitLog, scan};
+use crate::log::{CommitLog, RecoveryReport, scan};
 use crate::options::RecoveryMode;
 use crate::position::LogPosition;
 use crate::random::random_bytes;
 use crate::segment::Segment;
-use crate::storage::io_error;
+use crate::storage::{Storage, io_error};
 use crate::sync::{Mutex, lock};
 use crate::threads::on_threads;
-use crossbeam_utils::CachePadded;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -41,23 +39,18 @@ impl Store {
         let core = log.core().expect("a store's log is open for writing").clone();
         let keydir = Keydir::new(secret_of(&core)?, options.tag_bits);
         let mut report = log.recovery().clone();
-        let salvage = core.config.recovery_mode == RecoveryMode::Salvage;
-        let mut lost = salvage.then(Vec::new);
-        let sources = read_sources(&core, &keydir, &mut lost)?;
-        let lost = Mutex::new(lost.unwrap_or_default());
-        fill(&core, &keydir, &sources, &lost)?;
-        report.lost.append(&mut lock(&lost));
-        report.hinted_segments =
-            sources.iter().filter(|s| matches!(s.listing, Listing::Hint(_))).count() as u64;
-        report.duration += started.elapsed();
-        let view = View {
-            table: core.table.clone(),
-            keydir,
-            clock: options.clock.clone(),
-            counters: Counters::default(),
-            batches: CachePadded::default(),
-            verify: options.verify,
+        let active = core.tail.position().segment();
+        let segments = core.table.segments().into_iter().filter(|s| s.id() < active).collect();
+        let loading = Loading {
+            storage: &*core.storage,
+            keydir: &keydir,
+            segments,
+            salvage: core.config.recovery_mode == RecoveryMode::Salvage,
+            write_hints: true,
         };
+        loading.run(&mut report)?;
+        report.duration += started.elapsed();
+        let view = View::new(core.table.clone(), keydir, options);
         let index = Arc::new(Index::new(core, view, options.merge_policy));
         let maintainer = maintenance::start(&index).map_err(|e| io_error("start a thread", e))?;
         Ok(Self { log, index, maintainer, report, max_value: options.max_value })
@@ -85,75 +78,93 @@ fn secret_of(core: &Core) -> Result<[u8; 16], OpenError> {
     Ok(secret)
 }
 
-/// Reads hints, and the segments that have none, on all processors.
-fn read_sources(
-    core: &Core,
-    keydir: &Keydir,
-    lost: &mut Option<Vec<Corruption>>,
-) -> Result<Vec<Source>, OpenError> {
-    let active = core.tail.position().segment();
-    let segments = core.table.segments();
-    let segments: Vec<_> = segments.into_iter().filter(|s| s.id() < active).collect();
-    let next = AtomicUsize::new(0);
-    let (done, noted) = (Mutex::new(Vec::new()), Mutex::new(lost));
-    let work = || -> Result<(), Corruption> {
-        // ORDERING: Relaxed; each index is drawn once.
-        while let Some(segment) = segments.get(next.fetch_add(1, Relaxed)) {
-            let (census, listing) = match hints::read(&*core.storage, keydir, segment) {
-                Some(found) => {
-                    // Looked at only where two entries have one tag.
-                    segment.map.expect_scattered(true);
-                    found
-                }
-                None => read_frames(core, keydir, segment, &noted)?,
-            };
-            lock(&done).push(Source { segment: segment.clone(), census, listing });
+/// Segments whose keys are to be put into a keydir.
+pub(super) struct Loading<'l> {
+    pub(super) storage: &'l dyn Storage,
+    pub(super) keydir: &'l Keydir,
+    pub(super) segments: Vec<Arc<Segment>>,
+    /// Whether damage is stepped over, and noted.
+    pub(super) salvage: bool,
+    /// Whether segments that have no hint get one.
+    pub(super) write_hints: bool,
+}
+
+impl Loading<'_> {
+    /// Puts the newest frame of every key into the keydir.
+    pub(super) fn run(&self, report: &mut RecoveryReport) -> Result<(), OpenError> {
+        let mut lost = self.salvage.then(Vec::new);
+        let sources = self.read_sources(&mut lost)?;
+        let lost = Mutex::new(lost.unwrap_or_default());
+        self.fill(&sources, &lost)?;
+        report.lost.append(&mut lock(&lost));
+        let hinted = sources.iter().filter(|s| matches!(s.listing, Listing::Hint(_)));
+        report.hinted_segments = hinted.count() as u64;
+        Ok(())
+    }
+
+    /// Reads hints, and the segments that have none, on all processors.
+    fn read_sources(&self, lost: &mut Option<Vec<Corruption>>) -> Result<Vec<Source>, OpenError> {
+        let next = AtomicUsize::new(0);
+        let (done, noted) = (Mutex::new(Vec::new()), Mutex::new(lost));
+        let work = || -> Result<(), Corruption> {
+            // ORDERING: Relaxed; each index is drawn once.
+            while let Some(segment) = self.segments.get(next.fetch_add(1, Relaxed)) {
+                let (census, listing) = match self.hint_of(segment) {
+                    Some(found) => {
+                        // Looked at only where two entries have one tag.
+                        segment.map.expect_scattered(true);
+                        found
+                    }
+                    None => self.read_frames(segment, &noted)?,
+                };
+                lock(&done).push(Source { segment: segment.clone(), census, listing });
+            }
+            Ok(())
+        };
+        on_threads(threads().min(self.segments.len()), work)?;
+        Ok(done.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+
+    /// What the hint of a segment says, which is about all of it.
+    fn hint_of(&self, segment: &Segment) -> Option<(Census, Listing)> {
+        let is_whole = segment.is_sealed() && segment.gaps.is_empty();
+        is_whole.then(|| hints::read(self.storage, self.keydir, segment)).flatten()
+    }
+
+    /// Reads a segment that has no hint, and writes one, if all of it is sound.
+    fn read_frames(
+        &self,
+        segment: &Segment,
+        noted: &Noted<'_>,
+    ) -> Result<(Census, Listing), Corruption> {
+        let mut here = self.salvage.then(Vec::new);
+        let (census, entries) = hints::gather(self.keydir, segment, here.as_mut())?;
+        if self.write_hints && here.as_ref().is_none_or(Vec::is_empty) {
+            hints::write(self.storage, self.keydir, segment, &census, &entries);
+        }
+        if let (Some(all), Some(here)) = (&mut **lock(noted), here) {
+            all.extend(here);
+        }
+        Ok((census, Listing::Read(entries)))
+    }
+
+    fn fill(&self, sources: &[Source], lost: &Mutex<Vec<Corruption>>) -> Result<(), OpenError> {
+        let sorted: Vec<_> = sources.iter().map(Entries::of).collect();
+        let segments =
+            sources.iter().map(|source| (source.segment.id(), &*source.segment)).collect();
+        let frames = Frames { segments, salvage: self.salvage, lost };
+        self.keydir.load(&sorted, threads(), &frames)?;
+        for Source { segment, census, .. } in sources {
+            segment.map.expect_scattered(false);
+            segment.dead.add(census.superseded);
+            // Only here is it known: so it is not set yet.
+            let _ = segment.census.set(*census);
         }
         Ok(())
-    };
-    on_threads(threads().min(segments.len()), work)?;
-    Ok(done.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
 }
 
 type Noted<'a> = Mutex<&'a mut Option<Vec<Corruption>>>;
-
-/// Reads a segment that has no hint, and writes one, if all of it is sound.
-fn read_frames(
-    core: &Core,
-    keydir: &Keydir,
-    segment: &Segment,
-    noted: &Noted<'_>,
-) -> Result<(Census, Listing), Corruption> {
-    let mut here = lock(noted).is_some().then(Vec::new);
-    let (census, entries) = hints::gather(keydir, segment, here.as_mut())?;
-    if here.as_ref().is_none_or(Vec::is_empty) {
-        hints::write(&*core.storage, keydir, segment, &census, &entries);
-    }
-    if let (Some(all), Some(here)) = (&mut **lock(noted), here) {
-        all.extend(here);
-    }
-    Ok((census, Listing::Read(entries)))
-}
-
-/// Puts the newest frame of every key into the keydir.
-fn fill(
-    core: &Core,
-    keydir: &Keydir,
-    sources: &[Source],
-    lost: &Mutex<Vec<Corruption>>,
-) -> Result<(), OpenError> {
-    let salvage = core.config.recovery_mode == RecoveryMode::Salvage;
-    let sorted: Vec<_> = sources.iter().map(Entries::of).collect();
-    let segments = sources.iter().map(|source| (source.segment.id(), &*source.segment)).collect();
-    keydir.load(&sorted, threads(), &Frames { segments, salvage, lost })?;
-    for Source { segment, census, .. } in sources {
-        segment.map.expect_scattered(false);
-        segment.dead.add(census.superseded);
-        // Only here is it known: so it is not set yet.
-        let _ = segment.census.set(*census);
-    }
-    Ok(())
-}
 
 /// The entries of a source, as the keydir loads them.
 struct Entries<'s> {

@@ -12,6 +12,7 @@
 
 #![allow(unsafe_code, reason = "looks at frames that slots point at")]
 
+use super::StoreOptions;
 use super::stats::Counters;
 use super::value::Value;
 use crate::error::{Corruption, CorruptionKind, ReadError};
@@ -111,6 +112,12 @@ fn is_live(header: Header, body: &[u8], clock: &Clock) -> bool {
 }
 
 impl View {
+    pub(crate) fn new(table: Arc<Table>, keydir: Keydir, options: &StoreOptions) -> Self {
+        let (clock, verify) = (options.clock.clone(), options.verify);
+        let (counters, batches) = (Counters::default(), CachePadded::default());
+        Self { table, keydir, clock, counters, batches, verify }
+    }
+
     // ---- under the lock of a slot's shard ----
 
     /// Looks at the segment that a slot points into, if it is there.
