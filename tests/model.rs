@@ -420,13 +420,9 @@ impl World {
 
     fn lose_power(&mut self, mut seed: u64, cuts: &[u64]) {
         let promised = self.promised();
-        // From "nearly everything was written back" to "nearly nothing".
-        let lost_in_256 = seed & 0xff;
         let mut crash = |disk: &SimulatedDisk| {
-            disk.power_loss(|_, _| {
-                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                seed >> 56 >= lost_in_256
-            })
+            seed = seed.wrapping_add(1);
+            disk.power_loss_at_random(seed)
         };
         let image = crash(&self.disk);
         self.start_again(image, cuts, crash);

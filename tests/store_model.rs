@@ -8,7 +8,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use tailcask::{Batch, Maintenance, MergePolicy, SimulatedDisk, Store, StoreOptions, WriteOptions};
+use tailcask::{
+    Batch, DiskOperation, Maintenance, MergePolicy, SimulatedDisk, Store, StoreOptions,
+    WriteOptions,
+};
 
 /// Small, so that there are many.
 const SEGMENT: u64 = 32 << 10;
@@ -66,6 +69,10 @@ enum Op {
     Tick(i64),
     /// File operations fail after so many, and the process dies, or the power fails.
     Fail(u64, Box<Op>, Option<u64>),
+    /// As `Fail`, but only one operation fails, of this kind.
+    FailOnce(DiskOperation, u64, Box<Op>, Option<u64>),
+    /// A death that is followed by a power loss before anything else is done.
+    Both(u64),
     /// Merges while there is no room on the disk, or less than it takes.
     Cramped(Box<Op>, u64),
     Reopen,
@@ -120,7 +127,16 @@ fn operation() -> impl Strategy<Value = Op> {
         1 => Just(Op::Reopen),
         1 => Just(Op::ProcessDeath),
         1 => any::<u64>().prop_map(Op::PowerLoss),
+        2 => (kind(), 0u64..4, simple(), prop::option::of(any::<u64>())).prop_map(
+            |(kind, after, op, power)| Op::FailOnce(kind, after, Box::new(op), power)
+        ),
+        1 => any::<u64>().prop_map(Op::Both),
     ]
+}
+
+fn kind() -> impl Strategy<Value = DiskOperation> {
+    use DiskOperation::{Create, Remove, Rename, Sync, SyncDirectory, SyncNew};
+    prop::sample::select(vec![Create, SyncNew, Rename, Remove, SyncDirectory, Sync])
 }
 
 struct World {
@@ -298,7 +314,18 @@ impl World {
                 self.disk.set_space(None);
                 self.check();
             }
-            Op::Fail(after, operation, power) => self.fail(*after, operation, *power),
+            Op::Fail(after, operation, power) => {
+                self.disk.fail_after(*after);
+                self.fail(operation, *power);
+            }
+            Op::FailOnce(kind, after, operation, power) => {
+                self.disk.fail_once(*kind, *after);
+                self.fail(operation, *power);
+            }
+            Op::Both(seed) => {
+                self.disk = self.disk.process_death();
+                self.lose_power(*seed);
+            }
             Op::Reopen => {
                 self.store.take().unwrap().close().unwrap();
                 self.store = Some(options(&self.clock).open_simulated(&self.disk).unwrap());
@@ -384,9 +411,8 @@ impl World {
     }
 
     /// An operation that the disk fails in is done or not, and nothing else is changed.
-    fn fail(&mut self, after: u64, operation: &Op, power: Option<u64>) {
+    fn fail(&mut self, operation: &Op, power: Option<u64>) {
         let before = self.map.clone();
-        self.disk.fail_after(after);
         self.reclaim();
         match self.attempt(operation) {
             // Done, but for what it says of it: a failed sync comes after the write.
@@ -484,12 +510,8 @@ impl World {
     }
 
     /// What is there afterwards is what was there at some moment since the last sync.
-    fn lose_power(&mut self, mut seed: u64) {
-        let lost_in_256 = seed & 0xff;
-        let image = self.disk.power_loss(|_, _| {
-            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            seed >> 56 >= lost_in_256
-        });
+    fn lose_power(&mut self, seed: u64) {
+        let image = self.disk.power_loss_at_random(seed);
         self.start_again(image);
         let was = self.history.iter().rev().find(|map| self.is_now(map)).cloned();
         let found = contents(self.store());
