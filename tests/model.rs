@@ -268,7 +268,8 @@ impl World {
         let mut writer = self.log().batch_writer(max);
         for body in &bodies {
             writer.push(body).unwrap();
-            gathered += body.len();
+            // With its header.
+            gathered += 16 + body.len().next_multiple_of(8);
             batches.push(batch);
             if gathered >= max {
                 assert!(writer.is_empty());
