@@ -121,12 +121,40 @@ pub enum OpenError {
     #[error(transparent)]
     Corrupt(#[from] Corruption),
     /// A segment that the log needs is not there.
-    #[error("segment {id} is missing: segment {needed_by} follows it")]
+    #[error("segment {id} is missing: {} it", if *needed_by == 0 {
+        "the MANIFEST names".to_owned()
+    } else {
+        format!("segment {needed_by} follows")
+    })]
     MissingSegment {
         /// The id of the missing segment.
         id: u32,
         /// The id of the segment, or 0 for the MANIFEST, that says it was there.
         needed_by: u32,
+    },
+    /// A segment contradicts the MANIFEST: one of the two is from another time, or another log.
+    /// Nothing is used or removed on the word of either. Put the right file back; or open with
+    /// [`RecoveryMode::Salvage`](crate::RecoveryMode::Salvage), which takes the segment if it can be
+    /// one of this log, and sets it aside if not.
+    #[error("segment {segment} contradicts the MANIFEST: {what}")]
+    Contradiction {
+        /// The id of the segment.
+        segment: u32,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// The log was not closed, and whether the kernel has been restarted since cannot be known. What
+    /// counts depends on it: if only the process died, everything does; if not, the log ends here.
+    /// [`RecoveryMode::Salvage`](crate::RecoveryMode::Salvage) takes everything that can be read.
+    #[error(
+        "segment {segment}, offset {offset}: whether the machine was restarted cannot be known \
+         (there is no boot id), and what counts depends on it"
+    )]
+    UnknownBoot {
+        /// The id of the segment.
+        segment: u32,
+        /// The first place that is in doubt.
+        offset: u64,
     },
     /// The MANIFEST is missing or damaged.
     #[error("MANIFEST: {0}")]

@@ -28,8 +28,8 @@ pub use error::{
 #[doc(hidden)]
 pub use log::FailPoint;
 pub use log::{
-    BatchWriter, CommitLog, Distribution, Entry, FrameInfo, Frames, LogOptions, LogReader,
-    LogStats, RecoveryReport, VerifyReport,
+    BatchWriter, CommitLog, Contradiction, Distribution, Entry, FrameInfo, Frames, LogOptions,
+    LogReader, LogStats, RecoveryReport, SetAside, VerifyReport,
 };
 pub use options::{Durability, Maintenance, RecoveryMode};
 pub use position::{LogPosition, ParsePositionError};

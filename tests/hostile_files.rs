@@ -207,6 +207,11 @@ fn what_others_can_write_to_is_refused() {
     assert!(matches!(options().open(&path), Err(OpenError::NotPrivate { mode: 0o770, .. })));
 }
 
+fn log_aside(path: &Path) -> Vec<String> {
+    let names = fs::read_dir(path.join("set-aside")).unwrap();
+    names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
 /// Hazard 27.
 #[test]
 fn a_torn_segment_header_neither_bricks_nor_hangs() {
@@ -218,9 +223,10 @@ fn a_torn_segment_header_neither_bricks_nor_hangs() {
     let log = options().open(&path).unwrap();
     assert_eq!(entries(&log).unwrap(), expected);
     log.close().unwrap();
-    fs::write(path.join("00000000000000000003.seg"), [1; 30]).unwrap();
+    assert_eq!(log_aside(&path), ["00000000000000000002.seg"], "it is no part of the log");
+    fs::write(path.join("00000000000000000009.seg"), [1; 30]).unwrap();
     match options().open(&path) {
-        Err(OpenError::Corrupt(corruption)) => assert_eq!(corruption.segment, 3),
+        Err(OpenError::Corrupt(corruption)) => assert_eq!(corruption.segment, 9),
         other => panic!("{other:?}"),
     }
     let log = options().recovery_mode(RecoveryMode::Salvage).open(&path).unwrap();

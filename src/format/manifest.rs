@@ -15,8 +15,10 @@
 //! 64  u32  legacy: segments with lower ids may be of version 1
 //! 68  u32  kept: how many of these ids follow
 //! 72  u32  removed: how many of these
-//! 76  u32  kept ids, growing: merged segments, and segments of the log before `first`
+//! 76  u32  cut off: how many of these
+//! 80  u32  kept ids, growing: merged segments, and segments of the log before `first`
 //!     u32  removed ids, growing: segments that were dropped, whose files may still be there
+//!     u32  cut off ids, growing: segments behind the end of the log, which are set aside
 //!     u32  CRC-32 of everything before it
 //! ```
 //!
@@ -28,7 +30,7 @@ use super::{VERSION, u32_at, u64_at};
 const MAGIC: u64 = u64::from_le_bytes(*b"tcmanif\n");
 const STORE: u32 = 1;
 const CLOSED: u32 = 2;
-const HEAD: usize = 76;
+const HEAD: usize = 80;
 const HEAD_1: usize = 36;
 
 /// Replaced as a whole, by one writer at a time.
@@ -47,6 +49,7 @@ pub(crate) struct Manifest {
     pub(crate) legacy: u32,
     pub(crate) kept: Vec<u32>,
     pub(crate) removed: Vec<u32>,
+    pub(crate) cut_off: Vec<u32>,
 }
 
 /// The last segment of a log, 0 if there is none, and where it ends.
@@ -64,11 +67,12 @@ pub(crate) enum BadManifest {
 
 impl Manifest {
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let ids = self.kept.iter().chain(&self.removed);
+        let lists = [&self.kept, &self.removed, &self.cut_off];
+        let ids = lists.into_iter().flatten();
         let flags = if self.secret.is_some() { STORE } else { 0 }
             | if self.closed.is_some() { CLOSED } else { 0 };
         let closed = self.closed.unwrap_or_default();
-        let counts = [self.kept.len() as u32, self.removed.len() as u32];
+        let counts = lists.map(|ids| ids.len() as u32);
         let mut bytes = Vec::with_capacity(HEAD + 4 * ids.clone().count() + 4);
         bytes.extend(MAGIC.to_le_bytes());
         let words = [VERSION, self.first, self.next, flags];
@@ -105,7 +109,8 @@ impl Manifest {
         };
         let Some(manifest) = manifest else { return damaged("its length is wrong") };
         let grow = |ids: &[u32]| ids.is_sorted_by(|a, b| a < b);
-        if !grow(&manifest.kept) || !grow(&manifest.removed) {
+        if ![&manifest.kept, &manifest.removed, &manifest.cut_off].into_iter().all(|ids| grow(ids))
+        {
             return damaged("its ids are out of order");
         }
         Ok(manifest)
@@ -123,11 +128,12 @@ impl Manifest {
 
     fn decode_2(content: &[u8]) -> Option<Self> {
         let mut kept = ids(content.get(HEAD..)?)?;
-        let counts = [68, 72].map(|at| u32_at(content, at));
-        if kept.len() as u64 != counts.into_iter().map(u64::from).sum() {
+        let counts = [68, 72, 76].map(|at| u32_at(content, at));
+        if kept.len() as u64 != counts.into_iter().map(u64::from).sum::<u64>() {
             return None;
         }
-        let removed = kept.split_off(counts[0] as usize);
+        let mut removed = kept.split_off(counts[0] as usize);
+        let cut_off = removed.split_off(counts[1] as usize);
         let flags = u32_at(content, 20);
         let closed = LogEnd { segment: u32_at(content, 56), offset: u32_at(content, 60) };
         Some(Self {
@@ -140,6 +146,7 @@ impl Manifest {
             legacy: u32_at(content, 64),
             kept,
             removed,
+            cut_off,
         })
     }
 
@@ -176,6 +183,7 @@ mod tests {
             legacy: 2,
             kept: vec![1, 7],
             removed: vec![2],
+            cut_off: vec![6],
         }
     }
 
@@ -186,7 +194,8 @@ mod tests {
         assert_eq!(&good[20..40], b"\x03\0\0\0\x22\x11\0\0\0\0\0\0\x05\0\0\0\0\0\0\0");
         assert_eq!(&good[40..56], &[7; 16]);
         assert_eq!(&good[56..76], b"\x08\0\0\0\0\x10\0\0\x02\0\0\0\x02\0\0\0\x01\0\0\0");
-        assert_eq!(&good[76..88], b"\x01\0\0\0\x07\0\0\0\x02\0\0\0");
+        assert_eq!(&good[76..88], b"\x01\0\0\0\x01\0\0\0\x07\0\0\0");
+        assert_eq!(&good[88..96], b"\x02\0\0\0\x06\0\0\0");
         assert_eq!(Manifest::decode(&good), Ok(manifest()));
         for bit in 0..good.len() * 8 {
             let mut bytes = good.clone();
@@ -215,15 +224,17 @@ mod tests {
 
     #[test]
     fn lengths_and_orders_that_lie_are_refused() {
-        let good = Manifest { kept: vec![1, 7], removed: vec![], ..manifest() }.encode();
+        let good = Manifest { removed: vec![], cut_off: vec![], ..manifest() }.encode();
         let content = &good[..good.len() - 4];
         assert!(Manifest::decode(&sealed(content.to_vec())).is_ok());
-        for (at, len) in [68, 72].into_iter().flat_map(|at| [1u32, 3, u32::MAX].map(|n| (at, n))) {
+        for (at, len) in
+            [68, 72, 76].into_iter().flat_map(|at| [1u32, 3, u32::MAX].map(|n| (at, n)))
+        {
             let mut bytes = content.to_vec();
             bytes[at..at + 4].copy_from_slice(&len.to_le_bytes());
             assert!(Manifest::decode(&sealed(bytes)).is_err(), "{at} {len}");
         }
-        let twice = [&content[..80], &content[76..80]].concat();
+        let twice = [&content[..84], &content[80..84]].concat();
         assert!(Manifest::decode(&sealed(twice)).is_err());
     }
 }

@@ -11,7 +11,7 @@ use self::gather::Gathering;
 use crate::error::{AppendError, SyncError};
 use crate::format::frame::{self, Header, Kind};
 use crate::format::header::{FIRST_FRAME, FileIdentity, Origin, Seal, SegmentHeader};
-use crate::format::manifest::Manifest;
+use crate::format::manifest::{LogEnd, Manifest};
 use crate::log::background::Background;
 use crate::log::commit::{Claim, Finished, Memory, Prefix};
 use crate::log::group::GroupCommit;
@@ -593,29 +593,45 @@ impl Core {
         let failed = |error| SyncError::Failed { source: Arc::new(error) };
         let standby = self.tail.preparer().withdraw_for_close();
         self.sync()?;
+        self.prefix.advance(&self.tail);
+        let (active, end, frames) = self.prefix.current();
+        let mut unused: Vec<u32> = standby.iter().map(|standby| standby.id()).collect();
+        if frames == 0 {
+            unused.push(active.id());
+        } else {
+            active.sync(FIRST_FRAME, end).map_err(failed)?;
+            seal_and_shrink(&active, end, frames).map_err(failed)?;
+        }
         // No id is used again, for a reader in another process may have the segment mapped. Where
         // that cannot be written down (a full disk), what is unused is left to the next recovery.
-        let noted = self.write_next_id();
-        if let Err(error) = &noted {
-            tracing::warn!(%error, "unused segments are left in place");
+        if let Err(error) = self.note_closed(&unused) {
+            tracing::warn!(%error, "the log is durable, and could not be noted as closed");
+            return Ok(());
         }
-        if let Some(standby) = standby.filter(|_| noted.is_ok()) {
-            self.take_out(standby, true);
-            // Before its predecessor goes, too: a power loss must not bring back the later alone.
-            self.storage.sync_directory().map_err(failed)?;
+        drop((standby, active));
+        for &id in &unused {
+            // What stays is removed by the next recovery.
+            self.remove_file(&file_name(id));
         }
-        self.prefix.advance(&self.tail);
-        let (segment, end, frames) = self.prefix.current();
-        if frames == 0 {
-            if noted.is_err() {
-                return Ok(());
+        self.storage.sync_directory().map_err(failed)
+    }
+
+    /// Writes down where the log ends, and that the unused segments are no part of it.
+    fn note_closed(&self, unused: &[u32]) -> io::Result<()> {
+        let next = lock(&self.next).id.unwrap_or(u32::MAX);
+        let last = self.table.with(|all| {
+            let last = all.iter().rfind(|s| !s.header.merged && !unused.contains(&s.id()));
+            last.map(|s| LogEnd { segment: s.id(), offset: s.end() as u32 })
+        });
+        let last = last.unwrap_or_default();
+        self.change_manifest(|manifest| {
+            manifest.next = next;
+            manifest.remove(unused);
+            manifest.closed = Some(last);
+            if last.segment < manifest.first {
+                manifest.first = next;
             }
-            let id = segment.id();
-            drop(segment);
-            return self.storage.remove(&file_name(id)).map_err(failed);
-        }
-        segment.sync(FIRST_FRAME, end).map_err(failed)?;
-        seal_and_shrink(&segment, end, frames).map_err(failed)
+        })
     }
 
     pub(crate) fn write_next_id(&self) -> io::Result<()> {
@@ -652,6 +668,14 @@ pub(crate) fn seal_and_shrink(segment: &Segment, end: u64, frames: u64) -> io::R
     segment.seal(Seal { end, frames });
     segment.sync(0, end)?;
     segment.shrink();
+    segment.close_file();
+    Ok(())
+}
+
+/// As `seal_and_shrink`, and what stands behind the end stays there.
+pub(crate) fn seal_durably(segment: &Segment, end: u64, frames: u64) -> io::Result<()> {
+    segment.seal(Seal { end, frames });
+    segment.sync(0, end)?;
     segment.close_file();
     Ok(())
 }
@@ -702,7 +726,7 @@ impl Next {
             New::Log { .. } => Vec::new(),
             New::Merged { inputs, .. } => frame::inputs_frame(salt, FIRST_FRAME, inputs),
         };
-        let segment = Segment::create_with(storage, header, roll, &first)?;
+        let segment = Segment::create(storage, header, roll, &first)?;
         self.id = id.checked_add(1);
         if !merged {
             self.previous = id;

@@ -18,7 +18,7 @@ mod view;
 pub use background::FailPoint;
 pub use batch::BatchWriter;
 pub use reader::{Entry, FrameInfo, Frames, LogReader};
-pub use recovery::RecoveryReport;
+pub use recovery::{Contradiction, RecoveryReport, SetAside};
 pub use stats::{Distribution, LogStats};
 
 use self::background::Background;
@@ -148,29 +148,29 @@ impl LogOptions {
         CommitLog::start(Box::new(storage), config)
     }
 
-    /// Opens a log for reading only. Nothing is created or changed. A writer may have it open, or
-    /// open it later, also in another process: readers follow what it appends.
+    /// Opens a log for reading only. Nothing is created or changed, and no lock is held. A writer may
+    /// have it open, or open it later, also in another process: readers follow what it appends.
     ///
     /// # Errors
     /// [`OpenError`].
     pub fn open_read_only(&self, dir: impl AsRef<Path>) -> Result<CommitLog, OpenError> {
         let config = self.check()?;
         let storage = Directory::open(dir.as_ref(), Access::Read, rules(&config))?;
-        let mut storage: Box<dyn Storage> = Box::new(storage);
-        if storage.read_manifest()?.is_none() {
+        let storage: Box<dyn Storage> = Box::new(storage);
+        if storage.read_manifest()?.is_none() && !has_segments(&*storage)? {
             return Err(OpenError::NotFound { path: dir.as_ref().into() });
         }
-        let (segments, report) = recovery::look(&*storage, config.recovery_mode)?;
-        let stored = recovery::is_store(&*storage)?;
+        let found = recovery::look(&*storage, config.recovery_mode, false)?;
+        let stored = found.manifest.secret.is_some();
         let gaps = stored || config.recovery_mode == RecoveryMode::Salvage;
-        storage.share();
         let (beside, segments): (Vec<_>, Vec<_>) =
-            segments.into_iter().partition(|segment| segment.header.merged);
-        let beside = Mutex::new(beside.iter().map(|segment| segment.id()).collect());
-        let table = table::Table::new(segments);
+            found.segments.into_iter().partition(|segment| segment.header.merged);
+        let mut ignored = found.ignored;
+        ignored.extend(beside.iter().map(|segment| segment.id()));
+        let (table, ignored) = (table::Table::new(segments), Mutex::new(ignored));
         Ok(CommitLog {
-            view: View::ReadOnly(ReadOnly { storage, table, gaps, beside }),
-            report,
+            view: View::ReadOnly(ReadOnly { storage, table, gaps, ignored }),
+            report: found.report,
             closed: false,
             stored,
         })
@@ -220,6 +220,10 @@ pub struct CommitLog {
     pub(crate) stored: bool,
 }
 
+fn has_segments(storage: &dyn Storage) -> Result<bool, OpenError> {
+    Ok(storage.list()?.iter().any(|name| crate::segment::id_of(name).is_some()))
+}
+
 impl CommitLog {
     /// Opens the log in a directory with the default options.
     ///
@@ -227,6 +231,14 @@ impl CommitLog {
     /// As [`LogOptions::open`].
     pub fn open(dir: impl AsRef<Path>) -> Result<Self, OpenError> {
         Self::options().open(dir)
+    }
+
+    /// Opens the log in a directory for reading only.
+    ///
+    /// # Errors
+    /// As [`LogOptions::open_read_only`].
+    pub fn open_read_only(dir: impl AsRef<Path>) -> Result<Self, OpenError> {
+        Self::options().open_read_only(dir)
     }
 
     /// The options of a log, to be changed and then opened.

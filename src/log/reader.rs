@@ -423,7 +423,6 @@ impl<'a> Frames<'a> {
                 Kind::Entry => "entry",
                 Kind::Batch => "batch",
                 Kind::SyncMark => "sync mark",
-                Kind::Inputs => "inputs",
                 Kind::Put => "put",
                 Kind::Delete => "delete",
                 Kind::Inputs => "inputs",

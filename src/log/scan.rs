@@ -8,8 +8,10 @@ use crate::format::header::FIRST_FRAME;
 use crate::format::{is_zero, u64_at};
 use crate::position::LogPosition;
 use crate::segment::{Gap, Segment};
+use crate::sync::Patience;
 use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 /// What a stretch of bytes between good frames is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +45,13 @@ pub(crate) struct Scan {
     /// Damage that was stepped over (salvage only).
     pub(crate) lost: Vec<Corruption>,
     pub(crate) stop: Option<Stop>,
+}
+
+impl Scan {
+    /// Whether another scan of the segment, by other rules, says the same of it.
+    pub(crate) fn judges_as(&self, other: &Self) -> bool {
+        self.end == other.end && self.repairs == other.repairs && self.stop == other.stop
+    }
 }
 
 /// A frame, verified.
@@ -211,7 +220,7 @@ pub(crate) fn inputs(segment: &Segment) -> Option<Vec<u32>> {
     let header = frame.header.filter(|header| header.kind == Kind::Inputs)?;
     // SAFETY: inside the frame that was just verified.
     let body = unsafe { segment.map.slice(FIRST_FRAME + frame::HEADER, header.body_len()) };
-    Some(body.as_chunks().0.iter().map(|&id| u32::from_le_bytes(id)).collect())
+    Some(frame::input_ids(body).collect())
 }
 
 /// The next word that is not zero.
@@ -222,6 +231,67 @@ pub(crate) fn next_written(segment: &Segment, offset: u64) -> Option<u64> {
     let start = (blocks * 4096).min(rest.len());
     let at = rest[start..].chunks(8).position(|word| word.iter().any(|&b| b != 0))?;
     Some(offset + (start + at * 8) as u64)
+}
+
+/// The next word that is not zero, where a writer may be at work.
+fn next_written_live(segment: &Segment, offset: u64, limit: u64) -> Option<u64> {
+    // ORDERING: Relaxed; says where something is, and nothing about what that is.
+    (offset..limit).step_by(8).find(|&at| segment.map.word(at).load(Ordering::Relaxed) != 0)
+}
+
+/// Where a segment ends that a live writer may be at: behind the last range that is claimed.
+pub(crate) fn reserved_end(segment: &Segment) -> u64 {
+    let (mut at, limit) = (FIRST_FRAME, segment.end());
+    while at < limit {
+        // ORDERING: Relaxed; only lengths are taken from it.
+        let word = segment.map.word(at).load(Ordering::Relaxed);
+        match Word::parse(word, limit - at) {
+            Ok(Some(word)) => at += word.len,
+            Ok(None) => match next_written_live(segment, at, limit) {
+                Some(next) => at = next,
+                None => return at,
+            },
+            // Damage, which is met again where the frames are looked at.
+            Err(_) => return limit,
+        }
+    }
+    at
+}
+
+/// The appends that a live writer has not finished before the segment's end, of which some may still
+/// be by the deadline.
+pub(crate) fn unfinished(segment: &Segment, deadline: Instant) -> Result<Vec<Gap>, Corruption> {
+    let (mut at, limit, mut gaps) = (FIRST_FRAME, segment.end(), Vec::new());
+    let corrupt = |at, kind| Corruption::at(segment.position(at), kind);
+    while at < limit {
+        let mut patience = Patience::default();
+        at += loop {
+            let frame = frame_at(segment, at, limit - at).map_err(|kind| corrupt(at, kind))?;
+            let len = match frame {
+                Some(Frame { header: Some(header @ Header { kind: Kind::Batch, .. }), word }) => {
+                    check_batch(segment, at, word.len, header.value_len)?;
+                    break word.len;
+                }
+                Some(Frame { word, .. }) if word.state != State::Claimed => break word.len,
+                Some(Frame { word, .. }) => word.len,
+                None => next_written_live(segment, at, limit).unwrap_or(limit) - at,
+            };
+            if Instant::now() >= deadline {
+                gaps.push(Gap { offset: at, len });
+                break len;
+            }
+            patience.wait();
+        };
+    }
+    Ok(gaps)
+}
+
+/// Bytes from `from` to the last one that is not zero.
+pub(crate) fn written(segment: &Segment, from: u64) -> u64 {
+    let bytes = &bytes(segment)[from as usize..];
+    let Some(block) = bytes.chunks(4096).rposition(|block| !is_zero(block)) else { return 0 };
+    let end = bytes.len().min((block + 1) * 4096);
+    bytes[..end].iter().rposition(|&b| b != 0).map_or(0, |at| at as u64 + 1)
 }
 
 /// The next offset at which a sound frame stands. Safe to look for at every 8 bytes: the checksum

@@ -25,8 +25,8 @@ pub(crate) struct ReadOnly {
     pub(crate) table: Table,
     /// Whether segments may be missing: lost to damage, or merged by the store that lives here.
     pub(crate) gaps: bool,
-    /// Segments that a merge made: they are no part of the log, and nothing is kept of them.
-    pub(crate) beside: Mutex<BTreeSet<u32>>,
+    /// Segments that are no part of the log: a merge made them, or they do not count.
+    pub(crate) ignored: Mutex<BTreeSet<u32>>,
 }
 
 #[derive(Debug)]
@@ -46,7 +46,7 @@ impl View {
     /// Where the log begins.
     pub(crate) fn begin(&self) -> LogPosition {
         let first = self.table().first();
-        first.map_or(self.tail(), |id| LogPosition::new(id, FIRST_FRAME as u32))
+        first.map_or_else(|| self.tail(), |id| LogPosition::new(id, FIRST_FRAME as u32))
     }
 
     pub(crate) fn tail(&self) -> LogPosition {
@@ -160,32 +160,22 @@ impl ReadOnly {
     /// Takes in segments behind `after` that another process added. Also between known ones: a
     /// directory that is read while it changes may show a later name and not an earlier one.
     fn refresh(&self, after: u32) -> Result<(), ReadError> {
-        let mut beside = lock(&self.beside);
-        let known = |id| self.table.with(|all| locate(all, id).is_some()) || beside.contains(&id);
-        let open = || {
-            let ids = recovery::ids(&*self.storage)?;
-            self.forget(&ids);
-            let wanted = ids.into_iter().filter(|&id| id > after && !known(id)).collect();
-            recovery::open_live(&*self.storage, wanted)
-        };
-        let new = open().map_err(|error| match error {
+        let mut ignored = lock(&self.ignored);
+        let is_known = |id| self.table.with(|all| locate(all, id).is_some());
+        let changes = recovery::refresh(&*self.storage, after, is_known, &mut ignored);
+        let changes = changes.map_err(|error| match error {
             OpenError::Corrupt(corruption) => ReadError::Corrupt(corruption),
             OpenError::Io { source, .. } => ReadError::Io { source: Arc::new(source) },
             other => ReadError::Io { source: Arc::new(std::io::Error::other(other)) },
         })?;
-        for segment in new {
-            if segment.header.merged {
-                beside.insert(segment.id());
-            } else {
-                self.table.insert(segment);
-            }
-        }
+        self.forget(&changes.there);
+        changes.new.into_iter().for_each(|segment| self.table.insert(segment));
         Ok(())
     }
 
-    /// Lets go of segments whose files the writer has removed, once nobody reads in them.
-    fn forget(&self, ids: &[u32]) {
-        let gone = |id: u32| ids.binary_search(&id).is_err();
+    /// Lets go of segments that the writer has removed, once nobody reads in them.
+    fn forget(&self, there: &BTreeSet<u32>) {
+        let gone = |id: u32| !there.contains(&id);
         if self.table.with(|all| all.iter().any(|segment| gone(segment.id()))) {
             self.table.remove(gone);
         }
@@ -194,7 +184,10 @@ impl ReadOnly {
 
     /// The end of the last segment in which anything is written.
     fn tail(&self) -> LogPosition {
-        let _ = self.refresh(0);
+        if let Err(error) = self.refresh(0) {
+            // The tail as it was known. Reading on tries again, and says what is wrong.
+            tracing::warn!(%error, "could not look for new segments");
+        }
         let segments = self.table.segments();
         let mut tail = LogPosition::START;
         for segment in segments.iter().rev().filter(|s| !s.header.merged) {

@@ -76,17 +76,9 @@ pub(crate) fn hint_id_of(name: &str) -> Option<u32> {
 }
 
 impl Segment {
-    /// Creates a segment of its own file, durable, and not populated.
+    /// Creates a segment of its own file, durable, and not populated; `first` are frames that stand in
+    /// it from the beginning.
     pub(crate) fn create(
-        storage: &dyn Storage,
-        header: SegmentHeader,
-        roll: Option<u32>,
-    ) -> io::Result<Self> {
-        Self::create_with(storage, header, roll, &[])
-    }
-
-    /// As `create`; `first` are frames that stand in it from the beginning.
-    pub(crate) fn create_with(
         storage: &dyn Storage,
         header: SegmentHeader,
         roll: Option<u32>,
@@ -131,7 +123,17 @@ impl Segment {
 
     /// Opens a segment and reads its head. The frames are not looked at.
     pub(crate) fn open(storage: &dyn Storage, id: u32, access: Access) -> Result<Self, OpenError> {
-        let Opened { map, file, identity } = storage.open(&file_name(id), access)?;
+        Self::open_as(storage, &file_name(id), id, access)
+    }
+
+    /// As `open`, where its file has another name.
+    pub(crate) fn open_as(
+        storage: &dyn Storage,
+        name: &str,
+        id: u32,
+        access: Access,
+    ) -> Result<Self, OpenError> {
+        let Opened { map, file, identity } = storage.open(name, access)?;
         map.expect_scattered(true);
         let damaged = |offset, what| Corruption {
             segment: id,

@@ -16,6 +16,9 @@ use std::path::Path;
 /// Makes the first bytes of a file from its identity.
 pub(crate) type Head<'h> = &'h dyn Fn(FileIdentity) -> Vec<u8>;
 
+/// Bytes of a file, and where they stand in it.
+pub(crate) type Pieces<'p> = &'p [(u64, &'p [u8])];
+
 /// The folder of what was set aside.
 pub(crate) const ASIDE: &str = "set-aside";
 
@@ -35,11 +38,20 @@ pub(crate) trait Storage: Send + Sync + Debug {
     /// Removes a name; durable after [`sync_directory`](Self::sync_directory).
     fn remove(&self, name: &str) -> io::Result<()>;
     fn sync_directory(&self) -> io::Result<()>;
-    /// Moves a file into the folder of what was set aside, durably, and gives its name there.
-    fn set_aside(&self, name: &str) -> io::Result<String>;
-    /// Makes a file in the folder of what was set aside, durably: `len` bytes, zero but for the
-    /// pieces. Gives its name there, which begins with `name`.
-    fn keep_aside(&self, name: &str, len: u64, pieces: &[(u64, &[u8])]) -> io::Result<String>;
+    /// Moves a file into the folder of what was set aside, durably, as `to` (or `to.1` and so on),
+    /// and gives its name there.
+    fn set_aside(&self, name: &str, to: &str) -> io::Result<String>;
+    /// As `set_aside`, and the file stays where it is, too.
+    fn link_aside(&self, name: &str, to: &str) -> io::Result<String>;
+    /// Makes a file in the folder of what was set aside, durably, and whole or not at all: `len`
+    /// bytes, zero but for the pieces. Where there is one of this name, it is left as it is.
+    fn keep_aside(&self, name: &str, len: u64, pieces: Pieces<'_>) -> io::Result<()>;
+    /// Moves a file out of the folder of what was set aside, durably, to a name that must not be
+    /// taken.
+    fn bring_back(&self, name: &str, to: &str) -> io::Result<()>;
+    /// Replaces a file by one of `len` bytes, preallocated, zero but for the pieces; atomically and
+    /// durably.
+    fn replace(&self, name: &str, len: u64, pieces: Pieces<'_>) -> io::Result<()>;
     /// The names of the files that were set aside, and how much space they take.
     fn aside(&self) -> Result<Vec<(String, u64)>, OpenError>;
     fn read_manifest(&self) -> Result<Option<Vec<u8>>, OpenError>;
@@ -49,15 +61,8 @@ pub(crate) trait Storage: Send + Sync + Debug {
     fn path(&self) -> Option<&Path> {
         None
     }
-    /// Whether another process may be writing.
-    fn is_shared(&self) -> bool {
-        false
-    }
-    /// Lets writers in, where this is a reader that has looked at everything.
-    fn share(&mut self) {}
-    /// Whether some handle, of this process or another one, has it open for writing. Nothing is
-    /// locked, or made, to find out.
-    #[allow(dead_code, reason = "for opening without a lock")]
+    /// Whether some handle, of this process or another one, has it open for writing. Nothing stays
+    /// locked, or is made, to find out.
     fn has_writer(&self) -> Result<bool, OpenError> {
         Ok(false)
     }

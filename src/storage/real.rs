@@ -2,7 +2,7 @@
 
 use super::lock::{Lock, is_unsupported};
 use super::trust::Rules;
-use super::{ASIDE, Access, Head, Opened, SegmentFile, Storage, io_error, space};
+use super::{ASIDE, Access, Head, Opened, Pieces, SegmentFile, Storage, io_error, space};
 use crate::error::OpenError;
 use crate::format::header::FileIdentity;
 use crate::segment::map::Map;
@@ -78,13 +78,11 @@ impl Directory {
         Ok(directory)
     }
 
-    /// A writer holds the lock alone. A reader shares it while it looks at what is there, so that no
-    /// writer repairs it meanwhile, and does without where one has it; the log is then live. The
-    /// kernel drops the lock with its holder.
+    /// A writer holds the lock alone, a reader holds none. The kernel drops it with its holder.
     fn take_lock(&mut self) -> Result<(), OpenError> {
         self.lock = match self.access {
             Access::Write => Some(self.lock_alone()?),
-            Access::Read => self.try_lock(false)?,
+            Access::Read => None,
         };
         Ok(())
     }
@@ -256,6 +254,37 @@ fn sync_parent(path: &Path) -> io::Result<()> {
     File::open(parent)?.sync_all()
 }
 
+/// Writes a new file under a temporary name, and gives it its own.
+fn publish_in(
+    folder: &File,
+    name: &str,
+    write: impl FnOnce(&File) -> io::Result<()>,
+) -> io::Result<File> {
+    let temporary = format!("{name}{TEMPORARY}");
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let open = || rustix::fs::openat(folder, &*temporary, flags, Mode::RUSR | Mode::WUSR);
+    let remove = || rustix::fs::unlinkat(folder, &*temporary, AtFlags::empty());
+    let file = match open() {
+        Err(rustix::io::Errno::EXIST) => {
+            remove()?;
+            File::from(open()?)
+        }
+        other => File::from(other?),
+    };
+    let done =
+        write(&file).and_then(|()| Ok(rustix::fs::renameat(folder, &*temporary, folder, name)?));
+    if let Err(error) = done {
+        // Of no use, and the next recovery removes it, too.
+        let _ = remove();
+        return Err(error);
+    }
+    Ok(file)
+}
+
+fn write_pieces(file: &File, pieces: Pieces<'_>) -> io::Result<()> {
+    pieces.iter().try_for_each(|(at, bytes)| file.write_all_at(bytes, *at))
+}
+
 impl Directory {
     fn open_aside(&self) -> io::Result<File> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -359,9 +388,9 @@ impl Storage for Directory {
         self.handle.sync_all()
     }
 
-    fn set_aside(&self, name: &str) -> io::Result<String> {
+    fn set_aside(&self, name: &str, to: &str) -> io::Result<String> {
         let folder = self.aside_folder()?;
-        let taken = free_name(name, |to| {
+        let taken = free_name(to, |to| {
             let flags = rustix::fs::RenameFlags::NOREPLACE;
             Ok(rustix::fs::renameat_with(&self.handle, name, &folder, to, flags)?)
         })?;
@@ -371,29 +400,46 @@ impl Storage for Directory {
         Ok(taken)
     }
 
-    fn keep_aside(&self, name: &str, len: u64, pieces: &[(u64, &[u8])]) -> io::Result<String> {
+    fn link_aside(&self, name: &str, to: &str) -> io::Result<String> {
         let folder = self.aside_folder()?;
-        let flags =
-            OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mut made = None;
-        let taken = free_name(name, |to| {
-            made = Some(rustix::fs::openat(&folder, to, flags, Mode::RUSR | Mode::WUSR)?);
-            Ok(())
+        let taken = free_name(to, |to| {
+            let flags = rustix::fs::AtFlags::empty();
+            Ok(rustix::fs::linkat(&self.handle, name, &folder, to, flags)?)
         })?;
-        let file = File::from(made.expect("it was opened"));
-        let write = || {
+        folder.sync_all()?;
+        Ok(taken)
+    }
+
+    fn keep_aside(&self, name: &str, len: u64, pieces: Pieces<'_>) -> io::Result<()> {
+        let folder = self.aside_folder()?;
+        match rustix::fs::accessat(&folder, name, rustix::fs::Access::EXISTS, AtFlags::empty()) {
+            Ok(()) => return Ok(()),
+            Err(rustix::io::Errno::NOENT) => {}
+            Err(e) => return Err(e.into()),
+        }
+        let write = |file: &File| {
             file.set_len(len)?;
-            pieces.iter().try_for_each(|(at, bytes)| file.write_all_at(bytes, *at))?;
+            write_pieces(file, pieces)?;
             file.sync_all()
         };
-        if let Err(error) = write() {
-            // Of no use, and what it is a copy of is still where it was.
-            let _ = rustix::fs::unlinkat(&folder, &*taken, rustix::fs::AtFlags::empty());
-            return Err(error);
-        }
-        folder.sync_all()?;
+        publish_in(&folder, name, write)?;
+        folder.sync_all()
+    }
+
+    fn bring_back(&self, name: &str, to: &str) -> io::Result<()> {
+        let folder = self.open_aside()?;
+        let flags = rustix::fs::RenameFlags::NOREPLACE;
+        rustix::fs::renameat_with(&folder, name, &self.handle, to, flags)?;
         self.handle.sync_all()?;
-        Ok(taken)
+        folder.sync_all()
+    }
+
+    fn replace(&self, name: &str, len: u64, pieces: Pieces<'_>) -> io::Result<()> {
+        let write = |file: &File| {
+            space::allocate(file, len)?;
+            write_pieces(file, pieces)
+        };
+        self.publish_durably(name, Existing::Replace, write).map(drop)
     }
 
     fn aside(&self) -> Result<Vec<(String, u64)>, OpenError> {
@@ -406,6 +452,10 @@ impl Storage for Directory {
         for entry in rustix::fs::Dir::read_from(&folder).map_err(|e| error(e.into()))? {
             let entry = entry.map_err(|e| error(e.into()))?;
             let Ok(name) = entry.file_name().to_str() else { continue };
+            if name.ends_with(TEMPORARY) {
+                // What a crash left half written.
+                continue;
+            }
             let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
             let stat = rustix::fs::statat(&folder, name, flags).map_err(|e| error(e.into()))?;
             if rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() {
@@ -444,14 +494,6 @@ impl Storage for Directory {
 
     fn path(&self) -> Option<&Path> {
         Some(&self.path)
-    }
-
-    fn is_shared(&self) -> bool {
-        self.lock.is_none()
-    }
-
-    fn share(&mut self) {
-        self.lock = None;
     }
 
     fn has_writer(&self) -> Result<bool, OpenError> {

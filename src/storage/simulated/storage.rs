@@ -3,7 +3,8 @@
 use super::content::Content;
 use super::{DiskOperation, SimulatedDisk};
 use crate::error::OpenError;
-use crate::storage::{ASIDE, Access, Head, Opened, SegmentFile, Storage, io_error};
+use crate::format::header::FileIdentity;
+use crate::storage::{ASIDE, Access, Head, Opened, Pieces, SegmentFile, Storage, io_error};
 use std::io;
 use std::sync::Arc;
 
@@ -18,6 +19,25 @@ impl Drop for SimulatedStorage {
     fn drop(&mut self) {
         self.0.disk().locked = false;
     }
+}
+
+/// What a new file takes of the disk.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Takes {
+    /// Space that is not counted.
+    Nothing,
+    Space,
+    /// Space, and a name that no other file may have.
+    Name,
+}
+
+/// A file's bytes, zero but for the pieces.
+fn whole(len: u64, pieces: Pieces<'_>) -> Vec<u8> {
+    let mut bytes = vec![0; len as usize];
+    for (at, piece) in pieces {
+        bytes[*at as usize..][..piece.len()].copy_from_slice(piece);
+    }
+    bytes
 }
 
 impl SimulatedStorage {
@@ -43,11 +63,19 @@ impl SimulatedStorage {
         names.find(is_free).expect("no folder holds 2^32 files of one name")
     }
 
-    /// First the folder, then the directory.
-    fn sync_both(&self) -> io::Result<()> {
+    fn sync_aside(&self) -> io::Result<()> {
         self.step(DiskOperation::SyncDirectory, ASIDE)?;
         self.0.disk().sync_names(true);
-        self.sync_directory()
+        Ok(())
+    }
+
+    /// Between the two folders: a power loss may leave the file in both, or in one of them.
+    fn move_to(&self, from: &str, to: &str, removes: bool) -> io::Result<()> {
+        self.step(DiskOperation::Rename, from)?;
+        let mut disk = self.0.disk();
+        let content = disk.names.get(from).cloned().ok_or(io::ErrorKind::NotFound)?;
+        disk.link(to, content);
+        if removes { disk.unlink(from) } else { Ok(()) }
     }
 
     /// Makes a file under a temporary name, as `Directory::publish_with` does.
@@ -55,7 +83,7 @@ impl SimulatedStorage {
         &self,
         name: &str,
         (len, head): (usize, Head<'_>),
-        is_segment: bool,
+        takes: Takes,
         durably: bool,
     ) -> io::Result<Arc<Content>> {
         let temporary = format!("{name}{TEMPORARY}");
@@ -65,7 +93,7 @@ impl SimulatedStorage {
         self.step(DiskOperation::Create, &temporary)?;
         let content = {
             let mut disk = self.0.disk();
-            if is_segment {
+            if takes != Takes::Nothing {
                 disk.check_room(len as u64)?;
             }
             let content = Arc::new(Content::new(disk.arena.as_ref(), len)?);
@@ -80,7 +108,7 @@ impl SimulatedStorage {
             }
             self.step(DiskOperation::Rename, name)?;
             let mut disk = self.0.disk();
-            if is_segment && disk.names.contains_key(name) {
+            if takes == Takes::Name && disk.names.contains_key(name) {
                 return Err(io::ErrorKind::AlreadyExists.into());
             }
             disk.rename(&temporary, name);
@@ -108,12 +136,12 @@ impl Storage for SimulatedStorage {
     }
 
     fn create(&self, name: &str, len: u64, head: Head<'_>) -> io::Result<Opened> {
-        let content = self.publish_with(name, (len as usize, head), true, true)?;
+        let content = self.publish_with(name, (len as usize, head), Takes::Name, true)?;
         self.opened(name, content, Access::Write)
     }
 
     fn publish(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        self.publish_with(name, (bytes.len(), &|_| bytes.to_vec()), false, false).map(drop)
+        self.publish_with(name, (bytes.len(), &|_| bytes.to_vec()), Takes::Nothing, false).map(drop)
     }
 
     fn open(&self, name: &str, access: Access) -> Result<Opened, OpenError> {
@@ -135,40 +163,46 @@ impl Storage for SimulatedStorage {
         Ok(())
     }
 
-    fn set_aside(&self, name: &str) -> io::Result<String> {
-        let free = self.free_name(name);
-        self.step(DiskOperation::Rename, name)?;
-        {
-            let mut disk = self.0.disk();
-            let content = disk.names.get(name).cloned().ok_or(io::ErrorKind::NotFound)?;
-            // Two folders: a power loss may leave it in both, or in one of them.
-            disk.link(&format!("{ASIDE}/{free}"), content);
-            disk.unlink(name)?;
-        }
-        self.sync_both()?;
+    fn set_aside(&self, name: &str, to: &str) -> io::Result<String> {
+        let free = self.free_name(to);
+        self.move_to(name, &format!("{ASIDE}/{free}"), true)?;
+        self.sync_aside()?;
+        self.sync_directory()?;
         Ok(free)
     }
 
-    fn keep_aside(&self, name: &str, len: u64, pieces: &[(u64, &[u8])]) -> io::Result<String> {
-        let free = self.free_name(name);
-        let path = format!("{ASIDE}/{free}");
-        self.step(DiskOperation::Create, &path)?;
-        let content = {
-            let mut disk = self.0.disk();
-            let content = Arc::new(Content::new(disk.arena.as_ref(), len as usize)?);
-            for (at, piece) in pieces {
-                content.memory.fill(*at as usize, piece)?;
-            }
-            disk.link(&path, content.clone());
-            content
-        };
-        if let Err(error) = self.step(DiskOperation::SyncNew, &path) {
-            let _ = self.remove(&path);
-            return Err(error);
-        }
-        self.0.disk().sync(&content, 0, len as usize);
-        self.sync_both()?;
+    fn link_aside(&self, name: &str, to: &str) -> io::Result<String> {
+        let free = self.free_name(to);
+        self.move_to(name, &format!("{ASIDE}/{free}"), false)?;
+        self.sync_aside()?;
         Ok(free)
+    }
+
+    fn keep_aside(&self, name: &str, len: u64, pieces: Pieces<'_>) -> io::Result<()> {
+        let path = format!("{ASIDE}/{name}");
+        if self.0.disk().names.contains_key(&path) {
+            return Ok(());
+        }
+        self.publish_with(&path, (len as usize, &|_| whole(len, pieces)), Takes::Space, true)?;
+        self.sync_aside()
+    }
+
+    fn bring_back(&self, name: &str, to: &str) -> io::Result<()> {
+        if self.0.disk().names.contains_key(to) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        self.move_to(&format!("{ASIDE}/{name}"), to, true)?;
+        self.sync_directory()?;
+        self.sync_aside()
+    }
+
+    fn replace(&self, name: &str, len: u64, pieces: Pieces<'_>) -> io::Result<()> {
+        let head = |_: FileIdentity| whole(len, pieces);
+        self.publish_with(name, (len as usize, &head), Takes::Space, true).map(drop)
+    }
+
+    fn has_writer(&self) -> Result<bool, OpenError> {
+        Ok(false)
     }
 
     fn aside(&self) -> Result<Vec<(String, u64)>, OpenError> {
@@ -176,6 +210,7 @@ impl Storage for SimulatedStorage {
         let disk = self.0.disk();
         let aside = disk.names.iter().filter_map(|(name, content)| {
             let name = name.strip_prefix(ASIDE)?.strip_prefix('/')?;
+            (!name.ends_with(TEMPORARY)).then_some(())?;
             Some((name.to_owned(), content.len() as u64))
         });
         Ok(aside.collect())
@@ -189,7 +224,8 @@ impl Storage for SimulatedStorage {
     }
 
     fn write_manifest(&self, bytes: &[u8]) -> io::Result<()> {
-        self.publish_with(MANIFEST, (bytes.len(), &|_| bytes.to_vec()), false, true).map(drop)
+        self.publish_with(MANIFEST, (bytes.len(), &|_| bytes.to_vec()), Takes::Nothing, true)
+            .map(drop)
     }
 }
 

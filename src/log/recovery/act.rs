@@ -1,0 +1,252 @@
+//! What opening for writing does, once everything is decided.
+
+#![allow(unsafe_code, reason = "repairs segments that nobody else has open")]
+
+use super::inspect::{BEHIND_THE_END, Fate, Inspected, Inspection, Source};
+use super::report::{RecoveryReport, SetAside};
+use super::salvage;
+use crate::error::OpenError;
+use crate::format::frame::{self, State};
+use crate::format::header::FIRST_FRAME;
+use crate::format::manifest::Manifest;
+use crate::log::core::{Found, seal_and_shrink};
+use crate::log::scan::{self, Repair, Scan};
+use crate::options::RecoveryMode;
+use crate::random::{random_bytes, random_u64};
+use crate::segment::{Segment, file_name, hint_id_of, id_of};
+use crate::storage::{Access, Storage, io_error};
+use std::io;
+use std::sync::Arc;
+
+/// A segment to be repaired, and whether what stands behind its end may be overwritten.
+struct Repairs {
+    inspected: Inspected,
+    clear_end: bool,
+}
+
+pub(super) fn act(
+    storage: &dyn Storage,
+    inspection: Inspection,
+) -> Result<(Found, RecoveryReport), OpenError> {
+    let mut report = inspection.report.clone();
+    remove_temporary(storage)?;
+    set_aside(storage, &inspection.discarded, false, &mut report)?;
+    let mut manifest = write_manifest(storage, &inspection, &mut report)?;
+    set_aside(storage, &inspection.discarded, true, &mut report)?;
+    remove(storage, &manifest, &inspection)?;
+    manifest.removed.clear();
+    manifest.cut_off.clear();
+    let salvaging = inspection.mode == RecoveryMode::Salvage;
+    let all = inspection.beside.into_iter().chain(inspection.log).map(|inspected| {
+        let clear_end = copy_torn(storage, &inspected, &mut report)?;
+        Ok(Repairs { inspected, clear_end })
+    });
+    let all = all.collect::<Result<Vec<_>, OpenError>>()?;
+    let repaired = all.into_iter().map(|repairs| repair(storage, repairs, salvaging, &mut report));
+    let mut segments = repaired.collect::<Result<Vec<_>, OpenError>>()?;
+    segments.sort_by_key(|segment| segment.id());
+    let of_log = |s: &&Arc<Segment>| !s.header.merged && s.id() >= manifest.first;
+    let previous = segments.iter().filter(of_log).map(|s| s.id()).max().unwrap_or(0);
+    list_aside(storage, &mut report)?;
+    let next_id = manifest.next;
+    Ok((Found { segments, manifest, next_id, previous }, report))
+}
+
+/// What a creation left that a crash interrupted.
+fn remove_temporary(storage: &dyn Storage) -> Result<(), OpenError> {
+    for name in storage.list()? {
+        let stem = name.strip_suffix(".tmp");
+        let ours = |stem| id_of(stem).or(hint_id_of(stem)).is_some() || stem == "MANIFEST";
+        if stem.is_some_and(ours) && is_file(storage, &name) {
+            storage.remove(&name).map_err(|e| io_error(format!("remove {name}"), e))?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether it is a file, which this library made then, and no link or directory.
+fn is_file(storage: &dyn Storage, name: &str) -> bool {
+    storage.open(name, Access::Read).is_ok()
+}
+
+/// Steps 1 and 3: what was cut off goes once the MANIFEST says so, for the log may have begun there;
+/// what contradicts the MANIFEST, before there is one that does not know of it.
+fn set_aside(
+    storage: &dyn Storage,
+    discarded: &[(u32, Fate)],
+    cut_off: bool,
+    report: &mut RecoveryReport,
+) -> Result<(), OpenError> {
+    for &(id, fate) in discarded {
+        let Fate::SetAside(reason) = fate else { continue };
+        if (reason == BEHIND_THE_END) != cut_off {
+            continue;
+        }
+        let name = file_name(id);
+        let moved = storage.set_aside(&name, &salvage::aside_name(id, reason));
+        let name = moved.map_err(|e| io_error(format!("set {name} aside"), e))?;
+        tracing::warn!(name, reason, "a segment was set aside");
+        report.set_aside.push(SetAside { name, bytes: 0, reason: Some(reason) });
+    }
+    Ok(())
+}
+
+/// Step 2.
+fn write_manifest(
+    storage: &dyn Storage,
+    inspection: &Inspection,
+    report: &mut RecoveryReport,
+) -> Result<Manifest, OpenError> {
+    let mut manifest = inspection.manifest.clone();
+    let after = inspection.highest.checked_add(1).ok_or(OpenError::IdsExhausted)?;
+    manifest.next = manifest.next.max(after).max(manifest.first);
+    if manifest.is_legacy() {
+        let drawn = |e| io_error("draw random bytes", e);
+        manifest.log_id = match inspection.log_id() {
+            Some(log_id) => log_id,
+            None => random_u64().map_err(drawn)?.max(1),
+        };
+        if let Some(secret) = &mut manifest.secret {
+            // Its hints are of no use: the hash is another one.
+            *secret = random_bytes().map_err(drawn)?;
+        }
+        manifest.legacy = if inspection.source == Source::Fresh { 0 } else { after };
+        report.upgraded = inspection.source == Source::Read;
+    }
+    let log = inspection.log.first().map(|inspected| inspected.segment.id());
+    manifest.first = log.unwrap_or(manifest.next);
+    manifest.kept = inspection.beside.iter().map(|inspected| inspected.segment.id()).collect();
+    manifest.closed = None;
+    let removed = |&(id, fate): &(u32, Fate)| (fate == Fate::Remove).then_some(id);
+    manifest.removed = inspection.discarded.iter().filter_map(removed).collect();
+    manifest.removed.sort_unstable();
+    let cut_off =
+        |&(id, fate): &(u32, Fate)| (fate == Fate::SetAside(BEHIND_THE_END)).then_some(id);
+    manifest.cut_off = inspection.discarded.iter().filter_map(cut_off).collect();
+    manifest.cut_off.sort_unstable();
+    manifest.generation += 1;
+    let written = storage.write_manifest(&manifest.encode());
+    written.map_err(|e| io_error("write MANIFEST", e))?;
+    Ok(manifest)
+}
+
+/// Step 4. A hint of a segment that is repaired goes before the segment changes: its end may stay the
+/// same, and then nothing would tell that it is of what was there before.
+fn remove(
+    storage: &dyn Storage,
+    manifest: &Manifest,
+    inspection: &Inspection,
+) -> Result<(), OpenError> {
+    let all = inspection.log.iter().chain(&inspection.beside);
+    let sound = |inspected: &&Inspected| inspected.scan.is_none();
+    let hinted: Vec<_> = all.filter(sound).map(|inspected| inspected.segment.id()).collect();
+    let stray = |name: &String| hint_id_of(name).is_some_and(|id| !hinted.contains(&id));
+    let hints = storage.list()?.into_iter().filter(stray).filter(|name| is_file(storage, name));
+    let files = manifest.removed.iter().map(|&id| file_name(id));
+    let doomed: Vec<_> = hints.chain(files).collect();
+    for name in &doomed {
+        match storage.remove(name) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(io_error(format!("remove {name}"), e));
+            }
+            _ => {}
+        }
+    }
+    if doomed.is_empty() {
+        return Ok(());
+    }
+    storage.sync_directory().map_err(|e| io_error("sync the directory", e))
+}
+
+/// Keeps a copy of what stands behind the end of a segment, and says whether it may be overwritten:
+/// where there is no space for a copy, the bytes stay where they are.
+fn copy_torn(
+    storage: &dyn Storage,
+    inspected: &Inspected,
+    report: &mut RecoveryReport,
+) -> Result<bool, OpenError> {
+    let Inspected { segment, scan: Some(scan) } = inspected else { return Ok(false) };
+    let torn = scan::written(segment, scan.end);
+    if torn == 0 {
+        return Ok(true);
+    }
+    let name = salvage::torn_name(segment.id(), scan.end);
+    // SAFETY: nobody writes to the segment: the log is locked, and not open yet.
+    let bytes = |from, len| unsafe { segment.map.slice(from, len) };
+    let pieces = [(0, bytes(0, FIRST_FRAME)), (scan.end, bytes(scan.end, torn))];
+    let reason = Some(BEHIND_THE_END);
+    match storage.keep_aside(&name, segment.map.len() as u64, &pieces) {
+        Ok(()) => {
+            report.set_aside.push(SetAside { name, bytes: torn, reason });
+            Ok(true)
+        }
+        Err(e) if matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
+            tracing::warn!(segment = segment.id(), "no space to set aside what does not count");
+            report.set_aside.push(SetAside { name: String::new(), bytes: torn, reason });
+            Ok(false)
+        }
+        Err(e) => Err(io_error(format!("set {name} aside"), e)),
+    }
+}
+
+/// Step 5, for one segment.
+fn repair(
+    storage: &dyn Storage,
+    repairs: Repairs,
+    salvaging: bool,
+    report: &mut RecoveryReport,
+) -> Result<Arc<Segment>, OpenError> {
+    let Repairs { inspected: Inspected { segment, scan }, clear_end } = repairs;
+    let failed = |e| io_error(format!("repair segment {}", segment.id()), e);
+    let Some(scan) = scan else {
+        segment.sync_seal().map_err(failed)?;
+        return Ok(Arc::new(segment));
+    };
+    if salvaging && scan.repairs.iter().any(|(_, repair)| *repair == Repair::Damage)
+        || segment.is_sealed()
+    {
+        return salvage::rewrite(storage, segment, &scan, report).map(Arc::new);
+    }
+    repair_and_seal(&segment, &scan, clear_end).map_err(failed)?;
+    Ok(Arc::new(segment))
+}
+
+/// The word that a stretch gets that is not a good frame.
+pub(super) fn repaired_word(segment: &Segment, at: u64, len: u64, repair: Repair) -> u64 {
+    let state = if repair == Repair::DeadClaim { State::Void } else { State::Pad };
+    frame::bare_word(segment.salt(), at, len, state)
+}
+
+fn repair_and_seal(segment: &Segment, scan: &Scan, clear_end: bool) -> io::Result<()> {
+    for &(gap, repair) in &scan.repairs {
+        // What a dead batch holds are sound frames, and none of them counts.
+        let body = (gap.offset + frame::WORD, gap.len - frame::WORD);
+        // SAFETY: this thread is alone with the segment, and no claim is in it.
+        unsafe { segment.map.slice_mut(body.0, body.1) }.fill(0);
+        let word = repaired_word(segment, gap.offset, gap.len, repair);
+        // ORDERING: Relaxed; this thread is alone with the segment.
+        segment.map.word(gap.offset).store(word, std::sync::atomic::Ordering::Relaxed);
+    }
+    let len = segment.map.len() as u64;
+    if clear_end && scan::written(segment, scan.end) > 0 {
+        // SAFETY: this thread is alone with the segment, and no claim is in it.
+        unsafe { segment.map.slice_mut(scan.end, len - scan.end) }.fill(0);
+    }
+    segment.dirty(scan.end);
+    segment.sync(FIRST_FRAME, len)?;
+    if clear_end {
+        return seal_and_shrink(segment, scan.end, scan.frames);
+    }
+    crate::log::core::seal_durably(segment, scan.end, scan.frames)
+}
+
+/// What is in the folder by now, with the reason where it came there just now.
+fn list_aside(storage: &dyn Storage, report: &mut RecoveryReport) -> Result<(), OpenError> {
+    let moved = std::mem::take(&mut report.set_aside);
+    report.set_aside = moved.iter().filter(|file| file.name.is_empty()).cloned().collect();
+    for (name, bytes) in storage.aside()? {
+        let reason = moved.iter().find(|file| file.name == name).and_then(|file| file.reason);
+        report.set_aside.push(SetAside { name, bytes, reason });
+    }
+    Ok(())
+}

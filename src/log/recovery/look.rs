@@ -1,0 +1,261 @@
+//! Looking at a log without changing it: what of it counts, by the same judgement as recovery's; or,
+//! where a writer has it open, what that has written up to now.
+//!
+//! No lock is held meanwhile. A writer may come, repair what was left, and go on; so what was seen of
+//! a log that nobody had open counts only if the MANIFEST is still the same afterwards: every writer
+//! that opens a log replaces it before it changes anything else.
+
+use super::inspect::{Inspected, inspect};
+use super::report::{RecoveryReport, SetAside};
+use crate::error::{Corruption, CorruptionKind, OpenError};
+use crate::format::header::FIRST_FRAME;
+use crate::format::manifest::{BadManifest, Manifest};
+use crate::log::scan;
+use crate::options::RecoveryMode;
+use crate::segment::Segment;
+use crate::storage::{Access, Storage};
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long to try to get a view that no writer changes meanwhile.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long to wait for appends that are under way, all together.
+const UNFINISHED: Duration = Duration::from_millis(100);
+
+/// What there is to read.
+#[derive(Debug)]
+pub(crate) struct Look {
+    /// What counts, growing, each up to its end.
+    pub(crate) segments: Vec<Arc<Segment>>,
+    pub(crate) manifest: Manifest,
+    pub(crate) report: RecoveryReport,
+    /// What does not count, though there are files of it.
+    pub(crate) ignored: BTreeSet<u32>,
+}
+
+/// Looks at a log. With `as_of_now` what a live writer adds later stays out of it: each segment ends
+/// where its writer was, and appends that are not finished by then are gaps. Without it unsealed
+/// segments are open-ended, for a reader that follows.
+pub(crate) fn look(
+    storage: &dyn Storage,
+    mode: RecoveryMode,
+    as_of_now: bool,
+) -> Result<Look, OpenError> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let before = (storage.has_writer()?, storage.read_manifest()?);
+        let found =
+            if before.0 { look_live(storage, as_of_now) } else { look_still(storage, mode) };
+        // What a writer adds to its log spoils nothing, but it may merge away what was to be opened.
+        let is_stable = match &found {
+            Ok(_) if before.0 => true,
+            _ => before == (storage.has_writer()?, storage.read_manifest()?),
+        };
+        if is_stable || Instant::now() > deadline {
+            return found;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn look_still(storage: &dyn Storage, mode: RecoveryMode) -> Result<Look, OpenError> {
+    let inspection = inspect(storage, mode, Access::Read)?;
+    let ignored = inspection.discarded.iter().map(|&(id, _)| id).collect();
+    let all = inspection.beside.into_iter().chain(inspection.log);
+    let found = all.map(|Inspected { mut segment, scan }| {
+        if let Some(scan) = scan {
+            segment.gaps = scan.repairs.iter().map(|(gap, _)| *gap).collect();
+            segment.set_end(scan.end);
+        }
+        Arc::new(segment)
+    });
+    let mut segments: Vec<_> = found.collect();
+    segments.sort_by_key(|segment| segment.id());
+    let mut report = inspection.report;
+    list_aside(storage, &mut report)?;
+    Ok(Look { segments, manifest: inspection.manifest, report, ignored })
+}
+
+fn list_aside(storage: &dyn Storage, report: &mut RecoveryReport) -> Result<(), OpenError> {
+    let all = storage.aside()?.into_iter();
+    report.set_aside = all.map(|(name, bytes)| SetAside { name, bytes, reason: None }).collect();
+    Ok(())
+}
+
+fn look_live(storage: &dyn Storage, as_of_now: bool) -> Result<Look, OpenError> {
+    let manifest = read_manifest(storage)?;
+    let mut found = Live::default();
+    for id in super::ids(storage)? {
+        found.open(storage, &manifest, id)?;
+    }
+    for &id in &manifest.kept {
+        if found.beside.iter().all(|segment| segment.id() != id) {
+            return Err(OpenError::MissingSegment { id, needed_by: 0 });
+        }
+    }
+    found.check_chain(&manifest)?;
+    if as_of_now {
+        found.end_here()?;
+    }
+    let Live { beside, log, ignored } = found;
+    let mut segments: Vec<_> = beside.into_iter().chain(log).map(Arc::new).collect();
+    segments.sort_by_key(|segment| segment.id());
+    let mut report = RecoveryReport { same_boot: true, ..RecoveryReport::default() };
+    report.sealed_segments = segments.iter().filter(|segment| segment.is_sealed()).count() as u64;
+    list_aside(storage, &mut report)?;
+    Ok(Look { segments, manifest, report, ignored })
+}
+
+fn read_manifest(storage: &dyn Storage) -> Result<Manifest, OpenError> {
+    let Some(bytes) = storage.read_manifest()? else {
+        return Err(OpenError::Manifest("it is missing, though a writer has the log open"));
+    };
+    Manifest::decode(&bytes).map_err(|bad| match bad {
+        BadManifest::Version(found) => OpenError::Version { found, known: crate::format::VERSION },
+        BadManifest::Damaged(what) => OpenError::Manifest(what),
+    })
+}
+
+/// The segments of a log that is being written.
+#[derive(Default)]
+struct Live {
+    beside: Vec<Segment>,
+    log: Vec<Segment>,
+    ignored: BTreeSet<u32>,
+}
+
+impl Live {
+    fn open(
+        &mut self,
+        storage: &dyn Storage,
+        manifest: &Manifest,
+        id: u32,
+    ) -> Result<(), OpenError> {
+        let kept = manifest.kept.binary_search(&id).is_ok();
+        if !counts(manifest, id) {
+            self.ignored.insert(id);
+            return Ok(());
+        }
+        let segment = match Segment::open(storage, id, Access::Read) {
+            Ok(segment) => segment,
+            // Merged or truncated away since it was listed.
+            Err(OpenError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        if is_foreign(manifest, &segment) {
+            let what = "it is a segment of another log";
+            return Err(OpenError::Contradiction { segment: id, what });
+        }
+        match (kept, segment.header.merged) {
+            (true, _) => self.beside.push(segment),
+            // What a merge is making.
+            (false, true) => drop(self.ignored.insert(id)),
+            (false, false) => self.log.push(segment),
+        }
+        Ok(())
+    }
+
+    /// As recovery has it, but for a standby that was taken back, and whose place in the chain is
+    /// another one's.
+    fn check_chain(&mut self, manifest: &Manifest) -> Result<(), OpenError> {
+        let mut chain: Vec<Segment> = Vec::new();
+        for here in self.log.drain(..) {
+            let previous = here.header.previous;
+            while chain.last().is_some_and(|last| last.id() > previous) {
+                self.ignored.extend(chain.pop().map(|unused| unused.id()));
+            }
+            if chain.last().is_some_and(|last| last.id() != previous) {
+                return Err(OpenError::MissingSegment { id: previous, needed_by: here.id() });
+            }
+            chain.push(here);
+        }
+        self.log = chain;
+        match self.log.first() {
+            Some(first) if first.id() != manifest.first => {
+                Err(OpenError::MissingSegment { id: manifest.first, needed_by: 0 })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Ends each segment where its writers are now.
+    ///
+    /// The end comes first, and then the frames before it: whoever began to write after another write
+    /// was acknowledged is behind it. So if a frame that is found finished is in, then so is every one
+    /// that was acknowledged before its write began, and what is stepped over was not acknowledged
+    /// when the end was looked for.
+    fn end_here(&mut self) -> Result<(), OpenError> {
+        for segment in self.log.iter().rev() {
+            if segment.is_sealed() || segment.load_seal().is_some() {
+                break;
+            }
+            let end = scan::reserved_end(segment);
+            segment.set_end(end);
+            if end > FIRST_FRAME {
+                break;
+            }
+        }
+        let deadline = Instant::now() + UNFINISHED;
+        for segment in &mut self.log {
+            if !segment.is_sealed() {
+                segment.gaps = scan::unfinished(segment, deadline)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn counts(manifest: &Manifest, id: u32) -> bool {
+    let in_log = id >= manifest.first && manifest.removed.binary_search(&id).is_err();
+    in_log || manifest.kept.binary_search(&id).is_ok()
+}
+
+fn is_foreign(manifest: &Manifest, segment: &Segment) -> bool {
+    match segment.header.origin {
+        Some(origin) => origin.log_id != manifest.log_id,
+        None => segment.id() >= manifest.legacy,
+    }
+}
+
+/// What another process has changed.
+pub(crate) struct Changes {
+    /// Segments of the log that it added.
+    pub(crate) new: Vec<Arc<Segment>>,
+    /// All that count now. The others are gone.
+    pub(crate) there: BTreeSet<u32>,
+}
+
+/// Looks for segments of the log behind `after` that another process has added. Those in `ignored`
+/// stay out, and what is found not to be of the log is added to them.
+pub(crate) fn refresh(
+    storage: &dyn Storage,
+    after: u32,
+    is_known: impl Fn(u32) -> bool,
+    ignored: &mut BTreeSet<u32>,
+) -> Result<Changes, OpenError> {
+    let manifest = read_manifest(storage)?;
+    let ids = super::ids(storage)?.into_iter();
+    let there: BTreeSet<u32> = ids.filter(|&id| counts(&manifest, id)).collect();
+    let mut new = Vec::new();
+    for &id in there.range(after.saturating_add(1)..) {
+        if is_known(id) || ignored.contains(&id) {
+            continue;
+        }
+        match Segment::open(storage, id, Access::Read) {
+            Ok(segment) if segment.header.merged => drop(ignored.insert(id)),
+            Ok(segment) if is_foreign(&manifest, &segment) => {
+                let kind = CorruptionKind::SegmentHeader("it is a segment of another log");
+                return Err(Corruption { segment: id, offset: 0, kind }.into());
+            }
+            Ok(segment) => new.push(Arc::new(segment)),
+            // Truncated away since it was listed.
+            Err(OpenError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Changes { new, there })
+}

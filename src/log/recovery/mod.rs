@@ -1,0 +1,58 @@
+//! Opening: what is there, what of it counts, and what a crash left to be cleared up.
+//!
+//! First everything is looked at and decided ([`inspect`]), and nothing is changed. Opening for
+//! reading ends there. Then, for writing, each step durable before the next one begins ([`act`]):
+//!
+//! 1. What contradicts the MANIFEST is set aside (salvage only).
+//! 2. The MANIFEST says that the log is open, where it begins, which ids may not be used again, which
+//!    segments are cut off, and which are gone.
+//! 3. Those that are cut off are set aside.
+//! 4. Those that are gone are removed, and hints that are of no use any more.
+//! 5. In each unsealed segment holes become pads, dead claims void, and what lies beyond the end zero,
+//!    once a copy is set aside; it is synced, and sealed.
+//!
+//! Invariants:
+//! * A crash after any step leaves what the next recovery decides in the same way. From step 2 on the
+//!   MANIFEST says that later segments are cut off, so that a sealed one in which the log ended need
+//!   not say it.
+//! * Nothing is removed but what the MANIFEST says was removed, what nothing was ever written to, and
+//!   what an interrupted merge made of inputs that are all still there. Anything else is set aside.
+
+mod act;
+mod inspect;
+mod look;
+mod report;
+mod salvage;
+
+pub(crate) use look::{look, refresh};
+pub use report::{Contradiction, RecoveryReport, SetAside};
+
+use crate::error::OpenError;
+use crate::log::core::Found;
+use crate::options::RecoveryMode;
+use crate::segment::id_of;
+use crate::storage::{Access, Storage};
+use std::time::Instant;
+
+/// Recovers the log in `storage`, for writing.
+pub(crate) fn recover(
+    storage: &dyn Storage,
+    mode: RecoveryMode,
+) -> Result<(Found, RecoveryReport), OpenError> {
+    let started = Instant::now();
+    if mode == RecoveryMode::Salvage {
+        salvage::bring_back(storage)?;
+    }
+    let inspection = inspect::inspect(storage, mode, Access::Write)?;
+    let (found, mut report) = act::act(storage, inspection)?;
+    report.duration = started.elapsed();
+    tracing::info!(%report, "opened");
+    Ok((found, report))
+}
+
+/// The ids of all segments that there are files of, in order.
+fn ids(storage: &dyn Storage) -> Result<Vec<u32>, OpenError> {
+    let mut ids: Vec<u32> = storage.list()?.iter().filter_map(|name| id_of(name)).collect();
+    ids.sort_unstable();
+    Ok(ids)
+}

@@ -1,0 +1,137 @@
+//! What salvage does beyond stepping over damage: it brings back what earlier recoveries cut off, and
+//! replaces damaged segments by sound ones with the same frames at the same places.
+
+#![allow(unsafe_code, reason = "reads segments that nobody else has open")]
+
+use super::act::repaired_word;
+use super::inspect::BEHIND_THE_END;
+use super::report::{RecoveryReport, SetAside};
+use crate::error::OpenError;
+use crate::format::header::{FIRST_FRAME, SEAL, Seal};
+use crate::format::manifest::Manifest;
+use crate::log::scan::Scan;
+use crate::segment::{Segment, file_name, id_of};
+use crate::storage::{ASIDE, Access, Storage, io_error};
+use std::io;
+
+/// The name of the file with what stood behind the end of a segment.
+pub(super) fn torn_name(id: u32, end: u64) -> String {
+    format!("{id:020}.{end}.cut")
+}
+
+/// The name of a whole segment that was behind the end of the log.
+pub(super) fn cut_name(id: u32) -> String {
+    format!("{id:020}.seg.cut")
+}
+
+/// What a name says that one of those two made: the id, and where the segment ended.
+fn parse(name: &str) -> Option<(u32, Option<u64>)> {
+    let (stem, rest) = (name.get(..20)?, name.get(20..)?);
+    let id = id_of(&format!("{stem}.seg"))?;
+    match rest.strip_suffix(".cut")?.strip_prefix('.')? {
+        "seg" => Some((id, None)),
+        end => Some((id, Some(end.parse().ok()?))),
+    }
+}
+
+/// Puts back what recoveries after a power loss have cut off: nothing was written to those places
+/// since. What was set aside for other reasons stays there.
+pub(super) fn bring_back(storage: &dyn Storage) -> Result<(), OpenError> {
+    let manifest = storage.read_manifest()?.and_then(|bytes| Manifest::decode(&bytes).ok());
+    for (name, _) in storage.aside()? {
+        let Some((id, end)) = parse(&name) else { continue };
+        let path = format!("{ASIDE}/{name}");
+        let cut = match Segment::open_as(storage, &path, id, Access::Read) {
+            Ok(cut) => cut,
+            // Nothing that can be used. It stays where it is.
+            Err(OpenError::Corrupt(_) | OpenError::Version { .. }) => continue,
+            Err(error) => return Err(error),
+        };
+        let origin = cut.header.origin.map(|origin| origin.log_id);
+        if manifest.as_ref().is_some_and(|manifest| origin != Some(manifest.log_id)) {
+            continue;
+        }
+        match end {
+            Some(end) => append_to(storage, &cut, end)?,
+            None => {
+                let back = storage.bring_back(&name, &file_name(id));
+                match back {
+                    Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                    other => other.map_err(|e| io_error(format!("bring back {name}"), e))?,
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Puts what was cut off behind `end` back there, if the segment still ends there. It is not sealed
+/// then, so recovery looks through it.
+fn append_to(storage: &dyn Storage, cut: &Segment, end: u64) -> Result<(), OpenError> {
+    let there = match Segment::open(storage, cut.id(), Access::Read) {
+        Ok(there) => there,
+        Err(OpenError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            return Ok(());
+        }
+        // Recovery will say so.
+        Err(OpenError::Corrupt(_)) => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let (len, of_cut) = (there.map.len() as u64, cut.map.len() as u64);
+    let fits = end >= FIRST_FRAME && end <= len && of_cut <= len && there.salt() == cut.salt();
+    if !fits || !there.is_sealed() || there.end() != end || end >= of_cut {
+        return Ok(());
+    }
+    let head = there.header.encode();
+    // SAFETY: nobody writes to either of them: the log is locked, and not open yet.
+    let before = unsafe { there.map.slice(FIRST_FRAME, end - FIRST_FRAME) };
+    // SAFETY: as above.
+    let behind = unsafe { cut.map.slice(end, of_cut - end) };
+    let name = file_name(cut.id());
+    let pieces = [(0, &head[..]), (FIRST_FRAME, before), (end, behind)];
+    storage.replace(&name, len, &pieces).map_err(|e| io_error(format!("replace {name}"), e))
+}
+
+/// Replaces a damaged segment by a sound one: the same frames at the same places, and pads in
+/// between. The damaged file is set aside as it is. (Nothing is changed in place: a backup may be
+/// another name of the same file.)
+pub(super) fn rewrite(
+    storage: &dyn Storage,
+    segment: Segment,
+    scan: &Scan,
+    report: &mut RecoveryReport,
+) -> Result<Segment, OpenError> {
+    let (id, name, len) = (segment.id(), file_name(segment.id()), segment.map.len() as u64);
+    let mut head = segment.header.encode();
+    let seal = Seal { end: scan.end, frames: scan.frames }.words(segment.salt());
+    for (word, to) in seal.iter().zip(head[SEAL as usize..].chunks_exact_mut(8)) {
+        to.copy_from_slice(&word.to_le_bytes());
+    }
+    // SAFETY: nobody writes to the segment: the log is locked, and not open yet.
+    let bytes = |from, to: u64| unsafe { segment.map.slice(from, to - from) };
+    let words = scan
+        .repairs
+        .iter()
+        .map(|&(gap, repair)| repaired_word(&segment, gap.offset, gap.len, repair).to_le_bytes());
+    let words: Vec<_> = words.collect();
+    let (mut pieces, mut at) = (vec![(0, &head[..])], FIRST_FRAME);
+    for ((gap, _), word) in scan.repairs.iter().zip(&words) {
+        pieces.push((at, bytes(at, gap.offset)));
+        pieces.push((gap.offset, &word[..]));
+        at = gap.offset + gap.len;
+    }
+    pieces.push((at, bytes(at, scan.end.max(at))));
+    let kept = storage.link_aside(&name, &format!("{id:020}.seg.damaged"));
+    let kept = kept.map_err(|e| io_error(format!("set {name} aside"), e))?;
+    report.set_aside.push(SetAside { name: kept, bytes: 0, reason: Some("it is damaged") });
+    let replaced = storage.replace(&name, len, &pieces);
+    replaced.map_err(|e| io_error(format!("replace {name}"), e))?;
+    drop(pieces);
+    drop(segment);
+    Segment::open(storage, id, Access::Write)
+}
+
+/// The name under which a segment is set aside.
+pub(super) fn aside_name(id: u32, reason: &str) -> String {
+    if reason == BEHIND_THE_END { cut_name(id) } else { file_name(id) }
+}
