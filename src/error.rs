@@ -64,9 +64,43 @@ pub enum CorruptionKind {
     /// The keydir points at a place where no value is, or into a segment that is not there.
     #[error("the keydir points here, and there is no value here")]
     StaleSlot,
+    /// The hint of the segment, from which the keydir was made, does not say what is here. It was
+    /// removed: when the store is opened again the segment is read.
+    #[error("the segment's hint does not say what is here")]
+    Hint,
+    /// A key's newest frame, which no slot of the keydir points at.
+    #[error("the newest value of the key {} is here, and the keydir does not know", show(key))]
+    Unlisted {
+        /// The key.
+        key: Vec<u8>,
+    },
+    /// A key that was deleted later, or set, and of which a slot of the keydir points here.
+    #[error("the key {} has a newer frame than this, and the keydir does not know", show(key))]
+    Outdated {
+        /// The key.
+        key: Vec<u8>,
+    },
+    /// There are not as many frames as the seal says.
+    #[error("{found} frames in a segment that was sealed with {expected}")]
+    Frames {
+        /// As sealed.
+        expected: u64,
+        /// As counted.
+        found: u64,
+    },
     /// The segment's own header.
     #[error("segment header: {0}")]
     SegmentHeader(&'static str),
+}
+
+/// A key for people, as a byte string.
+fn show(key: &[u8]) -> String {
+    let shown = key.get(..64).unwrap_or(key).escape_ascii();
+    if key.len() > 64 {
+        format!("\"{shown}\"... of {} bytes", key.len())
+    } else {
+        format!("\"{shown}\"")
+    }
 }
 
 /// Opening a log failed. Nothing was lost by trying.

@@ -35,6 +35,6 @@ pub use options::{Durability, Maintenance, RecoveryMode};
 pub use position::{LogPosition, ParsePositionError};
 pub use storage::simulated::{DiskOperation, Fate, SimulatedDisk, Unsynced};
 pub use store::{
-    BackupReport, Batch, Keys, MergePolicy, MergeReport, MergeTotals, Pair, Pairs, SegmentStats,
-    Stats, Store, StoreOptions, Value, WriteOptions,
+    BackupReport, Batch, DamagedSegment, Keys, MergePolicy, MergeReport, MergeTotals, Pair, Pairs,
+    SegmentStats, Stats, Store, StoreOptions, Value, WriteOptions,
 };

@@ -43,6 +43,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("log/background", 3),
     ("log/core", 3),
     ("log/core/durability", 3),
+    ("log/core/filling", 3),
     ("log/core/gather", 3),
     ("log/core/merged", 3),
     ("log/scan", 3),
@@ -73,6 +74,12 @@ const FLOORS: &[(&str, u32)] = &[
     ("store/load", 7),
     ("store/maintenance", 7),
     ("store/merge", 7),
+    ("store/merge/damage", 7),
+    ("store/merge/output", 7),
+    ("store/merge/run", 7),
+    ("store/merge/throttle", 7),
+    ("store/merge/tombstones", 7),
+    ("store/verify", 7),
     ("store/options", 7),
 ];
 

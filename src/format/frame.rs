@@ -361,23 +361,6 @@ mod tests {
         assert_eq!(bare_word(salt, 192, 8, State::Pad), 0x6144_8d04_0000_000c);
     }
 
-    #[test]
-    fn golden_bytes_of_inputs() {
-        let frame = inputs_frame(0x0123_4567_89ab_cdef, 128, &[3, 7, 8]);
-        assert_eq!(frame.len() as u64, inputs_len(3));
-        assert_eq!(frame[..4], [34, 0, 0, 0], "length 32 | committed");
-        assert_eq!(frame[8..16], [6, 0, 0, 0, 12, 0, 0, 0]);
-        assert_eq!(frame[16..], [3, 0, 0, 0, 7, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0]);
-        let header = verify(0x0123_4567_89ab_cdef, 128, &frame).unwrap();
-        assert_eq!(header, Header::plain(Kind::Inputs, 12));
-        assert!(input_ids(&frame[16..28]).eq([3, 7, 8]));
-        let odd = Header::plain(Kind::Inputs, 9);
-        let mut bad = word_of(1, 128, odd, &[0; 9]).to_le_bytes().to_vec();
-        bad.extend(odd.to_word().to_le_bytes());
-        bad.resize(32, 0);
-        assert_eq!(verify(1, 128, &bad), Err(CorruptionKind::Header));
-    }
-
     proptest! {
         #[test]
         fn round_trip(salt: u64, offset in 0u64..1 << 32, body: Vec<u8>) {

@@ -1,6 +1,9 @@
 //! The hint of a sealed segment: which keys are in it and where, by the tags of their hashes, so
 //! that a store opens without reading the frames; and what a merge wants to know beforehand.
 //!
+//! A checksum says that a hint is as it was written, not that it was true. What can be told without
+//! the frames is: each frame that the seal counts is listed, or counted as not listed.
+//!
 //! ```text
 //!   0  u64  magic "tchint\n\0"
 //!   8  u32  format version
@@ -16,7 +19,10 @@
 //!  80  4 u64  all of those bytes have
 //! 112  u32  flags; 1: entries of the log are in the segment
 //! 116  u32  reserved, zero
-//! 120  u64  entries: tag in the high half, offset in the low one, of which bit 0 says tombstone;
+//! 120  u64  frames, as the seal has it: those inside batches not counted
+//! 128  u64  frames that no entry names, those inside batches included
+//! 136  u64  frames inside batches
+//! 144  u64  entries: tag in the high half, offset in the low one, of which bit 0 says tombstone;
 //!           growing, the newest frame for each key
 //!      u32  CRC-32 of everything before it
 //! ```
@@ -24,8 +30,10 @@
 use super::{u32_at, u64_at};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"tchint\n\0");
-const VERSION: u32 = 1;
-const HEAD: usize = 120;
+const VERSION: u32 = 2;
+const HEAD: usize = 144;
+/// The least that a frame with a key takes.
+const LEAST: u64 = 24;
 const PLAIN: u32 = 1;
 /// Set in an entry for a tombstone: offsets are multiples of 8.
 pub(crate) const TOMBSTONE: u64 = 1;
@@ -44,6 +52,52 @@ pub(crate) struct Census {
     pub(crate) expiring: Expiring,
     /// Whether it holds entries of the log, which have to stay where they are.
     pub(crate) plain: bool,
+    /// Frames that no entry names.
+    pub(crate) unlisted: u64,
+    /// Frames inside batches.
+    pub(crate) inner: u64,
+    /// How many entries there are, and a sum that tells them from any others.
+    pub(crate) entries: u64,
+    pub(crate) digest: u64,
+}
+
+impl Census {
+    /// Takes in how many entries there are, and which.
+    pub(crate) fn count(&mut self, entries: impl ExactSizeIterator<Item = u64>) {
+        self.entries = entries.len() as u64;
+        self.digest = entries.fold(0, |sum, entry| sum.wrapping_add(mix(entry)));
+    }
+
+    /// Whether this can be what is in a segment.
+    fn is_possible(&self, subject: &Subject) -> bool {
+        let room = subject.end.saturating_sub(super::header::FIRST_FRAME);
+        let parts = [self.keyless, self.superseded, self.tombstones];
+        let used = parts.into_iter().fold(0, u64::saturating_add);
+        let frames = self.entries.checked_add(self.unlisted);
+        used <= room
+            && self.expiring.bytes <= room
+            && self.entries <= room / LEAST
+            && frames.is_some()
+            && frames == subject.frames.checked_add(self.inner)
+            && self.oldest_is_possible(subject)
+    }
+
+    /// Frames of the log are where they were written, and those of merged segments were before.
+    fn oldest_is_possible(&self, subject: &Subject) -> bool {
+        let place = |offset: u64| u64::from(subject.id) << 32 | offset;
+        match self.oldest {
+            // Of older frames with the same keys there may be some, and of the newest none.
+            u64::MAX => self.entries == 0,
+            oldest if subject.merged => oldest < place(0),
+            oldest => (place(super::header::FIRST_FRAME)..place(subject.end)).contains(&oldest),
+        }
+    }
+}
+
+/// Spreads an entry over 64 bits.
+const fn mix(entry: u64) -> u64 {
+    let mixed = (entry ^ entry >> 31).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed ^ mixed >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9)
 }
 
 /// When the puts with a time to live are gone.
@@ -83,6 +137,9 @@ pub(crate) struct Subject {
     pub(crate) id: u32,
     pub(crate) salt: u64,
     pub(crate) end: u64,
+    /// As the seal counts them.
+    pub(crate) frames: u64,
+    pub(crate) merged: bool,
     pub(crate) fingerprint: u64,
 }
 
@@ -98,6 +155,8 @@ pub(crate) fn encode(subject: Subject, census: &Census, entries: &[u64]) -> Vec<
     let words = [census.superseded, census.tombstones, census.oldest, expiring.bytes];
     bytes.extend(words.into_iter().chain(expiring.by).flat_map(u64::to_le_bytes));
     bytes.extend(u64::from(if census.plain { PLAIN } else { 0 }).to_le_bytes());
+    let words = [subject.frames, census.unlisted, census.inner];
+    bytes.extend(words.into_iter().flat_map(u64::to_le_bytes));
     bytes.extend(entries.iter().flat_map(|entry| entry.to_le_bytes()));
     let crc = crc32fast::hash(&bytes);
     bytes.extend(crc.to_le_bytes());
@@ -113,6 +172,8 @@ pub(crate) fn decode(bytes: &[u8], subject: Subject) -> Option<(Census, Entries<
         id: u32_at(head, 12),
         salt: u64_at(head, 16),
         end: u64_at(head, 24),
+        frames: u64_at(head, 120),
+        merged: subject.merged,
         fingerprint: u64_at(head, 32),
     };
     let known = u64_at(head, 0) == MAGIC && u32_at(head, 8) == VERSION && found == subject;
@@ -120,16 +181,21 @@ pub(crate) fn decode(bytes: &[u8], subject: Subject) -> Option<(Census, Entries<
         return None;
     }
     let by = std::array::from_fn(|quarter| u64_at(head, 80 + quarter * 8));
-    let census = Census {
+    let mut census = Census {
         keyless: u64_at(head, 40),
         superseded: u64_at(head, 48),
         tombstones: u64_at(head, 56),
         oldest: u64_at(head, 64),
         expiring: Expiring { bytes: u64_at(head, 72), by },
         plain: u32_at(head, 112) & PLAIN != 0,
+        unlisted: u64_at(head, 128),
+        inner: u64_at(head, 136),
+        ..Census::default()
     };
     let entries = Entries(entries);
-    entries.are_sound(subject.end).then_some((census, entries))
+    census.count(entries.iter());
+    let sound = census.is_possible(&subject) && entries.are_sound(subject.end);
+    sound.then_some((census, entries))
 }
 
 /// The entries in the bytes of a hint that `decode` has found to be sound.
@@ -159,7 +225,7 @@ impl Entries<'_> {
     fn are_sound(&self, end: u64) -> bool {
         let first = super::header::FIRST_FRAME;
         let is_place = |offset: u64| offset & 6 == 0 && offset >= first && offset < end;
-        self.iter().is_sorted_by(|a, b| a < b)
+        self.iter().is_sorted_by(|a, b| a | TOMBSTONE < b & !TOMBSTONE)
             && self.iter().all(|entry| is_place(entry & 0xffff_ffff & !TOMBSTONE))
     }
 
@@ -188,22 +254,30 @@ impl Entries<'_> {
 mod tests {
     use super::*;
 
-    const SUBJECT: Subject = Subject { id: 7, salt: 99, end: 4096, fingerprint: 5 };
-
-    fn census() -> Census {
+    const SUBJECT: Subject =
+        Subject { id: 7, salt: 99, end: 4096, frames: 5, merged: false, fingerprint: 5 };
+    /// Two frames without an entry, of all frames two are inside of a batch.
+    fn census(entries: &[u64]) -> Census {
         let expiring = Expiring { bytes: 80, by: [1, 2, 3, 4] };
         let (keyless, superseded, tombstones) = (10, 20, 30);
-        Census { keyless, superseded, tombstones, oldest: 77, expiring, plain: true }
+        let oldest = if entries.is_empty() { u64::MAX } else { 7 << 32 | 128 };
+        let (inner, unlisted) = (2, 7 - entries.len() as u64);
+        let (plain, entries_are) = (true, entries.iter().copied());
+        let census =
+            Census { keyless, superseded, tombstones, oldest, expiring, ..Census::default() };
+        let mut census = Census { plain, unlisted, inner, ..census };
+        census.count(entries_are);
+        census
     }
 
     #[test]
     fn golden_bytes_and_every_flipped_bit() {
         let entries = [1 << 32 | 128, 1 << 32 | 145, 9 << 32 | 256];
-        let good = encode(SUBJECT, &census(), &entries);
-        assert_eq!(&good[..16], b"tchint\n\0\x01\0\0\0\x07\0\0\0");
-        assert_eq!(&good[120..128], &[128, 0, 0, 0, 1, 0, 0, 0]);
+        let good = encode(SUBJECT, &census(&entries), &entries);
+        assert_eq!(&good[..16], b"tchint\n\0\x02\0\0\0\x07\0\0\0");
+        assert_eq!(&good[144..152], &[128, 0, 0, 0, 1, 0, 0, 0]);
         let (found, listed) = decode(&good, SUBJECT).unwrap();
-        assert_eq!(found, census());
+        assert_eq!(found, census(&entries));
         assert!(listed.iter().eq(entries));
         assert!(listed.has_put(1) && listed.has_put(9) && !listed.has_put(2));
         assert_eq!(listed.most_of_a_tag(), 2);
@@ -217,8 +291,10 @@ mod tests {
 
     #[test]
     fn a_hint_of_another_segment_or_hash_is_refused() {
-        let good = encode(SUBJECT, &census(), &[]);
+        let good = encode(SUBJECT, &census(&[]), &[]);
+        assert!(decode(&good, SUBJECT).is_some());
         for other in [
+            Subject { frames: 6, ..SUBJECT },
             Subject { id: 8, ..SUBJECT },
             Subject { salt: 1, ..SUBJECT },
             Subject { end: 4104, ..SUBJECT },
@@ -231,14 +307,50 @@ mod tests {
     #[test]
     fn offsets_outside_of_the_segment_are_refused_though_the_checksum_is_right() {
         for offset in [0, 120, 129 | 2, 4096, 4104, u64::from(u32::MAX)] {
-            assert!(decode(&encode(SUBJECT, &census(), &[offset]), SUBJECT).is_none(), "{offset}");
+            let entries = [offset];
+            let hint = encode(SUBJECT, &census(&entries), &entries);
+            assert!(decode(&hint, SUBJECT).is_none(), "{offset}");
         }
-        assert!(decode(&encode(SUBJECT, &census(), &[4088, 128]), SUBJECT).is_none());
+        let is_sound = |entries: &[u64]| {
+            decode(&encode(SUBJECT, &census(entries), entries), SUBJECT).is_some()
+        };
+        assert!(is_sound(&[128, 4088]) && !is_sound(&[4088, 128]));
+        assert!(!is_sound(&[128, 128 | TOMBSTONE]), "one frame is not both");
+    }
+
+    #[test]
+    fn numbers_that_cannot_be_are_refused_though_the_checksum_is_right() {
+        let entries = [1 << 32 | 128];
+        let good = census(&entries);
+        assert!(decode(&encode(SUBJECT, &good, &entries), SUBJECT).is_some());
+        // A frame that is neither listed nor counted as not listed.
+        assert!(decode(&encode(SUBJECT, &good, &[]), SUBJECT).is_none());
+        let least = |words: [u64; 3]| words.map(|word| word + 1);
+        let [unlisted, inner, _] = least([good.unlisted, good.inner, 0]);
+        for bad in [
+            Census { unlisted, ..good },
+            Census { inner, ..good },
+            Census { keyless: 4096, ..good },
+            Census { superseded: u64::MAX, ..good },
+            Census { tombstones: u64::MAX, ..good },
+            Census { expiring: Expiring { bytes: u64::MAX, by: [0; 4] }, ..good },
+            Census { oldest: u64::MAX, ..good },
+            Census { oldest: 8 << 32, ..good },
+            Census { oldest: 6 << 32 | 128, ..good },
+            Census { unlisted: u64::MAX, ..good },
+        ] {
+            assert!(decode(&encode(SUBJECT, &bad, &entries), SUBJECT).is_none(), "{bad:?}");
+        }
+        let merged = Subject { merged: true, ..SUBJECT };
+        let moved = Census { oldest: 6 << 32 | 128, ..good };
+        assert!(decode(&encode(merged, &moved, &entries), merged).is_some());
+        assert!(decode(&encode(merged, &good, &entries), merged).is_none());
     }
 
     #[test]
     fn a_tombstone_is_no_put() {
-        let bytes = encode(SUBJECT, &census(), &[3 << 32 | 128 | TOMBSTONE]);
+        let entries = [3 << 32 | 128 | TOMBSTONE];
+        let bytes = encode(SUBJECT, &census(&entries), &entries);
         assert!(!decode(&bytes, SUBJECT).unwrap().1.has_put(3));
     }
 

@@ -225,6 +225,25 @@ impl Keydir {
         buckets.map(|bucket| unsafe { bucket.as_ref() }.0).collect()
     }
 
+    /// A position that a slot has and that is wanted, if there is one. Locks one shard at a time, for
+    /// reading.
+    #[allow(unsafe_code, reason = "hashbrown's raw iterator")]
+    pub(crate) fn find(&self, wanted: impl Fn(LogPosition) -> bool) -> Option<LogPosition> {
+        self.map.shards().iter().find_map(|shard| {
+            let shard = shard.read();
+            // SAFETY: the table is locked for as long as the iterator is used.
+            let mut buckets = unsafe { shard.iter() };
+            // SAFETY: each bucket is full, and nothing is removed meanwhile.
+            buckets
+                .find_map(|bucket| Some(unsafe { bucket.as_ref() }.0.at()).filter(|&at| wanted(at)))
+        })
+    }
+
+    /// Removes all slots.
+    pub(crate) fn clear(&self) {
+        self.map.shards().iter().for_each(|shard| shard.write().clear());
+    }
+
     /// Calls `each` with the position of every slot that has the tag, while its shard is locked for
     /// reading.
     pub(crate) fn each(&self, tag: u32, mut each: impl FnMut(LogPosition)) {

@@ -642,4 +642,6 @@ pub struct VerifyReport {
     pub keys: u64,
     /// Bytes of entries, or of the newest values.
     pub bytes: u64,
+    /// Damaged places in a store that nothing needs any more: they go with the next merge.
+    pub damaged: u64,
 }

@@ -16,6 +16,11 @@ impl Sum {
         self.0[stripe() % STRIPES].fetch_add(amount, Relaxed);
     }
 
+    /// Only where nobody adds to it.
+    pub(crate) fn clear(&self) {
+        self.0.iter().for_each(|stripe| stripe.store(0, Relaxed));
+    }
+
     pub(crate) fn get(&self) -> u64 {
         self.0.iter().map(|stripe| stripe.load(Relaxed)).fold(0, u64::wrapping_add)
     }

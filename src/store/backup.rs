@@ -1,4 +1,4 @@
-//! Backup, and looking whether all is well.
+//! Backup, and where the store stands.
 //!
 //! A backup is a directory of hard links: sealed segments never change, so another name for each is
 //! a copy of it, at once and without taking space. What is active is sealed first, by a roll. Only
@@ -7,11 +7,10 @@
 
 use super::Store;
 use super::merge::disk_bytes;
-use super::stats::{SegmentStats, Stats};
-use crate::error::{BackupError, ReadError};
+use super::stats::{DamagedSegment, SegmentStats, Stats};
+use crate::error::BackupError;
 use crate::format::header::FIRST_FRAME;
 use crate::format::manifest::{LogEnd, Manifest};
-use crate::log::{VerifyReport, scan};
 use crate::position::LogPosition;
 use crate::segment::{Segment, file_name, hint_name};
 use crate::sync::lock;
@@ -103,29 +102,6 @@ impl Store {
         write().map_err(failed(|| format!("write {}", path.display())))
     }
 
-    /// Reads everything, values that are not the newest included, and checks every checksum; then
-    /// looks every key up.
-    ///
-    /// # Errors
-    /// [`ReadError::Corrupt`] at the first damage.
-    pub fn verify(&self) -> Result<VerifyReport, ReadError> {
-        let mut report = self.log.verify()?;
-        for segment in self.core().table.segments() {
-            if !segment.header.merged {
-                continue;
-            }
-            let scan = scan::verify_sealed(&segment).map_err(ReadError::Corrupt)?;
-            report.segments += 1;
-            report.frames += scan.frames;
-        }
-        for pair in self {
-            let pair = pair?;
-            report.keys += 1;
-            report.bytes += pair.value().len() as u64;
-        }
-        Ok(report)
-    }
-
     /// What the store did since it was opened, and where it stands. Takes some nanoseconds for
     /// every write since the last call, and for every segment.
     #[must_use]
@@ -146,6 +122,11 @@ impl Store {
             log,
             ..Stats::default()
         };
+        let damaged = lock(&self.index.damaged).clone();
+        stats.damaged = damaged
+            .into_iter()
+            .map(|(id, damaged)| DamagedSegment { id, first: damaged.first, bytes: damaged.bytes })
+            .collect();
         let full = self.index.known();
         let facts: Vec<_> = full.iter().map(|known| known.facts).collect();
         stats.space_goal_missed = self.index.policy.misses_goal(&facts);

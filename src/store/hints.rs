@@ -1,20 +1,28 @@
 //! Hints: made of sealed segments off the write path, read on opening and by merges.
 //!
 //! A hint is never needed. It is not synced; one that is missing, torn, of another segment or made
-//! with another hash is as good as none, and the segment is read instead.
+//! with another hash is as good as none, and the segment is read instead. No hint never means that
+//! nothing is there.
+//!
+//! A hint with a right checksum is taken at its word for what it costs to be wrong: a key that it
+//! leaves out is not there, and a tombstone of such a key may be dropped by a merge. So it must count
+//! each frame that the seal counts, and nothing that is removed is removed on its word: a merge reads
+//! its inputs, and compares. What remains assumed is that a hint which passes all of that, and was
+//! written by this code, names the right tags; `verify` tells.
 
 #![allow(unsafe_code, reason = "reads files that nobody writes to any more")]
 
-use super::index::{key_at, origin_of};
-use crate::error::Corruption;
+use super::index::{frame_len, key_at, origin_of};
+use crate::error::{Corruption, CorruptionKind};
 use crate::format::frame::{HEADER, Header, Kind};
+use crate::format::header::{FIRST_FRAME, SEAL};
 use crate::format::hint::{self, Census, Entries, Expiring, Subject, TOMBSTONE};
 use crate::format::u64_at;
 use crate::keydir::Keydir;
 use crate::segment::map::Map;
 use crate::segment::{Segment, hint_name};
 use crate::storage::{Access, Storage};
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 /// What is in a sealed segment: as its hint says.
 #[derive(Debug)]
@@ -48,6 +56,12 @@ impl Listed<'_> {
 }
 
 impl Listing {
+    /// All entries.
+    pub(super) fn entries(&self) -> impl Iterator<Item = u64> + '_ {
+        let listed = self.listed();
+        (0..listed.len()).map(move |nth| listed.get(nth))
+    }
+
     pub(super) fn listed(&self) -> Listed<'_> {
         match self {
             Self::Hint(map) => Listed::Hint(entries(map)),
@@ -68,6 +82,11 @@ impl Listing {
     }
 }
 
+/// Where the frame of an entry is.
+pub(super) const fn place(entry: u64) -> u64 {
+    entry & 0xffff_fff8
+}
+
 fn bytes(map: &Map) -> &[u8] {
     // SAFETY: hints are written under another name and never after they have got theirs.
     unsafe { map.slice(0, map.len() as u64) }
@@ -79,7 +98,9 @@ fn entries(map: &Map) -> Entries<'_> {
 
 fn subject(keydir: &Keydir, segment: &Segment) -> Subject {
     let (id, salt, end) = (segment.id(), segment.salt(), segment.end());
-    Subject { id, salt, end, fingerprint: keydir.fingerprint() }
+    let (frames, merged) =
+        (segment.load_seal().map_or(0, |seal| seal.frames), segment.header.merged);
+    Subject { id, salt, end, frames, merged, fingerprint: keydir.fingerprint() }
 }
 
 /// What a segment's hint says, if it has a sound one.
@@ -123,14 +144,31 @@ pub(super) struct Gather {
     census: Census,
     entries: Vec<u64>,
     expiring: Vec<(u64, u64)>,
+    /// How many frames were taken in.
+    frames: u64,
+    /// Where the last batch ends.
+    batch_end: u64,
+    /// Where the next frame should begin.
+    next: u64,
+    gaps: Vec<Range<u64>>,
+}
+
+/// What is in a segment, as its frames say.
+#[derive(Debug)]
+pub(super) struct Gathered {
+    pub(super) census: Census,
+    pub(super) entries: Vec<u64>,
+    /// Stretches that are damaged.
+    pub(super) gaps: Vec<Range<u64>>,
 }
 
 impl Gather {
     pub(super) fn new() -> Self {
-        Self { census: Census { oldest: u64::MAX, ..Census::default() }, ..Self::default() }
+        let census = Census { oldest: u64::MAX, ..Census::default() };
+        Self { census, next: FIRST_FRAME, ..Self::default() }
     }
 
-    /// Takes in a verified frame.
+    /// Takes in a verified frame, and gives the tag of its key, if it has one.
     pub(super) fn add(
         &mut self,
         keydir: &Keydir,
@@ -138,14 +176,23 @@ impl Gather {
         offset: u64,
         len: u64,
         header: Option<Header>,
-    ) {
+    ) -> Option<u32> {
+        self.frames += 1;
+        self.census.inner += u64::from(offset < self.batch_end);
+        if offset > self.next {
+            self.gaps.push(self.next..offset);
+        }
+        self.next = offset + len;
+        if header.is_some_and(|header| header.kind == Kind::Batch) {
+            self.batch_end = offset + frame_len(segment, offset);
+        }
         let keyed = header.filter(|header| matches!(header.kind, Kind::Put | Kind::Delete));
         let (Some(header), Some(key)) = (keyed, key_at(segment, offset)) else {
             self.census.plain |= header.is_some_and(|header| header.kind == Kind::Entry);
             if header.is_none_or(|header| header.kind != Kind::Inputs) {
                 self.census.keyless += len;
             }
-            return;
+            return None;
         };
         let tombstone = if header.kind == Kind::Delete { TOMBSTONE } else { 0 };
         self.census.tombstones += if tombstone != 0 { len } else { 0 };
@@ -154,11 +201,13 @@ impl Gather {
         if let Some(expiry) = expiry_of(segment, offset, header) {
             self.expiring.push((expiry, len));
         }
-        self.entries.push(u64::from(keydir.tag(key)) << 32 | offset | tombstone);
+        let tag = keydir.tag(key);
+        self.entries.push(u64::from(tag) << 32 | offset | tombstone);
+        Some(tag)
     }
 
-    /// The census, and the entries in order.
-    pub(super) fn finish(mut self, segment: &Segment) -> (Census, Vec<u64>) {
+    /// All of it: the entries in order, of each key in a segment of the log the newest.
+    pub(super) fn finish(mut self, segment: &Segment) -> Gathered {
         self.census.expiring = Expiring::of(&mut self.expiring);
         self.entries.sort_unstable();
         // In a merged segment the later frame need not be the newer one.
@@ -166,7 +215,13 @@ impl Gather {
             let newest = newest_of_each(segment, &self.entries, &mut self.census.superseded);
             self.entries = newest;
         }
-        (self.census, self.entries)
+        if self.next < segment.end() {
+            self.gaps.push(self.next..segment.end());
+        }
+        let (mut census, entries) = (self.census, self.entries);
+        census.unlisted = self.frames - entries.len() as u64;
+        census.count(entries.iter().copied());
+        Gathered { census, entries, gaps: self.gaps }
     }
 }
 
@@ -201,23 +256,89 @@ fn newest_of_each(segment: &Segment, entries: &[u64], superseded: &mut u64) -> V
             let (&last, older) = same_key.split_last().expect("chunks are not empty");
             newest.push(last);
             let puts = older.iter().filter(|&&entry| entry & TOMBSTONE == 0);
-            *superseded += puts.map(|&e| super::index::frame_len(segment, offset(e))).sum::<u64>();
+            *superseded += puts.map(|&e| frame_len(segment, offset(e))).sum::<u64>();
         }
         newest[first..].sort_unstable();
     }
     newest
 }
 
+/// Whether all frames are there that the seal counts: batches are sound, but for that they end where
+/// they say.
+pub(super) fn check_count(segment: &Segment, census: &Census) -> Result<(), Corruption> {
+    let found = (census.entries + census.unlisted).saturating_sub(census.inner);
+    match segment.load_seal() {
+        Some(seal) if seal.frames != found => {
+            let kind = CorruptionKind::Frames { expected: seal.frames, found };
+            Err(Corruption { segment: segment.id(), offset: SEAL, kind })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Compares what the keydir was made from with what is there. The place is that of the first frame of
+/// which its hint does not say what it should.
+pub(super) fn compare(
+    storage: &dyn Storage,
+    keydir: &Keydir,
+    segment: &Segment,
+    found: &Gathered,
+) -> Result<(), Corruption> {
+    match segment.census.get() {
+        Some(relied) if *relied != found.census => {
+            let hint = read(storage, keydir, segment).map(|(_, listing)| listing);
+            Err(difference(segment, hint, found))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// As `compare`; the hint as it is now is looked at, too, on which the next open will rely.
+pub(super) fn compare_all(
+    storage: &dyn Storage,
+    keydir: &Keydir,
+    segment: &Segment,
+    found: &Gathered,
+) -> Result<(), Corruption> {
+    compare(storage, keydir, segment, found)?;
+    match read(storage, keydir, segment) {
+        Some((hinted, listing)) if hinted != found.census => {
+            Err(difference(segment, Some(listing), found))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn difference(segment: &Segment, hint: Option<Listing>, found: &Gathered) -> Corruption {
+    let listed: Vec<u64> = hint.iter().flat_map(Listing::entries).collect();
+    let differs = |these: &[u64], those: &[u64]| {
+        these
+            .iter()
+            .filter(|entry| those.binary_search(entry).is_err())
+            .map(|&entry| place(entry))
+            .min()
+    };
+    let places = [differs(&found.entries, &listed), differs(&listed, &found.entries)];
+    let offset = places.into_iter().flatten().min().unwrap_or(FIRST_FRAME);
+    Corruption { segment: segment.id(), offset, kind: CorruptionKind::Hint }
+}
+
 /// Reads a sealed segment. Damage is an error, or stepped over and noted in `lost`.
 pub(super) fn gather(
     keydir: &Keydir,
     segment: &Segment,
-    lost: Option<&mut Vec<Corruption>>,
-) -> Result<(Census, Vec<u64>), Corruption> {
+    mut lost: Option<&mut Vec<Corruption>>,
+) -> Result<Gathered, Corruption> {
     let mut gather = Gather::new();
-    crate::log::scan::each_frame(segment, lost, |offset, len, header| {
+    crate::log::scan::each_frame(segment, lost.as_deref_mut(), |offset, len, header| {
         gather.add(keydir, segment, offset, len, header);
         ControlFlow::Continue(())
     })?;
-    Ok(gather.finish(segment))
+    let found = gather.finish(segment);
+    match (check_count(segment, &found.census), lost) {
+        (Err(damage), Some(lost)) if lost.is_empty() => lost.push(damage),
+        (counted, None) => counted?,
+        _ => {}
+    }
+    Ok(found)
 }

@@ -4,10 +4,12 @@ use super::policy::{MergePolicy, Settled};
 use super::stats::{MergeTotals, WriteCounters};
 use super::view::View;
 pub(crate) use super::view::{Damage, frame_len, is_put, key_at, origin_of};
+use crate::error::Corruption;
 use crate::log::core::Core;
 use crate::segment::Sum;
 use crate::sync::{Mutex, MutexGuard, lock};
-use std::ops::Deref;
+use std::collections::BTreeMap;
+use std::ops::{Deref, Range};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -22,8 +24,8 @@ pub(crate) struct Index {
     merging: Mutex<Merging>,
     /// How many wait for it.
     waiting: AtomicUsize,
-    /// Segments that were found damaged, and that merges leave alone.
-    pub(crate) damaged: Mutex<Vec<u32>>,
+    /// Segments that were found damaged.
+    pub(crate) damaged: Mutex<BTreeMap<u32, Damaged>>,
     /// Segments that merging by the policy gains nothing from.
     pub(crate) settled: Mutex<Settled>,
     /// Bytes of frames that merges have dropped.
@@ -34,6 +36,25 @@ pub(crate) struct Index {
     pub(crate) totals: Mutex<MergeTotals>,
     /// Set when the store is being closed: maintenance ends, and so does a merge.
     pub(crate) stop: AtomicBool,
+}
+
+/// What is damaged in a segment.
+#[derive(Clone, Debug)]
+pub(crate) struct Damaged {
+    pub(crate) first: Corruption,
+    /// Bytes that cannot be read, as far as is known.
+    pub(crate) bytes: u64,
+    /// How much of the segment was dead when a merge last found that it has to stay.
+    pub(crate) dead: Option<u64>,
+    /// Whether its hint was found to say what is not so: it says nothing of what is here, then.
+    pub(crate) misled: bool,
+}
+
+impl Damaged {
+    pub(crate) fn at_load(first: Corruption, gaps: &[Range<u64>]) -> Self {
+        let bytes = gaps.iter().map(|gap| gap.end - gap.start).sum();
+        Self { first, bytes, dead: None, misled: false }
+    }
 }
 
 /// The right to merge.
@@ -50,7 +71,12 @@ impl std::fmt::Debug for Merging {
 }
 
 impl Index {
-    pub(crate) fn new(core: Arc<Core>, view: View, policy: MergePolicy) -> Self {
+    pub(crate) fn new(
+        core: Arc<Core>,
+        view: View,
+        policy: MergePolicy,
+        damaged: BTreeMap<u32, Damaged>,
+    ) -> Self {
         Self {
             view,
             core,
@@ -58,7 +84,7 @@ impl Index {
             policy,
             merging: Mutex::default(),
             waiting: AtomicUsize::new(0),
-            damaged: Mutex::default(),
+            damaged: Mutex::new(damaged),
             settled: Mutex::default(),
             reclaimed: Sum::default(),
             next: Mutex::default(),

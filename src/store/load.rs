@@ -1,11 +1,12 @@
 //! Opening: the keydir is made from hints, and from the frames of segments that have none.
 
-use super::hints::{self, Listed, Listing};
-use super::index::{Index, frame_len, is_put, key_at, origin_of};
+use super::hints::{self, Gathered, Listed, Listing};
+use super::index::{Damaged, Index, frame_len, is_put, key_at, origin_of};
 use super::maintenance;
 use super::view::View;
 use super::{Store, StoreOptions};
 use crate::error::{Corruption, CorruptionKind, OpenError};
+use crate::format::frame::Kind;
 use crate::format::hint::{Census, TOMBSTONE};
 use crate::keydir::{self, Entry, Fate, Keydir, Resolve};
 use crate::log::core::Core;
@@ -17,7 +18,8 @@ use crate::segment::Segment;
 use crate::storage::{Storage, io_error};
 use crate::sync::{Mutex, lock};
 use crate::threads::on_threads;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
@@ -30,6 +32,18 @@ struct Source {
     segment: Arc<Segment>,
     census: Census,
     listing: Listing,
+    /// Nothing in it was written first in a segment with a higher id.
+    newest: u32,
+    /// What of it could not be read (salvage only).
+    damage: Vec<Corruption>,
+    gaps: Vec<Range<u64>>,
+}
+
+/// Why the keydir could not be filled.
+enum Fault {
+    Corrupt(Corruption),
+    /// The hints of these segments do not say what is in them.
+    Hints(Vec<u32>),
 }
 
 impl Store {
@@ -48,10 +62,10 @@ impl Store {
             salvage: core.config.recovery_mode == RecoveryMode::Salvage,
             write_hints: true,
         };
-        loading.run(&mut report)?;
+        let damaged = loading.run(&mut report)?;
         report.duration += started.elapsed();
         let view = View::new(core.table.clone(), keydir, options);
-        let index = Arc::new(Index::new(core, view, options.merge_policy));
+        let index = Arc::new(Index::new(core, view, options.merge_policy, damaged));
         let maintainer = maintenance::start(&index).map_err(|e| io_error("start a thread", e))?;
         Ok(Self { log, index, maintainer, report, max_value: options.max_value })
     }
@@ -90,34 +104,61 @@ pub(super) struct Loading<'l> {
 }
 
 impl Loading<'_> {
-    /// Puts the newest frame of every key into the keydir.
-    pub(super) fn run(&self, report: &mut RecoveryReport) -> Result<(), OpenError> {
-        let mut lost = self.salvage.then(Vec::new);
-        let sources = self.read_sources(&mut lost)?;
-        let lost = Mutex::new(lost.unwrap_or_default());
-        self.fill(&sources, &lost)?;
-        report.lost.append(&mut lock(&lost));
-        let hinted = sources.iter().filter(|s| matches!(s.listing, Listing::Hint(_)));
-        report.hinted_segments = hinted.count() as u64;
-        Ok(())
+    /// Puts the newest frame of every key into the keydir, and says what is damaged. A hint that is met
+    /// saying what is not there is dropped, and all is loaded anew without it.
+    pub(super) fn run(
+        &self,
+        report: &mut RecoveryReport,
+    ) -> Result<BTreeMap<u32, Damaged>, OpenError> {
+        let mut distrusted = Vec::new();
+        loop {
+            let lost = Mutex::new(Vec::new());
+            let sources = self.read_sources(&distrusted)?;
+            match self.fill(&sources, &lost) {
+                Ok(()) => {}
+                Err(Fault::Corrupt(damage)) => return Err(damage.into()),
+                Err(Fault::Hints(ids)) => {
+                    tracing::warn!(segments = ?ids, "hints do not say what is there");
+                    distrusted.extend(ids);
+                    self.keydir.clear();
+                    sources.iter().for_each(|source| source.segment.dead.clear());
+                    continue;
+                }
+            }
+            for found in sources.iter().flat_map(|source| &source.damage).chain(&*lock(&lost)) {
+                if !report.lost.contains(found) {
+                    report.lost.push(found.clone());
+                }
+            }
+            let hinted = sources.iter().filter(|s| matches!(s.listing, Listing::Hint(_)));
+            report.hinted_segments = hinted.count() as u64;
+            let damaged = sources.iter().filter_map(|source| {
+                let first = source.damage.first()?.clone();
+                Some((source.segment.id(), Damaged::at_load(first, &source.gaps)))
+            });
+            return Ok(damaged.collect());
+        }
     }
 
-    /// Reads hints, and the segments that have none, on all processors.
-    fn read_sources(&self, lost: &mut Option<Vec<Corruption>>) -> Result<Vec<Source>, OpenError> {
+    /// Reads hints, and the segments that have none or one that is not trusted, on all processors. In
+    /// salvage all segments are read, so that whatever is lost is known.
+    fn read_sources(&self, distrusted: &[u32]) -> Result<Vec<Source>, OpenError> {
         let next = AtomicUsize::new(0);
-        let (done, noted) = (Mutex::new(Vec::new()), Mutex::new(lost));
+        let done = Mutex::new(Vec::new());
         let work = || -> Result<(), Corruption> {
             // ORDERING: Relaxed; each index is drawn once.
             while let Some(segment) = self.segments.get(next.fetch_add(1, Relaxed)) {
-                let (census, listing) = match self.hint_of(segment) {
-                    Some(found) => {
+                let trusted = !distrusted.contains(&segment.id());
+                let source = match trusted.then(|| self.hint_of(segment)).flatten() {
+                    hint if self.salvage => self.salvage_frames(segment, hint)?,
+                    Some((census, listing)) => {
                         // Looked at only where two entries have one tag.
                         segment.map.expect_scattered(true);
-                        found
+                        Source::sound(segment, census, listing)
                     }
-                    None => self.read_frames(segment, &noted)?,
+                    None => self.read_frames(segment)?,
                 };
-                lock(&done).push(Source { segment: segment.clone(), census, listing });
+                lock(&done).push(source);
             }
             Ok(())
         };
@@ -131,28 +172,46 @@ impl Loading<'_> {
         is_whole.then(|| hints::read(self.storage, self.keydir, segment)).flatten()
     }
 
-    /// Reads a segment that has no hint, and writes one, if all of it is sound.
-    fn read_frames(
-        &self,
-        segment: &Segment,
-        noted: &Noted<'_>,
-    ) -> Result<(Census, Listing), Corruption> {
-        let mut here = self.salvage.then(Vec::new);
-        let (census, entries) = hints::gather(self.keydir, segment, here.as_mut())?;
-        if self.write_hints && here.as_ref().is_none_or(Vec::is_empty) {
+    /// Reads a segment that has no hint, and writes one.
+    fn read_frames(&self, segment: &Arc<Segment>) -> Result<Source, Corruption> {
+        let Gathered { census, entries, .. } = hints::gather(self.keydir, segment, None)?;
+        if self.write_hints {
             hints::write(self.storage, self.keydir, segment, &census, &entries);
         }
-        if let (Some(all), Some(here)) = (&mut **lock(noted), here) {
-            all.extend(here);
-        }
-        Ok((census, Listing::Read(entries)))
+        Ok(Source::sound(segment, census, Listing::Read(entries)))
     }
 
-    fn fill(&self, sources: &[Source], lost: &Mutex<Vec<Corruption>>) -> Result<(), OpenError> {
+    /// Reads what can be read of a segment. Of the rest its hint says, if it has a sound one, which
+    /// keys have their newest frame there: they are damaged, and no older value of theirs comes back.
+    fn salvage_frames(
+        &self,
+        segment: &Arc<Segment>,
+        hint: Option<(Census, Listing)>,
+    ) -> Result<Source, Corruption> {
+        let mut damage = Vec::new();
+        let found = hints::gather(self.keydir, segment, Some(&mut damage))?;
+        let Gathered { census, mut entries, gaps } = found;
+        if damage.is_empty() {
+            if self.write_hints && hint.is_none_or(|(hinted, _)| hinted != census) {
+                hints::write(self.storage, self.keydir, segment, &census, &entries);
+            }
+            return Ok(Source::sound(segment, census, Listing::Read(entries)));
+        }
+        let mut known = census;
+        if let Some((census, listing)) = hint {
+            let is_lost = |entry: &u64| gaps.iter().any(|gap| gap.contains(&hints::place(*entry)));
+            entries.extend(listing.entries().filter(is_lost));
+            entries.sort_unstable();
+            known = census;
+        }
+        let source = Source::sound(segment, known, Listing::Read(entries));
+        Ok(Source { damage, gaps, ..source })
+    }
+
+    fn fill(&self, sources: &[Source], lost: &Mutex<Vec<Corruption>>) -> Result<(), Fault> {
         let sorted: Vec<_> = sources.iter().map(Entries::of).collect();
-        let segments =
-            sources.iter().map(|source| (source.segment.id(), &*source.segment)).collect();
-        let frames = Frames { segments, salvage: self.salvage, lost };
+        let segments = sources.iter().map(|source| (source.segment.id(), source)).collect();
+        let frames = Frames { keydir: self.keydir, segments, salvage: self.salvage, lost };
         self.keydir.load(&sorted, threads(), &frames)?;
         for Source { segment, census, .. } in sources {
             segment.map.expect_scattered(false);
@@ -164,7 +223,15 @@ impl Loading<'_> {
     }
 }
 
-type Noted<'a> = Mutex<&'a mut Option<Vec<Corruption>>>;
+impl Source {
+    fn sound(segment: &Arc<Segment>, census: Census, listing: Listing) -> Self {
+        let origins = if segment.header.merged { scan::inputs(segment) } else { None };
+        let newest = origins.and_then(|inputs| inputs.into_iter().max());
+        let newest = newest.unwrap_or(segment.id() - u32::from(segment.header.merged));
+        let segment = segment.clone();
+        Self { segment, census, listing, newest, damage: Vec::new(), gaps: Vec::new() }
+    }
+}
 
 /// The entries of a source, as the keydir loads them.
 struct Entries<'s> {
@@ -196,41 +263,80 @@ impl keydir::Source for Entries<'_> {
 
 /// What the frames say of the entries: of those with one key the one counts that was written last,
 /// wherever merges have moved it. What this depends on and no hint vouches for is verified: keys that
-/// differ, and the positions that moved frames were written at. In salvage damage is noted, and what
-/// the frames say is taken as it is.
+/// differ, and the positions that moved frames were written at. A hint that names something else than a
+/// frame with its tag is not trusted any more. In salvage damage is noted, and what the frames say is
+/// taken as it is.
 struct Frames<'s> {
-    segments: HashMap<u32, &'s Segment>,
+    keydir: &'s Keydir,
+    segments: HashMap<u32, &'s Source>,
     salvage: bool,
     lost: &'s Mutex<Vec<Corruption>>,
 }
 
 impl<'s> Frames<'s> {
     fn find(&self, at: LogPosition) -> (&'s Segment, u64) {
-        (self.segments[&at.segment()], u64::from(at.offset()))
+        (&self.segments[&at.segment()].segment, u64::from(at.offset()))
     }
 
-    fn verify(&self, segment: &Segment, offset: u64) -> Result<(), Corruption> {
-        match verify(segment, offset) {
-            Err(damage) if self.salvage => {
-                lock(self.lost).push(damage);
-                Ok(())
-            }
-            other => other,
+    fn verify(&self, segment: &Segment, offset: u64) -> Result<(), Fault> {
+        let Err(damage) = verify(segment, offset) else { return Ok(()) };
+        if self.is_hinted(segment) {
+            // Whether it is the hint or the frame is told by reading the segment.
+            return Err(Fault::Hints(vec![segment.id()]));
         }
+        if !self.salvage {
+            return Err(Fault::Corrupt(damage));
+        }
+        let mut lost = lock(self.lost);
+        if !lost.contains(&damage) {
+            lost.push(damage);
+        }
+        Ok(())
+    }
+
+    fn is_hinted(&self, segment: &Segment) -> bool {
+        matches!(self.segments[&segment.id()].listing, Listing::Hint(_))
+    }
+
+    /// Two frames that are sound, and not of one key, have the same tag, or a hint says what is not
+    /// so.
+    fn check_tags(&self, a: (&Segment, u64), b: (&Segment, u64)) -> Result<(), Fault> {
+        let tag = |(segment, offset)| key_at(segment, offset).map(|key| self.keydir.tag(key));
+        if tag(a) == tag(b) {
+            return Ok(());
+        }
+        let hinted = [a.0, b.0].into_iter().filter(|segment| self.is_hinted(segment));
+        let ids: Vec<_> = hinted.map(Segment::id).collect();
+        if ids.is_empty() { Ok(()) } else { Err(Fault::Hints(ids)) }
     }
 }
 
 impl<'s> Resolve for Frames<'s> {
     type Key = &'s [u8];
-    type Error = Corruption;
+    type Error = Fault;
 
-    fn fate(&self, old: LogPosition, new: LogPosition) -> Result<Fate, Corruption> {
+    fn fate(&self, old: LogPosition, new: LogPosition) -> Result<Fate, Fault> {
         let ((a, at_a), (b, at_b)) = (self.find(old), self.find(new));
         let same = key_at(a, at_a).is_some_and(|key| key_at(b, at_b) == Some(key));
+        // What a merge moved was written in its inputs, or before: to what was written later in the
+        // log it does not matter when, and the frame may be damaged.
+        let is_before = |moved: &Segment, log: &Segment| {
+            let newest = self.segments[&moved.id()].newest;
+            moved.header.merged && !log.header.merged && newest < log.id()
+        };
+        if same && is_before(a, b) {
+            return Ok(Fate::Newer);
+        }
+        if same && is_before(b, a) {
+            return Ok(Fate::Older);
+        }
         for (segment, offset) in [(a, at_a), (b, at_b)] {
             if !same || segment.header.merged {
                 self.verify(segment, offset)?;
             }
+        }
+        if !same {
+            self.check_tags((a, at_a), (b, at_b))?;
         }
         Ok(match same {
             false => Fate::Other,
@@ -239,7 +345,7 @@ impl<'s> Resolve for Frames<'s> {
         })
     }
 
-    fn look(&self, at: LogPosition) -> Result<Option<(&'s [u8], LogPosition)>, Corruption> {
+    fn look(&self, at: LogPosition) -> Result<Option<(&'s [u8], LogPosition)>, Fault> {
         let (segment, offset) = self.find(at);
         self.verify(segment, offset)?;
         Ok(key_at(segment, offset).map(|key| (key, origin_of(segment, offset))))
@@ -254,10 +360,13 @@ impl<'s> Resolve for Frames<'s> {
 }
 
 fn verify(segment: &Segment, offset: u64) -> Result<(), Corruption> {
-    let frame = scan::frame_at(segment, offset, segment.end() - offset);
+    let frame = scan::frame_at(segment, offset, segment.end().saturating_sub(offset));
+    let is_keyed = |frame: scan::Frame| {
+        frame.header.is_some_and(|header| matches!(header.kind, Kind::Put | Kind::Delete))
+    };
     match frame {
-        Ok(Some(frame)) if frame.header.is_some() => Ok(()),
-        Ok(_) => Err(Corruption::at(segment.position(offset), CorruptionKind::Missing)),
+        Ok(Some(frame)) if is_keyed(frame) => Ok(()),
+        Ok(_) => Err(Corruption::at(segment.position(offset), CorruptionKind::StaleSlot)),
         Err(kind) => Err(Corruption::at(segment.position(offset), kind)),
     }
 }

@@ -22,6 +22,7 @@ mod options;
 mod policy;
 mod stats;
 mod value;
+mod verify;
 mod view;
 
 pub use backup::BackupReport;
@@ -30,7 +31,7 @@ pub use iter::{Keys, Pair, Pairs};
 pub use merge::MergeReport;
 pub use options::{StoreOptions, WriteOptions};
 pub use policy::MergePolicy;
-pub use stats::{MergeTotals, SegmentStats, Stats};
+pub use stats::{DamagedSegment, MergeTotals, SegmentStats, Stats};
 pub use value::Value;
 
 use self::index::{Damage, Index};
@@ -196,6 +197,60 @@ impl Store {
         self.decide(key, None, |found| {
             if found.is_some() { Decision::Delete(true) } else { Decision::Leave(false) }
         })
+    }
+
+    /// Removes a key without looking at its value, and says whether there was one: what `delete` refuses
+    /// where the value is damaged, since it cannot be read. Where the key itself is damaged, the frame
+    /// is removed that has the hash of this one; it could not be read by any other key either. What was
+    /// damaged then goes with the next merge, and `verify` does not mind it.
+    ///
+    /// # Errors
+    /// As [`put`](Self::put).
+    pub fn delete_damaged(&self, key: impl AsRef<[u8]>) -> Result<bool, WriteError> {
+        let key = key.as_ref();
+        let header =
+            Header { kind: Kind::Delete, flags: 0, key_len: check_key(key)?, value_len: 0 };
+        let damage = Damage::default();
+        let is_there = self.remove(key, header, |at| self.index.is_key(at, key, &damage))?;
+        match damage.take() {
+            Some(place) if !is_there => {
+                let (segment, offset) = (place.segment, place.offset as u32);
+                self.remove(key, header, |at| at == LogPosition::new(segment, offset))
+            }
+            _ => Ok(is_there),
+        }
+    }
+
+    /// Writes a tombstone for a key if there is the slot that is looked for, and removes that.
+    fn remove(
+        &self,
+        key: &[u8],
+        header: Header,
+        is: impl Fn(LogPosition) -> bool,
+    ) -> Result<bool, WriteError> {
+        let (index, core, tag) = (&*self.index, self.core(), self.index.keydir.tag(key));
+        let len = frame::frame_len(header.body_len());
+        loop {
+            let removed = index.keydir.change(tag, &is, |old| {
+                let Some(old) = old else { return (Change::Keep, Some(None)) };
+                let Some(mut claim) = core.try_claim(&mut None, len) else {
+                    return (Change::Keep, None);
+                };
+                write_head(&mut claim, 0, header, None, key);
+                let position = finish(claim, header, &[]);
+                index.died(old);
+                (Change::Remove, Some(Some(position)))
+            });
+            match removed {
+                None => core.roll()?,
+                Some(None) => return Ok(false),
+                Some(Some(position)) => {
+                    index.count_writes([header.kind].into_iter());
+                    core.committed_as(position, core.config.durability)?;
+                    return Ok(true);
+                }
+            }
+        }
     }
 
     /// Sets a key's value if it has none, and says whether it had none.

@@ -1,5 +1,6 @@
 //! What a store counts.
 
+use crate::error::Corruption;
 use crate::log::LogStats;
 use crate::segment::Sum;
 use std::time::Duration;
@@ -22,6 +23,9 @@ pub struct Stats {
     pub segments: Vec<SegmentStats>,
     /// Whether full segments take more than the [space goal](crate::MergePolicy::space_goal).
     pub space_goal_missed: bool,
+    /// Segments that are damaged, as far as is known. Merging leaves them alone until what is damaged
+    /// is needed no more: see [`Store::delete_damaged`](crate::Store::delete_damaged).
+    pub damaged: Vec<DamagedSegment>,
     /// Merges since the store was opened.
     pub merges: MergeTotals,
     /// Values that were read, and keys that were looked up and there.
@@ -78,6 +82,18 @@ impl SegmentStats {
 
 fn ratio(dead: u64, live: u64) -> f64 {
     dead as f64 / (dead + live).max(1) as f64
+}
+
+/// A segment with damage in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DamagedSegment {
+    /// The number in the name of its file.
+    pub id: u32,
+    /// The first damaged place that was met.
+    pub first: Corruption,
+    /// Bytes that cannot be read, as far as is known.
+    pub bytes: u64,
 }
 
 /// All merges together.

@@ -146,6 +146,11 @@ impl View {
         }
     }
 
+    /// How new the frame is that a slot points at.
+    pub(crate) fn origin(&self, at: LogPosition) -> Option<LogPosition> {
+        self.with(at, |segment, offset| segment.map(|segment| origin_of(segment, offset)))
+    }
+
     /// Takes note that no slot points at a frame any more.
     pub(crate) fn died(&self, at: LogPosition) {
         self.with(at, |segment, offset| {

@@ -52,7 +52,8 @@ impl Core {
 
     /// Makes it durable that segments are gone, and removes them: nothing in them counts any more.
     /// What took their place is in the table, and durable. After an error all of them are there.
-    pub(crate) fn retire(&self, doomed: &[u32]) -> io::Result<()> {
+    /// Those that are damaged are set aside.
+    pub(crate) fn retire(&self, doomed: &[u32], damaged: &[u32]) -> io::Result<()> {
         self.change_manifest(|new| {
             self.table.with(|all| {
                 let of_log = |s: &&Listed| !s.header.merged;
@@ -71,7 +72,21 @@ impl Core {
         let mut gone = Vec::with_capacity(doomed.len());
         for &id in doomed {
             self.remove_file(&hint_name(id));
-            if self.remove_file(&file_name(id)) {
+            let name = file_name(id);
+            let is_gone = match damaged.contains(&id).then(|| self.storage.set_aside(&name, &name))
+            {
+                Some(Ok(to)) => {
+                    tracing::warn!(name, to, "a damaged segment was set aside");
+                    true
+                }
+                // It stays, of no use, and the next recovery removes it.
+                Some(Err(error)) => {
+                    tracing::warn!(name, %error, "could not set a damaged segment aside");
+                    false
+                }
+                None => self.remove_file(&name),
+            };
+            if is_gone {
                 gone.push(id);
             }
         }

@@ -1,0 +1,103 @@
+//! What may be done about a segment with damage in it.
+//!
+//! Damage in a sealed segment is a stretch in which no frame can be read. What stood there may have been
+//! the newest value of a key, one that nothing needs, or a tombstone, without which an older value in
+//! another segment would come back. Invariant: a damaged segment stays where it is until it is certain
+//! that nothing in the damaged stretches is needed:
+//!
+//! * No slot points there. A key whose newest value is damaged has one; it goes when the key is set or
+//!   deleted (`put`, where only the value is damaged, or `delete_damaged`), and not before.
+//! * No tombstone that stood there hides anything. The segment's hint, made when the segment was sound,
+//!   says which frames were tombstones, and of which tags. If no other segment may hold an older put
+//!   with the tag, it hides nothing. Without a hint it may have been of any key: then nothing older may
+//!   be in any other segment at all.
+//!
+//! Then what is sound is copied as always, and the file is set aside, not removed. In a store that was
+//! opened with `RecoveryMode::Salvage` the second point does not hold a merge up: what the damage hid
+//! came back when the store was opened, and its report says where.
+
+use super::tombstones::TombstoneFilter;
+use crate::error::{Corruption, CorruptionKind};
+use crate::format::hint::TOMBSTONE;
+use crate::position::LogPosition;
+use crate::segment::Segment;
+use crate::store::hints::{self, Gathered};
+use crate::store::index::Index;
+use crate::sync::lock;
+
+/// Something that a damaged frame may have said.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Doubt {
+    /// That keys with this tag are gone, as of some time before this place.
+    Tombstone { tag: u32, before: LogPosition },
+    /// That any key is.
+    Anything { before: LogPosition },
+}
+
+impl Doubt {
+    pub(crate) const fn before(&self) -> LogPosition {
+        match self {
+            Self::Tombstone { before, .. } | Self::Anything { before } => *before,
+        }
+    }
+
+    pub(crate) const fn tag(&self) -> Option<u32> {
+        match self {
+            Self::Tombstone { tag, .. } => Some(*tag),
+            Self::Anything { .. } => None,
+        }
+    }
+
+    /// Whether there may be something that it would hide.
+    pub(crate) fn matters(&self, filter: &TombstoneFilter) -> bool {
+        match *self {
+            Self::Tombstone { tag, before } => filter.may_hold(tag, before),
+            Self::Anything { before } => filter.may_hold_any(before),
+        }
+    }
+}
+
+/// What the damaged frames of a segment may have said, if no slot needs them.
+pub(crate) fn judge(
+    index: &Index,
+    segment: &Segment,
+    found: &Gathered,
+    first: &Corruption,
+) -> Result<Vec<Doubt>, Corruption> {
+    let is_lost = |offset: u64| found.gaps.iter().any(|gap| gap.contains(&offset));
+    let is_needed = |at: LogPosition| at.segment() == segment.id() && is_lost(at.offset().into());
+    if index.keydir.find(is_needed).is_some() {
+        return Err(first.clone());
+    }
+    let misled = lock(&index.damaged).get(&segment.id()).is_some_and(|damaged| damaged.misled);
+    let hint = hints::read(&*index.core.storage, &index.keydir, segment).filter(|_| !misled);
+    let Some((_, listing)) = hint else {
+        let end = found.gaps.last().map_or(0, |gap| gap.end);
+        return Ok(vec![Doubt::Anything { before: segment.position(end) }]);
+    };
+    let (mut doubts, mut inside, mut outside) = (Vec::new(), Vec::new(), Vec::new());
+    for entry in listing.entries() {
+        let (tag, place) = ((entry >> 32) as u32, hints::place(entry));
+        if !is_lost(place) {
+            outside.push(entry);
+            continue;
+        }
+        inside.push(tag);
+        if entry & TOMBSTONE != 0 {
+            doubts.push(Doubt::Tombstone { tag, before: segment.position(place) });
+        }
+    }
+    // The hint names all that was found; but for what a frame hides that is now damaged.
+    let unknown = |&&entry: &&u64| {
+        outside.binary_search(&entry).is_err()
+            && inside.binary_search(&((entry >> 32) as u32)).is_err()
+    };
+    let missing = outside.iter().find(|entry| found.entries.binary_search(entry).is_err());
+    match found.entries.iter().find(unknown).or(missing) {
+        Some(&entry) => {
+            let (segment, offset) = (segment.id(), hints::place(entry));
+            Err(Corruption { segment, offset, kind: CorruptionKind::Hint })
+        }
+        None => Ok(doubts),
+    }
+}

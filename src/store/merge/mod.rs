@@ -1,0 +1,386 @@
+//! Merging: what is live in some sealed segments is copied into new ones, and the old ones go.
+//!
+//! Invariants, each with what would be lost without it:
+//! * A frame's age is the position that it was first written at, kept in every copy; never a clock,
+//!   and never the id of a file. So it does not matter what is merged with what, or loaded first.
+//! * A slot is moved only if it points at exactly the frame that was copied. So a write or delete
+//!   that came in between stays.
+//! * Before an input goes, its copies are durable, and so is the log up to where it ended after the
+//!   last look at a slot: whatever made a frame in the input dead is durable, too.
+//! * A tombstone, and an expired value, which is one, is kept for as long as a put of its key
+//!   that is older may be in a segment that is not merged with it. Hints tell by the key's tag.
+//! * Slots point into segments in the table: copies are put in before, inputs taken out after; and
+//!   before they are, all slots are looked at: where one still points into an input, nothing goes.
+//! * What is read is compared with what the keydir was made from, so that no key is lost of which a
+//!   hint did not say that it is there.
+//! * A damaged segment stays until nothing needs what is damaged in it; see `damage`.
+
+pub(crate) mod damage;
+mod output;
+mod run;
+mod throttle;
+pub(crate) mod tombstones;
+
+pub(crate) use throttle::Pace;
+
+use self::run::Run;
+use super::Store;
+use super::hints;
+use super::index::{Damaged, Index, Merging};
+use super::policy::{self, Facts};
+use crate::error::{AppendError, Corruption, CorruptionKind, MergeError};
+use crate::format::frame;
+use crate::format::header::FIRST_FRAME;
+use crate::log::scan;
+use crate::segment::{Segment, hint_name};
+use crate::sync::lock;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// What a merge did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MergeReport {
+    /// Segments that were merged, and are gone.
+    pub inputs: u64,
+    /// Segments that took their place.
+    pub outputs: u64,
+    /// Bytes of frames that were looked at.
+    pub bytes_read: u64,
+    /// Bytes of frames that were written.
+    pub bytes_written: u64,
+    /// Bytes of files that are gone, those of the outputs taken off.
+    pub bytes_reclaimed: u64,
+    /// Puts that were copied.
+    pub puts_moved: u64,
+    /// Values that had expired.
+    pub expired: u64,
+    /// Tombstones that were kept: an older value of their key may be in another segment.
+    pub tombstones_kept: u64,
+    /// Tombstones that were dropped.
+    pub tombstones_dropped: u64,
+    /// How long it took.
+    pub duration: Duration,
+}
+
+impl MergeReport {
+    fn add(&mut self, other: &Self) {
+        self.inputs += other.inputs;
+        self.outputs += other.outputs;
+        self.bytes_read += other.bytes_read;
+        self.bytes_written += other.bytes_written;
+        self.bytes_reclaimed += other.bytes_reclaimed;
+        self.puts_moved += other.puts_moved;
+        self.expired += other.expired;
+        self.tombstones_kept += other.tombstones_kept;
+        self.tombstones_dropped += other.tombstones_dropped;
+        self.duration += other.duration;
+    }
+}
+
+/// Live bytes that one run copies at most, in full segments: what it takes of the disk for a while.
+const RUN: u64 = 8;
+
+impl Store {
+    /// Merges everything that has anything dead in it, and small segments, as fast as it can; first
+    /// another segment becomes active, so that this is done to all that was written up to now.
+    /// Writers and readers go on meanwhile. One merge runs at a time. For now and then: called in a
+    /// loop it makes writers wait for one segment after the other.
+    ///
+    /// # Errors
+    /// [`MergeError`]; nothing is lost, and what was merged before the error stays merged.
+    pub fn merge(&self) -> Result<MergeReport, MergeError> {
+        let core = self.core();
+        match core.roll_if_used() {
+            // Then what is full already is merged, which may make room.
+            Err(AppendError::NoSpace { .. }) => {}
+            other => other?,
+        }
+        core.sync()?;
+        let mut merging = self.index.merging();
+        self.index.list_sealed(true);
+        let all = self.index.known();
+        let small = |known: &Known| known.facts.used < core.config.segment_size / 2;
+        let several = all.iter().filter(|known| known.facts.mergeable && small(known)).count() > 1;
+        let wanted = |known: &&Known| {
+            let facts = &known.facts;
+            let gain = facts.dead > 0 || known.tombstones > 0 || several && small(known);
+            facts.mergeable && gain || known.retry
+        };
+        let ids: Vec<_> = all.iter().filter(wanted).map(|known| known.facts.id).collect();
+        self.index.merge_in_runs(&mut merging, &ids, Pace::Full)
+    }
+
+    /// Merges the segments with these ids, those of them that can be.
+    #[doc(hidden)]
+    pub fn merge_only(&self, ids: &[u32]) -> Result<MergeReport, MergeError> {
+        self.merge_while(ids, || {})
+    }
+
+    /// As `merge_only`; `meanwhile` runs once, after frames were copied and before slots are moved.
+    #[doc(hidden)]
+    pub fn merge_while(
+        &self,
+        ids: &[u32],
+        meanwhile: impl FnOnce() + Send + 'static,
+    ) -> Result<MergeReport, MergeError> {
+        let mut merging = self.index.merging();
+        merging.meanwhile = Some(Box::new(meanwhile));
+        self.index.list_sealed(true);
+        let all = self.index.known();
+        let may_be = |known: &Known| known.facts.mergeable || known.retry;
+        let mergeable = |id| all.iter().any(|k| k.facts.id == id && may_be(k));
+        let ids: Vec<_> = ids.iter().copied().filter(|&id| mergeable(id)).collect();
+        self.index.merge_in_runs(&mut merging, &ids, Pace::Full)
+    }
+
+    /// Makes another segment active, and seals the one that was. For tests of merges.
+    #[doc(hidden)]
+    pub fn roll(&self) -> Result<(), MergeError> {
+        self.core().roll_early()?;
+        self.core().sync()?;
+        Ok(())
+    }
+
+    /// Whether the policy would merge something now.
+    #[must_use]
+    pub fn needs_merge(&self) -> bool {
+        !self.index.due().0.is_empty()
+    }
+}
+
+/// A full segment, and the tombstones in it that count as live.
+pub(crate) struct Known {
+    pub(crate) segment: Arc<Segment>,
+    pub(crate) facts: Facts,
+    tombstones: u64,
+    /// It is damaged, or it could not be merged before; by hand that is tried again.
+    retry: bool,
+}
+
+impl Index {
+    /// The segments that are full.
+    pub(super) fn known(&self) -> Vec<Known> {
+        let damaged = lock(&self.damaged).clone();
+        let active = self.core.tail.position().segment();
+        let full = |s: &Arc<Segment>| s.header.merged || s.id() < active;
+        let segments = self.core.table.segments().into_iter().filter(full);
+        let look = |segment: Arc<Segment>| {
+            let damaged = damaged.get(&segment.id());
+            self.look_at(segment, damaged)
+        };
+        segments.map(look).collect()
+    }
+
+    fn look_at(&self, segment: Arc<Segment>, damaged: Option<&Damaged>) -> Known {
+        let used = content(&segment);
+        let census = segment.census.get().copied();
+        let found = census.unwrap_or_default();
+        // Those in merged segments were needed when they were made. They are worth another look when
+        // as much was reclaimed since, anywhere, as the look costs.
+        let reclaimed = self.reclaimed.get().saturating_sub(segment.looked_at.get());
+        let needed = segment.header.merged && reclaimed < used;
+        let tombstones = if needed { 0 } else { found.tombstones };
+        let expired = found.expiring.expired(self.clock.now());
+        let parts = [segment.dead.get(), found.keyless, tombstones, expired];
+        let dead = parts.into_iter().fold(0, u64::saturating_add).min(used);
+        let mergeable = segment.is_sealed() && census.is_some_and(|census| !census.plain);
+        // What is dead beside entries of the log, or beside damage that is needed, stays where it is.
+        let is_needed = |damaged: &Damaged| damaged.dead == Some(segment.dead.get());
+        let retry = mergeable && damaged.is_some_and(|damaged| !damaged.misled);
+        let stays = found.plain || damaged.is_some_and(|d| d.misled || is_needed(d));
+        let (dead, mergeable) = if stays { (0, false) } else { (dead, mergeable) };
+        let facts = Facts { id: segment.id(), used, dead, mergeable };
+        Known { segment, facts, tombstones: found.tombstones, retry }
+    }
+
+    /// What the policy would merge now, and whether the space goal is missed.
+    pub(super) fn due(&self) -> (Vec<u32>, bool) {
+        let all: Vec<_> = self.known().iter().map(|known| known.facts).collect();
+        let settled = lock(&self.settled);
+        let rest =
+            |facts: &Facts| Facts { mergeable: facts.mergeable && !settled.holds(facts), ..*facts };
+        let all: Vec<_> = all.iter().map(rest).collect();
+        let segment_size = self.core.config.segment_size;
+        let ids = self.policy.choose(&all, segment_size, segment_size * RUN);
+        (ids, self.policy.misses_goal(&all))
+    }
+
+    /// Looks through sealed segments that were not yet, and writes their hints; until the store is
+    /// being closed, where that is to end it.
+    /// Only by who has the merging.
+    pub(super) fn list_sealed(&self, until_stop: bool) {
+        for segment in self.core.table.segments() {
+            let is_damaged = lock(&self.damaged).contains_key(&segment.id());
+            let known = segment.census.get().is_some() || is_damaged;
+            if known || !segment.is_sealed() || until_stop && self.is_stopping() {
+                continue;
+            }
+            match hints::gather(&self.keydir, &segment, None) {
+                Ok(found) => {
+                    let (census, entries) = (found.census, found.entries);
+                    hints::write(&*self.core.storage, &self.keydir, &segment, &census, &entries);
+                    // Only here and before the store is open: it is not set yet.
+                    let _ = segment.census.set(census);
+                }
+                Err(error) => _ = self.has_to_stay(&error),
+            }
+        }
+    }
+
+    /// Takes note of damage that was met.
+    fn note_damage(&self, first: &Corruption, gaps: &[Range<u64>]) {
+        let bytes = gaps.iter().map(|gap| gap.end - gap.start).sum();
+        let found = || Damaged { first: first.clone(), bytes, dead: None, misled: false };
+        let mut all = lock(&self.damaged);
+        let damaged = all.entry(first.segment).or_insert_with(found);
+        damaged.bytes = damaged.bytes.max(bytes);
+    }
+
+    /// A segment is left alone, until more of it is dead. Says whether that is news.
+    fn has_to_stay(&self, damage: &Corruption) -> bool {
+        let id = damage.segment;
+        let misled = matches!(damage.kind, CorruptionKind::Hint | CorruptionKind::StaleSlot);
+        if misled {
+            // So that the next open reads the segment.
+            self.core.remove_file(&hint_name(id));
+        }
+        self.note_damage(damage, &[]);
+        let dead = self.core.table.pin(id).map(|segment| segment.dead.get());
+        let mut all = lock(&self.damaged);
+        let Some(damaged) = all.get_mut(&id) else { return false };
+        let is_news = damaged.dead.is_none();
+        damaged.misled |= misled;
+        damaged.dead = Some(dead.unwrap_or_default());
+        if is_news {
+            tracing::error!(error = %damage, "a segment is damaged, and is left alone");
+        }
+        is_news
+    }
+
+    /// Segments are merged away, and so is what was damaged in them.
+    fn are_gone(&self, ids: &[u32]) {
+        lock(&self.damaged).retain(|id, _| !ids.contains(id));
+    }
+
+    /// Merges segments, some at a time, the oldest first: then the tombstones in later ones need
+    /// not be kept for what was in them.
+    pub(super) fn merge_in_runs(
+        &self,
+        merging: &mut Merging,
+        ids: &[u32],
+        pace: Pace,
+    ) -> Result<MergeReport, MergeError> {
+        let mut total = MergeReport::default();
+        let all = self.known();
+        let live = |known: &Known| known.facts.used - known.facts.dead;
+        let mut chosen: Vec<_> = all.iter().filter(|k| ids.contains(&k.facts.id)).collect();
+        // What is dead wholly comes first, and by itself: it takes no space, and gives some.
+        let oldest = |known: &Known| known.segment.census.get().map(|census| census.oldest);
+        chosen.sort_by_key(|known| (live(known) > 0, oldest(known)));
+        let (mut budget, mut most) = (self.core.config.segment_size * RUN, usize::MAX);
+        let mut failure = None;
+        while let Some(first) = chosen.first() {
+            let (dead, mut sum) = (live(first) == 0, 0);
+            let fits = |known: &&&Known| {
+                sum += live(known);
+                sum <= budget && (live(known) == 0) == dead
+            };
+            let count = chosen.iter().take(most).take_while(fits).count().max(1);
+            let inputs = chosen[..count].iter().map(|known| known.segment.clone()).collect();
+            match self.merge_once(merging, inputs, pace) {
+                Ok(report) => {
+                    total.add(&report);
+                    chosen.drain(..count);
+                }
+                // With less to be copied at a time there may be room.
+                Err(MergeError::Append(AppendError::NoSpace { .. })) if count > 1 => {
+                    budget = chosen[..count].iter().map(|known| live(known)).sum::<u64>() / 4;
+                    most = count / 2;
+                }
+                // Around it.
+                Err(MergeError::Corrupt(damage))
+                    if chosen[..count].iter().any(|known| known.facts.id == damage.segment) =>
+                {
+                    chosen.retain(|known| known.facts.id != damage.segment);
+                    if self.has_to_stay(&damage) {
+                        lock(&self.totals).failures += 1;
+                        failure.get_or_insert(MergeError::Corrupt(damage));
+                    }
+                }
+                Err(error) => {
+                    self.failed(&error);
+                    return Err(error);
+                }
+            }
+        }
+        failure.map_or(Ok(total), Err)
+    }
+
+    /// Takes note of what came out of a merge that gained nothing.
+    fn settle(&self, report: &MergeReport, outputs: Vec<Arc<Segment>>) {
+        let mut settled = lock(&self.settled);
+        let there = self.core.table.segments();
+        settled.forget(|id| there.iter().any(|segment| segment.id() == id));
+        let MergeReport { inputs, outputs: made, bytes_read, bytes_reclaimed, .. } = *report;
+        if !policy::gains(inputs, made, bytes_read, bytes_reclaimed) {
+            tracing::debug!(?report, "a merge gained nothing");
+            outputs.into_iter().for_each(|output| settled.note(&self.look_at(output, None).facts));
+        }
+    }
+
+    fn failed(&self, error: &MergeError) {
+        match error {
+            // Not for good, and nothing is wrong.
+            MergeError::Closing => return,
+            MergeError::Corrupt(damage) => _ = self.has_to_stay(damage),
+            _ => {}
+        }
+        lock(&self.totals).failures += 1;
+    }
+
+    fn merge_once(
+        &self,
+        merging: &mut Merging,
+        inputs: Vec<Arc<Segment>>,
+        pace: Pace,
+    ) -> Result<MergeReport, MergeError> {
+        let started = Instant::now();
+        let mut run = Run::new(self, inputs, pace);
+        let copied = run.copy().and_then(|()| run.keep_tombstones());
+        let copied = copied.and_then(|()| run.writer.seal());
+        if let Err(error) = copied {
+            run.discard();
+            return Err(error);
+        }
+        merging.meanwhile.take().into_iter().for_each(|meanwhile| meanwhile());
+        let outputs = run.writer.done.clone();
+        let mut report = run.replace()?;
+        report.duration = started.elapsed();
+        self.settle(&report, outputs);
+        tracing::info!(?report, "merged");
+        self.reclaimed.add(report.bytes_read.saturating_sub(report.bytes_written));
+        let mut totals = lock(&self.totals);
+        totals.merges += 1;
+        totals.bytes_read += report.bytes_read;
+        totals.bytes_written += report.bytes_written;
+        totals.bytes_reclaimed += report.bytes_reclaimed;
+        totals.time += report.duration;
+        Ok(report)
+    }
+}
+
+/// Bytes of frames in a full segment, but for the one that says what it was made of: that is neither
+/// live nor dead.
+fn content(segment: &Segment) -> u64 {
+    let used = segment.end().saturating_sub(FIRST_FRAME);
+    let inputs = if segment.header.merged { scan::inputs(segment) } else { None };
+    used.saturating_sub(inputs.map_or(0, |ids| frame::inputs_len(ids.len())))
+}
+
+/// Bytes that a segment's file takes.
+pub(super) fn disk_bytes(segment: &Segment) -> u64 {
+    let len = segment.map.len() as u64;
+    if segment.is_sealed() { (segment.end() + 8).next_multiple_of(4096).min(len) } else { len }
+}

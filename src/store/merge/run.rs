@@ -1,0 +1,251 @@
+//! One merge: what is live in its inputs is copied, slots are moved, and the inputs go.
+
+#![allow(unsafe_code, reason = "reads frames that were verified")]
+
+use super::output::Writer;
+use super::throttle::{Pace, Throttle};
+use super::tombstones::TombstoneFilter;
+use super::{MergeReport, content, damage, disk_bytes};
+use crate::error::{Corruption, CorruptionKind, MergeError};
+use crate::format::frame::{HEADER, Header, Kind};
+use crate::keydir::Change;
+use crate::log::scan;
+use crate::options::RecoveryMode;
+use crate::position::LogPosition;
+use crate::segment::Segment;
+use crate::store::hints::{self, Gather, Gathered};
+use crate::store::index::{Damage, Index, key_at, origin_of};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+/// A copy of a frame.
+struct Move {
+    tag: u32,
+    old: LogPosition,
+    new: LogPosition,
+}
+
+/// A tombstone in an input, or a value there that has expired.
+struct Tombstone<'s> {
+    tag: u32,
+    origin: LogPosition,
+    key: &'s [u8],
+}
+
+/// One merge.
+pub(super) struct Run<'i> {
+    index: &'i Index,
+    inputs: Vec<Arc<Segment>>,
+    throttle: Throttle<'i>,
+    pub(super) writer: Writer<'i>,
+    moves: Vec<Move>,
+    /// Where in the inputs tombstones are: the input, and the offset.
+    tombstones: Vec<(usize, u64)>,
+    /// What damaged frames in the inputs may have said, and where the damage is.
+    doubts: Vec<(damage::Doubt, Corruption)>,
+    /// Inputs that are damaged, and whose damage nothing needs.
+    damaged: Vec<u32>,
+    report: MergeReport,
+}
+
+impl<'i> Run<'i> {
+    pub(super) fn new(index: &'i Index, inputs: Vec<Arc<Segment>>, pace: Pace) -> Self {
+        let live = |s: &Arc<Segment>| content(s).saturating_sub(s.dead.get());
+        let expected = inputs.iter().map(live).sum();
+        let ids = inputs.iter().map(|segment| segment.id()).collect();
+        Self {
+            index,
+            inputs,
+            throttle: Throttle::new(index, pace),
+            writer: Writer::new(index, ids, expected),
+            moves: Vec::new(),
+            tombstones: Vec::new(),
+            doubts: Vec::new(),
+            damaged: Vec::new(),
+            report: MergeReport::default(),
+        }
+    }
+
+    /// Copies what is live, input by input.
+    pub(super) fn copy(&mut self) -> Result<(), MergeError> {
+        for nth in 0..self.inputs.len() {
+            let segment = self.inputs[nth].clone();
+            let (mut failed, mut lost, mut gather) = (None, Vec::new(), Gather::new());
+            scan::each_frame(&segment, Some(&mut lost), |offset, len, header| {
+                let tag = gather.add(&self.index.keydir, &segment, offset, len, header);
+                let done = self.throttle.after(len).and_then(|()| match (header, tag) {
+                    (Some(header), Some(tag)) if header.kind == Kind::Put => {
+                        self.put(nth, &segment, offset, len, header, tag)
+                    }
+                    (_, Some(_)) => {
+                        self.tombstones.push((nth, offset));
+                        Ok(())
+                    }
+                    _ => Ok(()),
+                });
+                failed = done.err();
+                if failed.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            })?;
+            failed.map_or(Ok(()), Err)?;
+            self.check(&segment, &gather.finish(&segment), lost)?;
+            self.report.bytes_read += segment.end() - crate::format::header::FIRST_FRAME;
+        }
+        Ok(())
+    }
+
+    /// Whether what was read is what the keydir was made from: a key that a hint has left out would be
+    /// lost with its segment.
+    fn check(
+        &mut self,
+        segment: &Segment,
+        found: &Gathered,
+        lost: Vec<Corruption>,
+    ) -> Result<(), MergeError> {
+        let index = self.index;
+        let Some(first) = lost.into_iter().next() else {
+            hints::check_count(segment, &found.census)?;
+            hints::compare(&*index.core.storage, &index.keydir, segment, found)?;
+            return Ok(());
+        };
+        index.note_damage(&first, &found.gaps);
+        let doubts = damage::judge(index, segment, found, &first)?;
+        // What it may have said was told when the store was opened.
+        if index.core.config.recovery_mode == RecoveryMode::Strict {
+            self.doubts.extend(doubts.into_iter().map(|doubt| (doubt, first.clone())));
+        }
+        self.damaged.push(segment.id());
+        Ok(())
+    }
+
+    fn put(
+        &mut self,
+        nth: usize,
+        segment: &Segment,
+        offset: u64,
+        len: u64,
+        header: Header,
+        tag: u32,
+    ) -> Result<(), MergeError> {
+        let (keydir, here) = (&self.index.keydir, segment.position(offset));
+        let is_over = |expiry| expiry <= self.index.clock.now();
+        if hints::expiry_of(segment, offset, header).is_some_and(is_over) {
+            let is_there =
+                |at: Option<_>| (at.map_or(Change::Keep, |_| Change::Remove), at.is_some());
+            if keydir.change(tag, |at| at == here, is_there) {
+                segment.dead.add(len);
+            }
+            // Whether it had a slot or not: a merge that failed may have taken that.
+            self.tombstones.push((nth, offset));
+            self.report.expired += 1;
+            return Ok(());
+        }
+        if keydir.get(tag, |at| at == here, |_| ()).is_none() {
+            return Ok(());
+        }
+        // SAFETY: in the frame, which `each_frame` has verified.
+        let body = unsafe { segment.map.slice(offset + HEADER, header.body_len()) };
+        let new = self.writer.copy(header, body, origin_of(segment, offset))?;
+        self.moves.push(Move { tag, old: here, new });
+        self.report.puts_moved += 1;
+        self.throttle.after(len)
+    }
+
+    /// Copies the tombstones that are still needed.
+    pub(super) fn keep_tombstones(&mut self) -> Result<(), MergeError> {
+        let places = std::mem::take(&mut self.tombstones);
+        if places.is_empty() && self.doubts.is_empty() {
+            return Ok(());
+        }
+        let inputs = self.inputs.clone();
+        let mut all = Vec::with_capacity(places.len());
+        for &(nth, offset) in &places {
+            let Some(key) = key_at(&inputs[nth], offset) else {
+                let at = inputs[nth].position(offset);
+                return Err(Corruption::at(at, CorruptionKind::Header).into());
+            };
+            let (tag, origin) = (self.index.keydir.tag(key), origin_of(&inputs[nth], offset));
+            all.push(Tombstone { tag, origin, key });
+        }
+        let doubted = self.doubts.iter().map(|(doubt, _)| doubt.before());
+        let newest = all.iter().map(|tombstone| tombstone.origin).chain(doubted).max();
+        let (newest, after) = (newest.unwrap_or_default(), |bytes| self.throttle.after(bytes));
+        let filter = TombstoneFilter::new(self.index, &inputs, newest, after)?;
+        if let Some((_, first)) = self.doubts.iter().find(|(doubt, _)| doubt.matters(&filter)) {
+            return Err(first.clone().into());
+        }
+        // For each key the newest first.
+        all.sort_by(|a, b| (a.tag, a.key, b.origin).cmp(&(b.tag, b.key, a.origin)));
+        all.dedup_by(|later, first| later.key == first.key);
+        self.report.tombstones_dropped += (places.len() - all.len()) as u64;
+        for tombstone in all {
+            self.throttle.after(tombstone.key.len() as u64)?;
+            // A key that has a value has it from later on.
+            if !self.has_value(&tombstone) && filter.may_hold(tombstone.tag, tombstone.origin) {
+                self.writer.tombstone(tombstone.key, tombstone.origin)?;
+                self.report.tombstones_kept += 1;
+            } else {
+                self.report.tombstones_dropped += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn has_value(&self, tombstone: &Tombstone<'_>) -> bool {
+        let (index, damage) = (self.index, Damage::default());
+        index
+            .keydir
+            .get(tombstone.tag, |at| index.is_key(at, tombstone.key, &damage), |_| ())
+            .is_some()
+    }
+
+    /// Nothing points at what was written: it goes.
+    pub(super) fn discard(self) {
+        self.writer.discard();
+    }
+
+    /// Puts the outputs in the place of the inputs.
+    pub(super) fn replace(mut self) -> Result<MergeReport, MergeError> {
+        let (index, core) = (self.index, &*self.index.core);
+        let outputs = std::mem::take(&mut self.writer.done);
+        for output in &outputs {
+            core.table.insert(output.clone());
+        }
+        for Move { tag, old, new } in std::mem::take(&mut self.moves) {
+            index.keydir.change(
+                tag,
+                |at| at == old,
+                |found| {
+                    index.died(if found.is_some() { old } else { new });
+                    (found.map_or(Change::Keep, |_| Change::Set(new)), ())
+                },
+            );
+        }
+        self.check_slots()?;
+        core.sync()?;
+        let ids: Vec<_> = self.inputs.iter().map(|segment| segment.id()).collect();
+        let retired = core.retire(&ids, &self.damaged);
+        retired.map_err(|source| MergeError::Io { source: Arc::new(source) })?;
+        index.are_gone(&ids);
+        core.tidy();
+        let bytes = |all: &[Arc<Segment>]| all.iter().map(|s| disk_bytes(s)).sum::<u64>();
+        self.report.inputs = self.inputs.len() as u64;
+        self.report.outputs = outputs.len() as u64;
+        self.report.bytes_written = outputs.iter().map(|s| content(s)).sum();
+        self.report.bytes_reclaimed = bytes(&self.inputs).saturating_sub(bytes(&outputs));
+        Ok(self.report)
+    }
+
+    /// No slot may point into what is about to go.
+    fn check_slots(&self) -> Result<(), MergeError> {
+        let mut ids: Vec<_> = self.inputs.iter().map(|segment| segment.id()).collect();
+        ids.sort_unstable();
+        let (Some(&first), Some(&last)) = (ids.first(), ids.last()) else { return Ok(()) };
+        let doomed = |at: LogPosition| {
+            (first..=last).contains(&at.segment()) && ids.binary_search(&at.segment()).is_ok()
+        };
+        match self.index.keydir.find(doomed) {
+            Some(at) => Err(Corruption::at(at, CorruptionKind::StaleSlot).into()),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! How fast a merge goes, and when it ends early.
+
+use crate::error::MergeError;
+use crate::store::index::Index;
+use std::time::{Duration, Instant};
+
+/// How hard a merge works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pace {
+    /// As fast as it can.
+    Full,
+    /// As the policy says.
+    Policy { in_a_hurry: bool },
+}
+
+/// Bytes between two looks at the clock.
+const STRIDE: u64 = 256 << 10;
+/// The longest sleep before looking whether the store is being closed.
+const NAP: Duration = Duration::from_millis(20);
+/// The longest pause at all, in seconds.
+const LONGEST: f64 = 3600.0;
+
+/// Ends a merge when the store is closed, and slows it down as the policy says.
+pub(super) struct Throttle<'i> {
+    index: &'i Index,
+    pace: Pace,
+    bytes: u64,
+    since: Instant,
+}
+
+impl<'i> Throttle<'i> {
+    pub(super) fn new(index: &'i Index, pace: Pace) -> Self {
+        Self { index, pace, bytes: 0, since: Instant::now() }
+    }
+
+    /// To be called after each step, with the bytes that it moved.
+    pub(super) fn after(&mut self, bytes: u64) -> Result<(), MergeError> {
+        self.bytes += bytes;
+        if self.bytes >= STRIDE { self.pause() } else { Ok(()) }
+    }
+
+    #[cold]
+    fn pause(&mut self) -> Result<(), MergeError> {
+        let pause = match self.pace {
+            Pace::Full => 0.0,
+            // Somebody waits for this merge to end.
+            Pace::Policy { .. } if self.index.has_waiters() => 0.0,
+            Pace::Policy { in_a_hurry } => {
+                let took = self.since.elapsed().as_secs_f64();
+                self.index.policy.pause(self.bytes, took, in_a_hurry)
+            }
+        };
+        let until = Instant::now() + Duration::from_secs_f64(pause.min(LONGEST));
+        loop {
+            if self.index.is_stopping() {
+                return Err(MergeError::Closing);
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() || self.index.has_waiters() {
+                break;
+            }
+            std::thread::sleep(left.min(NAP));
+        }
+        (self.bytes, self.since) = (0, Instant::now());
+        Ok(())
+    }
+}

@@ -1,0 +1,75 @@
+//! Which tombstones a merge still needs.
+
+use crate::position::LogPosition;
+use crate::segment::Segment;
+use crate::store::hints::{self, Listing};
+use crate::store::index::Index;
+use crate::sync::lock;
+use std::sync::Arc;
+
+/// The segments beside the inputs, which may hold what a tombstone in them hides.
+#[derive(Debug)]
+pub(crate) struct TombstoneFilter(Vec<Other>);
+
+#[derive(Debug)]
+struct Other {
+    /// Nothing in it was written before.
+    oldest: u64,
+    /// What is in it; `None`: anything may be.
+    listing: Option<Listing>,
+}
+
+impl TombstoneFilter {
+    /// For tombstones that were written no later than `newest`.
+    /// `after` is called with the bytes of each hint that was read.
+    pub(crate) fn new<E>(
+        index: &Index,
+        inputs: &[Arc<Segment>],
+        newest: LogPosition,
+        mut after: impl FnMut(u64) -> Result<(), E>,
+    ) -> Result<Self, E> {
+        let mut others = Vec::new();
+        for segment in index.core.table.segments() {
+            if inputs.iter().any(|input| input.id() == segment.id()) {
+                continue;
+            }
+            let other = Other::of(index, &segment, newest);
+            if other.oldest >= newest.as_u64() {
+                continue;
+            }
+            let listed = other.listing.as_ref().map_or(0, |listing| listing.listed().len());
+            others.push(other);
+            after(listed as u64 * 8)?;
+        }
+        Ok(Self(others))
+    }
+
+    /// Whether a put with this tag that was written before may be in one of them.
+    pub(crate) fn may_hold(&self, tag: u32, origin: LogPosition) -> bool {
+        let holds = |listing: &Option<Listing>| listing.as_ref().is_none_or(|l| l.has_put(tag));
+        self.0.iter().any(|other| other.oldest < origin.as_u64() && holds(&other.listing))
+    }
+
+    /// Whether anything that was written before may be in one of them.
+    pub(crate) fn may_hold_any(&self, origin: LogPosition) -> bool {
+        self.0.iter().any(|other| other.oldest < origin.as_u64())
+    }
+}
+
+impl Other {
+    fn of(index: &Index, segment: &Segment, newest: LogPosition) -> Self {
+        // What a merge moved is from before its segment was made, and how much so is not known.
+        let least = if segment.header.merged { 0 } else { segment.position(0).as_u64() };
+        let misled = lock(&index.damaged).get(&segment.id()).is_some_and(|damaged| damaged.misled);
+        let Some(census) = segment.census.get().filter(|_| !misled) else {
+            // Not looked through: the active one, or damaged; or its hint is not to be trusted.
+            return Self { oldest: least, listing: None };
+        };
+        if census.oldest >= newest.as_u64() {
+            return Self { oldest: census.oldest, listing: None };
+        }
+        let hint = hints::read(&*index.core.storage, &index.keydir, segment);
+        let listing = hint.filter(|(hinted, _)| hinted == census).map(|(_, listing)| listing);
+        Self { oldest: census.oldest, listing }
+    }
+}

@@ -1,0 +1,263 @@
+//! Whether all is well: frames are sound, and hints and the keydir say what they say.
+//!
+//! All frames are read. The keydir has to know each key's newest one: a put without a slot has to have a
+//! tombstone that is newer. Writers go on meanwhile, so a slot may be newer than what is read, and a
+//! key may be deleted after its put was found to have a slot, but not the other way round.
+
+#![allow(unsafe_code, reason = "reads frames that were verified")]
+
+use super::Store;
+use super::hints::{self, Gather};
+use super::index::{Damage, Index, key_at, origin_of};
+use super::merge::damage;
+use super::merge::tombstones::TombstoneFilter;
+use crate::error::{Corruption, CorruptionKind, ReadError};
+use crate::format::frame::{self, EXPIRES, Header, Kind};
+use crate::format::header::FIRST_FRAME;
+use crate::log::{VerifyReport, scan};
+use crate::options::RecoveryMode;
+use crate::position::LogPosition;
+use crate::segment::Segment;
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+impl Store {
+    /// Reads everything, values that are not the newest included, and checks every checksum; compares
+    /// what is there with the hints and with the keydir; then looks every key up. Merges wait
+    /// meanwhile, writers and readers do not.
+    ///
+    /// Damage that nothing needs any more (the key was set or deleted since) is no error; it is
+    /// counted, and goes with the next merge.
+    ///
+    /// # Errors
+    /// [`ReadError::Corrupt`] at the first damage, or the first contradiction.
+    pub fn verify(&self) -> Result<VerifyReport, ReadError> {
+        let _still = self.index.merging();
+        let mut check = Check::new(&self.index);
+        check.everything().map_err(ReadError::Corrupt)?;
+        let mut report = check.report;
+        for pair in self {
+            let pair = pair?;
+            report.keys += 1;
+            report.bytes += pair.value().len() as u64;
+        }
+        Ok(report)
+    }
+}
+
+/// A put or a tombstone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    tag: u32,
+    origin: LogPosition,
+    at: LogPosition,
+}
+
+struct Check<'i> {
+    index: &'i Index,
+    segments: BTreeMap<u32, Arc<Segment>>,
+    report: VerifyReport,
+    /// Puts whose key has no slot.
+    gone: Vec<Place>,
+    tombstones: Vec<Place>,
+    /// Tags of tombstones that are damaged.
+    lost: Vec<u32>,
+}
+
+impl<'i> Check<'i> {
+    fn new(index: &'i Index) -> Self {
+        let (segments, report) = (BTreeMap::new(), VerifyReport::default());
+        Self { index, segments, report, gone: Vec::new(), tombstones: Vec::new(), lost: Vec::new() }
+    }
+
+    fn everything(&mut self) -> Result<(), Corruption> {
+        let core = &self.index.core;
+        let committed = core.prefix.advance(&core.tail);
+        self.list();
+        let all: Vec<_> = self.segments.values().cloned().collect();
+        for segment in all {
+            if segment.is_sealed() {
+                self.sealed(&segment)?;
+            } else if segment.id() <= committed.segment() {
+                self.unsealed(&segment, committed)?;
+            }
+        }
+        // What was deleted meanwhile has its tombstone behind that.
+        let now = core.prefix.advance(&core.tail);
+        self.list();
+        self.later_tombstones(committed, now)?;
+        if now < core.tail.position() {
+            // A tombstone may be behind an append that is not finished.
+            return Ok(());
+        }
+        self.match_tombstones()
+    }
+
+    /// Merges wait, so none goes.
+    fn list(&mut self) {
+        let all = self.index.core.table.segments().into_iter();
+        self.segments.extend(all.map(|segment| (segment.id(), segment)));
+    }
+
+    fn sealed(&mut self, segment: &Arc<Segment>) -> Result<(), Corruption> {
+        let index = self.index;
+        self.report.segments += 1;
+        let sound = scan::verify_sealed(segment);
+        let (mut failed, mut lost, mut gather) = (Ok(()), Vec::new(), Gather::new());
+        scan::each_frame(segment, Some(&mut lost), |offset, len, header| {
+            let tag = gather.add(&index.keydir, segment, offset, len, header);
+            failed = self.frame(segment, offset, header, tag);
+            if failed.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })?;
+        failed?;
+        let found = gather.finish(segment);
+        let Some(first) = lost.first() else {
+            sound?;
+            hints::check_count(segment, &found.census)?;
+            return hints::compare_all(&*index.core.storage, &index.keydir, segment, &found);
+        };
+        let doubts = damage::judge(index, segment, &found, first)?;
+        self.report.damaged += found.gaps.len() as u64;
+        if index.core.config.recovery_mode == RecoveryMode::Salvage {
+            return Ok(());
+        }
+        let Some(newest) = doubts.iter().map(damage::Doubt::before).max() else { return Ok(()) };
+        let inputs = [segment.clone()];
+        let Ok(filter) = TombstoneFilter::new(index, &inputs, newest, |_| Ok::<_, Infallible>(()));
+        if doubts.iter().any(|doubt| doubt.matters(&filter)) {
+            return Err(first.clone());
+        }
+        self.lost.extend(doubts.iter().filter_map(damage::Doubt::tag));
+        Ok(())
+    }
+
+    /// What is committed of a segment that writers may be at.
+    fn unsealed(
+        &mut self,
+        segment: &Arc<Segment>,
+        committed: LogPosition,
+    ) -> Result<(), Corruption> {
+        self.report.segments += 1;
+        each_committed(segment, FIRST_FRAME, committed, |offset, header| {
+            let keyed = header.filter(|header| matches!(header.kind, Kind::Put | Kind::Delete));
+            let key = keyed.and_then(|_| key_at(segment, offset));
+            self.frame(segment, offset, header, key.map(|key| self.index.keydir.tag(key)))
+        })
+    }
+
+    fn frame(
+        &mut self,
+        segment: &Segment,
+        offset: u64,
+        header: Option<Header>,
+        tag: Option<u32>,
+    ) -> Result<(), Corruption> {
+        self.report.frames += 1;
+        let Some(header) = header else { return Ok(()) };
+        if header.kind == Kind::Entry {
+            self.report.entries += 1;
+            self.report.bytes += u64::from(header.value_len);
+        }
+        let (Some(tag), Some(key)) = (tag, key_at(segment, offset)) else { return Ok(()) };
+        let (at, origin) = (segment.position(offset), origin_of(segment, offset));
+        let place = Place { tag, origin, at };
+        let slot = self.slot(place, key)?;
+        match (header.kind, slot) {
+            (Kind::Put, Some((_, newest))) if newest >= origin => {}
+            (Kind::Put, Some(_)) => return Err(unlisted(at, key)),
+            // A merge may have taken the slot of one that had expired.
+            (Kind::Put, None) if header.flags & EXPIRES != 0 => {}
+            (Kind::Put, None) => self.gone.push(place),
+            (_, Some((slot, newest))) if newest < origin => {
+                return Err(Corruption::at(slot, CorruptionKind::Outdated { key: key.to_vec() }));
+            }
+            _ => self.tombstones.push(place),
+        }
+        Ok(())
+    }
+
+    /// Where a key's slot points, and how new that is.
+    fn slot(
+        &self,
+        place: Place,
+        key: &[u8],
+    ) -> Result<Option<(LogPosition, LogPosition)>, Corruption> {
+        let (index, damage) = (self.index, Damage::default());
+        if index.keydir.get(place.tag, |at| at == place.at, |_| ()).is_some() {
+            return Ok(Some((place.at, place.origin)));
+        }
+        let is = |at| index.is_key(at, key, &damage);
+        let found = index.keydir.get(place.tag, is, |at| (at, index.origin(at)));
+        match (found, damage.take()) {
+            (Some((at, Some(origin))), _) => Ok(Some((at, origin))),
+            (_, Some(damage)) => Err(damage),
+            _ => Ok(None),
+        }
+    }
+
+    fn later_tombstones(&mut self, from: LogPosition, to: LogPosition) -> Result<(), Corruption> {
+        let (index, mut found) = (self.index, Vec::new());
+        let later = self.segments.range(from.segment()..=to.segment());
+        for (&id, segment) in later.filter(|(_, segment)| !segment.header.merged) {
+            let first = if id == from.segment() { from.offset().into() } else { FIRST_FRAME };
+            each_committed(segment, first, to, |offset, header| {
+                let is_tombstone = header.is_some_and(|header| header.kind == Kind::Delete);
+                if let Some(key) = key_at(segment, offset).filter(|_| is_tombstone) {
+                    let (tag, at) = (index.keydir.tag(key), segment.position(offset));
+                    found.push(Place { tag, origin: at, at });
+                }
+                Ok(())
+            })?;
+        }
+        self.tombstones.append(&mut found);
+        Ok(())
+    }
+
+    /// Every put that has no slot has a tombstone that is newer.
+    fn match_tombstones(&mut self) -> Result<(), Corruption> {
+        self.tombstones.sort_unstable();
+        for put in &self.gone {
+            let Some(key) = self.key(*put) else { continue };
+            let first = self.tombstones.partition_point(|other| other.tag < put.tag);
+            let same = self.tombstones[first..].iter().take_while(|other| other.tag == put.tag);
+            let mut newer = same.filter(|other| other.origin > put.origin);
+            let is_gone = newer.any(|other| self.key(*other) == Some(key));
+            if !is_gone && !self.lost.contains(&put.tag) {
+                return Err(unlisted(put.at, key));
+            }
+        }
+        Ok(())
+    }
+
+    fn key(&self, place: Place) -> Option<&[u8]> {
+        key_at(self.segments.get(&place.at.segment())?, place.at.offset().into())
+    }
+}
+
+fn unlisted(at: LogPosition, key: &[u8]) -> Corruption {
+    Corruption::at(at, CorruptionKind::Unlisted { key: key.to_vec() })
+}
+
+/// Calls `each` with the offset and the header of every frame from an offset on, those inside of batches
+/// included. All of them are verified. Below `committed` none is unfinished.
+fn each_committed(
+    segment: &Segment,
+    from: u64,
+    committed: LogPosition,
+    mut each: impl FnMut(u64, Option<Header>) -> Result<(), Corruption>,
+) -> Result<(), Corruption> {
+    let is_last = committed.segment() == segment.id();
+    let end = if is_last { u64::from(committed.offset()) } else { segment.end() };
+    let mut offset = from;
+    while offset < end {
+        let frame = scan::frame_at(segment, offset, end - offset);
+        let frame = frame.and_then(|frame| frame.ok_or(CorruptionKind::Missing));
+        let frame = frame.map_err(|kind| Corruption::at(segment.position(offset), kind))?;
+        each(offset, frame.header)?;
+        let is_batch = frame.header.is_some_and(|header| header.kind == Kind::Batch);
+        offset += if is_batch { frame::HEADER } else { frame.word.len };
+    }
+    Ok(())
+}
