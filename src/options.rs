@@ -12,7 +12,8 @@ pub enum Durability {
     /// the kernel has not written back (on Linux some 30 seconds of writes).
     #[default]
     Buffered,
-    /// As [`Buffered`](Self::Buffered), and the log is synced in the background this often.
+    /// As [`Buffered`](Self::Buffered), and the log is synced in the background this often: as often as
+    /// the device allows for 0, never for periods beyond what a clock can tell.
     Periodic(Duration),
     /// When it is on the device. Concurrent writers share one sync (group commit).
     Synced,

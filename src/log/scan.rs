@@ -74,7 +74,7 @@ pub(crate) fn frame_at(
     offset: u64,
     room: u64,
 ) -> Result<Option<Frame>, CorruptionKind> {
-    // ORDERING: Acquire; pairs with the Release stores of `commit_written`, `finish`, `drop`, `pad`.
+    // ORDERING: Acquire; pairs with the Release store in `settle`.
     let word = segment.map.word(offset).load(Ordering::Acquire);
     let Some(word) = Word::parse(word, room)? else { return Ok(None) };
     if word.state != State::Committed {
@@ -91,7 +91,7 @@ pub(crate) fn frame_at(
 #[inline]
 pub(crate) fn entry_at(segment: &Segment, offset: u64, end: u64) -> Option<&[u8]> {
     let room = end.checked_sub(offset).filter(|&room| room >= frame::HEADER)?;
-    // ORDERING: Acquire; pairs with the Release stores of `commit_written` and `finish`.
+    // ORDERING: Acquire; pairs with the Release store in `settle`.
     let word = segment.map.word(offset).load(Ordering::Acquire);
     let len = word & 0xffff_fff8;
     if word & 7 != State::Committed as u64 || len < frame::HEADER || len > room {

@@ -468,7 +468,7 @@ pub(crate) fn is_put(segment: &Segment, offset: u64) -> bool {
 #[cold]
 #[inline(never)]
 fn note_damage(segment: &Segment, offset: u64, damage: &Damage) {
-    // ORDERING: Acquire; pairs with the Release store of `commit_written`.
+    // ORDERING: Acquire; pairs with the Release store in `settle`.
     let word = segment.map.word(offset).load(Ordering::Acquire);
     if word & 7 == State::Claimed as u64 && is_written_here(segment) {
         // Its writer is at it.
@@ -515,7 +515,7 @@ fn diagnose(position: LogPosition, segment: &Segment) -> ReadError {
 /// Waits for a frame's commit, where it is under way: its writer waits for nobody.
 #[inline]
 fn committed(segment: &Segment, offset: u64) -> Result<u64, CorruptionKind> {
-    // ORDERING: Acquire; pairs with the Release store of `commit_written`.
+    // ORDERING: Acquire; pairs with the Release store in `settle`.
     let word = segment.map.word(offset).load(Ordering::Acquire);
     if word & 7 == State::Committed as u64 { Ok(word) } else { commit_of(segment, offset) }
 }
@@ -527,7 +527,7 @@ fn commit_of(segment: &Segment, offset: u64) -> Result<u64, CorruptionKind> {
     loop {
         // Before the word: a segment is sealed only once all claims in it are finished.
         let has_writer = is_written_here(segment);
-        // ORDERING: Acquire; pairs with the Release store of `commit_written`.
+        // ORDERING: Acquire; pairs with the Release store in `settle`.
         let word = segment.map.word(offset).load(Ordering::Acquire);
         match word & 7 {
             state if state == State::Committed as u64 => return Ok(word),
