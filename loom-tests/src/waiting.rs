@@ -154,15 +154,47 @@ pub fn a_panicking_leader_wakes_the_others() {
     });
 }
 
+/// Whether a task was woken.
+struct Flag(AtomicU64);
+
+impl std::task::Wake for Flag {
+    fn wake(self: Arc<Self>) {
+        // ORDERING: Relaxed; looked at after a join.
+        self.0.store(1, Ordering::Relaxed);
+    }
+}
+
+/// The thread that syncs for tasks fails: a task finds that once it is registered, or is woken.
+pub fn a_failed_thread_leaves_no_task_asleep() {
+    model(3, || {
+        let disk = Disk::new(2);
+        let failed = Arc::new(AtomicU64::new(0));
+        let flag = Arc::new(Flag(AtomicU64::new(0)));
+        let thread = {
+            let (disk, failed) = (disk.clone(), failed.clone());
+            spawn(move || {
+                failed.store(1, Ordering::Relaxed);
+                disk.group.wake_tasks();
+            })
+        };
+        begin_main();
+        let mut ticket = 0;
+        // Polled twice, as it may be at any time: it is there once.
+        for _ in 0..2 {
+            let poll = disk.group.poll(2, &mut ticket, &flag.clone().into());
+            assert!(matches!(poll, Poll::Registered));
+            assert!(disk.group.waiting() <= 1);
+        }
+        let found = failed.load(Ordering::Relaxed) == 1;
+        thread.join().unwrap();
+        assert!(found || flag.0.load(Ordering::Relaxed) == 1);
+        disk.group.forget(ticket);
+        assert_eq!((disk.group.waiting(), disk.group.wanted()), (0, None));
+    });
+}
+
 /// A task is woken by a thread that leads.
 pub fn a_task_is_woken() {
-    struct Flag(AtomicU64);
-    impl std::task::Wake for Flag {
-        fn wake(self: Arc<Self>) {
-            // ORDERING: Relaxed; looked at after a join.
-            self.0.store(1, Ordering::Relaxed);
-        }
-    }
     model(3, || {
         let disk = Disk::new(2);
         let flag = Arc::new(Flag(AtomicU64::new(0)));

@@ -48,6 +48,7 @@ models! {
         the_watermark_comes_after_the_sync
         a_failure_reaches_every_waiter
         a_panicking_leader_wakes_the_others
+        a_failed_thread_leaves_no_task_asleep
         a_task_is_woken
         no_append_is_slept_through
         no_commit_is_slept_through
