@@ -62,7 +62,6 @@ log/commit.rs|LOGIC finish: nobody is told|/fn finish\(/,/^    }/ s/settle\(self
 log/commit.rs|LOGIC commit: nobody is told|/fn commit_written\(/,/^    }/ s/settle\(claim\.followers, (.*), word\);/\1.store(word, Ordering::Release);/|no_sync_mark_is_slept_through|
 log/commit.rs|LOGIC void: nobody is told|/fn drop/,/^    }/ s/settle\(self\.followers, (.*), word\);/\1.store(word, Ordering::Release);/|no_void_is_slept_through|
 log/commit.rs|LOGIC pad: nobody is told|/fn pad</,/^}/ s/settle\(followers, (.*), word\);/\1.store(word, Ordering::Release);/|no_pad_is_slept_through|
-log/commit.rs|LOGIC is_frame: any place is one|/fn is_frame/,/^}/ s/known <= target/known > 0/|the_prefix_is_contiguous|
 segment/pins.rs|LOGIC pin: although retired|/fn pin\(/,/^    }/ s/& RETIRED == 0/\& RETIRED != 1/|what_is_pinned_stays_mapped|
 ROWS
 }

@@ -102,12 +102,7 @@ fn a_panic_of_the_sync_thread_reaches_tasks_that_wait() {
     let disk = SimulatedDisk::new();
     let log = Arc::new(CommitLog::options().open_simulated(&disk).unwrap());
     // An append that is under way keeps the sync from ending.
-    let (go, wait) = mpsc::channel::<()>();
-    let slow = {
-        let log = log.clone();
-        thread::spawn(move || log.append_with(1, |_| wait.recv().unwrap()).unwrap())
-    };
-    until("a claim", || log.stats().oldest_unfinished.is_some());
+    let (go, slow) = slow_append(&log);
     let position = log.append(b"x").unwrap();
     log.fail_at(FailPoint::Lead);
     let tasks: Vec<_> = (0..3)
@@ -129,6 +124,52 @@ fn a_panic_of_the_sync_thread_reaches_tasks_that_wait() {
     until("a write is refused", || log.append(&[1; 100]).is_err());
     assert!(log.stats().failed_thread.is_some());
     assert!(log.sync().is_err());
+}
+
+/// An append that is under way until it is told to end.
+fn slow_append(log: &Arc<CommitLog>) -> (mpsc::Sender<()>, thread::JoinHandle<()>) {
+    let (go, wait) = mpsc::channel();
+    let (begun, began) = mpsc::channel();
+    let log = log.clone();
+    let thread = thread::spawn(move || {
+        log.append_with(1, |_| {
+            begun.send(()).unwrap();
+            wait.recv().unwrap();
+        })
+        .unwrap();
+    });
+    began.recv().unwrap();
+    (go, thread)
+}
+
+#[test]
+fn a_task_that_waits_while_the_sync_thread_panics_is_woken() {
+    let log = Arc::new(CommitLog::in_memory());
+    let wait_for = |position| {
+        let log = log.clone();
+        spawn_task(async move { log.wait_durable_async(position).await })
+    };
+    let first = log.tail();
+    let (go, slow) = slow_append(&log);
+    let earlier = wait_for(first);
+    // The thread is in a sync now, which waits for the first append.
+    thread::sleep(Duration::from_millis(200));
+    let second = log.tail();
+    let (go_on, slower) = slow_append(&log);
+    let later = wait_for(second);
+    thread::sleep(Duration::from_millis(50));
+    log.fail_at(FailPoint::Sync);
+    go.send(()).unwrap();
+    // On a slow machine its sync may wait for the second one, too, and there is nothing to see.
+    if let Ok(earlier) = earlier.recv_timeout(Duration::from_secs(10)) {
+        earlier.unwrap();
+        let later = later.recv_timeout(HANG).expect("the task is woken");
+        assert!(matches!(later, Err(SyncError::Background(_))), "{later:?}");
+    }
+    go_on.send(()).unwrap();
+    slow.join().unwrap();
+    slower.join().unwrap();
+    log.sync().unwrap();
 }
 
 #[test]
@@ -213,12 +254,7 @@ impl Wake for Bomb {
 fn a_waker_that_panics_hurts_nobody_else() {
     let disk = SimulatedDisk::new();
     let log = Arc::new(CommitLog::options().open_simulated(&disk).unwrap());
-    let (go, wait) = mpsc::channel::<()>();
-    let slow = {
-        let log = log.clone();
-        thread::spawn(move || log.append_with(1, |_| wait.recv().unwrap()).unwrap())
-    };
-    until("a claim", || log.stats().oldest_unfinished.is_some());
+    let (go, slow) = slow_append(&log);
     let position = log.append(b"x").unwrap();
     let woken = Arc::new(AtomicUsize::new(0));
     let mut tasks: Vec<Pin<Box<dyn Future<Output = _>>>> = Vec::new();
@@ -251,34 +287,23 @@ fn a_waker_that_panics_hurts_nobody_else() {
 #[test]
 fn a_task_is_one_caller_however_often_it_is_polled_and_none_once_it_is_dropped() {
     let disk = SimulatedDisk::new();
-    let log = CommitLog::options().open_simulated(&disk).unwrap();
+    let log = Arc::new(CommitLog::options().open_simulated(&disk).unwrap());
     let position = log.append(b"x").unwrap();
-    thread::scope(|scope| {
-        let (go, wait) = mpsc::channel::<()>();
-        let (begun, began) = mpsc::channel();
-        let log = &log;
-        scope.spawn(move || {
-            log.append_with(1, |_| {
-                begun.send(()).unwrap();
-                wait.recv().unwrap();
-            })
-            .unwrap();
-        });
-        began.recv().unwrap();
-        let later = log.append(b"y").unwrap();
-        let mut dropped = Box::pin(log.wait_durable_async(later));
-        let mut kept = Box::pin(log.wait_durable_async(later));
-        for _ in 0..100 {
-            let mut context = Context::from_waker(Waker::noop());
-            assert!(dropped.as_mut().poll(&mut context).is_pending());
-            assert!(kept.as_mut().poll(&mut context).is_pending());
-        }
-        drop(dropped);
-        go.send(()).unwrap();
-        until("it is durable", || {
-            kept.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready()
-        });
+    let (go, slow) = slow_append(&log);
+    let later = log.append(b"y").unwrap();
+    let mut dropped = Box::pin(log.wait_durable_async(later));
+    let mut kept = Box::pin(log.wait_durable_async(later));
+    for _ in 0..100 {
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(dropped.as_mut().poll(&mut context).is_pending());
+        assert!(kept.as_mut().poll(&mut context).is_pending());
+    }
+    drop(dropped);
+    go.send(()).unwrap();
+    until("it is durable", || {
+        kept.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready()
     });
+    slow.join().unwrap();
     log.wait_durable(position).unwrap();
     assert!(log.stats().group_sizes.max <= 2, "{:?}", log.stats().group_sizes);
 }
