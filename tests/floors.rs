@@ -46,6 +46,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("log/core/filling", 3),
     ("log/core/gather", 3),
     ("log/core/merged", 3),
+    ("log/core/space", 3),
     ("log/scan", 3),
     ("log/recovery", 4),
     ("log/recovery/act", 4),

@@ -282,6 +282,10 @@ impl Trace {
         let call = line.split_once(' ').map_or(line, |(_, call)| call.trim_start());
         let path = call.split(['<', '>']).nth(1).unwrap_or_default();
         let names: Vec<_> = call.split('"').skip(1).step_by(2).collect();
+        // Nothing is in these, and nothing is lost with them.
+        if names.last().is_some_and(|name| ["RESERVE", "MANIFEST.spare"].contains(name)) {
+            return;
+        }
         if call.starts_with("rename") && path == log {
             assert!(self.synced.iter().any(|s| s == names[0]), "not synced before it: {call}");
             self.unsynced.push(log.into());

@@ -12,6 +12,7 @@ use crate::options::Durability;
 use crate::position::LogPosition;
 use crate::sync::{Mutex, lock};
 use std::any::Any;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -20,8 +21,8 @@ use std::time::{Duration, Instant};
 
 /// How often to look for work that nobody announces: readers that let go of a retired segment.
 const IDLE: Duration = Duration::from_millis(100);
-/// How long to wait before trying again to make a standby on a full disk.
-const RETRY: Duration = Duration::from_millis(50);
+/// How long to wait before trying again to make a standby on a full disk, at first and at most.
+const RETRY: Range<Duration> = Duration::from_millis(50)..Duration::from_secs(5);
 /// The shortest pause between periodic syncs, so that a period of 0 does not take up a processor.
 const SHORTEST: Duration = Duration::from_micros(100);
 
@@ -183,14 +184,25 @@ impl Core {
 }
 
 fn keep_standby(core: &Core) -> End {
+    let mut wait = RETRY.start;
     while !core.background.stopped() {
         core.background.fail_point(FailPoint::Standby);
-        match core.prepare_standby() {
-            Ok(()) if core.populate_some() => {}
-            Ok(()) => thread::park(),
-            Err(error) => {
-                tracing::debug!(%error, "no standby");
-                thread::park_timeout(RETRY);
+        let prepared = core.prepare_standby();
+        if core.populate_some() {
+            continue;
+        }
+        if core.is_short_of_space() {
+            core.tend_reserve();
+        }
+        match prepared {
+            Ok(()) if !core.is_short_of_space() => {
+                wait = RETRY.start;
+                thread::park();
+            }
+            other => {
+                tracing::debug!(?other, "no standby, or no reserve");
+                thread::park_timeout(wait);
+                wait = (wait * 2).min(RETRY.end);
             }
         }
     }

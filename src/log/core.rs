@@ -4,13 +4,17 @@ mod durability;
 mod filling;
 mod gather;
 mod merged;
+mod space;
+
+pub(crate) use space::Need;
+use space::refused;
 
 pub(crate) use self::gather::Leader;
 
 use self::gather::Gathering;
 use crate::error::{AppendError, SyncError};
 use crate::format::frame::{self, Header, Kind};
-use crate::format::header::{FIRST_FRAME, FileIdentity, Origin, Seal, SegmentHeader};
+use crate::format::header::{FIRST_FRAME, Seal};
 use crate::format::manifest::{LogEnd, Manifest};
 use crate::log::background::Background;
 use crate::log::commit::{Claim, Finished, Memory, Prefix};
@@ -20,14 +24,13 @@ use crate::log::table::Table;
 use crate::log::tail::{Preparer, Tail};
 use crate::options::{Config, Durability, MAX_SEGMENT, Maintenance, SEGMENT_UNIT};
 use crate::position::LogPosition;
-use crate::random::random_u64;
 use crate::segment::{Segment, file_name};
 use crate::storage::Storage;
 use crate::sync::{Mutex, lock};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Instant;
 
 /// Unfinished segments at a time: how far the log can run ahead of one stuck append.
@@ -93,6 +96,8 @@ impl Memory for Segment {
 struct Next {
     log_id: u64,
     id: Option<u32>,
+    /// The id of the first segment, where that could not be created yet.
+    for_log: Option<u32>,
     previous: u32,
     size: u64,
 }
@@ -132,6 +137,10 @@ pub(crate) struct Core {
     pub(crate) background: Background,
     pub(crate) manifest: Mutex<Manifest>,
     pub(crate) truncating: Mutex<()>,
+    /// Whether the reserve is given back: a store then takes no puts.
+    short_of_space: AtomicBool,
+    /// Held by who changes the reserve.
+    reserve: Mutex<()>,
     /// The largest frame that shares a segment with others.
     max_shared: u64,
     /// The largest entry that may be appended, and in such a frame.
@@ -191,14 +200,17 @@ impl Core {
         let size = (held / 4).next_multiple_of(config.segment_unit);
         let size = size.clamp(config.initial_segment_size, config.segment_size);
         let (log_id, previous) = (found.manifest.log_id, found.previous);
-        let mut next = Next { log_id, id: Some(found.next_id), previous, size };
-        let kind = New::Log { alone: None, roll: 1 };
-        let first = Arc::new(next.create(&*storage, &config, kind)?);
-        first.map.populate(0, SEGMENT_UNIT);
-        let unpopulated = Unpopulated { segment: first.clone(), from: SEGMENT_UNIT };
+        let next = Next { log_id, id: Some(found.next_id), for_log: None, previous, size };
+        let next = Mutex::new(next);
+        let first = space::create_first(&next, &*storage, &config)?;
         let max_shared = (config.segment_size - FIRST_FRAME).min(MAX_SHARED);
         let mut segments = found.segments;
-        segments.push(first.clone());
+        let mut unpopulated = VecDeque::new();
+        if !first.is_without_room() {
+            first.map.populate(0, SEGMENT_UNIT);
+            unpopulated.push_back(Unpopulated { segment: first.clone(), from: SEGMENT_UNIT });
+            segments.push(first.clone());
+        }
         let start = first.position(FIRST_FRAME);
         let pending = Pending { finished: VecDeque::new(), from: FIRST_FRAME };
         let tail = Tail::new(SLOTS, first, FIRST_FRAME);
@@ -211,12 +223,14 @@ impl Core {
             background: Background::default(),
             manifest: Mutex::new(found.manifest),
             truncating: Mutex::default(),
+            short_of_space: AtomicBool::new(storage.reserve_is_given()),
+            reserve: Mutex::default(),
             max_shared,
             max_plain: config.max_entry_size.min(max_shared - frame::HEADER),
-            next: Mutex::new(next),
+            next,
             pending: Mutex::new(pending),
             mark: Mutex::new(Mark::default()),
-            unpopulated: Mutex::new(VecDeque::from([unpopulated])),
+            unpopulated: Mutex::new(unpopulated),
             gathering: Gathering::default(),
             looked: AtomicU64::new(0),
             storage,
@@ -252,7 +266,7 @@ impl Core {
             if let Some(claim) = self.tail.reserve(len) {
                 return Ok(claim);
             }
-            self.roll()?;
+            self.roll(len, Need::Append)?;
         }
     }
 
@@ -263,9 +277,11 @@ impl Core {
         &'c self,
         alone: &mut Option<Alone<'c>>,
         len: u64,
+        need: Need,
     ) -> Option<Claim<'c, Segment>> {
         match alone.take() {
             Some(alone) => Some(alone.claim()),
+            None if need == Need::Put && self.is_short_of_space() => None,
             None => self.tail.reserve(len),
         }
     }
@@ -390,15 +406,19 @@ impl Core {
 
     // ---- roll ----
 
-    /// Makes room: another segment becomes active, prepared here if nobody did.
+    /// Makes room for a frame of this length: another segment becomes active, prepared here if nobody
+    /// did.
     #[cold]
-    pub(crate) fn roll(&self) -> Result<(), AppendError> {
+    pub(crate) fn roll(&self, len: u64, need: Need) -> Result<(), AppendError> {
         self.check_writable()?;
+        if need == Need::Put {
+            self.check_space()?;
+        }
         if !self.tail.roll() {
             let waiting = Instant::now();
             let mut preparer = self.tail.preparer();
             if self.tail.is_full() && !preparer.has_standby() {
-                self.prepare(&mut preparer)?;
+                self.prepare(&mut preparer, len, need)?;
             }
             self.tail.roll();
             if !self.is_manual() {
@@ -437,18 +457,35 @@ impl Core {
         failed.map_or(Ok(()), |source| Err(AppendError::Sync { position: None, source }))
     }
 
-    /// Creates a standby where there is none.
+    /// Creates a standby where there is none, and room for it and for others.
     pub(crate) fn prepare_standby(&self) -> Result<(), AppendError> {
+        if self.tail.preparer().has_standby() || self.has_room_for_standby() {
+            return self.prepare_next();
+        }
+        Err(refused(io::Error::new(io::ErrorKind::StorageFull, "a standby leaves too little")))
+    }
+
+    /// Creates a standby where there is none, for somebody who needs it now.
+    fn prepare_next(&self) -> Result<(), AppendError> {
         let mut preparer = self.tail.preparer();
         if preparer.has_standby() || self.check_writable().is_err() {
             return Ok(());
         }
-        self.prepare(&mut preparer)
+        self.prepare(&mut preparer, 0, Need::Append)
     }
 
-    fn prepare(&self, preparer: &mut Preparer<'_, Segment>) -> Result<(), AppendError> {
+    fn prepare(
+        &self,
+        preparer: &mut Preparer<'_, Segment>,
+        len: u64,
+        need: Need,
+    ) -> Result<(), AppendError> {
         self.find_slot(preparer)?;
-        let segment = self.create(preparer, None)?;
+        // It grows with the log, and comes first: what is made now may take the last space.
+        if !self.is_short_of_space() {
+            self.tend_reserve();
+        }
+        let segment = self.create(preparer, len, need)?;
         let unpopulated = Unpopulated { segment: segment.clone(), from: 0 };
         lock(&self.unpopulated).push_back(unpopulated);
         preparer.publish(segment, FIRST_FRAME).expect("there is a slot");
@@ -481,36 +518,20 @@ impl Core {
         if preparer.has_slot() { Ok(()) } else { Err(AppendError::Stalled { oldest }) }
     }
 
-    fn create(
-        &self,
-        preparer: &Preparer<'_, Segment>,
-        alone: Option<u64>,
-    ) -> Result<Arc<Segment>, AppendError> {
-        let mut next = lock(&self.next);
-        if next.id.is_none() {
-            return Err(AppendError::IdsExhausted);
-        }
-        let kind = New::Log { alone, roll: preparer.next_roll() };
-        let segment = next.create(&*self.storage, &self.config, kind);
-        let segment = Arc::new(segment.map_err(refused)?);
-        self.table.insert(segment.clone());
-        self.counters.created_segment();
-        Ok(segment)
-    }
-
     /// Claims a frame that gets a segment of its own (and leaves what remains of it to others).
     #[cold]
     fn claim_alone(&self, len: u64) -> Result<Claim<'_, Segment>, AppendError> {
-        let claim = self.make_alone(len)?.claim();
+        let claim = self.make_alone(len, Need::Append)?.claim();
         self.rolled()?;
+        populate(&claim);
         Ok(claim)
     }
 
     /// What a frame of this length needs before it can be claimed in no time: a segment of its own,
     /// or nothing.
     #[inline]
-    pub(crate) fn alone(&self, len: u64) -> Result<Option<Alone<'_>>, AppendError> {
-        if self.is_alone(len) { self.make_alone(len).map(Some) } else { Ok(None) }
+    pub(crate) fn alone(&self, len: u64, need: Need) -> Result<Option<Alone<'_>>, AppendError> {
+        if self.is_alone(len) { self.make_alone(len, need).map(Some) } else { Ok(None) }
     }
 
     /// Whether a frame of this length gets a segment of its own.
@@ -520,20 +541,29 @@ impl Core {
     }
 
     #[cold]
-    fn make_alone(&self, len: u64) -> Result<Alone<'_>, AppendError> {
+    fn make_alone(&self, len: u64, need: Need) -> Result<Alone<'_>, AppendError> {
         let max = MAX_SEGMENT - FIRST_FRAME;
         if len > max {
             return Err(AppendError::TooLarge { len, max });
         }
         self.check_writable()?;
+        if need == Need::Put {
+            self.check_space()?;
+        }
+        // What takes long comes first, and holds up nobody. Its pages are populated last, by the one
+        // who fills them: what is dirty would have to be written before it has a name.
+        let prepared = self.prepare_file(len, need)?;
+        if self.tail.roll_number() == 1 && self.tail.is_full() {
+            // The MANIFEST may say that the log begins with the segment that comes next.
+            self.roll(0, need)?;
+        }
         let mut preparer = self.tail.preparer();
         self.find_slot(&preparer)?;
         if let Some(standby) = preparer.withdraw() {
             self.discard(standby);
         }
         self.find_slot(&preparer)?;
-        let segment = self.create(&preparer, Some(len))?;
-        segment.map.populate(0, segment.header.capacity);
+        let segment = self.create_of(&preparer, prepared)?;
         Ok(Alone { core: self, preparer, segment: Some(segment), len })
     }
 
@@ -568,12 +598,12 @@ impl Core {
     pub(crate) fn roll_early(&self) -> Result<(), AppendError> {
         let active = self.tail.position().segment();
         // First what comes after it, so that a full disk leaves what room there is.
-        self.prepare_standby()?;
+        self.prepare_next()?;
         // What overruns the end leaves a pad there. What does not is dropped, and void.
         while self.tail.position().segment() == active
             && self.tail.reserve(self.max_shared).is_some()
         {}
-        if self.tail.position().segment() == active { self.roll() } else { Ok(()) }
+        if self.tail.position().segment() == active { self.roll(0, Need::Append) } else { Ok(()) }
     }
 
     // ---- maintenance ----
@@ -583,6 +613,9 @@ impl Core {
         let sealed = self.seal_finished();
         self.table.reap();
         sealed.map_err(|source| AppendError::Sync { position: None, source })?;
+        if self.is_short_of_space() {
+            self.tend_reserve();
+        }
         self.prepare_standby()?;
         while self.populate_some() {}
         Ok(())
@@ -597,7 +630,8 @@ impl Core {
         let (active, end, frames) = self.prefix.current();
         let mut unused: Vec<u32> = standby.iter().map(|standby| standby.id()).collect();
         if frames == 0 {
-            unused.push(active.id());
+            // Unless it is the one in memory, which has no file.
+            unused.extend((!active.is_without_room()).then(|| active.id()));
         } else {
             active.sync(FIRST_FRAME, end).map_err(failed)?;
             seal_and_shrink(&active, end, frames).map_err(failed)?;
@@ -645,11 +679,28 @@ impl Core {
         let mut new = manifest.clone();
         change(&mut new);
         // Looked up under the manifest's lock, so that it never goes back.
-        new.next = lock(&self.next).id.unwrap_or(u32::MAX);
+        let mut next = lock(&self.next);
+        new.next = next.id.unwrap_or(u32::MAX);
         new.generation += 1;
-        self.storage.write_manifest(&new.encode())?;
+        if next.for_log == Some(new.first) {
+            // The log is empty, and begins with what could not be created yet: with the next id, then,
+            // behind those that merges have used.
+            new.first = new.next;
+            self.storage.write_manifest(&new.encode())?;
+            next.for_log = Some(new.first);
+            next.id = new.first.checked_add(1);
+        } else {
+            drop(next);
+            self.storage.write_manifest(&new.encode())?;
+        }
+        self.note_reserve();
         *manifest = new;
         Ok(())
+    }
+
+    /// The id of the first segment, where that could not be created yet.
+    pub(crate) fn first_to_come(&self) -> Option<u32> {
+        lock(&self.next).for_log
     }
 
     /// The files of segments that the MANIFEST lists as removed are gone, durably: the next one
@@ -680,65 +731,20 @@ pub(crate) fn seal_durably(segment: &Segment, end: u64, frames: u64) -> io::Resu
     Ok(())
 }
 
-fn refused(error: io::Error) -> AppendError {
-    let kind = error.kind();
-    let source = Arc::new(error);
-    match kind {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            AppendError::NoSpace { source }
-        }
-        _ => AppendError::Io { source },
-    }
-}
-
-/// What a new segment is for.
-#[derive(Clone, Copy, Debug)]
-enum New<'a> {
-    /// To become active by a roll; for one frame of this length, or as large as it is its turn.
-    Log { alone: Option<u64>, roll: u64 },
-    /// To hold frames of this length that a merge moves out of these segments.
-    Merged { len: u64, inputs: &'a [u32] },
+/// Faults in the pages of a frame that has a segment of its own, before they are filled.
+pub(crate) fn populate(claim: &Claim<'_, Segment>) {
+    let segment = claim.segment();
+    segment.map.populate(0, segment.header.capacity);
 }
 
 impl Next {
-    fn create(
-        &mut self,
-        storage: &dyn Storage,
-        config: &Config,
-        new: New<'_>,
-    ) -> io::Result<Segment> {
-        let id = self.id.ok_or(io::ErrorKind::StorageFull)?;
-        let room_for = |len: u64| (FIRST_FRAME + len).next_multiple_of(config.segment_unit);
-        let (capacity, previous, roll) = match new {
-            New::Log { alone, roll } => {
-                let roll = (roll & 0xff_ffff) as u32;
-                (alone.map_or(self.size, room_for), self.previous, Some(roll))
-            }
-            New::Merged { len, inputs } => {
-                (room_for(frame::inputs_len(inputs.len()) + len), 0, None)
-            }
-        };
-        let merged = matches!(new, New::Merged { .. });
-        let (salt, boot_id) = (random_u64()?, storage.boot_id().unwrap_or(0));
-        let origin = Some(Origin { log_id: self.log_id, file: FileIdentity::default() });
-        let header = SegmentHeader { id, merged, previous, salt, boot_id, capacity, origin };
-        let first = match new {
-            New::Log { .. } => Vec::new(),
-            New::Merged { inputs, .. } => frame::inputs_frame(salt, FIRST_FRAME, inputs),
-        };
-        let segment = Segment::create(storage, header, roll, &first)?;
-        self.id = id.checked_add(1);
-        if !merged {
-            self.previous = id;
-        }
-        if matches!(new, New::Log { alone: None, .. }) {
+    /// A segment was created as large as its turn was: the next one is larger.
+    fn grow(&mut self, created: u64, config: &Config) {
+        if created >= self.size {
             self.size = (self.size * 2).min(config.segment_size);
         }
-        Ok(segment)
     }
-}
 
-impl Next {
     /// A writer had to wait: it fills segments faster than they grow.
     fn hurry(&mut self, config: &Config) {
         self.size = (self.size * 4).min(config.segment_size);

@@ -457,7 +457,7 @@ impl CommitLog {
         });
         let Some(&last) = doomed.last() else { return Ok(self.begin()) };
         let first = core.table.with(|all| all.iter().map(|s| s.id()).find(|&id| id > last));
-        let first = first.unwrap_or(tail.segment());
+        let first = first.or_else(|| core.first_to_come()).unwrap_or(tail.segment());
         let begin_there = |manifest: &mut Manifest| {
             manifest.first = first;
             manifest.remove(&doomed);

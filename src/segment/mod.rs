@@ -12,7 +12,7 @@ use crate::format::header::{
 use crate::format::hint::Census;
 use crate::options::MAX_SEGMENT;
 use crate::position::LogPosition;
-use crate::storage::{Access, Opened, SegmentFile, Storage};
+use crate::storage::{Access, Opened, Prepared, SegmentFile, Storage};
 use crate::sync::{Mutex, lock};
 pub(crate) use account::Sum;
 use map::Map;
@@ -54,6 +54,24 @@ pub(crate) struct Segment {
     file: Mutex<Option<Box<dyn SegmentFile>>>,
 }
 
+/// What a segment in memory has.
+#[derive(Debug)]
+struct NoFile;
+
+impl SegmentFile for NoFile {
+    fn sync(&self, _from: u64, _to: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn release(&self, _from: u64, _to: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn allocate(&self, _len: u64) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// The name of a segment's file.
 pub(crate) fn file_name(id: u32) -> String {
     format!("{id:020}.seg")
@@ -76,10 +94,11 @@ pub(crate) fn hint_id_of(name: &str) -> Option<u32> {
 }
 
 impl Segment {
-    /// Creates a segment of its own file, durable, and not populated; `first` are frames that stand in
-    /// it from the beginning.
+    /// Creates a segment in what was allocated for it, durable, and not populated. `first` are frames
+    /// that stand in it from the beginning.
     pub(crate) fn create(
         storage: &dyn Storage,
+        prepared: Prepared,
         header: SegmentHeader,
         roll: Option<u32>,
         first: &[u8],
@@ -89,9 +108,22 @@ impl Segment {
             SegmentHeader { origin, ..header }
         };
         let head = |file| [&placed(file).encode()[..], first].concat();
-        let made = storage.create(&file_name(header.id), header.capacity, &head)?;
+        let made = storage.create_prepared(prepared, &file_name(header.id), &head)?;
         let Opened { map, file, identity } = made;
         Ok(Self::new(placed(identity), map, file, identity, roll))
+    }
+
+    /// A segment in memory, with room for no frame at all.
+    pub(crate) fn without_room(header: SegmentHeader) -> io::Result<Self> {
+        debug_assert!(header.capacity == FIRST_FRAME);
+        let map = Map::anonymous(4096)?;
+        let segment = Self::new(header, map, Box::new(NoFile), FileIdentity::default(), Some(1));
+        segment.set_end(FIRST_FRAME);
+        Ok(segment)
+    }
+
+    pub(crate) const fn is_without_room(&self) -> bool {
+        self.header.capacity == FIRST_FRAME
     }
 
     fn new(

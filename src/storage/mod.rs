@@ -31,6 +31,38 @@ pub(crate) trait Storage: Send + Sync + Debug {
     /// Makes a preallocated, zeroed file that begins with what `head` makes of its identity. On
     /// return it and its name are durable. A file of that name is left alone, and an error.
     fn create(&self, name: &str, len: u64, head: Head<'_>) -> io::Result<Opened>;
+    /// Allocates what `create_prepared` gives a name to, later and quickly. Given back if it is
+    /// dropped.
+    fn prepare(&self, len: u64) -> io::Result<Prepared> {
+        Ok(Prepared { len, file: None })
+    }
+    /// As `create`, of what was prepared.
+    fn create_prepared(
+        &self,
+        prepared: Prepared,
+        name: &str,
+        head: Head<'_>,
+    ) -> io::Result<Opened> {
+        self.create(name, prepared.len, head)
+    }
+    /// Bytes that are free, as far as that can be told. A hint.
+    fn free_space(&self) -> Option<u64> {
+        None
+    }
+    /// Puts up to `wanted` bytes by, but at least `least`, for when there is no space, unless enough
+    /// is put by already, or there is too little. False: nothing is put by.
+    fn keep_reserve(&self, _wanted: u64, _least: u64) -> io::Result<bool> {
+        Ok(true)
+    }
+    /// Gives back what was put by. False: there was nothing.
+    fn give_back_reserve(&self) -> io::Result<bool> {
+        Ok(false)
+    }
+    /// Whether it was given back, by this call or by a MANIFEST that needed room, and not put by
+    /// again since.
+    fn reserve_is_given(&self) -> bool {
+        false
+    }
     /// Opens and maps a regular file.
     fn open(&self, name: &str, access: Access) -> Result<Opened, OpenError>;
     /// Makes or replaces a file, whole or not at all where the process dies. Nothing is synced.
@@ -72,6 +104,14 @@ pub(crate) trait Storage: Send + Sync + Debug {
 pub(crate) enum Access {
     Read,
     Write,
+}
+
+/// Space for a segment.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) len: u64,
+    /// Where it is allocated already.
+    file: Option<real::Unnamed>,
 }
 
 /// An open segment file, mapped.

@@ -2,7 +2,7 @@
 
 use super::lock::{Lock, is_unsupported};
 use super::trust::Rules;
-use super::{ASIDE, Access, Head, Opened, Pieces, SegmentFile, Storage, io_error, space};
+use super::{ASIDE, Access, Head, Opened, Pieces, Prepared, SegmentFile, Storage, io_error, space};
 use crate::error::OpenError;
 use crate::format::header::FileIdentity;
 use crate::segment::map::Map;
@@ -12,10 +12,18 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 const MANIFEST: &str = "MANIFEST";
 const LOCK: &str = "LOCK";
+/// Space that is given back when there is no other.
+const RESERVE: &str = "RESERVE";
+/// The last MANIFEST but one: its blocks take the next one where there are no others.
+const SPARE: &str = "MANIFEST.spare";
+const SPARE_LEN: u64 = 4096;
+/// How many times the size of the reserve has to be free for one to be made.
+const PLENTY: u64 = 4;
 /// More than a MANIFEST with all ids that there can be on a device of some petabytes.
 const MANIFEST_MAX: u64 = 64 << 20;
 const TEMPORARY: &str = ".tmp";
@@ -33,6 +41,31 @@ pub(crate) struct Directory {
     access: Access,
     rules: Rules,
     boot_id: Option<u128>,
+    /// For the temporary names of new files: ids that no segment has yet.
+    unnamed: AtomicU32,
+    reserve_is_given: AtomicBool,
+}
+
+/// A new file under a temporary name, which goes if the file gets no other.
+#[derive(Debug)]
+pub(crate) struct Unnamed {
+    directory: File,
+    file: File,
+    name: String,
+    named: bool,
+}
+
+impl Drop for Unnamed {
+    fn drop(&mut self) {
+        if self.named {
+            return;
+        }
+        let removed = rustix::fs::unlinkat(&self.directory, &*self.name, AtFlags::empty());
+        if let Err(error) = removed {
+            // The next open removes it.
+            tracing::warn!(name = self.name, %error, "could not remove an unfinished file");
+        }
+    }
 }
 
 /// What a new file does about one that has its name.
@@ -73,7 +106,16 @@ impl Directory {
         let boot_id = read_boot_id()?;
         // Where the path of the process cannot be told, messages have to do with what was given.
         let path = std::path::absolute(path).unwrap_or_else(|_| path.into());
-        let mut directory = Self { path, handle, lock: None, access, rules, boot_id };
+        let mut directory = Self {
+            path,
+            handle,
+            lock: None,
+            access,
+            rules,
+            boot_id,
+            unnamed: AtomicU32::new(u32::MAX),
+            reserve_is_given: AtomicBool::new(false),
+        };
         directory.take_lock()?;
         Ok(directory)
     }
@@ -233,6 +275,63 @@ impl Directory {
     }
 }
 
+impl Directory {
+    /// Makes a reserve, as large as it can be, that leaves several times as much free.
+    fn make_reserve(&self, wanted: u64, least: u64, there: u64) -> io::Result<bool> {
+        let free = space::free(&self.handle)?.saturating_add(there);
+        let sizes = std::iter::successors(Some(wanted), |size| Some(size / 2));
+        for size in sizes.take_while(|&size| size >= least && size > there) {
+            if free < size.saturating_mul(PLENTY) {
+                continue;
+            }
+            let allocate = |file: &File| space::allocate(file, size);
+            match self.publish_with(RESERVE, Existing::Replace, allocate) {
+                Err(error) if is_no_space(&error) => {}
+                other => {
+                    other?;
+                    self.make_spare()?;
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    fn make_spare(&self) -> io::Result<()> {
+        match self.open_at(SPARE, OFlags::RDONLY) {
+            Ok(_) => Ok(()),
+            Err(OpenError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                let allocate = |file: &File| space::allocate(file, SPARE_LEN);
+                self.publish_with(SPARE, Existing::Replace, allocate).map(drop)
+            }
+            Err(error) => Err(io::Error::other(error)),
+        }
+    }
+
+    /// Writes a MANIFEST in the place of the one before the last, and lets the two change names: that
+    /// takes no space.
+    fn write_spare(&self, bytes: &[u8]) -> io::Result<()> {
+        let file = self.open_at(SPARE, OFlags::RDWR).map_err(io::Error::other)?;
+        file.write_all_at(bytes, 0)?;
+        file.set_len(bytes.len() as u64)?;
+        file.sync_all()?;
+        let here = &self.handle;
+        let exchange =
+            || rustix::fs::renameat_with(here, SPARE, here, MANIFEST, RenameFlags::EXCHANGE);
+        match retry_on_intr(exchange) {
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::NOENT) => {
+                self.rename(SPARE, MANIFEST, Existing::Replace)?;
+            }
+            other => other?,
+        }
+        self.sync_directory()
+    }
+}
+
+fn is_no_space(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// Makes a directory where there is none, and says whether it did.
 fn make_directory(path: &Path, rules: Rules) -> Result<bool, OpenError> {
     let made = match std::fs::DirBuilder::new().mode(rules.directory_mode()).create(path) {
@@ -356,14 +455,75 @@ impl Storage for Directory {
     }
 
     fn create(&self, name: &str, len: u64, head: Head<'_>) -> io::Result<Opened> {
-        let file = self.publish_durably(name, Existing::Keep, |file| {
-            space::allocate(file, len)?;
-            file.write_all_at(&head(identity(file)?), 0)
-        })?;
+        self.create_prepared(self.prepare(len)?, name, head)
+    }
+
+    fn prepare(&self, len: u64) -> io::Result<Prepared> {
+        // ORDERING: Relaxed; each number is drawn once.
+        let number = self.unnamed.fetch_sub(1, Ordering::Relaxed);
+        let name = format!("{}{TEMPORARY}", crate::segment::file_name(number));
+        let directory = self.handle.try_clone()?;
+        let file = self.new_file(&name)?;
+        let unnamed = Unnamed { directory, file, name, named: false };
+        space::allocate(&unnamed.file, len)?;
+        Ok(Prepared { len, file: Some(unnamed) })
+    }
+
+    fn create_prepared(
+        &self,
+        prepared: Prepared,
+        name: &str,
+        head: Head<'_>,
+    ) -> io::Result<Opened> {
+        let len = prepared.len as usize;
+        let mut unnamed = prepared.file.expect("it was prepared here");
+        let file = unnamed.file.try_clone()?;
         let identity = identity(&file)?;
-        let map = Map::of_file(&file, len as usize)?;
+        file.write_all_at(&head(identity), 0)?;
+        file.sync_all()?;
+        let map = Map::of_file(&file, len)?;
+        self.rename(&unnamed.name, name, Existing::Keep)?;
+        unnamed.named = true;
+        self.sync_directory()?;
         map.prefer_huge_pages();
         Ok(Opened { map, file: Box::new(RealFile(file)), identity })
+    }
+
+    fn free_space(&self) -> Option<u64> {
+        // Where it cannot be told, what is too large is tried, and refused.
+        space::free(&self.handle).ok()
+    }
+
+    fn keep_reserve(&self, wanted: u64, least: u64) -> io::Result<bool> {
+        let there = match self.open_at(RESERVE, OFlags::RDONLY) {
+            Ok(file) => file.metadata()?.blocks() * 512,
+            Err(OpenError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => 0,
+            Err(error) => return Err(io::Error::other(error)),
+        };
+        if wanted > 0 && there <= wanted / 2 && !self.make_reserve(wanted, least, there)? {
+            return Ok(there > 0);
+        }
+        // ORDERING: Relaxed; whoever changes the reserve does so alone.
+        self.reserve_is_given.store(false, Ordering::Relaxed);
+        Ok(true)
+    }
+
+    fn give_back_reserve(&self) -> io::Result<bool> {
+        match self.remove(RESERVE) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+            Ok(()) => {
+                // ORDERING: Relaxed; as above.
+                self.reserve_is_given.store(true, Ordering::Relaxed);
+                tracing::warn!("there is no space left: the reserve is given back");
+                Ok(true)
+            }
+        }
+    }
+
+    fn reserve_is_given(&self) -> bool {
+        // ORDERING: Relaxed; says nothing about other memory.
+        self.reserve_is_given.load(Ordering::Relaxed)
     }
 
     fn open(&self, name: &str, access: Access) -> Result<Opened, OpenError> {
@@ -480,8 +640,30 @@ impl Storage for Directory {
     }
 
     fn write_manifest(&self, bytes: &[u8]) -> io::Result<()> {
-        self.publish_durably(MANIFEST, Existing::Replace, |mut file| file.write_all(bytes))
-            .map(drop)
+        let write = || {
+            let write = |mut file: &File| file.write_all(bytes);
+            self.publish_durably(MANIFEST, Existing::Replace, write).map(drop)
+        };
+        let first = match write() {
+            Err(error) if is_no_space(&error) => error,
+            other => return other,
+        };
+        let Err(error) = self.write_spare(bytes) else { return Ok(()) };
+        tracing::debug!(%error, "the spare MANIFEST cannot be used");
+        if self.give_back_reserve()? {
+            return write();
+        }
+        // Hints are of use, and not needed: the segments say the same.
+        for name in self.list().map_err(io::Error::other)? {
+            if crate::segment::hint_id_of(&name).is_some() && self.remove(&name).is_ok() {
+                tracing::warn!(name, "there is no space left: a hint was removed");
+                match write() {
+                    Err(error) if is_no_space(&error) => {}
+                    other => return other,
+                }
+            }
+        }
+        Err(first)
     }
 
     fn publish(&self, name: &str, bytes: &[u8]) -> io::Result<()> {

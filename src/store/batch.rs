@@ -11,6 +11,7 @@ use crate::error::{ReadError, WriteError};
 use crate::format::frame::{self, HEADER, Header, Kind};
 use crate::keydir::Change;
 use crate::log::commit::Claim;
+use crate::log::core::Need;
 use crate::options::MAX_SEGMENT;
 use crate::position::LogPosition;
 use crate::segment::Segment;
@@ -105,7 +106,9 @@ impl Store {
         let tags: Vec<u32> = (0..batch.len()).map(|n| index.keydir.tag(batch.key(n))).collect();
         let damage = Damage::default();
         let is = |nth: usize, at| index.is_key(at, batch.key(nth), &damage);
-        let mut alone = core.alone(len)?;
+        let deletes = frames.iter().all(|frame| frame.header.kind == Kind::Delete);
+        let need = if deletes { Need::Delete } else { Need::Put };
+        let mut alone = core.alone(len, need)?;
         let is_alone = alone.is_some();
         loop {
             let mut position = None;
@@ -114,7 +117,7 @@ impl Store {
                 if let Some(damage) = damage.take() {
                     return Err(ReadError::Corrupt(damage).into());
                 }
-                let Some(claim) = core.try_claim(&mut alone, len) else { return Ok(None) };
+                let Some(claim) = core.try_claim(&mut alone, len, need) else { return Ok(None) };
                 let (at, changes) = write_all(claim, &frames);
                 // ORDERING: Relaxed; pairs with the loads in `look_up_many`, and the locks order it.
                 index.batches.fetch_add(1, Ordering::Relaxed);
@@ -131,7 +134,7 @@ impl Store {
                     index.count_writes(frames.iter().map(|frame| frame.header.kind));
                     return Ok(core.committed_as(position, core.config.durability)?);
                 }
-                _ => core.roll()?,
+                _ => core.roll(len, need)?,
             }
         }
     }

@@ -41,7 +41,7 @@ use crate::error::{AppendError, CasMismatch, OpenError, ReadError, SyncError, Wr
 use crate::format::frame::{self, EXPIRES, HEADER, Header, Kind};
 use crate::keydir::Change;
 use crate::log::commit::Claim;
-use crate::log::core::Core;
+use crate::log::core::{Core, Need, populate};
 use crate::log::{CommitLog, RecoveryReport};
 use crate::options::Durability;
 use crate::position::LogPosition;
@@ -157,7 +157,7 @@ impl Store {
         let (index, core, tag) = (&*self.index, self.core(), self.index.keydir.tag(key));
         let len = frame::frame_len(header.body_len());
         let damage = Damage::default();
-        let mut alone = core.alone(len)?;
+        let mut alone = core.alone(len, Need::Put)?;
         let is_alone = alone.is_some();
         loop {
             let placed = index.keydir.change(
@@ -167,7 +167,7 @@ impl Store {
                     if let (None, Some(damage)) = (old, damage.take()) {
                         return (Change::Keep, Err(ReadError::Corrupt(damage).into()));
                     }
-                    let Some(mut claim) = core.try_claim(&mut alone, len) else {
+                    let Some(mut claim) = core.try_claim(&mut alone, len, Need::Put) else {
                         return (Change::Keep, Ok(None));
                     };
                     write_head(&mut claim, 0, header, expiry, key);
@@ -179,10 +179,11 @@ impl Store {
                 Some(claim) => {
                     if is_alone {
                         core.rolled_with_a_claim();
+                        populate(&claim);
                     }
                     return Ok(claim);
                 }
-                None => core.roll()?,
+                None => core.roll(len, Need::Put)?,
             }
         }
     }
@@ -340,7 +341,8 @@ impl Store {
             // It would have been made for nothing.
             return Ok(result);
         }
-        let mut alone = core.alone(len)?;
+        let mut need = if put.is_some() { Need::Put } else { Need::Delete };
+        let mut alone = core.alone(len, need)?;
         let is_alone = alone.is_some();
         loop {
             let outcome = index.keydir.change(
@@ -360,7 +362,8 @@ impl Store {
                         Decision::Delete(result) => (delete, result),
                     };
                     let len = frame::frame_len(header.body_len());
-                    let Some(mut claim) = core.try_claim(&mut alone, len) else {
+                    need = if header.kind == Kind::Put { Need::Put } else { Need::Delete };
+                    let Some(mut claim) = core.try_claim(&mut alone, len, need) else {
                         return (Change::Keep, Ok(None));
                     };
                     write_head(&mut claim, 0, header, None, key);
@@ -376,7 +379,7 @@ impl Store {
                 },
             );
             match outcome? {
-                None => core.roll()?,
+                None => core.roll(len, need)?,
                 Some((None, result)) => return Ok(result),
                 Some((Some((position, header)), result)) => {
                     if is_alone {

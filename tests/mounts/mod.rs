@@ -17,7 +17,15 @@ pub(crate) enum Kind {
 
 /// The role and the place of this process, if it is one that `run_on` has started.
 pub(crate) fn role() -> Option<(String, PathBuf)> {
-    Some((std::env::var(ROLE).ok()?, std::env::var_os(PLACE)?.into()))
+    let (role, place) = (std::env::var(ROLE).ok()?, PathBuf::from(std::env::var_os(PLACE)?));
+    let (usual, shown) = (std::panic::take_hook(), place.clone());
+    std::panic::set_hook(Box::new(move |panic| {
+        // What is where is what one wants to know first.
+        let _ = Command::new("df").arg(&shown).stdout(std::io::stderr()).status();
+        let _ = Command::new("ls").arg("-lasR").arg(&shown).stdout(std::io::stderr()).status();
+        usual(panic);
+    }));
+    Some((role, place))
 }
 
 /// Says that the role was played to its end.
@@ -74,7 +82,8 @@ fn check(output: &Output, said: &str) {
 pub(crate) fn fill(place: &Path, leave: u64) -> PathBuf {
     use std::io::Write;
     let path = place.join("ballast");
-    let mut file = std::fs::File::create(&path).unwrap();
+    // Where not even that can be made, it is full.
+    let Ok(mut file) = std::fs::File::create(&path) else { return path };
     let mut len = 0u64;
     for piece in [4 << 20, 256 << 10, 16 << 10, 4096, 512] {
         while let Ok(written) = file.write(&vec![1; piece])

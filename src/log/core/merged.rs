@@ -1,6 +1,6 @@
 //! What a merge asks of the log: segments beside it, and that others are gone for good.
 
-use super::{Core, New, refused};
+use super::Core;
 use crate::error::AppendError;
 use crate::format::frame::{self, Kind, SYNC_MARK};
 use crate::format::header::FIRST_FRAME;
@@ -8,7 +8,6 @@ use crate::log::scan;
 use crate::log::table::Listed;
 use crate::options::MAX_SEGMENT;
 use crate::segment::{Segment, file_name, hint_name};
-use crate::sync::lock;
 use std::io;
 
 impl Core {
@@ -22,11 +21,7 @@ impl Core {
         if len > max {
             return Err(AppendError::TooLarge { len, max });
         }
-        let mut next = lock(&self.next);
-        if next.id.is_none() {
-            return Err(AppendError::IdsExhausted);
-        }
-        next.create(&*self.storage, &self.config, New::Merged { len, inputs }).map_err(refused)
+        self.create_for_merge(len, inputs)
     }
 
     /// Makes another segment active, unless nothing is in the active one: nothing at all, or the mark
@@ -59,8 +54,9 @@ impl Core {
                 let of_log = |s: &&Listed| !s.header.merged;
                 let last = all.iter().filter(of_log).rfind(|s| doomed.contains(&s.id()));
                 if let Some(last) = last.map(|s| s.id()).filter(|&id| id >= new.first) {
-                    let next = all.iter().filter(of_log).find(|s| s.id() > last);
-                    new.first = next.expect("the active segment is not merged").id();
+                    let next = all.iter().filter(of_log).find(|s| s.id() > last).map(|s| s.id());
+                    let next = next.or_else(|| self.first_to_come());
+                    new.first = next.expect("the active segment is not merged");
                 }
                 let beside = all.iter().filter(|s| s.header.merged || s.id() < new.first);
                 new.kept = beside.map(|s| s.id()).filter(|id| !doomed.contains(id)).collect();

@@ -56,7 +56,8 @@ pub(super) fn act(
 fn remove_temporary(storage: &dyn Storage) -> Result<(), OpenError> {
     for name in storage.list()? {
         let stem = name.strip_suffix(".tmp");
-        let ours = |stem| id_of(stem).or(hint_id_of(stem)).is_some() || stem == "MANIFEST";
+        let named = |stem| ["MANIFEST", "MANIFEST.spare", "RESERVE"].contains(&stem);
+        let ours = |stem| id_of(stem).or(hint_id_of(stem)).is_some() || named(stem);
         if stem.is_some_and(ours) && is_file(storage, &name) {
             storage.remove(&name).map_err(|e| io_error(format!("remove {name}"), e))?;
         }

@@ -109,6 +109,7 @@ impl Store {
             facts.mergeable && gain || known.retry
         };
         let ids: Vec<_> = all.iter().filter(wanted).map(|known| known.facts.id).collect();
+        drop(all);
         self.index.merge_in_runs(&mut merging, &ids, Pace::Full)
     }
 
@@ -132,6 +133,7 @@ impl Store {
         let may_be = |known: &Known| known.facts.mergeable || known.retry;
         let mergeable = |id| all.iter().any(|k| k.facts.id == id && may_be(k));
         let ids: Vec<_> = ids.iter().copied().filter(|&id| mergeable(id)).collect();
+        drop(all);
         self.index.merge_in_runs(&mut merging, &ids, Pace::Full)
     }
 
@@ -273,9 +275,10 @@ impl Index {
         pace: Pace,
     ) -> Result<MergeReport, MergeError> {
         let mut total = MergeReport::default();
-        let all = self.known();
         let live = |known: &Known| known.facts.used - known.facts.dead;
-        let mut chosen: Vec<_> = all.iter().filter(|k| ids.contains(&k.facts.id)).collect();
+        // Those that were merged are let go of here: while somebody keeps one, it takes its space.
+        let mut chosen = self.known();
+        chosen.retain(|known| ids.contains(&known.facts.id));
         // What is dead wholly comes first, and by itself: it takes no space, and gives some.
         let oldest = |known: &Known| known.segment.census.get().map(|census| census.oldest);
         chosen.sort_by_key(|known| (live(known) > 0, oldest(known)));
@@ -283,7 +286,7 @@ impl Index {
         let mut failure = None;
         while let Some(first) = chosen.first() {
             let (dead, mut sum) = (live(first) == 0, 0);
-            let fits = |known: &&&Known| {
+            let fits = |known: &&Known| {
                 sum += live(known);
                 sum <= budget && (live(known) == 0) == dead
             };
@@ -296,8 +299,18 @@ impl Index {
                 }
                 // With less to be copied at a time there may be room.
                 Err(MergeError::Append(AppendError::NoSpace { .. })) if count > 1 => {
-                    budget = chosen[..count].iter().map(|known| live(known)).sum::<u64>() / 4;
+                    budget = chosen[..count].iter().map(live).sum::<u64>() / 4;
                     most = count / 2;
+                }
+                // There may be room for what is live in another one.
+                Err(error @ MergeError::Append(AppendError::NoSpace { .. }))
+                    if chosen.len() > 1 =>
+                {
+                    drop(chosen.remove(0));
+                    if failure.is_none() {
+                        self.failed(&error);
+                        failure = Some(error);
+                    }
                 }
                 // Around it.
                 Err(MergeError::Corrupt(damage))

@@ -1,0 +1,255 @@
+//! Promise 7 on real, small file systems: at zero bytes free a log and a store open, read, delete and
+//! merge; nothing is lost; and a signal never comes. Skipped, with a message, where this machine
+//! cannot make them.
+#![cfg(target_os = "linux")]
+
+mod mounts;
+
+use mounts::{Kind, fill, run_on};
+use std::path::Path;
+use std::time::Duration;
+use tailcask::{
+    AppendError, Batch, CommitLog, LogOptions, Maintenance, RecoveryMode, Store, StoreOptions,
+    WriteError,
+};
+
+const VALUE: usize = 40_000;
+
+fn log_options() -> LogOptions {
+    CommitLog::options().segment_size(2 << 20)
+}
+
+fn options() -> StoreOptions {
+    Store::options().segment_size(4 << 20)
+}
+
+#[test]
+#[ignore = "the other process of the tests below"]
+fn child() {
+    let Some((role, place)) = mounts::role() else { return };
+    match &role[..] {
+        "filler" => fill_and_go_on(&place, Maintenance::Background),
+        "manual filler" => fill_and_go_on(&place, Maintenance::Manual),
+        "reopener" => reopen(&place),
+        "log" => open_a_log(&place),
+        "neighbour" => leave_room(&place),
+        "shrinker" => shrink(&place),
+        other => panic!("there is no role {other}"),
+    }
+    mounts::done();
+}
+
+fn on_each(role: &str) {
+    for (kind, mib) in [(Kind::Tmpfs, 40), (Kind::Ext4, 64), (Kind::Xfs, 320)] {
+        run_on(kind, mib, role);
+    }
+}
+
+fn key(n: u32) -> [u8; 4] {
+    n.to_be_bytes()
+}
+
+fn value(n: u32) -> Vec<u8> {
+    n.to_le_bytes().repeat(VALUE / 4)
+}
+
+fn is_no_space(error: &WriteError) -> bool {
+    matches!(error, WriteError::Append(AppendError::NoSpace { .. }))
+}
+
+/// Puts from `from` on until there is no space, and says how far it came.
+fn put_until_full(store: &Store, from: u32) -> u32 {
+    for n in from.. {
+        if let Err(error) = store.put(key(n), value(n)) {
+            assert!(is_no_space(&error), "{error:?}");
+            return n;
+        }
+    }
+    unreachable!("no disk is that large")
+}
+
+fn check(store: &Store, is_there: impl Fn(u32) -> bool, puts: u32) {
+    for n in 0..puts {
+        let found = store.get(key(n)).unwrap();
+        assert_eq!(found.is_some(), is_there(n), "key {n}");
+        assert!(found.is_none_or(|found| *found == value(n)[..]), "key {n}");
+    }
+    let all = (0..puts).filter(|&n| is_there(n)).count();
+    assert_eq!(store.len(), all as u64);
+}
+
+fn no_temporary_files(path: &Path) {
+    for entry in std::fs::read_dir(path).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        assert!(!name.ends_with(".tmp"), "{name}");
+    }
+}
+
+#[test]
+fn a_full_store_deletes_merges_and_goes_on() {
+    on_each("filler");
+}
+
+#[test]
+fn a_full_store_deletes_merges_and_goes_on_without_threads() {
+    on_each("manual filler");
+}
+
+fn fill_and_go_on(place: &Path, maintenance: Maintenance) {
+    let path = place.join("store");
+    let store = options().maintenance(maintenance).open(&path).unwrap();
+    let puts = put_until_full(&store, 0);
+    fill(place, 0);
+    assert!(is_no_space(&store.put("large", vec![1; VALUE]).unwrap_err()));
+    check(&store, |_| true, puts);
+    // More than the room that any segment has left: one in eight stays.
+    let stays = |n: u32| n % 8 == 0;
+    for n in (0..puts).filter(|&n| !stays(n)) {
+        match n % 3 {
+            0 => assert!(store.delete(key(n)).unwrap()),
+            1 => assert!(store.compare_and_swap(key(n), Some(&value(n)), None).unwrap().is_ok()),
+            _ => drop(store.write(Batch::new().delete(key(n))).unwrap()),
+        }
+    }
+    // What would have to wait for space is refused, and what needs none is answered.
+    assert!(!store.put_if_absent(key(0), "other").unwrap());
+    check(&store, stays, puts);
+    // The store's own thread may have done some of it.
+    store.merge().unwrap();
+    check(&store, stays, puts);
+    for n in (0..puts / 2).filter(|&n| !stays(n)) {
+        store.put(key(n), value(n)).unwrap();
+    }
+    let now = |n: u32| stays(n) || n < puts / 2;
+    check(&store, now, puts);
+    store.close().unwrap();
+    no_temporary_files(&path);
+    let store = options().open(&path).unwrap();
+    assert!(store.recovery().is_clean(), "{}", store.recovery());
+    check(&store, now, puts);
+    store.verify().unwrap();
+}
+
+#[test]
+fn a_full_store_is_opened_and_gets_out_of_it() {
+    on_each("reopener");
+}
+
+fn reopen(place: &Path) {
+    let path = place.join("store");
+    let store = options().open(&path).unwrap();
+    let puts = put_until_full(&store, 0);
+    fill(place, 0);
+    drop(store);
+    // Without a byte free, and again and again; each one leaves what it finds.
+    for _ in 0..3 {
+        let store = options().open(&path).unwrap();
+        check(&store, |_| true, puts);
+        store.close().unwrap();
+    }
+    let log = log_options().open_read_only(&path).unwrap();
+    assert!(log.verify().is_ok());
+    drop(log);
+    let store = options().open(&path).unwrap();
+    let stays = |n: u32| n % 8 == 0;
+    for n in (0..puts).filter(|&n| !stays(n)) {
+        assert!(store.delete(key(n)).unwrap());
+    }
+    drop(store);
+    let store = options().open(&path).unwrap();
+    check(&store, stays, puts);
+    // The store's own thread may have done some of it.
+    store.merge().unwrap();
+    let now = put_until_full(&store, puts);
+    assert!(now > puts + puts / 2, "there is room again: {puts}, {now}");
+    check(&store, |n| stays(n) || n >= puts, now);
+}
+
+#[test]
+fn a_log_is_opened_without_a_byte_free_and_goes_on_once_there_is_space() {
+    on_each("log");
+}
+
+fn open_a_log(place: &Path) {
+    let path = place.join("log");
+    let log = log_options().open(&path).unwrap();
+    for n in 0..40u8 {
+        log.append(&vec![n; 100_000]).unwrap();
+    }
+    log.close().unwrap();
+    let all = |log: &CommitLog| {
+        let mut reader = log.reader();
+        let all = std::iter::from_fn(|| reader.next_entry().unwrap().map(|entry| entry.to_vec()));
+        all.collect::<Vec<_>>()
+    };
+    let ballast = fill(place, 0);
+    for mode in [RecoveryMode::Strict, RecoveryMode::Salvage] {
+        let log = log_options().recovery_mode(mode).open(&path).unwrap();
+        assert_eq!(all(&log).len(), 40);
+        let refused = log.append(&vec![1; 100_000]);
+        assert!(matches!(refused, Err(AppendError::NoSpace { .. })), "{refused:?}");
+        log.sync().unwrap();
+        assert_eq!(log.committed(), log.tail());
+        log.close().unwrap();
+    }
+    let log = log_options().open(&path).unwrap();
+    let tail = log.tail();
+    std::fs::remove_file(ballast).unwrap();
+    let position = log.append(&vec![40; 100_000]).unwrap();
+    assert!(position >= tail);
+    log.sync().unwrap();
+    assert_eq!(log.read(position).unwrap().len(), 100_000);
+    assert_eq!(all(&log).len(), 41);
+    log.abort();
+    let log = log_options().open(&path).unwrap();
+    let all = all(&log);
+    assert!(all.iter().enumerate().all(|(n, entry)| *entry == vec![n as u8; 100_000]));
+    assert_eq!(all.len(), 41);
+}
+
+#[test]
+fn the_last_space_is_left_to_others() {
+    on_each("neighbour");
+}
+
+/// Nothing is written here any more, and so nothing may be taken for it.
+fn leave_room(place: &Path) {
+    let free = || {
+        let found = rustix::fs::statvfs(place).unwrap();
+        found.f_bfree * found.f_frsize
+    };
+    let log = CommitLog::options().segment_size(16 << 20).initial_segment_size(4 << 20);
+    let log = log.open(place.join("log")).unwrap();
+    log.append(b"one").unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    fill(place, 6 << 20);
+    // Rolls into the standby, and so another one is wanted.
+    for _ in 0..50 {
+        log.append(&vec![1; 100_000]).unwrap();
+    }
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(free() >= 4 << 20, "{} bytes are left", free());
+}
+
+#[test]
+fn segments_shrink_where_space_is_short() {
+    on_each("shrinker");
+}
+
+fn shrink(place: &Path) {
+    let log = CommitLog::options().segment_size(8 << 20).initial_segment_size(8 << 20);
+    let log = log.maintenance(Maintenance::Manual).open(place.join("log")).unwrap();
+    fill(place, 2 << 20);
+    let mut bytes = 0;
+    while log.append(&[1; 10_000]).is_ok() {
+        bytes += 10_000;
+    }
+    assert!(bytes > (8 << 20) + (1 << 20), "only {bytes} bytes");
+    // And less than what that would take is no reason to make one after the other.
+    let segments = log.stats().segments;
+    for _ in 0..100 {
+        assert!(log.append(&[1; 1 << 20]).is_err());
+    }
+    assert_eq!(log.stats().segments, segments);
+    no_temporary_files(&place.join("log"));
+}
