@@ -234,7 +234,7 @@ impl Store {
         loop {
             let removed = index.keydir.change(tag, &is, |old| {
                 let Some(old) = old else { return (Change::Keep, Some(None)) };
-                let Some(mut claim) = core.try_claim(&mut None, len) else {
+                let Some(mut claim) = core.try_claim(&mut None, len, Need::Delete) else {
                     return (Change::Keep, None);
                 };
                 write_head(&mut claim, 0, header, None, key);
@@ -243,7 +243,7 @@ impl Store {
                 (Change::Remove, Some(Some(position)))
             });
             match removed {
-                None => core.roll()?,
+                None => core.roll(len, Need::Delete)?,
                 Some(None) => return Ok(false),
                 Some(Some(position)) => {
                     index.count_writes([header.kind].into_iter());
