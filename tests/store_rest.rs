@@ -177,3 +177,48 @@ fn a_hint_in_which_one_tag_is_too_frequent_is_not_used() {
     // It was written anew.
     assert!(open() > 0);
 }
+
+/// Tombstones that a merge had to keep are looked at again once as much was reclaimed as that costs;
+/// what was reclaimed so far is not forgotten when the store is closed.
+#[test]
+fn what_was_reclaimed_is_remembered_when_the_store_is_opened_again() {
+    let disk = SimulatedDisk::new();
+    let open = || options().open_simulated(&disk).unwrap();
+    let full = |store: &Store| {
+        let sealed = store.stats().segments.into_iter().filter(|segment| segment.sealed);
+        sealed.map(|segment| segment.id).collect::<Vec<_>>()
+    };
+    let merged = |store: &Store| {
+        let all = store.stats().segments.into_iter().filter(|segment| segment.merged);
+        all.map(|segment| (segment.id, segment.live_bytes, segment.dead_bytes)).collect::<Vec<_>>()
+    };
+    let key = |n: u32| format!("a key of some length {n}");
+    let mut store = open();
+    (0..1000).for_each(|n| _ = store.put(key(n), "value").unwrap());
+    store.roll().unwrap();
+    (0..900).for_each(|n| assert!(store.delete(key(n)).unwrap()));
+    store.roll().unwrap();
+    let report = store.merge_only(&[*full(&store).last().unwrap()]).unwrap();
+    assert_eq!(report.tombstones_kept, 900);
+    let kept = |merged: &[(u32, u64, u64)]| merged.first().copied().unwrap();
+    let before = merged(&store);
+    let (tombstones, _, dead) = kept(&before);
+    assert_eq!(dead, 0, "just looked at");
+    store.close().unwrap();
+    store = open();
+    assert_eq!(merged(&store), before, "not looked at again because of an open");
+    // What merges reclaim elsewhere, a part of it before each open.
+    for _ in 0..4 {
+        (0..1000u32).for_each(|n| _ = store.put("other", n.to_le_bytes()).unwrap());
+        store.roll().unwrap();
+        store.merge_only(&[*full(&store).last().unwrap()]).unwrap();
+        store.put("so that there is", "a segment to seal").unwrap();
+        let before = merged(&store);
+        store.close().unwrap();
+        store = open();
+        assert_eq!(merged(&store), before);
+    }
+    let (same, _, dead) = kept(&merged(&store));
+    assert_eq!(same, tombstones);
+    assert!(dead > 900 * 16, "worth another look: {dead}");
+}

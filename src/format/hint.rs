@@ -22,7 +22,8 @@
 //! 120  u64  frames, as the seal has it: those inside batches not counted
 //! 128  u64  frames that no entry names, those inside batches included
 //! 136  u64  frames inside batches
-//! 144  u64  entries: tag in the high half, offset in the low one, of which bit 0 says tombstone;
+//! 144  u64  bytes that merges had reclaimed, over the store's life, when it was written
+//! 152  u64  entries: tag in the high half, offset in the low one, of which bit 0 says tombstone;
 //!           growing, the newest frame for each key
 //!      u32  CRC-32 of everything before it
 //! ```
@@ -31,7 +32,9 @@ use super::{u32_at, u64_at};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"tchint\n\0");
 const VERSION: u32 = 2;
-const HEAD: usize = 144;
+const HEAD: usize = 152;
+/// More than a store reclaims.
+const MOST: u64 = 1 << 62;
 /// The least that a frame with a key takes.
 const LEAST: u64 = 24;
 const PLAIN: u32 = 1;
@@ -141,6 +144,8 @@ pub(crate) struct Subject {
     pub(crate) frames: u64,
     pub(crate) merged: bool,
     pub(crate) fingerprint: u64,
+    /// What merges had reclaimed when it was last looked through. Not compared: the hint is asked.
+    pub(crate) looked_at: u64,
 }
 
 /// The bytes of a hint. The entries have to be sorted.
@@ -155,7 +160,7 @@ pub(crate) fn encode(subject: Subject, census: &Census, entries: &[u64]) -> Vec<
     let words = [census.superseded, census.tombstones, census.oldest, expiring.bytes];
     bytes.extend(words.into_iter().chain(expiring.by).flat_map(u64::to_le_bytes));
     bytes.extend(u64::from(if census.plain { PLAIN } else { 0 }).to_le_bytes());
-    let words = [subject.frames, census.unlisted, census.inner];
+    let words = [subject.frames, census.unlisted, census.inner, subject.looked_at];
     bytes.extend(words.into_iter().flat_map(u64::to_le_bytes));
     bytes.extend(entries.iter().flat_map(|entry| entry.to_le_bytes()));
     let crc = crc32fast::hash(&bytes);
@@ -175,6 +180,7 @@ pub(crate) fn decode(bytes: &[u8], subject: Subject) -> Option<(Census, Entries<
         frames: u64_at(head, 120),
         merged: subject.merged,
         fingerprint: u64_at(head, 32),
+        looked_at: subject.looked_at,
     };
     let known = u64_at(head, 0) == MAGIC && u32_at(head, 8) == VERSION && found == subject;
     if !known || !rest.is_empty() || u32::from_le_bytes(*crc) != crc32fast::hash(content) {
@@ -194,8 +200,14 @@ pub(crate) fn decode(bytes: &[u8], subject: Subject) -> Option<(Census, Entries<
     };
     let entries = Entries(entries);
     census.count(entries.iter());
-    let sound = census.is_possible(&subject) && entries.are_sound(subject.end);
+    let sound =
+        census.is_possible(&subject) && entries.are_sound(subject.end) && u64_at(head, 144) <= MOST;
     sound.then_some((census, entries))
+}
+
+/// What merges had reclaimed when a hint was written that `decode` has found to be sound.
+pub(crate) fn looked_at(bytes: &[u8]) -> u64 {
+    u64_at(bytes, 144)
 }
 
 /// The entries in the bytes of a hint that `decode` has found to be sound.
@@ -254,8 +266,15 @@ impl Entries<'_> {
 mod tests {
     use super::*;
 
-    const SUBJECT: Subject =
-        Subject { id: 7, salt: 99, end: 4096, frames: 5, merged: false, fingerprint: 5 };
+    const SUBJECT: Subject = Subject {
+        id: 7,
+        salt: 99,
+        end: 4096,
+        frames: 5,
+        merged: false,
+        fingerprint: 5,
+        looked_at: 77,
+    };
     /// Two frames without an entry, of all frames two are inside of a batch.
     fn census(entries: &[u64]) -> Census {
         let expiring = Expiring { bytes: 80, by: [1, 2, 3, 4] };
@@ -275,10 +294,11 @@ mod tests {
         let entries = [1 << 32 | 128, 1 << 32 | 145, 9 << 32 | 256];
         let good = encode(SUBJECT, &census(&entries), &entries);
         assert_eq!(&good[..16], b"tchint\n\0\x02\0\0\0\x07\0\0\0");
-        assert_eq!(&good[144..152], &[128, 0, 0, 0, 1, 0, 0, 0]);
+        assert_eq!(&good[152..160], &[128, 0, 0, 0, 1, 0, 0, 0]);
         let (found, listed) = decode(&good, SUBJECT).unwrap();
         assert_eq!(found, census(&entries));
         assert!(listed.iter().eq(entries));
+        assert_eq!(looked_at(&good), 77);
         assert!(listed.has_put(1) && listed.has_put(9) && !listed.has_put(2));
         assert_eq!(listed.most_of_a_tag(), 2);
         for bit in 0..good.len() * 8 {
@@ -345,6 +365,15 @@ mod tests {
         let moved = Census { oldest: 6 << 32 | 128, ..good };
         assert!(decode(&encode(merged, &moved, &entries), merged).is_some());
         assert!(decode(&encode(merged, &good, &entries), merged).is_none());
+    }
+
+    #[test]
+    fn no_more_was_reclaimed_than_can_be() {
+        let of = |looked_at| {
+            let subject = Subject { looked_at, ..SUBJECT };
+            decode(&encode(subject, &census(&[]), &[]), SUBJECT).is_some()
+        };
+        assert!(of(0) && of(MOST) && !of(MOST + 1) && !of(u64::MAX));
     }
 
     #[test]

@@ -69,6 +69,14 @@ impl Listing {
         }
     }
 
+    /// What merges had reclaimed when the segment was last looked through, as far as is known.
+    pub(super) fn looked_at(&self) -> u64 {
+        match self {
+            Self::Hint(map) => hint::looked_at(bytes(map)),
+            Self::Read(_) => 0,
+        }
+    }
+
     /// Whether there is a put with the tag.
     pub(super) fn has_put(&self, tag: u32) -> bool {
         match self {
@@ -100,7 +108,15 @@ fn subject(keydir: &Keydir, segment: &Segment) -> Subject {
     let (id, salt, end) = (segment.id(), segment.salt(), segment.end());
     let (frames, merged) =
         (segment.load_seal().map_or(0, |seal| seal.frames), segment.header.merged);
-    Subject { id, salt, end, frames, merged, fingerprint: keydir.fingerprint() }
+    Subject {
+        id,
+        salt,
+        end,
+        frames,
+        merged,
+        fingerprint: keydir.fingerprint(),
+        looked_at: segment.looked_at.get(),
+    }
 }
 
 /// What a segment's hint says, if it has a sound one.

@@ -6,7 +6,7 @@ use super::view::View;
 pub(crate) use super::view::{Damage, frame_len, is_put, key_at, origin_of};
 use crate::error::Corruption;
 use crate::log::core::Core;
-use crate::segment::Sum;
+use crate::segment::{Segment, Sum};
 use crate::sync::{Mutex, MutexGuard, lock};
 use std::collections::BTreeMap;
 use std::ops::{Deref, Range};
@@ -28,7 +28,7 @@ pub(crate) struct Index {
     pub(crate) damaged: Mutex<BTreeMap<u32, Damaged>>,
     /// Segments that merging by the policy gains nothing from.
     pub(crate) settled: Mutex<Settled>,
-    /// Bytes of frames that merges have dropped.
+    /// Bytes of frames that merges have dropped, over the store's life.
     pub(crate) reclaimed: Sum,
     /// Held by the one who is next: a mutex alone lets a thread that merges again and again have it
     /// again and again.
@@ -77,6 +77,10 @@ impl Index {
         policy: MergePolicy,
         damaged: BTreeMap<u32, Damaged>,
     ) -> Self {
+        // As the newest of the hints has it.
+        let looked_at = |segment: &Arc<Segment>| segment.looked_at.get();
+        let reclaimed = Sum::default();
+        reclaimed.add(core.table.segments().iter().map(looked_at).max().unwrap_or(0));
         Self {
             view,
             core,
@@ -86,7 +90,7 @@ impl Index {
             waiting: AtomicUsize::new(0),
             damaged: Mutex::new(damaged),
             settled: Mutex::default(),
-            reclaimed: Sum::default(),
+            reclaimed,
             next: Mutex::default(),
             totals: Mutex::default(),
             stop: AtomicBool::new(false),

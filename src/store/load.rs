@@ -136,7 +136,12 @@ impl Loading<'_> {
                 let first = source.damage.first()?.clone();
                 Some((source.segment.id(), Damaged::at_load(first, &source.gaps)))
             });
-            return Ok(damaged.collect());
+            let damaged = damaged.collect();
+            for Source { segment, listing, .. } in &sources {
+                segment.looked_at.clear();
+                segment.looked_at.add(listing.looked_at());
+            }
+            return Ok(damaged);
         }
     }
 

@@ -222,6 +222,8 @@ impl Index {
             match hints::gather(&self.keydir, &segment, None) {
                 Ok(found) => {
                     let (census, entries) = (found.census, found.entries);
+                    segment.looked_at.clear();
+                    segment.looked_at.add(self.reclaimed.get());
                     hints::write(&*self.core.storage, &self.keydir, &segment, &census, &entries);
                     // Only here and before the store is open: it is not set yet.
                     let _ = segment.census.set(census);

@@ -109,10 +109,10 @@ impl<'i> Writer<'i> {
         seal_and_shrink(&segment, at, frames).map_err(io)?;
         let Gathered { census, entries, .. } = gather.finish(&segment);
         let index = self.index;
+        segment.looked_at.add(self.index.reclaimed.get());
         hints::write(&*index.core.storage, &index.keydir, &segment, &census, &entries);
         // A new segment has none yet.
         let _ = segment.census.set(census);
-        segment.looked_at.add(self.index.reclaimed.get());
         Ok(())
     }
 
