@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tailcask::{BackupError, Maintenance, SimulatedDisk, Store, StoreOptions};
@@ -227,4 +228,128 @@ fn a_sync_mark_alone_makes_no_other_segment_active() {
         store.backup(dir.path().join(format!("{n}"))).unwrap();
         assert_eq!(store.log().tail().segment(), active);
     }
+}
+
+/// Merges wait: what is in a backup does not go while it is made.
+#[test]
+fn a_merge_beside_a_backup_takes_nothing_from_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = options().maintenance(Maintenance::Manual);
+    let store = Arc::new(options.open(dir.path().join("store")).unwrap());
+    for n in 0..40u32 {
+        store.put((n % 10).to_le_bytes(), [n as u8; 1000]).unwrap();
+        if n % 10 == 9 {
+            store.roll().unwrap();
+        }
+    }
+    let (expected, dest) = (contents(&store), dir.path().join("backup"));
+    let merging = store.clone();
+    let mut merge = None;
+    let report = store.backup_while(&dest, || {
+        merge = Some(std::thread::spawn(move || merging.merge().unwrap().inputs));
+        // Time enough for it, if it did not wait.
+        std::thread::sleep(Duration::from_millis(300));
+    });
+    assert_eq!(merge.unwrap().join().unwrap(), 4, "it comes afterwards");
+    let restored = Store::open(&dest).unwrap();
+    assert_eq!(restored.stats().segments.iter().filter(|s| s.sealed).count() as u64, report.unwrap().segments);
+    assert_eq!(contents(&restored), expected);
+    restored.verify().unwrap();
+    assert_eq!(contents(&store), expected);
+}
+
+/// And one that is at it is waited for: neither its inputs nor its outputs are half there.
+#[test]
+fn a_backup_beside_a_merge_holds_the_exact_set() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = options().maintenance(Maintenance::Manual);
+    let store = Arc::new(options.open(dir.path().join("store")).unwrap());
+    for n in 0..40u32 {
+        store.put((n % 10).to_le_bytes(), [n as u8; 1000]).unwrap();
+        if n % 10 == 9 {
+            store.roll().unwrap();
+        }
+    }
+    let (expected, dest) = (contents(&store), dir.path().join("backup"));
+    let ids: Vec<_> = store.stats().segments.iter().filter(|s| s.sealed).map(|s| s.id).collect();
+    let (backing, to) = (store.clone(), dest.clone());
+    let backup = std::sync::Mutex::new(None);
+    let started = Arc::new(backup);
+    let inside = started.clone();
+    let report = store.merge_while(&ids, move || {
+        let backup = std::thread::spawn(move || backing.backup(to).unwrap());
+        *inside.lock().unwrap() = Some(backup);
+        std::thread::sleep(Duration::from_millis(300));
+    });
+    assert_eq!(report.unwrap().inputs, 4);
+    let backup = started.lock().unwrap().take().unwrap().join().unwrap();
+    let restored = Store::open(&dest).unwrap();
+    let segments = restored.stats().segments;
+    assert_eq!(segments.iter().filter(|s| s.sealed).count() as u64, backup.segments);
+    assert!(segments.iter().all(|s| !ids.contains(&s.id)), "the merge's outputs, not its inputs");
+    assert_eq!(contents(&restored), expected);
+    restored.verify().unwrap();
+}
+
+/// Where the store's directory is called something else meanwhile, and another store is in its place.
+#[test]
+fn a_backup_is_of_this_store_wherever_it_is_moved() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, moved) = (dir.path().join("store"), dir.path().join("moved"));
+    let store = options().open(&path).unwrap();
+    store.put("which", "this one").unwrap();
+    let dest = dir.path().join("backup");
+    let move_away = || {
+        std::fs::rename(&path, &moved).unwrap();
+        let other = options().open(&path).unwrap();
+        other.put("which", "the other one").unwrap();
+        other.close().unwrap();
+    };
+    store.backup_while(&dest, move_away).unwrap();
+    let restored = Store::open(&dest).unwrap();
+    assert_eq!(&*restored.get("which").unwrap().unwrap(), b"this one");
+    restored.verify().unwrap();
+    // Also from where it is now, and not into itself by any name.
+    store.put("which", "still this one").unwrap();
+    assert!(matches!(store.backup(moved.join("inside")), Err(BackupError::Inside { .. })));
+    store.backup(path.join("beside")).unwrap();
+    let restored = Store::open(path.join("beside")).unwrap();
+    assert_eq!(&*restored.get("which").unwrap().unwrap(), b"still this one");
+}
+
+/// One that fails leaves nothing: an empty directory would open as an empty store.
+#[test]
+fn a_backup_that_fails_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let store = options().maintenance(Maintenance::Manual).open(&path).unwrap();
+    for n in 0..3u8 {
+        store.put([n], "value").unwrap();
+        store.roll().unwrap();
+    }
+    let names = || {
+        let all = std::fs::read_dir(dir.path()).unwrap();
+        let mut all: Vec<_> = all.map(|entry| entry.unwrap().file_name()).collect();
+        all.sort();
+        all
+    };
+    let before = names();
+    let last = store.stats().segments.iter().rfind(|s| s.sealed).unwrap().id;
+    let file = path.join(format!("{last:020}.seg"));
+    let dest = dir.path().join("backup");
+    let away = dir.path().join("away");
+    let failed = store.backup_while(&dest, || std::fs::rename(&file, &away).unwrap());
+    assert!(matches!(failed, Err(BackupError::Io { .. })), "{failed:?}");
+    std::fs::rename(&away, &file).unwrap();
+    assert_eq!(names(), before);
+    // What came to be at the destination meanwhile is left alone.
+    let failed = store.backup_while(&dest, || std::fs::write(&dest, "mine").unwrap());
+    assert!(matches!(failed, Err(BackupError::Exists { .. })), "{failed:?}");
+    assert_eq!(std::fs::read(&dest).unwrap(), b"mine");
+    std::fs::remove_file(&dest).unwrap();
+    assert_eq!(names(), before);
+    // What one left that died is in nobody's way.
+    std::fs::create_dir(dir.path().join(".backup.0.partial")).unwrap();
+    store.backup(&dest).unwrap();
+    assert_eq!(Store::open(&dest).unwrap().len(), 3);
 }

@@ -89,6 +89,10 @@ pub(crate) trait Storage: Send + Sync + Debug {
     fn read_manifest(&self) -> Result<Option<Vec<u8>>, OpenError>;
     /// Replaces the MANIFEST, atomically and durably.
     fn write_manifest(&self, bytes: &[u8]) -> io::Result<()>;
+    /// The directory, if it is one.
+    fn directory(&self) -> Option<&std::fs::File> {
+        None
+    }
     /// Where it is, if it is a directory.
     fn path(&self) -> Option<&Path> {
         None

@@ -674,6 +674,10 @@ impl Storage for Directory {
         self.publish_with(name, Existing::Replace, |mut file| file.write_all(bytes)).map(drop)
     }
 
+    fn directory(&self) -> Option<&File> {
+        Some(&self.handle)
+    }
+
     fn path(&self) -> Option<&Path> {
         Some(&self.path)
     }

@@ -2,8 +2,9 @@
 //!
 //! A backup is a directory of hard links: sealed segments never change, so another name for each is
 //! a copy of it, at once and without taking space. What is active is sealed first, by a roll. Only
-//! to another file system are files copied. The MANIFEST is written last; without it the directory
-//! does not open as a store.
+//! to another file system are files copied. All of it goes through handles of directories, so it makes
+//! no difference where the store is moved meanwhile. The backup is made under another name, and gets its
+//! own when it is whole and durable: a destination that is there opens as the store, all of it.
 
 use super::Store;
 use super::merge::disk_bytes;
@@ -14,9 +15,12 @@ use crate::format::manifest::{LogEnd, Manifest};
 use crate::position::LogPosition;
 use crate::segment::{Segment, file_name, hint_name};
 use crate::sync::lock;
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -44,62 +48,60 @@ impl Store {
     /// written when this was called is in it. It opens as a store, which is also how to restore it.
     ///
     /// # Errors
-    /// [`BackupError`]; the destination is then no store.
+    /// [`BackupError`]; then there is nothing at the destination.
     pub fn backup(&self, dest: impl AsRef<Path>) -> Result<BackupReport, BackupError> {
-        let (dest, started) = (dest.as_ref(), Instant::now());
-        let from = self.core().storage.path().ok_or(BackupError::NotADirectory)?;
+        self.backup_while(dest, || {})
+    }
+
+    /// As `backup`; `meanwhile` runs after it is known what is to be in it, and before that is.
+    #[doc(hidden)]
+    pub fn backup_while(
+        &self,
+        dest: impl AsRef<Path>,
+        meanwhile: impl FnOnce(),
+    ) -> Result<BackupReport, BackupError> {
+        let started = Instant::now();
+        let core = self.core();
+        let from = core.storage.directory().ok_or(BackupError::NotADirectory)?;
         // No segment is merged away meanwhile.
         let _still = self.index.merging();
-        let core = self.core();
-        make_directory(from, dest)?;
+        let place = Place::new(from, dest.as_ref())?;
         // So that what is active is linked, too.
         core.roll_if_used()?;
         let position = LogPosition::new(core.tail.position().segment(), FIRST_FRAME as u32);
         core.sync()?;
-        let mut report = BackupReport { position, ..BackupReport::default() };
         let segments = core.table.segments().into_iter();
-        let kept: Vec<_> = segments.filter(|s| s.is_sealed() && before(s, position)).collect();
-        for segment in &kept {
-            let linked = take(from, dest, &file_name(segment.id()))?;
-            report.linked += u64::from(linked);
-            report.copied += u64::from(!linked);
-            report.segments += 1;
-            report.bytes += disk_bytes(segment);
-            let hint = hint_name(segment.id());
-            if from.join(&hint).exists() {
-                take(from, dest, &hint)?;
-            }
+        let kept: Vec<_> = segments.filter(|s| before(s, position)).collect();
+        if let Some(open) = kept.iter().find(|segment| !segment.is_sealed()) {
+            let operation = format!("seal segment {}", open.id());
+            let source = io::Error::other("it is synced, and not sealed");
+            return Err(BackupError::Io { operation, source });
         }
-        self.write_manifest(dest, position, &kept)?;
+        meanwhile();
+        let mut report = BackupReport { position, ..BackupReport::default() };
+        let made = Partial::make(&place)?;
+        let manifest = self.manifest_of(position, &kept);
+        let filled = fill(from, &made, &kept, &manifest, &mut report).and_then(|()| made.publish());
+        if let Err(error) = filled {
+            made.remove();
+            return Err(error);
+        }
         report.duration = started.elapsed();
         tracing::info!(?report, "backed up");
         Ok(report)
     }
 
-    fn write_manifest(
-        &self,
-        dest: &Path,
-        position: LogPosition,
-        kept: &[Arc<Segment>],
-    ) -> Result<(), BackupError> {
+    fn manifest_of(&self, position: LogPosition, kept: &[Arc<Segment>]) -> Manifest {
         let kept: Vec<_> = kept.iter().map(|segment| segment.id()).collect();
         let first = position.segment().max(kept.last().map_or(0, |id| id + 1));
-        let manifest = Manifest {
+        Manifest {
             first,
             next: first,
             kept,
             closed: Some(LogEnd::default()),
             removed: Vec::new(),
             ..lock(&self.core().manifest).clone()
-        };
-        let path = dest.join("MANIFEST");
-        let write = || {
-            let mut file = File::options().write(true).create_new(true).mode(0o600).open(&path)?;
-            file.write_all(&manifest.encode())?;
-            file.sync_all()?;
-            File::open(dest)?.sync_all()
-        };
-        write().map_err(failed(|| format!("write {}", path.display())))
+        }
     }
 
     /// What the store did since it was opened, and where it stands. Takes some nanoseconds for
@@ -161,37 +163,172 @@ fn before(segment: &Segment, position: LogPosition) -> bool {
     segment.header.merged || segment.id() < position.segment()
 }
 
-fn failed(operation: impl Fn() -> String) -> impl Fn(io::Error) -> BackupError {
-    move |source| BackupError::Io { operation: operation(), source }
-}
-
-fn make_directory(store: &Path, dest: &Path) -> Result<(), BackupError> {
-    let parent = dest.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let whole =
-        |path: &Path| path.canonicalize().map_err(failed(|| format!("look at {}", path.display())));
-    if whole(parent)?.starts_with(whole(store)?) {
-        return Err(BackupError::Inside { path: dest.into() });
-    }
-    match fs::DirBuilder::new().mode(0o700).create(dest) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            Err(BackupError::Exists { path: dest.into() })
+/// Links or copies segments and hints, and writes the MANIFEST.
+fn fill(
+    from: &File,
+    to: &Partial<'_>,
+    kept: &[Arc<Segment>],
+    manifest: &Manifest,
+    report: &mut BackupReport,
+) -> Result<(), BackupError> {
+    for segment in kept {
+        let name = file_name(segment.id());
+        let linked = take(from, &to.folder, &name).map_err(failed(|| format!("copy {name}")))?;
+        report.linked += u64::from(linked);
+        report.copied += u64::from(!linked);
+        report.segments += 1;
+        report.bytes += disk_bytes(segment);
+        let name = hint_name(segment.id());
+        match take(from, &to.folder, &name) {
+            // It is not needed.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => _ = other.map_err(failed(|| format!("copy {name}")))?,
         }
-        other => other.map_err(failed(|| format!("create {}", dest.display()))),
-    }?;
-    let synced = File::open(parent).and_then(|parent| parent.sync_all());
-    synced.map_err(failed(|| format!("sync {}", parent.display())))
+    }
+    let write = || {
+        let mut file = create(&to.folder, "MANIFEST")?;
+        file.write_all(&manifest.encode())?;
+        file.sync_all()?;
+        to.folder.sync_all()
+    };
+    write().map_err(failed(|| "write MANIFEST".into()))
 }
 
 /// Links a file, or copies it where that cannot be done; says whether it was linked.
-fn take(from: &Path, dest: &Path, name: &str) -> Result<bool, BackupError> {
-    let (old, new) = (from.join(name), dest.join(name));
-    if fs::hard_link(&old, &new).is_ok() {
-        return Ok(true);
+fn take(from: &File, to: &File, name: &str) -> io::Result<bool> {
+    match rustix::fs::linkat(from, name, to, name, AtFlags::empty()) {
+        Ok(()) => return Ok(true),
+        Err(Errno::NOENT) => return Err(Errno::NOENT.into()),
+        // Another file system, or one that has no links, or has too many.
+        Err(error) => tracing::debug!(name, %error, "a file is copied, for it cannot be linked"),
     }
-    let copy = || {
-        fs::copy(&old, &new)?;
-        File::open(&new)?.sync_all()
-    };
-    copy().map_err(failed(|| format!("copy {} to {}", old.display(), new.display())))?;
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut old = File::from(rustix::fs::openat(from, name, flags, Mode::empty())?);
+    let mut new = create(to, name)?;
+    io::copy(&mut old, &mut new)?;
+    new.sync_all()?;
     Ok(false)
+}
+
+fn create(folder: &File, name: &str) -> io::Result<File> {
+    let flags =
+        OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(folder, name, flags, Mode::RUSR | Mode::WUSR)?.into())
+}
+
+/// Where a backup is to be: a name in a directory.
+struct Place<'d> {
+    parent: File,
+    name: &'d OsStr,
+    dest: &'d Path,
+}
+
+impl<'d> Place<'d> {
+    fn new(store: &File, dest: &'d Path) -> Result<Self, BackupError> {
+        let exists = || BackupError::Exists { path: dest.into() };
+        // What has no name is `..` or a root, which are there.
+        let name = dest.file_name().ok_or_else(exists)?;
+        let parent = dest.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let look = failed(|| format!("look at {}", parent.display()));
+        if is_inside(parent, store).map_err(&look)? {
+            return Err(BackupError::Inside { path: dest.into() });
+        }
+        let parent = File::open(parent).map_err(look)?;
+        match rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(_) => Err(exists()),
+            Err(Errno::NOENT) => Ok(Self { parent, name, dest }),
+            Err(error) => Err(failed(|| format!("look at {}", dest.display()))(error.into())),
+        }
+    }
+}
+
+/// Whether a directory is the store's, or inside of it, whatever that is called now.
+fn is_inside(directory: &Path, store: &File) -> io::Result<bool> {
+    let store = store.metadata()?;
+    for ancestor in directory.canonicalize()?.ancestors() {
+        let here = fs::metadata(ancestor)?;
+        if (here.dev(), here.ino()) == (store.dev(), store.ino()) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// A backup that is being made, under another name: what is at the destination is whole.
+struct Partial<'p> {
+    place: &'p Place<'p>,
+    name: OsString,
+    folder: File,
+}
+
+impl<'p> Partial<'p> {
+    fn make(place: &'p Place<'p>) -> Result<Self, BackupError> {
+        let make = |name: &OsStr| {
+            rustix::fs::mkdirat(&place.parent, name, Mode::RWXU)?;
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            Ok(File::from(rustix::fs::openat(&place.parent, name, flags, Mode::empty())?))
+        };
+        let mut number = 0u32;
+        loop {
+            let mut name = OsString::from(".");
+            name.push(place.name);
+            name.push(format!(".{number}.partial"));
+            match make(&name) {
+                Ok(folder) => return Ok(Self { place, name, folder }),
+                // That of one that died.
+                Err(Errno::EXIST) if number < 1000 => number += 1,
+                Err(error) => {
+                    let create = failed(|| format!("create {}", place.dest.display()));
+                    return Err(create(error.into()));
+                }
+            }
+        }
+    }
+
+    /// Gives it its own name, durably.
+    fn publish(&self) -> Result<(), BackupError> {
+        let (parent, name) = (&self.place.parent, self.place.name);
+        let flags = RenameFlags::NOREPLACE;
+        let renamed = match rustix::fs::renameat_with(parent, &self.name, parent, name, flags) {
+            // Where that is not known: a directory replaces none but an empty one.
+            Err(Errno::INVAL | Errno::NOSYS) => {
+                rustix::fs::renameat(parent, &self.name, parent, name)
+            }
+            other => other,
+        };
+        match renamed {
+            Err(Errno::EXIST | Errno::NOTEMPTY | Errno::NOTDIR) => {
+                return Err(BackupError::Exists { path: self.place.dest.into() });
+            }
+            other => other.map_err(io::Error::from),
+        }
+        .and_then(|()| parent.sync_all())
+        .map_err(failed(|| format!("create {}", self.place.dest.display())))
+    }
+
+    /// Removes what was made, under the one name or the other.
+    fn remove(&self) {
+        if let Err(error) = self.try_remove() {
+            tracing::warn!(name = ?self.name, %error, "could not remove what a backup left");
+        }
+    }
+
+    fn try_remove(&self) -> io::Result<()> {
+        for entry in rustix::fs::Dir::read_from(&self.folder)? {
+            let entry = entry?;
+            if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+                rustix::fs::unlinkat(&self.folder, entry.file_name(), AtFlags::empty())?;
+            }
+        }
+        let remove =
+            |name: &OsStr| rustix::fs::unlinkat(&self.place.parent, name, AtFlags::REMOVEDIR);
+        match remove(&self.name) {
+            Err(Errno::NOENT) => Ok(remove(self.place.name)?),
+            other => Ok(other?),
+        }
+    }
+}
+
+fn failed(operation: impl Fn() -> String) -> impl Fn(io::Error) -> BackupError {
+    move |source| BackupError::Io { operation: operation(), source }
 }
