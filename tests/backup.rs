@@ -252,7 +252,10 @@ fn a_merge_beside_a_backup_takes_nothing_from_it() {
     });
     assert_eq!(merge.unwrap().join().unwrap(), 4, "it comes afterwards");
     let restored = Store::open(&dest).unwrap();
-    assert_eq!(restored.stats().segments.iter().filter(|s| s.sealed).count() as u64, report.unwrap().segments);
+    assert_eq!(
+        restored.stats().segments.iter().filter(|s| s.sealed).count() as u64,
+        report.unwrap().segments
+    );
     assert_eq!(contents(&restored), expected);
     restored.verify().unwrap();
     assert_eq!(contents(&store), expected);

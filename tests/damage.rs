@@ -333,3 +333,27 @@ fn salvage_lists_damage_in_spite_of_hints_and_heals() {
         }
     }
 }
+
+/// Damage that is met before there is a hint can be healed, too.
+#[test]
+fn damage_in_a_segment_that_was_just_sealed_can_be_healed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let store = options().open(&path).unwrap();
+    let at = store.put("the key ", "the value").unwrap();
+    store.put("beside", "1").unwrap();
+    store.roll().unwrap();
+    flip(&path.join(segment(at.segment())), u64::from(at.offset()) + 24, 8);
+    let _ = store.maintain();
+    assert_eq!(store.stats().damaged[0].id, at.segment());
+    store.get("the key ").unwrap_err();
+    store.verify().unwrap_err();
+    assert!(store.delete_damaged("the key ").unwrap());
+    store.merge().unwrap();
+    assert_eq!(store.stats().damaged, []);
+    assert_eq!(store.verify().unwrap().damaged, 0);
+    store.close().unwrap();
+    let store = options().open(&path).unwrap();
+    assert_eq!(contents(&store).len(), 1);
+    assert_eq!(value(&store, "beside").unwrap(), b"1");
+}

@@ -342,3 +342,154 @@ fn ids_of_discarded_outputs_are_not_used_again() {
     let at = again.put("new", "x").unwrap();
     assert!(at.segment() > highest + 1);
 }
+
+/// Bytes that a put takes.
+fn frame(key: &str, value: usize) -> u64 {
+    (16 + key.len().next_multiple_of(8) + value.next_multiple_of(8)) as u64
+}
+
+/// What is dead in each full segment that a test has filled, in order: what no key is in is left out.
+fn dead(store: &Store, ids: &[u32]) -> Vec<u64> {
+    let all = store.stats().segments;
+    ids.iter().map(|id| all.iter().find(|s| s.id == *id).unwrap().dead_bytes).collect()
+}
+
+/// As `dead`, apart from frames without a key: what was dead when nothing had been overwritten.
+fn died(store: &Store, ids: &[u32], before: &[u64]) -> Vec<u64> {
+    dead(store, ids).iter().zip(before).map(|(now, before)| now - before).collect()
+}
+
+/// Every way to overwrite or delete a value makes its bytes dead, in its own segment, at once.
+#[test]
+fn what_is_overwritten_is_dead_also_by_batches() {
+    let disk = SimulatedDisk::new();
+    let store = options().open_simulated(&disk).unwrap();
+    for n in 1..=6 {
+        store.put(format!("k{n}"), vec![1; n * 1000]).unwrap();
+    }
+    store.roll().unwrap();
+    store.maintain().unwrap();
+    let ids = full(&store);
+    let before = dead(&store, &ids);
+    let mut sum = 0;
+    let mut check = |n: usize| {
+        sum += frame("k1", n * 1000);
+        assert_eq!(died(&store, &ids, &before), [sum], "k{n}");
+    };
+    store.put("k1", "x").unwrap();
+    check(1);
+    assert!(store.delete("k2").unwrap());
+    check(2);
+    let mut batch = Batch::new();
+    batch.put("k3", "x").put("other", "y");
+    store.write(&batch).unwrap();
+    check(3);
+    let mut batch = Batch::new();
+    batch.delete("k4").put("k4", "again").delete("never");
+    store.write(&batch).unwrap();
+    check(4);
+    store.compare_and_swap("k5", Some(&[1; 5000]), None).unwrap().unwrap();
+    check(5);
+    store.update("k6", |_| Some(b"x".to_vec())).unwrap();
+    check(6);
+    // Of a key that is in one batch twice, what comes first is dead from the beginning.
+    let mut batch = Batch::new();
+    batch.put("twice", [2; 700]).put("twice", "x");
+    store.write(&batch).unwrap();
+    store.roll().unwrap();
+    store.maintain().unwrap();
+    let all = full(&store);
+    let now = dead(&store, &all);
+    store.close().unwrap();
+    let store = options().open_simulated(&disk).unwrap();
+    assert_eq!(dead(&store, &all), now, "and after opening");
+}
+
+/// After opening, what an older segment holds of a key that a newer one has is dead: from hints, and
+/// from frames.
+#[test]
+fn what_was_overwritten_is_dead_when_it_is_loaded() {
+    let disk = SimulatedDisk::new();
+    let store = options().open_simulated(&disk).unwrap();
+    store.put("twice", [1; 800]).unwrap();
+    store.put("deleted", [1; 1600]).unwrap();
+    store.put("stays", [1; 3200]).unwrap();
+    store.roll().unwrap();
+    store.maintain().unwrap();
+    let ids = full(&store);
+    let before = dead(&store, &ids);
+    store.put("twice", "x").unwrap();
+    store.delete("deleted").unwrap();
+    store.close().unwrap();
+    let expected = [frame("twice", 800) + frame("deleted", 1600)];
+    let check = |disk: &SimulatedDisk, hinted: bool| {
+        let store = options().open_simulated(disk).unwrap();
+        assert_eq!(store.recovery().hinted_segments > 0, hinted);
+        assert_eq!(died(&store, &ids, &before), expected);
+    };
+    let image = disk.process_death();
+    check(&image, true);
+    for (name, _) in disk.files().iter().filter(|(name, _)| name.ends_with(".hint")) {
+        assert!(disk.cut(name, 0));
+    }
+    check(&disk, false);
+}
+
+/// What was overwritten while a merge copied it is dead in the merge's output.
+#[test]
+fn a_copy_that_comes_too_late_is_dead() {
+    let disk = SimulatedDisk::new();
+    let store = Arc::new(options().open_simulated(&disk).unwrap());
+    store.put("late", [1; 4000]).unwrap();
+    store.put("gone", [1; 2000]).unwrap();
+    store.put("stays", [1; 1000]).unwrap();
+    store.roll().unwrap();
+    let ids = full(&store);
+    let meanwhile = store.clone();
+    let report = store.merge_while(&ids, move || {
+        meanwhile.put("late", "x").unwrap();
+        meanwhile.delete("gone").unwrap();
+    });
+    assert_eq!(report.unwrap().puts_moved, 3);
+    let output = store.stats().segments.into_iter().rfind(|s| s.merged).unwrap();
+    // Copies have the position in front of the key that they were written at.
+    let expected = frame("late", 4000) + frame("gone", 2000) + 2 * 8;
+    assert_eq!((output.dead_bytes, output.live_bytes), (expected, frame("stays", 1000) + 8));
+}
+
+/// Where all at once does not fit, less at a time does: what the first runs give back is room for the
+/// next ones.
+#[test]
+fn a_merge_that_finds_no_room_takes_less_at_a_time() {
+    let disk = SimulatedDisk::new();
+    let store = options_of_4k().open_simulated(&disk).unwrap();
+    for n in 0..8 {
+        for half in 0..2 {
+            store.put(format!("{n} {half}"), vec![n; 28 << 10]).unwrap();
+        }
+        store.roll().unwrap();
+    }
+    let ids = full(&store);
+    for n in 0..8 {
+        store.delete(format!("{n} 0")).unwrap();
+    }
+    store.sync().unwrap();
+    store.log().maintain().unwrap();
+    let used: u64 = disk.files().iter().map(|(_, len)| *len as u64).sum();
+    // One output fits, of the four or five that all of them together need.
+    disk.set_space(Some(used + (72 << 10)));
+    let report = store.merge_only(&ids).unwrap();
+    assert_eq!((report.inputs, report.puts_moved), (ids.len() as u64, 8));
+    for n in 0..8u8 {
+        assert_eq!(value(&store, &format!("{n} 0")), None);
+        assert_eq!(value(&store, &format!("{n} 1")).unwrap(), vec![n; 28 << 10]);
+    }
+    let again = options_of_4k().open_simulated(&disk.process_death()).unwrap();
+    assert_eq!(again.len(), 8);
+    again.verify().unwrap();
+}
+
+fn options_of_4k() -> StoreOptions {
+    let options = Store::options().segment_unit(4096).segment_size(64 << 10);
+    options.initial_segment_size(64 << 10).maintenance(Maintenance::Manual)
+}

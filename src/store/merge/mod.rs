@@ -190,7 +190,8 @@ impl Index {
         let mergeable = segment.is_sealed() && census.is_some_and(|census| !census.plain);
         // What is dead beside entries of the log, or beside damage that is needed, stays where it is.
         let is_needed = |damaged: &Damaged| damaged.dead == Some(segment.dead.get());
-        let retry = mergeable && damaged.is_some_and(|damaged| !damaged.misled);
+        let may_be = segment.is_sealed() && !found.plain;
+        let retry = may_be && damaged.is_some_and(|damaged| !damaged.misled);
         let stays = found.plain || damaged.is_some_and(|d| d.misled || is_needed(d));
         let (dead, mergeable) = if stays { (0, false) } else { (dead, mergeable) };
         let facts = Facts { id: segment.id(), used, dead, mergeable };
@@ -398,4 +399,87 @@ fn content(segment: &Segment) -> u64 {
 pub(super) fn disk_bytes(segment: &Segment) -> u64 {
     let len = segment.map.len() as u64;
     if segment.is_sealed() { (segment.end() + 8).next_multiple_of(4096).min(len) } else { len }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::tombstones::TombstoneFilter;
+    use super::*;
+    use crate::keydir::Change;
+    use crate::options::Maintenance;
+    use crate::position::LogPosition;
+    use crate::storage::simulated::SimulatedDisk;
+
+    fn store() -> Store {
+        let options = Store::options().segment_size(2 << 20).maintenance(Maintenance::Manual);
+        options.open_simulated(&SimulatedDisk::new()).unwrap()
+    }
+
+    fn full(store: &Store) -> Vec<u32> {
+        store.index.known().iter().map(|known| known.facts.id).collect()
+    }
+
+    /// However it came to be: while a slot points into a segment, that does not go.
+    #[test]
+    fn a_segment_that_a_slot_points_into_is_not_retired() {
+        let store = store();
+        store.put("key", "value").unwrap();
+        store.put("other", "one").unwrap();
+        store.roll().unwrap();
+        store.put("other", "two").unwrap();
+        store.roll().unwrap();
+        let ids = full(&store);
+        // A pad, a place inside of a frame, and a frame with another key.
+        for offset in [1 << 20, 136, 128] {
+            let stale = LogPosition::new(ids[0], offset);
+            let tag = store.index.keydir.tag(b"nobody's");
+            store.index.keydir.change(tag, |at| at == stale, |_| (Change::Set(stale), ()));
+            match store.merge_only(&ids).unwrap_err() {
+                MergeError::Corrupt(Corruption { segment, offset: at, kind, .. }) => {
+                    assert_eq!((segment, at), (ids[0], offset.into()));
+                    assert_eq!(kind, CorruptionKind::StaleSlot);
+                }
+                other => panic!("{other}"),
+            }
+            assert!(full(&store).contains(&ids[0]));
+            assert_eq!(store.stats().damaged.len(), 1);
+            assert_eq!(store.get("key").unwrap().as_deref(), Some(&b"value"[..]));
+            assert_eq!(store.get("other").unwrap().as_deref(), Some(&b"two"[..]));
+            store.index.keydir.change(tag, |at| at == stale, |_| (Change::Remove, ()));
+            lock(&store.index.damaged).clear();
+        }
+        store.merge_only(&ids).unwrap();
+        assert!(!full(&store).contains(&ids[0]));
+        assert_eq!(store.get("key").unwrap().as_deref(), Some(&b"value"[..]));
+        store.verify().unwrap();
+    }
+
+    /// So that a merge that reads many can be slowed down, and ended.
+    #[test]
+    fn reading_hints_for_tombstones_can_be_ended_after_each() {
+        let store = store();
+        for n in 0..5u8 {
+            store.put([n], "value").unwrap();
+            store.roll().unwrap();
+        }
+        store.index.list_sealed(false);
+        let newest = store.log().tail();
+        let mut read = 0;
+        let all = TombstoneFilter::new(&store.index, &[], newest, |bytes| {
+            read += u64::from(bytes > 0);
+            Ok::<_, ()>(())
+        });
+        assert!(all.is_ok());
+        assert_eq!(read, 5);
+        let mut read = 0;
+        let ended = TombstoneFilter::new(&store.index, &[], newest, |_| {
+            read += 1;
+            if read == 2 { Err("closing") } else { Ok(()) }
+        });
+        assert_eq!((ended.unwrap_err(), read), ("closing", 2));
+        // What is newer than every tombstone in question is not read.
+        let first = LogPosition::new(full(&store)[0], 0);
+        let none = TombstoneFilter::new(&store.index, &[], first, |_| Err("it is read"));
+        assert!(none.is_ok());
+    }
 }

@@ -108,6 +108,9 @@ impl<'i> Run<'i> {
             return Ok(());
         };
         index.note_damage(&first, &found.gaps);
+        if found.census.plain {
+            return Err(first.into());
+        }
         let doubts = damage::judge(index, segment, found, &first)?;
         // What it may have said was told when the store was opened.
         if index.core.config.recovery_mode == RecoveryMode::Strict {
