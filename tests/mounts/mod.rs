@@ -1,5 +1,7 @@
 //! Runs a part of a test in a process of its own, on a file system of its own.
 
+#![allow(dead_code, reason = "each of the tests that share it uses a part")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
