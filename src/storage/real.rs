@@ -705,3 +705,85 @@ impl SegmentFile for RealFile {
         space::ensure_own(&self.0, len)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(path: &Path, access: Access) -> Directory {
+        Directory::open(path, access, Rules::default()).unwrap()
+    }
+
+    #[test]
+    fn a_new_segment_replaces_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = open(dir.path(), Access::Write);
+        std::fs::write(dir.path().join("there"), "precious").unwrap();
+        let created = directory.create("there", 4096, &|_| vec![1; 128]);
+        assert_eq!(created.unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(std::fs::read(dir.path().join("there")).unwrap(), b"precious");
+        let mut names = directory.list().unwrap();
+        names.sort();
+        assert_eq!(names, ["LOCK", "there"], "nothing is left of it");
+        assert_eq!(directory.create("new", 4096, &|_| vec![1; 128]).unwrap().map.len(), 4096);
+    }
+
+    #[test]
+    fn what_was_prepared_and_is_not_used_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = open(dir.path(), Access::Write);
+        let (one, two) = (directory.prepare(1 << 20).unwrap(), directory.prepare(1 << 20).unwrap());
+        drop(one);
+        directory.create_prepared(two, "two", &|_| vec![2; 128]).unwrap();
+        let mut names = directory.list().unwrap();
+        names.sort();
+        assert_eq!(names, ["LOCK", "two"]);
+        assert_eq!(std::fs::metadata(dir.path().join("two")).unwrap().len(), 1 << 20);
+    }
+
+    #[test]
+    fn readers_see_whether_there_is_a_writer_and_keep_none_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let reader = open(dir.path(), Access::Read);
+        assert!(!reader.has_writer().unwrap());
+        assert_eq!(reader.list().unwrap(), [""; 0], "nothing is made");
+        let writer = open(dir.path(), Access::Write);
+        std::fs::remove_file(dir.path().join("LOCK")).unwrap();
+        assert!(reader.has_writer().unwrap());
+        drop(writer);
+        assert!(!reader.has_writer().unwrap());
+    }
+
+    #[test]
+    fn a_manifest_is_written_in_the_place_of_the_last_but_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = open(dir.path(), Access::Write);
+        directory.write_manifest(b"first").unwrap();
+        assert!(directory.write_spare(b"no spare").is_err());
+        directory.make_spare().unwrap();
+        for text in [&b"second, and longer"[..], b"third", b"fourth"] {
+            directory.write_spare(text).unwrap();
+            assert_eq!(directory.read_manifest().unwrap().unwrap(), text);
+        }
+        directory.write_manifest(b"fifth").unwrap();
+        assert_eq!(directory.read_manifest().unwrap().unwrap(), b"fifth");
+    }
+
+    #[test]
+    fn a_reserve_grows_and_is_given_back_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = open(dir.path(), Access::Write);
+        assert!(!directory.give_back_reserve().unwrap());
+        let len = || std::fs::metadata(dir.path().join(RESERVE)).map_or(0, |found| found.len());
+        for (wanted, kept) in [(0, 0), (1 << 20, 1 << 20), (3 << 19, 1 << 20), (2 << 20, 2 << 20)] {
+            assert!(directory.keep_reserve(wanted, 256 << 10).unwrap());
+            assert_eq!(len(), kept);
+        }
+        assert!(directory.give_back_reserve().unwrap() && directory.reserve_is_given());
+        assert!(!directory.give_back_reserve().unwrap());
+        assert!(directory.keep_reserve(1 << 20, 256 << 10).unwrap());
+        assert!(!directory.reserve_is_given());
+        // No disk has that much.
+        assert!(!directory.make_reserve(1 << 60, 1 << 60, 0).unwrap());
+    }
+}
