@@ -48,6 +48,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("log/core/merged", 3),
     ("log/core/space", 3),
     ("log/scan", 3),
+    ("log/search", 3),
     ("log/recovery", 4),
     ("log/recovery/act", 4),
     ("log/recovery/inspect", 4),

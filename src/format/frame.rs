@@ -234,7 +234,18 @@ pub(crate) fn verify_committed(
     word: Word,
     frame: &[u8],
 ) -> Result<Header, CorruptionKind> {
-    let header_word = super::u64_at(frame, 8);
+    let crc = |len: u64| frame.get(16..usize::try_from(HEADER + len).ok()?).map(crc);
+    verify_by(salt, offset, word, super::u64_at(frame, 8), crc)
+}
+
+/// As `verify_committed`, where `crc` gives the CRC of so many bytes of body, if there are as many.
+pub(crate) fn verify_by(
+    salt: u64,
+    offset: u64,
+    word: Word,
+    header_word: u64,
+    crc: impl FnOnce(u64) -> Option<u32>,
+) -> Result<Header, CorruptionKind> {
     let header = Header::from_word(header_word);
     let body_len = header.map_or(0, Header::body_len);
     let fits = match header.map(|h| h.kind) {
@@ -244,11 +255,9 @@ pub(crate) fn verify_committed(
         Some(Kind::Inputs) => frame_len(body_len) == word.len && body_len % 4 == 0,
         None => false,
     };
-    let body = usize::try_from(HEADER + body_len).ok().and_then(|end| frame.get(16..end));
-    let (true, Some(body), Some(header)) = (fits, body, header) else {
-        return Err(CorruptionKind::Header);
-    };
-    let expected = commit_word(salt, offset, word.len, header_word, crc(body)) >> 32;
+    let Some(header) = header.filter(|_| fits) else { return Err(CorruptionKind::Header) };
+    let crc = crc(body_len).ok_or(CorruptionKind::Header)?;
+    let expected = commit_word(salt, offset, word.len, header_word, crc) >> 32;
     expect(expected as u32, word.check)?;
     Ok(header)
 }

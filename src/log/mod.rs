@@ -9,6 +9,7 @@ mod group;
 mod reader;
 mod recovery;
 pub(crate) mod scan;
+mod search;
 mod stats;
 pub(crate) mod table;
 mod tail;

@@ -6,6 +6,7 @@ use crate::error::{Corruption, CorruptionKind};
 use crate::format::frame::{self, Header, Kind, State, Word};
 use crate::format::header::FIRST_FRAME;
 use crate::format::{is_zero, u64_at};
+use crate::log::search::Search;
 use crate::position::LogPosition;
 use crate::segment::{Gap, Segment};
 use crate::sync::Patience;
@@ -141,6 +142,7 @@ pub(crate) struct Rules {
 pub(crate) fn scan(segment: &Segment, rules: Rules) -> Scan {
     let mut scan = Scan { end: FIRST_FRAME, ..Scan::default() };
     let limit = segment.end();
+    let mut search = Search::new(segment.salt(), || bytes(segment));
     while scan.end < limit {
         if let Some(gap) = segment.gap_at(scan.end) {
             scan.end += gap.len;
@@ -158,7 +160,7 @@ pub(crate) fn scan(segment: &Segment, rules: Rules) -> Scan {
                 scan.end += len;
             }
             Step::Stop(Stop::Damaged(corruption)) if rules.salvage => {
-                let next = next_frame(segment, scan.end + 8, limit).unwrap_or(limit);
+                let next = search.next(scan.end + 8).unwrap_or(limit);
                 let gap = Gap { offset: scan.end, len: next - scan.end };
                 scan.repairs.push((gap, Repair::Damage));
                 scan.frames += 1;
@@ -294,16 +296,6 @@ pub(crate) fn written(segment: &Segment, from: u64) -> u64 {
     bytes[..end].iter().rposition(|&b| b != 0).map_or(0, |at| at as u64 + 1)
 }
 
-/// The next offset at which a sound frame stands. Safe to look for at every 8 bytes: the checksum
-/// is bound to the segment's salt and to the offset.
-fn next_frame(segment: &Segment, from: u64, limit: u64) -> Option<u64> {
-    let found = |&at: &u64| {
-        let frame = frame_at(segment, at, limit - at);
-        frame.is_ok_and(|f| f.is_some_and(|f| f.word.state != State::Claimed))
-    };
-    (from..limit).step_by(8).find(found)
-}
-
 /// Calls `each` with the offset, the length and the header of every finished frame of a sealed
 /// segment, those inside batches included; frames without a body have no header. All of them are
 /// verified. Damage ends it, or is stepped over and noted in `lost`.
@@ -313,6 +305,7 @@ pub(crate) fn each_frame(
     mut each: impl FnMut(u64, u64, Option<Header>) -> ControlFlow<()>,
 ) -> Result<(), Corruption> {
     let (mut offset, end) = (FIRST_FRAME, segment.end());
+    let mut search = Search::new(segment.salt(), || bytes(segment));
     while offset < end {
         if let Some(gap) = segment.gap_at(offset) {
             offset += gap.len;
@@ -325,7 +318,7 @@ pub(crate) fn each_frame(
             (Err(kind), None) => return Err(Corruption::at(segment.position(offset), kind)),
             (Err(kind), Some(lost)) => {
                 lost.push(Corruption::at(segment.position(offset), kind));
-                offset = next_frame(segment, offset + 8, end).unwrap_or(end);
+                offset = search.next(offset + 8).unwrap_or(end);
                 continue;
             }
         };

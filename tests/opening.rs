@@ -1,0 +1,331 @@
+//! Opening decides completely, and then acts: what contradicts what, what is set aside, and what of
+//! it Salvage brings back. Each test is a way in which sound data was once lost, or taken for granted.
+
+use std::fs;
+use std::path::Path;
+use tailcask::{
+    CommitLog, LogOptions, Maintenance, OpenError, RecoveryMode, SimulatedDisk, Store,
+    StoreOptions,
+};
+
+const UNIT: u64 = 16 << 10;
+
+fn store_options() -> StoreOptions {
+    Store::options().maintenance(Maintenance::Manual).segment_unit(UNIT).segment_size(2 * UNIT)
+}
+
+fn options() -> LogOptions {
+    CommitLog::options().maintenance(Maintenance::Manual).segment_unit(UNIT).segment_size(UNIT)
+}
+
+fn contents(store: &Store) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let pairs = store.iter().map(|pair| {
+        let pair = pair.unwrap();
+        (pair.key().to_vec(), pair.value().to_vec())
+    });
+    let mut all: Vec<_> = pairs.collect();
+    all.sort();
+    all
+}
+
+fn entries(log: &CommitLog) -> Vec<Vec<u8>> {
+    let (mut reader, mut all) = (log.reader(), Vec::new());
+    while let Some(entry) = reader.next_entry().unwrap() {
+        all.push(entry.to_vec());
+    }
+    all
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_file() {
+            fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        }
+    }
+}
+
+fn segments(dir: &Path) -> Vec<String> {
+    let names = fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<_> = names.filter(|name| name.ends_with(".seg")).collect();
+    names.sort();
+    names
+}
+
+/// K2: the segments that an older MANIFEST does not know are sound, and were unlinked.
+#[test]
+fn an_older_manifest_is_refused_and_nothing_is_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let store = store_options().open(&path).unwrap();
+    store.put("a", "1").unwrap();
+    // Once as of a store that is open, and once as of one that was closed.
+    let old_open = fs::read(path.join("MANIFEST")).unwrap();
+    store.close().unwrap();
+    let old_closed = fs::read(path.join("MANIFEST")).unwrap();
+    let store = store_options().open(&path).unwrap();
+    store.put("b", "2").unwrap();
+    store.merge().unwrap();
+    store.close().unwrap();
+    let new = fs::read(path.join("MANIFEST")).unwrap();
+    let before = segments(&path);
+    for old in [old_open, old_closed] {
+        fs::write(path.join("MANIFEST"), &old).unwrap();
+        let refused = store_options().open(&path);
+        assert!(
+            matches!(
+                refused,
+                Err(OpenError::MissingSegment { .. } | OpenError::Contradiction { .. })
+            ),
+            "{refused:?}"
+        );
+        assert_eq!(segments(&path), before, "nothing is gone");
+        // Salvage takes what is there.
+        let copy = dir.path().join(format!("copy{}", old.len() + usize::from(old == new)));
+        let _ = fs::remove_dir_all(&copy);
+        copy_dir(&path, &copy);
+        let salvage = store_options().recovery_mode(RecoveryMode::Salvage).open(&copy).unwrap();
+        assert_eq!(contents(&salvage).len(), 2, "{}", salvage.recovery());
+        assert!(!salvage.recovery().is_clean());
+        salvage.close().unwrap();
+        assert_eq!(contents(&store_options().open(&copy).unwrap()).len(), 2);
+    }
+    fs::write(path.join("MANIFEST"), new).unwrap();
+    assert_eq!(contents(&store_options().open(&path).unwrap()).len(), 2);
+}
+
+/// K5, in its three forms: after a clean close the newest segment is zeroed, deleted, or replaced.
+#[test]
+fn a_last_segment_that_is_gone_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, other) = (dir.path().join("store"), dir.path().join("other"));
+    for path in [&path, &other] {
+        let store = store_options().open(path).unwrap();
+        for n in 0..400 {
+            store.put(format!("key{n}"), vec![7; 100]).unwrap();
+        }
+        store.delete("key1").unwrap();
+        store.close().unwrap();
+    }
+    let last = segments(&path).pop().unwrap();
+    let sound = fs::read(path.join(&last)).unwrap();
+    let shorter = {
+        // The same segment as it was some writes ago.
+        let mut bytes = sound.clone();
+        let written = bytes.iter().rposition(|&byte| byte != 0).unwrap();
+        bytes[64..96].fill(0);
+        bytes[written / 2..].fill(0);
+        bytes
+    };
+    for (what, bytes) in [
+        ("deleted", None),
+        ("zeroed", Some(vec![0; sound.len()])),
+        ("of another store", Some(fs::read(other.join(&last)).unwrap())),
+        ("an older copy", Some(shorter)),
+    ] {
+        match &bytes {
+            Some(bytes) => fs::write(path.join(&last), bytes).unwrap(),
+            None => fs::remove_file(path.join(&last)).unwrap(),
+        }
+        let refused = store_options().open(&path);
+        assert!(refused.is_err(), "{what}");
+        let read_only = CommitLog::options().open_read_only(&path);
+        assert!(read_only.is_err(), "{what}: to readers, too");
+        let there = fs::read(path.join(&last)).ok();
+        assert_eq!(there, bytes, "{what}: it is left as it was");
+    }
+    fs::write(path.join(&last), sound).unwrap();
+    assert_eq!(contents(&store_options().open(&path).unwrap()).len(), 399);
+}
+
+/// A segment of another log under a name that is free is neither taken nor removed.
+#[test]
+fn a_segment_of_another_log_is_refused_or_set_aside() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, other) = (dir.path().join("log"), dir.path().join("other"));
+    for path in [&path, &other] {
+        let log = options().open(path).unwrap();
+        (0..600).for_each(|n| drop(log.append(format!("{n} {}", "x".repeat(90)).as_bytes())));
+        log.close().unwrap();
+    }
+    let last = segments(&path).pop().unwrap();
+    fs::copy(other.join(&last), path.join(&last)).unwrap();
+    assert!(matches!(options().open(&path), Err(OpenError::Contradiction { .. })));
+    let log = options().recovery_mode(RecoveryMode::Salvage).open(&path).unwrap();
+    let report = log.recovery();
+    assert_eq!(report.contradictions.len(), 1, "{report}");
+    assert!(!report.contradictions[0].taken);
+    assert_eq!(report.set_aside.len(), 1, "{report}");
+    let aside = path.join("set-aside").join(&report.set_aside[0].name);
+    assert_eq!(fs::read(aside).unwrap(), fs::read(other.join(&last)).unwrap());
+    assert!(entries(&log).len() < 600);
+}
+
+/// L4: a death with an unfinished append, and then a restart of the machine before the next open. What
+/// is behind that append does not count, by promise 3; but it is set aside, and can be brought back.
+#[test]
+fn what_is_cut_off_after_a_restart_is_set_aside_and_comes_back_with_salvage() {
+    let disk = SimulatedDisk::new();
+    let log = options().open_simulated(&disk).unwrap();
+    log.append(b"before").unwrap();
+    log.abandon_reservation(64);
+    for n in 0..1000u32 {
+        log.append(format!("behind {n}").as_bytes()).unwrap();
+    }
+    let image = disk.power_loss(|_, _| true);
+    log.abort();
+
+    let log = options().open_simulated(&image).unwrap();
+    assert_eq!(entries(&log), [b"before".to_vec()]);
+    let report = log.recovery().clone();
+    assert!(!report.set_aside.is_empty() && report.torn_bytes > 0, "{report}");
+    assert!(report.set_aside.iter().all(|file| file.reason.is_some()));
+    log.append(b"after").unwrap();
+    log.close().unwrap();
+    let log = options().open_simulated(&image).unwrap();
+    assert_eq!(entries(&log), [b"before".to_vec(), b"after".to_vec()], "it stays cut off");
+    assert_eq!(log.recovery().set_aside.len(), report.set_aside.len(), "and is listed");
+    log.close().unwrap();
+
+    let salvage = options().recovery_mode(RecoveryMode::Salvage);
+    let log = salvage.open_simulated(&image).unwrap();
+    let all = entries(&log);
+    assert_eq!(all.len(), 1002, "{}", log.recovery());
+    assert_eq!((&all[0][..], &all[1001][..]), (&b"before"[..], &b"after"[..]));
+    log.close().unwrap();
+    assert_eq!(entries(&options().open_simulated(&image).unwrap()), all, "for good");
+    assert_eq!(entries(&salvage.open_simulated(&image).unwrap()), all);
+}
+
+/// K1: a boot id that cannot be known is no other boot id. Where the verdict depends on it, Strict
+/// refuses, and changes nothing.
+#[test]
+fn without_a_boot_id_a_dead_claim_does_not_end_the_log() {
+    let disk = SimulatedDisk::new();
+    let log = options().open_simulated(&disk).unwrap();
+    log.append(b"before").unwrap();
+    let whole = disk.process_death();
+    log.abandon_reservation(64);
+    log.append(b"behind").unwrap();
+    let image = disk.process_death();
+    log.abort();
+
+    whole.set_boot_id(None);
+    let log = options().open_simulated(&whole).unwrap();
+    assert_eq!(entries(&log), [b"before".to_vec()], "nothing depends on it");
+    log.close().unwrap();
+
+    let unknown = image.process_death();
+    unknown.set_boot_id(None);
+    match options().open_simulated(&unknown) {
+        Err(OpenError::UnknownBoot { segment: 1, offset }) => assert!(offset > 128),
+        other => panic!("{:?}", other.map(|_| ())),
+    }
+    let salvage = options().recovery_mode(RecoveryMode::Salvage).open_simulated(&unknown).unwrap();
+    assert_eq!(entries(&salvage), [b"before".to_vec(), b"behind".to_vec()]);
+    assert_eq!(entries(&options().open_simulated(&image).unwrap()).len(), 2, "the same boot");
+}
+
+/// L5: the same boot, and the same file on another device: a snapshot of the volume, which has what
+/// had been written back. A hole in it is no hole that a process left.
+#[test]
+fn a_snapshot_of_the_volume_is_judged_as_after_a_power_loss() {
+    let disk = SimulatedDisk::new();
+    let log = options().open_simulated(&disk).unwrap();
+    for n in 0..60u32 {
+        log.append(format!("{n} {}", "x".repeat(200)).as_bytes()).unwrap();
+    }
+    let snapshot = disk.on_another_device(|unsynced| match unsynced {
+        tailcask::Unsynced::Sector { sector, .. } if sector == 5 => tailcask::Fate::Lost,
+        _ => tailcask::Fate::Kept,
+    });
+    log.abort();
+    let log = options().open_simulated(&snapshot).unwrap();
+    let all = entries(&log);
+    assert!(all.len() < 60 && log.recovery().torn_bytes > 0, "{}", log.recovery());
+    for (n, entry) in all.iter().enumerate() {
+        assert!(entry.starts_with(format!("{n} ").as_bytes()), "there is no hole in the middle");
+    }
+}
+
+/// A store and a log that version 0.1.0 wrote are opened, upgraded, and written to.
+#[test]
+fn what_version_0_1_0_wrote_is_opened_and_upgraded() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/v1");
+    for name in ["store-closed", "store-killed"] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store");
+        copy_dir(&fixtures.join(name), &path);
+        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+        let store = store_options().open(&path).unwrap();
+        assert!(store.recovery().upgraded);
+        check_fixture(&store);
+        store.put("new", "value").unwrap();
+        store.merge().unwrap();
+        store.close().unwrap();
+        let store = store_options().open(&path).unwrap();
+        assert!(!store.recovery().upgraded && store.recovery().is_clean(), "{}", store.recovery());
+        assert_eq!(&*store.get("new").unwrap().unwrap(), b"value");
+        check_fixture(&store);
+        store.verify().unwrap();
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    copy_dir(&fixtures.join("log-closed"), &path);
+    fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    let log = options().open(&path).unwrap();
+    assert_eq!(entries(&log).len(), 400);
+    log.append(b"more").unwrap();
+    log.close().unwrap();
+    assert_eq!(entries(&options().open(&path).unwrap()).len(), 401);
+}
+
+fn check_fixture(store: &Store) {
+    let value = |key: &str| store.get(key).unwrap().map(|value| value.to_vec());
+    assert_eq!(value("key0000"), None, "deleted");
+    assert_eq!(value("key0001").as_deref(), Some(&b"second-1"[..]));
+    assert_eq!(value("key0002"), None, "deleted in a batch");
+    assert_eq!(value("key0005"), Some(format!("value-5-{}", "x".repeat(5)).into_bytes()));
+    assert_eq!(value("batch-b").as_deref(), Some(&b"2"[..]));
+    assert_eq!((value("expired"), value("lasting")), (None, Some(b"there".to_vec())));
+    assert_eq!(value("key0329").as_deref(), Some(&b"late-329"[..]));
+}
+
+/// What an interrupted merge left goes, since everything that was merged is still there; the same file
+/// without its inputs stays.
+#[test]
+fn what_a_merge_left_is_removed_only_while_its_inputs_are_there() {
+    let disk = SimulatedDisk::new();
+    let store = store_options().open_simulated(&disk).unwrap();
+    for n in 0..300 {
+        store.put(format!("key{}", n % 50), format!("{n} {}", "x".repeat(80))).unwrap();
+    }
+    store.maintain().unwrap();
+    let expected = contents(&store);
+    let ids: Vec<u32> = store.stats().segments.iter().filter(|s| s.sealed).map(|s| s.id).collect();
+    let at = disk.clone();
+    let image = std::sync::Arc::new(std::sync::Mutex::new(None));
+    let taken = image.clone();
+    store.merge_while(&ids, move || *taken.lock().unwrap() = Some(at.process_death())).unwrap();
+    let image = image.lock().unwrap().take().unwrap();
+    store.abort();
+
+    let without = image.process_death();
+    let made: Vec<_> = image.files();
+    let store = store_options().open_simulated(&image).unwrap();
+    assert_eq!(contents(&store), expected);
+    assert!(store.recovery().set_aside.is_empty(), "{}", store.recovery());
+    store.close().unwrap();
+    let is_gone = |(name, _): &&(String, usize)| image.files().iter().all(|(n, _)| n != name);
+    let gone: Vec<_> = made.iter().filter(is_gone).map(|(name, _)| name).collect();
+    let made_by_it = |name: &&String| ids.iter().all(|id| !name.starts_with(&format!("{id:020}")));
+    assert!(gone.iter().any(made_by_it) && gone.iter().all(|n| made_by_it(n)), "{gone:?}");
+
+    let input = format!("{:020}.seg", ids[0]);
+    assert!(without.cut(&input, 0));
+    let before = without.files();
+    assert!(store_options().open_simulated(&without).is_err());
+    let kept = |(name, _): &(String, usize)| without.files().iter().any(|(n, _)| n == name);
+    assert!(before.iter().all(kept), "nothing is removed");
+}
