@@ -224,6 +224,10 @@ pub enum OpenError {
     /// There is a log, and no store on it. (Where the MANIFEST is lost, salvage opens it as one.)
     #[error("this is a log, with no store on it")]
     NotAStore,
+    /// A store lives on the log, and entries among its values would keep their segments from being
+    /// merged. [`LogOptions::on_store`](crate::LogOptions::on_store) opens it all the same.
+    #[error("a store lives on this log; to append beside it has to be asked for")]
+    HoldsStore,
     /// There is no log in this directory, and none was to be created.
     #[error("there is no log in {}", path.display())]
     NotFound {

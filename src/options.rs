@@ -58,6 +58,8 @@ pub(crate) struct Config {
     pub(crate) durability: Durability,
     pub(crate) recovery_mode: RecoveryMode,
     pub(crate) maintenance: Maintenance,
+    /// Whether a store may live on it.
+    pub(crate) on_store: bool,
     /// Others in the group may write to the directory.
     pub(crate) shared_directory: bool,
     pub(crate) any_file_system: bool,
@@ -73,6 +75,7 @@ impl Default for Config {
             durability: Durability::Buffered,
             recovery_mode: RecoveryMode::Strict,
             maintenance: Maintenance::Background,
+            on_store: false,
             shared_directory: false,
             any_file_system: false,
         }

@@ -4,8 +4,7 @@
 use std::fs;
 use std::path::Path;
 use tailcask::{
-    CommitLog, LogOptions, Maintenance, OpenError, RecoveryMode, SimulatedDisk, Store,
-    StoreOptions,
+    CommitLog, LogOptions, Maintenance, OpenError, RecoveryMode, SimulatedDisk, Store, StoreOptions,
 };
 
 const UNIT: u64 = 16 << 10;

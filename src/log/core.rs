@@ -668,6 +668,11 @@ impl Core {
         })
     }
 
+    /// The id that the next segment gets.
+    pub(crate) fn next_id(&self) -> u32 {
+        lock(&self.next).id.unwrap_or(u32::MAX)
+    }
+
     pub(crate) fn write_next_id(&self) -> io::Result<()> {
         self.change_manifest(|_| {})
     }

@@ -38,6 +38,7 @@ use crate::storage::{Access, Storage, io_error};
 use crate::sync::{Mutex, lock};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::task::Poll;
 
 /// How a log is opened.
@@ -111,6 +112,14 @@ impl LogOptions {
         self
     }
 
+    /// Opens the log that a store lives on, too, and appends to it: that is refused otherwise. Entries
+    /// are no keys, and merges leave the segments alone that hold any; so space that was overwritten
+    /// beside them is never given back. Default false.
+    pub fn on_store(mut self, allowed: bool) -> Self {
+        self.config.on_store = allowed;
+        self
+    }
+
     /// Lets segments be multiples of this, instead of 2 MiB. For tests, which can do more of them.
     #[doc(hidden)]
     pub fn segment_unit(mut self, bytes: u64) -> Self {
@@ -169,8 +178,10 @@ impl LogOptions {
         let mut ignored = found.ignored;
         ignored.extend(beside.iter().map(|segment| segment.id()));
         let (table, ignored) = (table::Table::new(segments), Mutex::new(ignored));
+        let (id, next_id) = (found.manifest.log_id, AtomicU32::new(found.manifest.next));
         Ok(CommitLog {
-            view: View::ReadOnly(ReadOnly { storage, table, gaps, ignored }),
+            view: View::ReadOnly(ReadOnly { storage, table, gaps, next_id, ignored }),
+            id,
             report: found.report,
             closed: false,
             stored,
@@ -215,6 +226,7 @@ fn rules(config: &Config) -> Rules {
 #[derive(Debug)]
 pub struct CommitLog {
     view: View,
+    id: u64,
     report: RecoveryReport,
     closed: bool,
     /// Whether a store lives on it.
@@ -258,6 +270,9 @@ impl CommitLog {
     }
 
     fn start(storage: Box<dyn Storage>, config: Config) -> Result<Self, OpenError> {
+        if !config.on_store && recovery::is_store(&*storage)? {
+            return Err(OpenError::HoldsStore);
+        }
         let (found, report) = recovery::recover(&*storage, config.recovery_mode)?;
         let stored = found.manifest.secret.is_some();
         let core = Core::start(storage, config, found);
@@ -265,7 +280,8 @@ impl CommitLog {
         if !core.is_manual() {
             Background::start(&core).map_err(|e| io_error("start a thread", e))?;
         }
-        Ok(Self { view: View::Writer(core), report, closed: false, stored })
+        let id = lock(&core.manifest).log_id;
+        Ok(Self { view: View::Writer(core), id, report, closed: false, stored })
     }
 
     pub(crate) fn core(&self) -> Option<&Arc<Core>> {
@@ -408,6 +424,15 @@ impl CommitLog {
             }
         })
         .await
+    }
+
+    /// The id of the log, drawn at random when it was made. Keep it beside positions that are stored
+    /// elsewhere: those of a log that was made anew in the same place mean nothing. A backup, or any
+    /// other copy, has the id of the original. 0 where version 0.1.0 made the log, until it is opened
+    /// for writing.
+    #[must_use]
+    pub const fn id(&self) -> u64 {
+        self.id
     }
 
     /// Where the log begins.

@@ -172,7 +172,9 @@ impl<'a> LogReader<'a> {
     ///
     /// # Errors
     /// [`ReadError::Truncated`] if the log was truncated beyond this reader's place,
-    /// [`ReadError::Corrupt`] at damage. The reader stays where it is.
+    /// [`ReadError::Corrupt`] at damage. Where the reader was given a position to begin at,
+    /// [`ReadError::PastEnd`] if the log does not reach so far, and [`ReadError::NotAnEntry`] if
+    /// nothing begins there: a position of another log, most likely. The reader stays where it is.
     #[inline]
     pub fn next_entry(&mut self) -> Result<Option<Entry<'_>>, ReadError> {
         if let Some((position, bytes)) = self.usual() {
@@ -284,18 +286,39 @@ impl<'a> LogReader<'a> {
             }
         }
         if self.pin.is_none() {
-            let tail = self.view.tail();
-            // A reader may stand at the end and wait for what will be there.
-            if self.at.segment() > tail.segment() || self.view.begin() == tail {
-                return Ok(false);
-            }
-            return Err(ReadError::NotAnEntry { position: self.at });
+            return self.enter_behind_a_gap();
         }
         if !self.is_place() {
             self.pin = None;
-            return Err(ReadError::NotAnEntry { position: self.at });
+            return Err(self.no_place());
         }
         Ok(true)
+    }
+
+    /// Where there is no segment: one that was never used, and at the beginning of which a reader
+    /// stood that had read everything. It waits for what comes next.
+    fn enter_behind_a_gap(&mut self) -> Result<bool, ReadError> {
+        let (id, tail) = (self.at.segment(), self.view.tail());
+        let begins = u64::from(self.at.offset()) == FIRST_FRAME && id < self.view.next_id();
+        if self.at != tail && !begins {
+            return Err(self.no_place());
+        }
+        if self.at < tail {
+            self.pin = self.view.segment_after(id)?;
+        }
+        let Some(next) = &self.pin else { return Ok(false) };
+        self.at = next.position(FIRST_FRAME);
+        Ok(true)
+    }
+
+    /// What is wrong with a position at which nothing begins.
+    fn no_place(&self) -> ReadError {
+        let (position, tail) = (self.at, self.view.tail());
+        if position > tail {
+            ReadError::PastEnd { position, tail }
+        } else {
+            ReadError::NotAnEntry { position }
+        }
     }
 
     /// Whether `at`, which may come from anywhere, is where a frame begins or the log ends.

@@ -14,6 +14,7 @@ use crate::storage::Storage;
 use crate::sync::{Mutex, lock};
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long to sleep between looks at a log that another process writes.
@@ -25,6 +26,8 @@ pub(crate) struct ReadOnly {
     pub(crate) table: Table,
     /// Whether segments may be missing: lost to damage, or merged by the store that lives here.
     pub(crate) gaps: bool,
+    /// The lowest id that a new segment may take, as the MANIFEST had it when it was read last.
+    pub(crate) next_id: AtomicU32,
     /// Segments that are no part of the log: a merge made them, or they do not count.
     pub(crate) ignored: Mutex<BTreeSet<u32>>,
 }
@@ -54,6 +57,16 @@ impl View {
             Self::Writer(core) => core.tail.position(),
             Self::ReadOnly(log) => log.tail(),
         }
+    }
+
+    /// No segment has this id yet, nor any above it.
+    pub(crate) fn next_id(&self) -> u32 {
+        let known = self.table().last().map_or(0, |id| id.saturating_add(1));
+        known.max(match self {
+            Self::Writer(core) => core.next_id(),
+            // ORDERING: Relaxed; a number by itself.
+            Self::ReadOnly(log) => log.next_id.load(Ordering::Relaxed),
+        })
     }
 
     /// The next segment of the log, once it is active.
@@ -168,6 +181,8 @@ impl ReadOnly {
             OpenError::Io { source, .. } => ReadError::Io { source: Arc::new(source) },
             other => ReadError::Io { source: Arc::new(std::io::Error::other(other)) },
         })?;
+        // ORDERING: Relaxed; a number by itself.
+        self.next_id.store(changes.next_id, Ordering::Relaxed);
         self.forget(&changes.there);
         changes.new.into_iter().for_each(|segment| self.table.insert(segment));
         Ok(())

@@ -26,7 +26,7 @@ pub struct StoreOptions {
 impl Default for StoreOptions {
     fn default() -> Self {
         Self {
-            log: LogOptions::default(),
+            log: LogOptions::default().on_store(true),
             verify: true,
             max_value: 1 << 30,
             merge_policy: MergePolicy::default(),

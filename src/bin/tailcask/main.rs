@@ -86,6 +86,9 @@ struct Append {
     /// Bytes of a segment
     #[arg(long, default_value = "64MiB", value_parser = size)]
     segment_size: u64,
+    /// Append even if a store lives here: what is merged leaves segments with records alone
+    #[arg(long)]
+    on_store: bool,
     /// Print `acked N` for each batch: the first N lines are in the log
     #[arg(long, conflicts_with = "threads")]
     ack: bool,
@@ -197,6 +200,7 @@ fn append(args: &Append) -> Result<()> {
     let log = CommitLog::options()
         .segment_size(args.segment_size)
         .durability(durability)
+        .on_store(args.on_store)
         .open(&args.dir)
         .with_context(|| format!("{}", args.dir.display()))?;
     let progress = progress(total);

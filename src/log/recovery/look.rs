@@ -227,6 +227,8 @@ pub(crate) struct Changes {
     pub(crate) new: Vec<Arc<Segment>>,
     /// All that count now. The others are gone.
     pub(crate) there: BTreeSet<u32>,
+    /// The lowest id that a new segment may take.
+    pub(crate) next_id: u32,
 }
 
 /// Looks for segments of the log behind `after` that another process has added. Those in `ignored`
@@ -257,5 +259,5 @@ pub(crate) fn refresh(
             Err(error) => return Err(error),
         }
     }
-    Ok(Changes { new, there })
+    Ok(Changes { new, there, next_id: manifest.next })
 }

@@ -28,6 +28,7 @@ pub(crate) use look::{look, refresh};
 pub use report::{Contradiction, RecoveryReport, SetAside};
 
 use crate::error::OpenError;
+use crate::format::manifest::Manifest;
 use crate::log::core::Found;
 use crate::options::RecoveryMode;
 use crate::segment::id_of;
@@ -55,4 +56,11 @@ fn ids(storage: &dyn Storage) -> Result<Vec<u32>, OpenError> {
     let mut ids: Vec<u32> = storage.list()?.iter().filter_map(|name| id_of(name)).collect();
     ids.sort_unstable();
     Ok(ids)
+}
+
+/// Whether a store lives on the log. A MANIFEST that cannot be read says nothing: recovery will.
+pub(crate) fn is_store(storage: &dyn Storage) -> Result<bool, OpenError> {
+    let bytes = storage.read_manifest()?;
+    let manifest = bytes.and_then(|bytes| Manifest::decode(&bytes).ok());
+    Ok(manifest.is_some_and(|manifest| manifest.secret.is_some()))
 }
