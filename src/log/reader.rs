@@ -240,20 +240,17 @@ impl<'a> LogReader<'a> {
                 }
                 continue;
             }
+            // Before the frame is looked at: all are finished before a segment is sealed.
+            let is_finished = segment.is_sealed();
             let frame = scan::frame_at(segment, offset, end - offset);
-            let Some(frame) = frame.map_err(|kind| corrupt(self.at, kind))? else {
+            let frame = frame.map_err(|kind| corrupt(self.at, kind))?;
+            let Some(frame) = frame.filter(|frame| frame.word.state != State::Claimed) else {
                 if self.step_over(segment, offset) {
                     continue;
                 }
-                return Ok(Next::Nothing);
+                return self.unfinished(is_finished);
             };
             let advance = match (frame.word.state, frame.header) {
-                (State::Claimed, _) => {
-                    if self.step_over(segment, offset) {
-                        continue;
-                    }
-                    return Ok(Next::Nothing);
-                }
                 (_, Some(header @ Header { kind: Kind::Entry, .. })) => {
                     self.at = segment.position(offset + frame.word.len);
                     return Ok(Next::Entry(offset, header));
@@ -263,6 +260,12 @@ impl<'a> LogReader<'a> {
             };
             self.at = segment.position(offset + advance);
         }
+    }
+
+    /// At a frame that nobody has written, or finished: the end of the log, unless the segment is
+    /// sealed. Then it was there, and all that is behind it is, too.
+    fn unfinished(&self, is_finished: bool) -> Result<Next, ReadError> {
+        if is_finished { Err(corrupt(self.at, CorruptionKind::Missing)) } else { Ok(Next::Nothing) }
     }
 
     /// Pins the segment that `at` is in.
@@ -432,6 +435,7 @@ impl<'a> Frames<'a> {
                 }
                 continue;
             }
+            let is_finished = segment.is_sealed();
             let frame = scan::frame_at(segment, offset, end - offset)
                 .map_err(|kind| corrupt(position, kind))?;
             let gap = segment.gaps.iter().find(|gap| gap.offset == offset);
@@ -439,7 +443,7 @@ impl<'a> Frames<'a> {
                 (_, Some(gap)) => (gap.len, "gap"),
                 (Some(frame), None) => (frame.word.len, name(frame.word.state)),
                 (None, None) if reader.step_over(segment, offset) => continue,
-                (None, None) => return Ok(None),
+                (None, None) => return reader.unfinished(is_finished).map(|_| None),
             };
             let header = frame.and_then(|frame| frame.header);
             let kind = header.map(|header| match header.kind {
