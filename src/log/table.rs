@@ -256,3 +256,30 @@ impl Drop for Table {
         drop(unsafe { current.into_owned() });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::CommitLog;
+
+    /// A thread that has loaded a snapshot may be about to pin what is in it.
+    #[test]
+    fn a_segment_is_kept_while_somebody_looks_at_the_list() {
+        let log = CommitLog::in_memory();
+        let core = log.core().expect("a log for writing");
+        let segment = core.table.segments()[0].id();
+        let other = Table::new(Vec::new());
+        other.insert(core.create_merged(64, &[segment]).map(Arc::new).expect("there is room"));
+        other.with(|all| {
+            let id = all[0].id();
+            other.remove(|doomed| doomed == id);
+            other.reap();
+            assert_eq!(other.waiting().0, 1, "it is still looked at");
+            assert_eq!(all[0].id(), id);
+        });
+        for _ in 0..10 {
+            other.reap();
+        }
+        assert_eq!(other.waiting().0, 0);
+    }
+}
