@@ -59,6 +59,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("log/reader", 4),
     ("log/batch", 4),
     ("log", 5),
+    ("log/oversize", 5),
     ("keydir", 5),
     ("keydir/attacks", 5),
     ("keydir/load", 5),

@@ -552,7 +552,13 @@ impl Core {
         }
         // What takes long comes first, and holds up nobody. Its pages are populated last, by the one
         // who fills them: what is dirty would have to be written before it has a name.
-        let prepared = self.prepare_file(len, need)?;
+        let prepared = match self.prepare_file(len, need) {
+            Err(AppendError::NoSpace { .. }) => {
+                self.remove_standby();
+                self.prepare_file(len, need)?
+            }
+            other => other?,
+        };
         if self.tail.roll_number() == 1 && self.tail.is_full() {
             // The MANIFEST may say that the log begins with the segment that comes next.
             self.roll(0, need)?;

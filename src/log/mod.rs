@@ -6,6 +6,8 @@ pub(crate) mod commit;
 pub(crate) mod core;
 mod followers;
 mod group;
+#[cfg(test)]
+mod oversize;
 mod reader;
 mod recovery;
 pub(crate) mod scan;

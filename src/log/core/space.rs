@@ -335,7 +335,7 @@ impl Core {
     }
 
     /// Removes a standby that was made ahead.
-    fn remove_standby(&self) {
+    pub(super) fn remove_standby(&self) {
         let mut preparer = self.tail.preparer();
         if preparer.has_standby()
             && let Some(standby) = preparer.withdraw()
