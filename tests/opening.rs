@@ -328,3 +328,35 @@ fn what_a_merge_left_is_removed_only_while_its_inputs_are_there() {
     let kept = |(name, _): &(String, usize)| without.files().iter().any(|(n, _)| n == name);
     assert!(before.iter().all(kept), "nothing is removed");
 }
+
+/// K8: what a MANIFEST names takes time linear in it, and a file without a header none.
+#[test]
+fn long_manifests_and_sparse_files_take_no_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let store = store_options().open(&path).unwrap();
+    store.put("key", "value").unwrap();
+    store.close().unwrap();
+    let manifest = fs::read(path.join("MANIFEST")).unwrap();
+    let mut long = manifest[..manifest.len() - 4].to_vec();
+    long[68..72].copy_from_slice(&400_000u32.to_le_bytes());
+    long.truncate(80);
+    (100..400_100u32).for_each(|id| long.extend(id.to_le_bytes()));
+    long.extend(crc32fast::hash(&long).to_le_bytes());
+    fs::write(path.join("MANIFEST"), long).unwrap();
+    assert!(matches!(store_options().open(&path), Err(OpenError::MissingSegment { id: 100, .. })));
+    let started = std::time::Instant::now();
+    let salvage = store_options().recovery_mode(RecoveryMode::Salvage).open(&path).unwrap();
+    assert_eq!(salvage.recovery().lost.len(), 400_000);
+    assert_eq!(contents(&salvage).len(), 1);
+    salvage.close().unwrap();
+    // 20 GB that are nowhere on the disk.
+    let sparse = fs::File::create(path.join("00000000000000900000.seg")).unwrap();
+    sparse.set_len(20 << 30).unwrap();
+    drop(sparse);
+    let store = store_options().open(&path).unwrap();
+    assert_eq!(contents(&store).len(), 1, "it is no part of a log that was closed");
+    assert_eq!(store.recovery().set_aside.len(), 1);
+    // It was minutes; this is a guard against that, and no measurement.
+    assert!(started.elapsed() < std::time::Duration::from_secs(60), "{:?}", started.elapsed());
+}

@@ -225,7 +225,6 @@ fn rules(config: &Config) -> Rules {
 /// log.close()?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug)]
 pub struct CommitLog {
     view: View,
     id: u64,
@@ -645,6 +644,15 @@ struct Waiting<'a> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.core.group.forget(self.ticket);
+    }
+}
+
+impl std::fmt::Debug for CommitLog {
+    /// Which log, and where it stands: not all that is in it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut log = f.debug_struct("CommitLog");
+        log.field("id", &self.id).field("begin", &self.begin()).field("tail", &self.tail());
+        log.field("read_only", &self.core().is_none()).finish_non_exhaustive()
     }
 }
 
