@@ -11,7 +11,6 @@ use crate::format::header::FileIdentity;
 use crate::segment::map::Map;
 use std::fmt::Debug;
 use std::io;
-use std::path::Path;
 
 /// Makes the first bytes of a file from its identity.
 pub(crate) type Head<'h> = &'h dyn Fn(FileIdentity) -> Vec<u8>;
@@ -91,10 +90,6 @@ pub(crate) trait Storage: Send + Sync + Debug {
     fn write_manifest(&self, bytes: &[u8]) -> io::Result<()>;
     /// The directory, if it is one.
     fn directory(&self) -> Option<&std::fs::File> {
-        None
-    }
-    /// Where it is, if it is a directory.
-    fn path(&self) -> Option<&Path> {
         None
     }
     /// Whether some handle, of this process or another one, has it open for writing. Nothing stays

@@ -678,10 +678,6 @@ impl Storage for Directory {
         Some(&self.handle)
     }
 
-    fn path(&self) -> Option<&Path> {
-        Some(&self.path)
-    }
-
     fn has_writer(&self) -> Result<bool, OpenError> {
         Ok(self.try_lock(false)?.is_none())
     }
