@@ -41,6 +41,7 @@ fn child() {
         "wanderer" => wander(place),
         "threadless" => without_threads(place),
         "stranger" => be_refused(place),
+        "limited" => be_limited(place),
         other => panic!("there is no role {other}"),
     }
     eprintln!("child: done");
@@ -290,4 +291,29 @@ fn without_threads(path: &Path) {
         assert_eq!(&*store.get("8").unwrap().unwrap(), &[8; 1 << 20][..]);
         store.close().unwrap();
     }
+}
+
+#[test]
+fn a_limit_on_the_size_of_files_makes_segments_smaller_where_its_signal_is_ignored() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = Command::new("sh")
+        .args(["-c", "trap '' XFSZ; ulimit -f 1000; exec \"$@\"", "sh"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "child", "--ignored", "--nocapture", "--test-threads=1"])
+        .env(ROLE, "limited")
+        .env(PLACE, dir.path().join("log"))
+        .output();
+    check(&output.unwrap());
+}
+
+/// Blocks of 512 bytes: some 500 KB.
+fn be_limited(path: &Path) {
+    let log = options().open(path).unwrap();
+    (0..30u8).for_each(|n| assert!(log.append(&[n; 100_000]).is_ok()));
+    let refused = log.append(&[1; 1_000_000]).unwrap_err();
+    assert!(matches!(refused, tailcask::AppendError::NoSpace { .. }), "{refused:?}");
+    log.close().unwrap();
+    let log = options().open(path).unwrap();
+    assert_eq!(log.verify().unwrap().entries, 30);
+    assert!(log.stats().segments > 6);
 }

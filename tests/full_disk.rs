@@ -32,6 +32,7 @@ fn child() {
         "manual filler" => fill_and_go_on(&place, Maintenance::Manual),
         "reopener" => reopen(&place),
         "log" => open_a_log(&place),
+        "dead" => recover(&place),
         "neighbour" => leave_room(&place),
         "shrinker" => shrink(&place),
         other => panic!("there is no role {other}"),
@@ -205,6 +206,42 @@ fn open_a_log(place: &Path) {
     let all = all(&log);
     assert!(all.iter().enumerate().all(|(n, entry)| *entry == vec![n as u8; 100_000]));
     assert_eq!(all.len(), 41);
+}
+
+#[test]
+fn a_log_that_a_dead_process_left_is_recovered_without_a_byte_free() {
+    on_each("dead");
+}
+
+/// With a hole that has to be padded, and segments that have to be sealed.
+fn recover(place: &Path) {
+    let path = place.join("log");
+    let log = log_options().maintenance(Maintenance::Manual).open(&path).unwrap();
+    (0..40u8).for_each(|n| assert!(log.append(&vec![n; 100_000]).is_ok()));
+    log.abandon_reservation(500);
+    log.append(b"behind").unwrap();
+    log.abort();
+    let ballast = fill(place, 0);
+    let count = |log: &CommitLog| {
+        let mut reader = log.reader();
+        let mut count = 0;
+        while reader.next_entry().unwrap().is_some() {
+            count += 1;
+        }
+        count
+    };
+    assert_eq!(count(&log_options().open_read_only(&path).unwrap()), 41);
+    for round in 0..3 {
+        let log = log_options().open(&path).unwrap();
+        assert_eq!(log.recovery().holes, u64::from(round == 0));
+        assert_eq!(count(&log), 41);
+        log.abort();
+    }
+    std::fs::remove_file(ballast).unwrap();
+    let log = log_options().open(&path).unwrap();
+    log.append(b"more").unwrap();
+    log.close().unwrap();
+    assert_eq!(count(&log_options().open(&path).unwrap()), 42);
 }
 
 #[test]
