@@ -36,5 +36,5 @@ pub use position::{LogPosition, ParsePositionError};
 pub use storage::simulated::{DiskOperation, Fate, SimulatedDisk, Unsynced};
 pub use store::{
     BackupReport, Batch, DamagedSegment, Keys, MergePolicy, MergeReport, MergeTotals, Pair, Pairs,
-    SegmentStats, Stats, Store, StoreOptions, Value, WriteOptions,
+    ReadView, SegmentStats, Stats, Store, StoreOptions, Value, WriteOptions,
 };

@@ -340,14 +340,96 @@ fn nothing_is_made_for_a_store_that_is_not_there() {
 }
 
 #[test]
-fn a_store_in_use_is_said_to_be() {
+fn writing_commands_say_that_a_store_is_in_use() {
     let place = Place::new();
     let store = tailcask::Store::open(&place.store).unwrap();
-    for (command, args) in [("get", &["k"][..]), ("stat", &[]), ("verify", &[]), ("merge", &[])] {
+    for (command, args) in [("put", &["k", "v"][..]), ("delete", &["k"]), ("merge", &[])] {
         let message = place.fails(2, command, args);
         assert!(message.contains("is in use by another writer"), "{message}");
     }
     store.close().unwrap();
+}
+
+/// Names, sizes and times of the files in a directory.
+fn files(dir: &str) -> BTreeMap<PathBuf, (u64, std::time::SystemTime)> {
+    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
+    let about = |entry: std::fs::DirEntry| {
+        let data = entry.metadata().unwrap();
+        (entry.path(), (data.len(), data.modified().unwrap()))
+    };
+    entries.map(about).collect()
+}
+
+#[test]
+fn reading_commands_work_while_a_program_has_the_store_open_and_leave_no_trace() {
+    let place = Place::new();
+    let store = tailcask::Store::options().maintenance(tailcask::Maintenance::Manual);
+    let store = store.open(&place.store).unwrap();
+    (0..100).for_each(|n| drop(store.put(format!("key{n}"), format!("value {n}"))));
+    let look = |keys: usize| {
+        let before = files(&place.store);
+        assert_eq!(place.ok("get", &["key7"]), b"value 7");
+        assert_eq!(place.ok("count", &[]), format!("{keys}\n").into_bytes());
+        assert_eq!(place.pairs().len(), keys);
+        assert_eq!(place.json("stat", &["--json"])["keys"], keys);
+        assert!(text(&place.ok("verify", &[])).starts_with("sound: "));
+        assert_eq!(text(&place.ok("export", &[])).lines().count(), keys);
+        assert_eq!(files(&place.store), before);
+        let dest = place.path("backup");
+        place.ok("backup", &[&dest]);
+        assert_eq!(files(&place.store), before);
+        assert_eq!(pairs(&dest).len(), keys);
+        let before = files(&dest);
+        assert!(run(&["verify", &dest], b"").status.success());
+        assert_eq!(run(&["count", &dest], b"").stdout, format!("{keys}\n").into_bytes());
+        assert_eq!(files(&dest), before);
+        std::fs::remove_dir_all(dest).unwrap();
+    };
+    look(100);
+    assert!(text(&place.ok("stat", &[])).contains("open for writing"));
+    store.put("another", "one").unwrap();
+    look(101);
+    store.close().unwrap();
+    look(101);
+    assert!(!text(&place.ok("stat", &[])).contains("open for writing"));
+}
+
+#[test]
+fn a_store_without_its_manifest_is_not_said_to_be_no_store() {
+    let place = Place::new();
+    place.ok("put", &["key", "value"]);
+    std::fs::remove_file(Path::new(&place.store).join("MANIFEST")).unwrap();
+    for (command, args) in [
+        ("get", &["key"][..]),
+        ("stat", &[]),
+        ("verify", &[]),
+        ("merge", &[]),
+        ("delete", &["key"]),
+    ] {
+        let message = place.fails(3, command, args);
+        assert!(message.contains("MANIFEST: it is missing"), "{command}: {message}");
+    }
+}
+
+#[test]
+fn a_store_of_another_user_is_a_matter_of_permission() {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::CommandExt;
+    let place = Place::new();
+    place.ok("put", &["key", "value"]);
+    std::fs::set_permissions(place.dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    for args in
+        [&["get", &place.store, "key"][..], &["stat", &place.store], &["merge", &place.store]]
+    {
+        let output = match tailcask(args).uid(65534).gid(65534).output() {
+            Ok(output) => output,
+            Err(error) => return eprintln!("skipped: cannot become another user: {error}"),
+        };
+        let message = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {message}");
+        assert!(message.contains("Permission denied"), "{args:?}: {message}");
+        assert!(!message.contains("there is no store"), "{args:?}: {message}");
+    }
 }
 
 // ---- export ----
@@ -416,8 +498,7 @@ fn merge_gives_space_back_and_stat_shows_it() {
     assert_eq!(place.ok("merge", &["--only-if-needed"]), b"nothing to merge\n");
 
     let table = text(&place.ok("stat", &["--segments"]));
-    for word in ["keys", "30,000", "live", "dead", "keydir", "disk", "merges", "waiting", "merged"]
-    {
+    for word in ["keys", "30,000", "live", "dead", "keydir", "disk", "tail", "clean", "merged"] {
         assert!(table.contains(word), "{word}: {table}");
     }
 }

@@ -84,6 +84,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("store/merge/tombstones", 7),
     ("store/verify", 7),
     ("store/options", 7),
+    ("store/read_view", 7),
 ];
 
 fn files(dir: &Path, found: &mut Vec<PathBuf>) {

@@ -9,7 +9,7 @@ mod group;
 #[cfg(test)]
 mod oversize;
 mod reader;
-mod recovery;
+pub(crate) mod recovery;
 pub(crate) mod scan;
 mod search;
 mod stats;
@@ -188,6 +188,11 @@ impl LogOptions {
             closed: false,
             stored,
         })
+    }
+
+    /// The directory of a log, for reading only.
+    pub(crate) fn directory(&self, dir: &Path) -> Result<Directory, OpenError> {
+        Directory::open(dir, Access::Read, rules(&self.check()?))
     }
 
     /// Opens the log on a simulated disk.

@@ -11,7 +11,7 @@ use crate::position::LogPosition;
 use crate::segment::{Gap, Segment};
 use crate::sync::Patience;
 use std::ops::ControlFlow;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 use std::time::Instant;
 
 /// What a stretch of bytes between good frames is.
@@ -241,6 +241,22 @@ fn next_written_live(segment: &Segment, offset: u64, limit: u64) -> Option<u64> 
     (offset..limit).step_by(8).find(|&at| segment.map.word(at).load(Ordering::Relaxed) != 0)
 }
 
+/// Where the next claim stands, behind a range that is reserved and not claimed. At `offset` itself, if
+/// that was claimed meanwhile.
+fn next_claim(segment: &Segment, offset: u64, limit: u64) -> Option<u64> {
+    let mut found = next_written_live(segment, offset, limit)?;
+    loop {
+        // What was found may be in the body of a frame that was claimed since its place was looked at.
+        // ORDERING: Acquire; pairs with the Release fence behind a claim: whoever sees a byte of a body sees
+        // the claim before it, and finds that now.
+        fence(Ordering::Acquire);
+        match next_written_live(segment, offset, found) {
+            Some(earlier) => found = earlier,
+            None => return Some(found),
+        }
+    }
+}
+
 /// Where a segment ends that a live writer may be at: behind the last range that is claimed.
 pub(crate) fn reserved_end(segment: &Segment) -> u64 {
     let (mut at, limit) = (FIRST_FRAME, segment.end());
@@ -249,7 +265,7 @@ pub(crate) fn reserved_end(segment: &Segment) -> u64 {
         let word = segment.map.word(at).load(Ordering::Relaxed);
         match Word::parse(word, limit - at) {
             Ok(Some(word)) => at += word.len,
-            Ok(None) => match next_written_live(segment, at, limit) {
+            Ok(None) => match next_claim(segment, at, limit) {
                 Some(next) => at = next,
                 None => return at,
             },
@@ -276,7 +292,11 @@ pub(crate) fn unfinished(segment: &Segment, deadline: Instant) -> Result<Vec<Gap
                 }
                 Some(Frame { word, .. }) if word.state != State::Claimed => break word.len,
                 Some(Frame { word, .. }) => word.len,
-                None => next_written_live(segment, at, limit).unwrap_or(limit) - at,
+                None => match next_claim(segment, at, limit).unwrap_or(limit) - at {
+                    // It was claimed just now.
+                    0 => continue,
+                    len => len,
+                },
             };
             if Instant::now() >= deadline {
                 gaps.push(Gap { offset: at, len });

@@ -78,30 +78,12 @@ impl Store {
             return Err(BackupError::Io { operation, source });
         }
         meanwhile();
-        let mut report = BackupReport { position, ..BackupReport::default() };
-        let made = Partial::make(&place)?;
-        let manifest = self.manifest_of(position, &kept);
-        let filled = fill(from, &made, &kept, &manifest, &mut report).and_then(|()| made.publish());
-        if let Err(error) = filled {
-            made.remove();
-            return Err(error);
-        }
-        report.duration = started.elapsed();
+        let manifest = manifest_of(&lock(&core.manifest).clone(), position, &kept);
+        let put = |segment: &Segment, to: &File| take(from, to, &file_name(segment.id()));
+        let mut report = make(from, &place, &kept, &manifest, put)?;
+        (report.position, report.duration) = (position, started.elapsed());
         tracing::info!(?report, "backed up");
         Ok(report)
-    }
-
-    fn manifest_of(&self, position: LogPosition, kept: &[Arc<Segment>]) -> Manifest {
-        let kept: Vec<_> = kept.iter().map(|segment| segment.id()).collect();
-        let first = position.segment().max(kept.last().map_or(0, |id| id + 1));
-        Manifest {
-            first,
-            next: first,
-            kept,
-            closed: Some(LogEnd::default()),
-            removed: Vec::new(),
-            ..lock(&self.core().manifest).clone()
-        }
     }
 
     /// What the store did since it was opened, and where it stands. Takes some nanoseconds for
@@ -163,21 +145,59 @@ fn before(segment: &Segment, position: LogPosition) -> bool {
     segment.header.merged || segment.id() < position.segment()
 }
 
+/// The MANIFEST of a backup of segments that are sealed there, all of them.
+pub(super) fn manifest_of(
+    of_store: &Manifest,
+    position: LogPosition,
+    kept: &[Arc<Segment>],
+) -> Manifest {
+    let kept: Vec<_> = kept.iter().map(|segment| segment.id()).collect();
+    let first = position.segment().max(kept.last().map_or(0, |id| id + 1));
+    let closed = Some(LogEnd::default());
+    Manifest { first, next: first, kept, closed, removed: Vec::new(), ..of_store.clone() }
+}
+
+/// Makes a backup, whole or not at all. `put` puts a segment into a folder, and says whether that is a
+/// link.
+pub(super) fn make(
+    from: &File,
+    place: &Place<'_>,
+    kept: &[Arc<Segment>],
+    manifest: &Manifest,
+    put: impl Fn(&Segment, &File) -> io::Result<bool>,
+) -> Result<BackupReport, BackupError> {
+    let mut report = BackupReport::default();
+    let made = Partial::make(place)?;
+    let filled = fill(from, &made, kept, manifest, put, &mut report).and_then(|()| made.publish());
+    match filled {
+        Ok(()) => Ok(report),
+        Err(error) => {
+            made.remove();
+            Err(error)
+        }
+    }
+}
+
 /// Links or copies segments and hints, and writes the MANIFEST.
 fn fill(
     from: &File,
     to: &Partial<'_>,
     kept: &[Arc<Segment>],
     manifest: &Manifest,
+    put: impl Fn(&Segment, &File) -> io::Result<bool>,
     report: &mut BackupReport,
 ) -> Result<(), BackupError> {
     for segment in kept {
         let name = file_name(segment.id());
-        let linked = take(from, &to.folder, &name).map_err(failed(|| format!("copy {name}")))?;
+        let linked = put(segment, &to.folder).map_err(failed(|| format!("copy {name}")))?;
         report.linked += u64::from(linked);
         report.copied += u64::from(!linked);
         report.segments += 1;
         report.bytes += disk_bytes(segment);
+        if !segment.is_sealed() || !segment.gaps.is_empty() {
+            // It is not what a hint that its writer may have made since is about.
+            continue;
+        }
         let name = hint_name(segment.id());
         match take(from, &to.folder, &name) {
             // It is not needed.
@@ -192,6 +212,11 @@ fn fill(
         to.folder.sync_all()
     };
     write().map_err(failed(|| "write MANIFEST".into()))
+}
+
+/// Links a file, and says whether that could be done.
+pub(super) fn link(from: &File, to: &File, name: &str) -> bool {
+    rustix::fs::linkat(from, name, to, name, AtFlags::empty()).is_ok()
 }
 
 /// Links a file, or copies it where that cannot be done; says whether it was linked.
@@ -210,20 +235,20 @@ fn take(from: &File, to: &File, name: &str) -> io::Result<bool> {
     Ok(false)
 }
 
-fn create(folder: &File, name: &str) -> io::Result<File> {
+pub(super) fn create(folder: &File, name: &str) -> io::Result<File> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(rustix::fs::openat(folder, name, flags, Mode::RUSR | Mode::WUSR)?.into())
 }
 
 /// Where a backup is to be: a name in a directory.
-struct Place<'d> {
+pub(super) struct Place<'d> {
     parent: File,
     name: &'d OsStr,
     dest: &'d Path,
 }
 
 impl<'d> Place<'d> {
-    fn new(store: &File, dest: &'d Path) -> Result<Self, BackupError> {
+    pub(super) fn new(store: &File, dest: &'d Path) -> Result<Self, BackupError> {
         let exists = || BackupError::Exists { path: dest.into() };
         // What has no name is `..` or a root, which are there.
         let name = dest.file_name().ok_or_else(exists)?;

@@ -20,6 +20,7 @@ mod maintenance;
 mod merge;
 mod options;
 mod policy;
+mod read_view;
 mod stats;
 mod value;
 mod verify;
@@ -31,6 +32,7 @@ pub use iter::{Keys, Pair, Pairs};
 pub use merge::MergeReport;
 pub use options::{StoreOptions, WriteOptions};
 pub use policy::MergePolicy;
+pub use read_view::ReadView;
 pub use stats::{DamagedSegment, MergeTotals, SegmentStats, Stats};
 pub use value::Value;
 
@@ -89,6 +91,15 @@ impl Store {
     /// [`OpenError`].
     pub fn open(dir: impl AsRef<Path>) -> Result<Self, OpenError> {
         Self::options().open(dir)
+    }
+
+    /// Opens the store in a directory for reading only, as it is now, with the default options. It
+    /// may be open for writing, here or in another process.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open_read_only(dir: impl AsRef<Path>) -> Result<ReadView, OpenError> {
+        Self::options().open_read_only(dir)
     }
 
     /// The options of a store, to be changed and then opened.

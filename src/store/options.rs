@@ -1,7 +1,7 @@
 //! What a user of a store chooses.
 
 use super::policy::MergePolicy;
-use super::{Clock, Store};
+use super::{Clock, ReadView, Store};
 use crate::error::OpenError;
 use crate::log::LogOptions;
 use crate::options::{Durability, Maintenance, RecoveryMode};
@@ -16,6 +16,7 @@ use std::time::Duration;
 #[must_use]
 pub struct StoreOptions {
     log: LogOptions,
+    pub(super) recovery_mode: RecoveryMode,
     pub(super) verify: bool,
     pub(super) max_value: u64,
     pub(super) merge_policy: MergePolicy,
@@ -27,6 +28,7 @@ impl Default for StoreOptions {
     fn default() -> Self {
         Self {
             log: LogOptions::default().on_store(true),
+            recovery_mode: RecoveryMode::default(),
             verify: true,
             max_value: 1 << 30,
             merge_policy: MergePolicy::default(),
@@ -58,6 +60,7 @@ impl StoreOptions {
     /// What opening does about damage. Default [`RecoveryMode::Strict`].
     pub fn recovery_mode(mut self, mode: RecoveryMode) -> Self {
         self.log = self.log.recovery_mode(mode);
+        self.recovery_mode = mode;
         self
     }
 
@@ -125,6 +128,19 @@ impl StoreOptions {
     pub fn open(&self, dir: impl AsRef<Path>) -> Result<Store, OpenError> {
         self.check()?;
         Store::load(self.log.open(dir)?, self)
+    }
+
+    /// Opens the store in a directory for reading only, as it is now. Nothing is created or changed,
+    /// and no lock is held: it may be open for writing, here or in another process.
+    ///
+    /// Of the options the [recovery mode](Self::recovery_mode) and
+    /// [`verify_on_read`](Self::verify_on_read) count.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open_read_only(&self, dir: impl AsRef<Path>) -> Result<ReadView, OpenError> {
+        let dir = dir.as_ref();
+        ReadView::open(dir, Box::new(self.log.directory(dir)?), self)
     }
 
     /// Opens the store on a simulated disk.

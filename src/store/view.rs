@@ -37,8 +37,8 @@ pub(crate) type Damage = Cell<Option<Corruption>>;
 /// Damage that lookups of many keys met, each with the index of the key.
 type Damages = Vec<(usize, Corruption)>;
 
-/// Where a key's slot points, if it has one, and the segment there, if that is there.
-type Place<'a> = Option<(LogPosition, Option<Pin<'a>>)>;
+/// Where a key's slot points, if it has one, and the segment there.
+type Place<'a> = Option<(LogPosition, Pin<'a>)>;
 
 #[derive(Debug)]
 pub(crate) struct View {
@@ -206,8 +206,8 @@ impl View {
         // so it runs under no lock and in no epoch.
         if keys.len() > IN_STEP {
             let keys: Vec<&[u8]> = keys.iter().map(AsRef::as_ref).collect();
-            let places = self.look_up_many(&keys, &mut damaged);
-            return self.values(places.into_iter(), &damaged);
+            let mut places = self.look_up_many(&keys, &mut damaged);
+            return self.values(&mut places, &damaged);
         }
         let (mut bytes, mut tags) = ([&[][..]; IN_STEP], [0; IN_STEP]);
         for ((bytes, tag), key) in bytes.iter_mut().zip(&mut tags).zip(keys) {
@@ -219,7 +219,7 @@ impl View {
         self.look_up(&self.keydir.read_all(tags), bytes, tags, &mut places, |nth, corruption| {
             damaged.push((nth, corruption));
         });
-        self.values(places.into_iter().take(keys.len()), &damaged)
+        self.values(&mut places[..keys.len()], &damaged)
     }
 
     /// First a group at a time, which holds writers up for a moment only and brings what is looked at
@@ -264,7 +264,7 @@ impl View {
         places: &mut [Place<'a>],
         mut damaged: impl FnMut(usize, Corruption),
     ) {
-        let damage = Damage::default();
+        let (damage, mut stale_places) = (Damage::default(), Vec::new());
         // In one epoch: each takes some of the nanoseconds that are gained here.
         self.table.with(|all| {
             locked.get_all(
@@ -278,29 +278,32 @@ impl View {
                     is
                 },
                 // SAFETY: the snapshot is of this view's table.
-                |nth, at| places[nth] = Some((at, unsafe { self.pin_in(all, at) })),
+                |nth, at| match unsafe { self.pin_in(all, at) } {
+                    Some(pin) => places[nth] = Some((at, pin)),
+                    None => stale_places.push((nth, stale(at))),
+                },
             );
         });
+        stale_places.into_iter().for_each(|(nth, corruption)| damaged(nth, corruption));
     }
 
     /// Reads the values that were found. A key that was not found is absent only if nothing that it
     /// was compared with is damaged.
     fn values<'a>(
         &'a self,
-        places: impl ExactSizeIterator<Item = Place<'a>>,
+        places: &mut [Place<'a>],
         damaged: &Damages,
     ) -> Result<Vec<Option<Value<'a>>>, ReadError> {
         let mut values = Vec::with_capacity(places.len());
         let mut hits = 0;
-        for (nth, place) in places.enumerate() {
-            let Some((at, pin)) = place else {
+        for (nth, place) in places.iter_mut().enumerate() {
+            let Some((at, pin)) = place.take() else {
                 if let Some((_, corruption)) = damaged.iter().find(|(of, _)| *of == nth) {
                     return Err(ReadError::Corrupt(corruption.clone()));
                 }
                 values.push(None);
                 continue;
             };
-            let pin = pin.ok_or_else(|| ReadError::Corrupt(stale(at)))?;
             let (header, body) = self.frame(at, pin.segment())?;
             let live = self.is_there(header, body);
             hits += usize::from(live);

@@ -21,6 +21,9 @@ use std::time::{Duration, Instant};
 
 /// How long to try to get a view that no writer changes meanwhile.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How often to look again at what a live writer has, where that seems not to be whole though no segment
+/// was merged or dropped meanwhile.
+const CHANCES: u32 = 20;
 /// How long to wait for appends that are under way, all together.
 const UNFINISHED: Duration = Duration::from_millis(100);
 
@@ -31,6 +34,8 @@ pub(crate) struct Look {
     pub(crate) segments: Vec<Arc<Segment>>,
     pub(crate) manifest: Manifest,
     pub(crate) report: RecoveryReport,
+    /// Whether a writer has it open.
+    pub(crate) live: bool,
     /// What does not count, though there are files of it.
     pub(crate) ignored: BTreeSet<u32>,
 }
@@ -44,6 +49,7 @@ pub(crate) fn look(
     as_of_now: bool,
 ) -> Result<Look, OpenError> {
     let deadline = Instant::now() + PATIENCE;
+    let mut chances = CHANCES;
     loop {
         let before = (storage.has_writer()?, storage.read_manifest()?);
         let found =
@@ -53,7 +59,13 @@ pub(crate) fn look(
             Ok(_) if before.0 => true,
             _ => before == (storage.has_writer()?, storage.read_manifest()?),
         };
-        if is_stable || Instant::now() > deadline {
+        // A directory that is read while it changes may show a later name and not an earlier one.
+        if before.0 && found.is_err() {
+            chances -= u32::from(is_stable);
+        } else if is_stable {
+            return found;
+        }
+        if chances == 0 || Instant::now() > deadline {
             return found;
         }
         std::thread::sleep(Duration::from_millis(1));
@@ -75,7 +87,7 @@ fn look_still(storage: &dyn Storage, mode: RecoveryMode) -> Result<Look, OpenErr
     segments.sort_by_key(|segment| segment.id());
     let mut report = inspection.report;
     list_aside(storage, &mut report)?;
-    Ok(Look { segments, manifest: inspection.manifest, report, ignored })
+    Ok(Look { segments, manifest: inspection.manifest, report, live: false, ignored })
 }
 
 fn list_aside(storage: &dyn Storage, report: &mut RecoveryReport) -> Result<(), OpenError> {
@@ -105,7 +117,7 @@ fn look_live(storage: &dyn Storage, as_of_now: bool) -> Result<Look, OpenError> 
     let mut report = RecoveryReport { same_boot: true, ..RecoveryReport::default() };
     report.sealed_segments = segments.iter().filter(|segment| segment.is_sealed()).count() as u64;
     list_aside(storage, &mut report)?;
-    Ok(Look { segments, manifest, report, ignored })
+    Ok(Look { segments, manifest, report, live: true, ignored })
 }
 
 fn read_manifest(storage: &dyn Storage) -> Result<Manifest, OpenError> {

@@ -24,7 +24,7 @@ mod look;
 mod report;
 mod salvage;
 
-pub(crate) use look::{look, refresh};
+pub(crate) use look::{Look, look, refresh};
 pub use report::{Contradiction, RecoveryReport, SetAside};
 
 use crate::error::OpenError;

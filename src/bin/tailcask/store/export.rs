@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
-use tailcask::Store;
+use tailcask::ReadView;
 
 pub(super) const HELP: &str = "\
 TSV: key, tab, value; \\t, \\n, \\r and \\\\ stand for a tab, a newline, a carriage return and a \
@@ -114,7 +114,7 @@ pub(super) fn export(args: &Export) -> Result<()> {
     export_to(BufWriter::with_capacity(1 << 20, file), &store, args).with_context(named)
 }
 
-fn export_to(out: impl Write, store: &Store, args: &Export) -> Result<()> {
+fn export_to(out: impl Write, store: &ReadView, args: &Export) -> Result<()> {
     let format = args.format.or_else(|| Format::of(&args.file)).unwrap_or(Format::Tsv);
     if format == Format::Csv {
         return export_csv(out, store, args.base64);
@@ -132,7 +132,7 @@ fn export_to(out: impl Write, store: &Store, args: &Export) -> Result<()> {
     Ok(out.flush()?)
 }
 
-fn export_csv(out: impl Write, store: &Store, base64: bool) -> Result<()> {
+fn export_csv(out: impl Write, store: &ReadView, base64: bool) -> Result<()> {
     let mut writer = csv::Writer::from_writer(out);
     writer.write_record(["key", "value"]).map_err(cause)?;
     for pair in store {

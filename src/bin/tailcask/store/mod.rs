@@ -17,7 +17,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
-use tailcask::{Durability, Maintenance, Store, StoreOptions, WriteOptions};
+use tailcask::{Durability, OpenError, ReadView, Store, StoreOptions, WriteOptions};
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
@@ -43,8 +43,9 @@ pub(crate) enum Command {
     Merge(upkeep::Merge),
     /// Check every checksum of a store or a backup; exit code 3 names the first damage
     ///
-    /// Reads everything, values that are not the newest included, then looks every key up. A store
-    /// that was not closed is first recovered, as whenever it is opened.
+    /// Reads everything, values that are not the newest included, then looks every key up. Of a store
+    /// that a program has open, what is there now. Nothing is changed: what a crash left is judged as it
+    /// will be when the store is opened for writing.
     Verify(Dir),
     /// Make a backup in a new directory; it opens as a store
     Backup(upkeep::Backup),
@@ -147,21 +148,51 @@ pub(crate) fn exit_code(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(if error.chain().any(upkeep::is_damage) { 3 } else { 2 })
 }
 
-/// Opens a store that is there, to look at it: a typing error makes none, nothing is merged, and
-/// the segment that an open store has ready for writers is small.
-fn open(dir: &Path) -> Result<Store> {
-    open_with(dir, &Store::options().maintenance(Maintenance::Manual).segment_size(2 << 20))
+/// Opens a store for reading only: also while a program has it open, and without a trace.
+fn open(dir: &Path) -> Result<ReadView> {
+    told(dir, Store::open_read_only(dir))
 }
 
+/// Opens a store that is there: a typing error makes none.
 fn open_with(dir: &Path, options: &StoreOptions) -> Result<Store> {
-    if !dir.join("MANIFEST").exists() {
-        bail!("there is no store in {}", dir.display());
+    if is_missing(dir)? {
+        bail!(no_store(dir));
     }
     create(dir, options)
 }
 
+/// Whether there is nothing that is, or was, a store.
+fn is_missing(dir: &Path) -> Result<bool> {
+    let named = || format!("{}", dir.display());
+    let names = match std::fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+        other => other.with_context(named)?,
+    };
+    for name in names {
+        let path = name.with_context(named)?.path();
+        let is_segment = path.extension().is_some_and(|extension| extension == "seg");
+        // Where segments are and no MANIFEST, opening says so.
+        if is_segment || path.file_name().is_some_and(|name| name == "MANIFEST") {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn no_store(dir: &Path) -> String {
+    format!("there is no store in {}", dir.display())
+}
+
+/// Says which store an error is about.
+fn told<T>(dir: &Path, opened: Result<T, OpenError>) -> Result<T> {
+    match opened {
+        Err(OpenError::NotFound { .. }) => bail!(no_store(dir)),
+        other => other.with_context(|| format!("{}", dir.display())),
+    }
+}
+
 fn create(dir: &Path, options: &StoreOptions) -> Result<Store> {
-    options.open(dir).with_context(|| format!("{}", dir.display()))
+    told(dir, options.open(dir))
 }
 
 fn get(args: &Key) -> Result<ExitCode> {

@@ -10,7 +10,9 @@ use serde_json::{Value, json};
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
-use tailcask::{Distribution, LogStats, MergeTotals, RecoveryReport, SegmentStats, Stats};
+use tailcask::{
+    Distribution, LogStats, MergeTotals, ReadView, RecoveryReport, SegmentStats, Stats,
+};
 
 pub(super) const HELP: &str = "\
 keys      expired ones included that nothing has reclaimed yet
@@ -18,8 +20,11 @@ live      bytes of frames (header, key, value, padding) that hold a key's value
 dead      bytes of frames that merging would not keep: overwritten, deleted, expired
 keydir    memory that the index of all keys takes while the store is open
 disk      bytes of segment files; the one that is open is allocated ahead, and is cut or goes later
-merges    since the store was opened, which was now: `load` and `merge` say what theirs did
-waiting   segments merged away that a reader still holds, and the longest wait
+tail      where the log ended when this looked at it
+state     how it was closed; where a program has it open, that
+
+It works while a program has the store open, and changes nothing. What only that program counts (reads, \
+writes, merges, syncs) is zero here.
 
 JSON has bytes as numbers, times in seconds and latencies in nanoseconds.";
 
@@ -37,13 +42,13 @@ pub(crate) struct Stat {
 
 pub(super) fn stat(args: &Stat) -> Result<()> {
     let store = open(&args.dir)?;
-    let (stats, recovery) = (store.stats(), store.recovery());
+    let stats = store.stats();
     let mut out = output();
     if args.json {
-        writeln!(out, "{:#}", to_json(&stats, recovery))?;
+        writeln!(out, "{:#}", to_json(&stats, &store))?;
         return Ok(out.flush()?);
     }
-    writeln!(out, "{}", overview(&stats, recovery).trim_fmt())?;
+    writeln!(out, "{}", overview(&stats, &store).trim_fmt())?;
     if args.segments {
         writeln!(out, "\n{}", segments(&stats.segments).trim_fmt())?;
     }
@@ -54,7 +59,7 @@ pub(super) fn percent(ratio: f64) -> String {
     format!("{:.1} %", ratio * 100.0)
 }
 
-fn overview(stats: &Stats, recovery: &RecoveryReport) -> Table {
+fn overview(stats: &Stats, store: &ReadView) -> Table {
     let mut table = plain();
     let mut row = |name: &str, text: String| {
         table.add_row([name, &text]);
@@ -67,10 +72,8 @@ fn overview(stats: &Stats, recovery: &RecoveryReport) -> Table {
     row("keydir", format!("{} ({a_key:.1} bytes a key)", BinaryBytes(stats.keydir_bytes)));
     let count = stats.segments.len();
     row("disk", format!("{} in {count} segments{goal}", BinaryBytes(stats.disk_bytes)));
-    row("merges", merges_line(&stats.merges));
-    row("waiting", waiting(stats));
     row("tail", stats.log.tail.to_string());
-    row("opened", format!("{recovery}, in {:.2?}", recovery.duration));
+    row("state", state(store));
     table
 }
 
@@ -93,13 +96,10 @@ pub(super) fn merges_line(merges: &MergeTotals) -> String {
     )
 }
 
-fn waiting(stats: &Stats) -> String {
-    match (stats.segments_waiting_for_readers, stats.longest_reader_wait) {
-        (0, _) => "no segment for a reader".to_owned(),
-        (count, wait) => {
-            format!("{count} segments for readers, {:.1?} at most", wait.unwrap_or_default())
-        }
-    }
+fn state(store: &ReadView) -> String {
+    let recovery = store.recovery();
+    let live = if store.is_live() { "open for writing; " } else { "" };
+    format!("{live}{recovery}, read in {:.2?}", recovery.duration)
 }
 
 fn segments(all: &[SegmentStats]) -> Table {
@@ -134,7 +134,7 @@ fn seconds(time: Duration) -> f64 {
     time.as_secs_f64()
 }
 
-fn to_json(stats: &Stats, recovery: &RecoveryReport) -> Value {
+fn to_json(stats: &Stats, store: &ReadView) -> Value {
     json!({
         "keys": stats.keys,
         "keydir_bytes": stats.keydir_bytes,
@@ -153,7 +153,8 @@ fn to_json(stats: &Stats, recovery: &RecoveryReport) -> Value {
         "merges": merges_json(&stats.merges),
         "segments": stats.segments.iter().map(segment_json).collect::<Vec<_>>(),
         "log": log_json(&stats.log),
-        "recovery": recovery_json(recovery),
+        "open_for_writing": store.is_live(),
+        "recovery": recovery_json(store.recovery()),
     })
 }
 

@@ -180,7 +180,6 @@ pub(super) fn backup(args: &Backup) -> Result<()> {
     let store = open(&args.dir)?;
     let report = store.backup(&args.dest)?;
     let keys = store.len();
-    store.close()?;
     let mut out = output();
     if args.json {
         let json = json!({

@@ -1,0 +1,398 @@
+//! A store opened for reading only, as it was at one moment.
+//!
+//! The log says which segments count, and up to where ([`look`]); what is stepped over in them are gaps.
+//! The keydir is made of that as in an open store, but nothing is written: a segment without a hint is
+//! read, and gets none. Merged segments are those of the MANIFEST that was read first. All files are
+//! open and mapped by then, so nothing that a writer does later, merges included, changes what is seen.
+
+#![allow(unsafe_code, reason = "copies frames that no longer change")]
+
+use super::backup::{self, BackupReport};
+use super::load::Loading;
+use super::merge::disk_bytes;
+use super::policy::Facts;
+use super::stats::{SegmentStats, Stats};
+use super::view::View;
+use super::{Keys, Pairs, StoreOptions, Value};
+use crate::error::{BackupError, OpenError, ReadError};
+use crate::format::frame::{self, Kind, State};
+use crate::format::header::{FIRST_FRAME, SEAL, Seal};
+use crate::format::manifest::Manifest;
+use crate::keydir::Keydir;
+use crate::log::recovery::{Look, look};
+use crate::log::table::Table;
+use crate::log::{LogStats, RecoveryReport, VerifyReport, scan};
+use crate::position::LogPosition;
+use crate::random::random_bytes;
+use crate::segment::{Gap, Segment, file_name};
+use crate::storage::{Storage, io_error};
+use std::fs::File;
+use std::io;
+use std::ops::ControlFlow;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+/// A store as it was when this was opened, for reading only.
+///
+/// It takes no lock and writes nothing, so it works beside a program that has the store open, on a
+/// backup, on a read-only file system and on a full disk. Everything that was acknowledged before it was
+/// opened is in it; what is written later is not, until [`refresh`](Self::refresh). A batch is there whole
+/// or not at all.
+///
+/// While it lives, the space of segments that were merged away since is not given back.
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// # let dir = dir.path().join("store");
+/// use tailcask::Store;
+///
+/// let store = Store::open(&dir)?;
+/// store.put("colour", "green")?;
+///
+/// // In this process or in another one, also while the store is open.
+/// let mut view = Store::open_read_only(&dir)?;
+/// store.put("colour", "blue")?;
+/// assert_eq!(&*view.get("colour")?.expect("it was put"), b"green");
+/// assert!(view.refresh()?);
+/// assert_eq!(&*view.get("colour")?.expect("it was put"), b"blue");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct ReadView {
+    view: View,
+    storage: Box<dyn Storage>,
+    options: StoreOptions,
+    manifest: Manifest,
+    report: RecoveryReport,
+    position: LogPosition,
+    live: bool,
+}
+
+impl ReadView {
+    pub(super) fn open(
+        path: &Path,
+        storage: Box<dyn Storage>,
+        options: &StoreOptions,
+    ) -> Result<Self, OpenError> {
+        let found = look(&*storage, options.recovery_mode, true)?;
+        if found.segments.is_empty() && storage.read_manifest()?.is_none() {
+            return Err(OpenError::NotFound { path: path.into() });
+        }
+        Self::load(storage, options.clone(), found)
+    }
+
+    fn load(
+        storage: Box<dyn Storage>,
+        options: StoreOptions,
+        found: Look,
+    ) -> Result<Self, OpenError> {
+        let started = Instant::now();
+        let (view, report) = load(&*storage, &options, &found)?;
+        let position = end_of(&found);
+        let Look { manifest, live, .. } = found;
+        let mut this = Self { view, storage, options, manifest, report, position, live };
+        this.report.duration += started.elapsed();
+        Ok(this)
+    }
+
+    /// Takes in what was written since; says whether anything was. After an error the view is what it
+    /// was.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn refresh(&mut self) -> Result<bool, OpenError> {
+        let started = Instant::now();
+        let found = look(&*self.storage, self.options.recovery_mode, true)?;
+        let (old, new) = (places(&self.view.table.segments()), places(&found.segments));
+        self.live = found.live;
+        if old == new {
+            return Ok(false);
+        }
+        let (view, report) = load(&*self.storage, &self.options, &found)?;
+        let position = end_of(&found);
+        // A merge alone changes the segments and nothing that can be read.
+        let is_new = position != self.position || gaps(&old) != gaps(&new);
+        let counters = std::mem::take(&mut self.view.counters);
+        (self.view, self.report, self.position) = (view, report, position);
+        (self.view.counters, self.manifest) = (counters, found.manifest);
+        self.report.duration += started.elapsed();
+        Ok(is_new)
+    }
+
+    /// The end of what this shows of the log: everything before it that was finished is in the view,
+    /// and nothing from it on.
+    #[must_use]
+    pub const fn position(&self) -> LogPosition {
+        self.position
+    }
+
+    /// Whether a program had the store open for writing when the view was opened or last refreshed.
+    #[must_use]
+    pub const fn is_live(&self) -> bool {
+        self.live
+    }
+
+    /// What was found when the view was opened or last refreshed. Nothing of it was repaired.
+    #[must_use]
+    pub const fn recovery(&self) -> &RecoveryReport {
+        &self.report
+    }
+
+    /// A key's value, in place.
+    ///
+    /// # Errors
+    /// [`ReadError::Corrupt`] if its checksum does not match.
+    pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Value<'_>>, ReadError> {
+        self.view.get(key.as_ref())
+    }
+
+    /// The values of many keys, in their order.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get), of the first key that has one.
+    pub fn get_many<K: AsRef<[u8]>>(
+        &self,
+        keys: &[K],
+    ) -> Result<Vec<Option<Value<'_>>>, ReadError> {
+        self.view.get_many(keys)
+    }
+
+    /// Whether a key has a value.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub fn contains_key(&self, key: impl AsRef<[u8]>) -> Result<bool, ReadError> {
+        self.view.contains_key(key.as_ref())
+    }
+
+    /// The length of a key's value.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub fn value_len(&self, key: impl AsRef<[u8]>) -> Result<Option<usize>, ReadError> {
+        self.view.value_len(key.as_ref())
+    }
+
+    /// All keys and values, each once, in no particular order.
+    pub fn iter(&self) -> Pairs<'_> {
+        Pairs::new(&self.view)
+    }
+
+    /// All keys, as [`iter`](Self::iter).
+    pub fn keys(&self) -> Keys<'_> {
+        Keys(self.iter())
+    }
+
+    /// How many keys there are, expired ones included that nothing has reclaimed yet.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.view.keydir.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Reads everything, values that are not the newest included, and checks every checksum; then
+    /// looks every key up.
+    ///
+    /// # Errors
+    /// [`ReadError::Corrupt`] at the first damage.
+    pub fn verify(&self) -> Result<VerifyReport, ReadError> {
+        let mut report = VerifyReport::default();
+        for segment in self.view.table.segments() {
+            report.segments += 1;
+            report.frames += scan::verify_sealed(&segment)?.frames;
+            scan::each_frame(&segment, None, |_, _, header| {
+                if let Some(header) = header.filter(|header| header.kind == Kind::Entry) {
+                    report.entries += 1;
+                    report.bytes += u64::from(header.value_len);
+                }
+                ControlFlow::Continue(())
+            })?;
+        }
+        for pair in self {
+            let pair = pair?;
+            report.keys += 1;
+            report.bytes += pair.value().len() as u64;
+        }
+        Ok(report)
+    }
+
+    /// What there is, and what it takes. What a store counts while it is open for writing is zero.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let counters = &self.view.counters;
+        let mut stats = Stats {
+            keys: self.len(),
+            keydir_bytes: self.view.keydir.memory(),
+            hits: counters.hits.get(),
+            misses: counters.misses.get(),
+            expired: counters.expired.get(),
+            log: LogStats { tail: self.position, committed: self.position, ..LogStats::default() },
+            ..Stats::default()
+        };
+        let now = self.view.clock.now();
+        let segments = self.view.table.segments();
+        let facts: Vec<_> =
+            segments.iter().filter(|s| s.is_sealed()).map(|s| facts_of(s, now)).collect();
+        stats.space_goal_missed = self.options.merge_policy.misses_goal(&facts);
+        for segment in segments {
+            let Facts { used, dead, .. } = facts_of(&segment, now);
+            let stat = SegmentStats {
+                id: segment.id(),
+                merged: segment.header.merged,
+                sealed: segment.is_sealed(),
+                disk_bytes: disk_bytes(&segment),
+                live_bytes: used - dead,
+                dead_bytes: dead,
+            };
+            stats.disk_bytes += stat.disk_bytes;
+            stats.live_bytes += stat.live_bytes;
+            stats.dead_bytes += stat.dead_bytes;
+            stats.log.segments += usize::from(!stat.merged);
+            stats.log.disk_bytes += stat.disk_bytes;
+            stats.segments.push(stat);
+        }
+        let first = self.view.table.first();
+        let begin = first.map(|id| LogPosition::new(id, FIRST_FRAME as u32));
+        stats.log.begin = begin.unwrap_or(self.position);
+        stats
+    }
+
+    /// Makes a backup in a new directory of what the view shows. It opens as a store. Segments that are
+    /// full are hard links where that can be done.
+    ///
+    /// # Errors
+    /// [`BackupError`]; then there is nothing at the destination.
+    pub fn backup(&self, dest: impl AsRef<Path>) -> Result<BackupReport, BackupError> {
+        let started = Instant::now();
+        let from = self.storage.directory().ok_or(BackupError::NotADirectory)?;
+        let place = backup::Place::new(from, dest.as_ref())?;
+        let segments = self.view.table.segments();
+        let manifest = backup::manifest_of(&self.manifest, self.position, &segments);
+        let put = |segment: &Segment, to: &File| {
+            let name = file_name(segment.id());
+            // What was merged away since is there no more, but for the view.
+            let linked = is_whole(segment) && backup::link(from, to, &name);
+            if linked { Ok(true) } else { copy(segment, to, &name).map(|()| false) }
+        };
+        let mut report = backup::make(from, &place, &segments, &manifest, put)?;
+        (report.position, report.duration) = (self.position, started.elapsed());
+        tracing::info!(?report, "backed up");
+        Ok(report)
+    }
+}
+
+impl<'a> IntoIterator for &'a ReadView {
+    type Item = <Pairs<'a> as Iterator>::Item;
+    type IntoIter = Pairs<'a>;
+
+    fn into_iter(self) -> Pairs<'a> {
+        self.iter()
+    }
+}
+
+/// Makes a keydir of what was found.
+fn load(
+    storage: &dyn Storage,
+    options: &StoreOptions,
+    found: &Look,
+) -> Result<(View, RecoveryReport), OpenError> {
+    let salvage = options.recovery_mode == crate::options::RecoveryMode::Salvage;
+    let secret = match found.manifest.secret {
+        Some(secret) => secret,
+        // It is nowhere but in a MANIFEST that is lost. No hint will match.
+        None if salvage => random_bytes().map_err(|e| io_error("draw random bytes", e))?,
+        None => return Err(OpenError::NotAStore),
+    };
+    let keydir = Keydir::new(secret, options.tag_bits);
+    let mut report = found.report.clone();
+    let segments = found.segments.clone();
+    Loading { storage, keydir: &keydir, segments, salvage, write_hints: false }.run(&mut report)?;
+    let table = Arc::new(Table::new(found.segments.clone()));
+    Ok((View::new(table, keydir, options), report))
+}
+
+/// Where the log ends.
+fn end_of(found: &Look) -> LogPosition {
+    let first = found.manifest.first;
+    let of_log = |segment: &&Arc<Segment>| !segment.header.merged && segment.id() >= first;
+    let log = found.segments.iter().filter(of_log);
+    // What stands by behind it is not reached yet.
+    match log.clone().rfind(|segment| segment.end() > FIRST_FRAME).or_else(|| log.clone().next()) {
+        Some(last) => last.position(last.end()),
+        None => LogPosition::new(first, FIRST_FRAME as u32),
+    }
+}
+
+/// A segment, up to where it is read, and what is stepped over.
+type Extent = (u32, u64, Vec<Gap>);
+
+fn places(segments: &[Arc<Segment>]) -> Vec<Extent> {
+    segments.iter().map(|segment| (segment.id(), segment.end(), segment.gaps.clone())).collect()
+}
+
+/// What is stepped over, anywhere.
+fn gaps(all: &[Extent]) -> Vec<(u32, Gap)> {
+    all.iter().flat_map(|(id, _, gaps)| gaps.iter().map(|&gap| (*id, gap))).collect()
+}
+
+fn facts_of(segment: &Segment, now: u64) -> Facts {
+    let used = segment.end().saturating_sub(FIRST_FRAME);
+    let census = segment.census.get().copied().unwrap_or_default();
+    // Those in merged segments were needed when they were made.
+    let tombstones = if segment.header.merged { 0 } else { census.tombstones };
+    let stepped_over = segment.gaps.iter().map(|gap| gap.len).sum();
+    let expired = census.expiring.expired(now);
+    let parts = [segment.dead.get(), census.keyless, tombstones, expired, stepped_over];
+    let dead = parts.into_iter().fold(0, u64::saturating_add).min(used);
+    // What is dead beside entries of the log stays where it is.
+    let dead = if census.plain { 0 } else { dead };
+    Facts { id: segment.id(), used, dead, mergeable: false }
+}
+
+/// Whether a segment's file is what is read of it, and will stay so.
+fn is_whole(segment: &Segment) -> bool {
+    segment.is_sealed() && segment.gaps.is_empty()
+}
+
+/// Writes a segment as it is read: sealed where it ends, with pads for what is stepped over.
+fn copy(segment: &Segment, folder: &File, name: &str) -> io::Result<()> {
+    let file = backup::create(folder, name)?;
+    let end = segment.end();
+    let mut head = [0; FIRST_FRAME as usize];
+    for (at, bytes) in head.chunks_exact_mut(8).enumerate() {
+        // ORDERING: Relaxed; written before the file had its name, but for the seal.
+        let word = segment.map.word(at as u64 * 8).load(Ordering::Relaxed);
+        bytes.copy_from_slice(&word.to_le_bytes());
+    }
+    let sound = scan::verify_sealed(segment).map_err(io::Error::other)?;
+    let frames = sound.frames + segment.gaps.len() as u64;
+    let seal = Seal { end, frames }.words(segment.salt());
+    for (bytes, word) in head[SEAL as usize..].chunks_exact_mut(8).zip(seal) {
+        bytes.copy_from_slice(&word.to_le_bytes());
+    }
+    let mut at = FIRST_FRAME;
+    for gap in &segment.gaps {
+        write_frames(&file, segment, at, gap.offset)?;
+        let pad = frame::bare_word(segment.salt(), gap.offset, gap.len, State::Pad);
+        file.write_all_at(&pad.to_le_bytes(), gap.offset)?;
+        at = gap.offset + gap.len;
+    }
+    write_frames(&file, segment, at, end)?;
+    file.set_len((end + 8).next_multiple_of(4096).min(segment.header.capacity))?;
+    // Last: what is cut short is no segment.
+    file.write_all_at(&head, 0)?;
+    file.sync_all()
+}
+
+fn write_frames(file: &File, segment: &Segment, from: u64, to: u64) -> io::Result<()> {
+    // SAFETY: finished frames of a segment, up to its end and between what is stepped over.
+    file.write_all_at(unsafe { segment.map.slice(from, to - from) }, from)
+}
