@@ -504,3 +504,38 @@ pub enum BackupError {
         source: io::Error,
     },
 }
+
+/// A repair failed. The damaged store is as it was.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RepairError {
+    /// The damaged store, or the copy of it, could not be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The copy could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The copy could not be made durable.
+    #[error("could not make the copy durable")]
+    Sync(#[from] SyncError),
+    /// There is something at the new directory's name already.
+    #[error("{} is there already", path.display())]
+    Exists {
+        /// The new directory.
+        path: PathBuf,
+    },
+    /// The new directory is in the damaged store's own directory.
+    #[error("{} is inside of the store", path.display())]
+    Inside {
+        /// The new directory.
+        path: PathBuf,
+    },
+    /// An I/O error. Its cause.
+    #[error("could not {operation}")]
+    Io {
+        /// What was being done, and to which file.
+        operation: String,
+        /// What the operating system said.
+        source: io::Error,
+    },
+}

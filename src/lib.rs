@@ -23,13 +23,14 @@ mod threads;
 
 pub use error::{
     AppendError, BackupError, CasMismatch, Corruption, CorruptionKind, MergeError, OpenError,
-    ReadError, SyncError, ThreadFailure, TruncateError, WriteError,
+    ReadError, RepairError, SyncError, ThreadFailure, TruncateError, WriteError,
 };
 #[doc(hidden)]
 pub use log::FailPoint;
 pub use log::{
-    BatchWriter, CommitLog, Contradiction, Distribution, Entry, FrameInfo, Frames, LogOptions,
-    LogReader, LogStats, RecoveryReport, SetAside, VerifyReport,
+    BatchWriter, CommitLog, Contradiction, DamagedRange, Distribution, Doubt, Entry, FrameInfo,
+    Frames, InDoubt, LogOptions, LogReader, LogStats, LostFrame, LostKind, RecoveryReport, SetAside,
+    VerifyReport,
 };
 pub use options::{Durability, Maintenance, RecoveryMode};
 pub use position::{LogPosition, ParsePositionError};

@@ -17,6 +17,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("format/header", 1),
     ("format/hint", 1),
     ("format/manifest", 1),
+    ("format/remains", 1),
     ("segment/account", 2),
     ("segment/map", 2),
     ("segment/pins", 2),
@@ -51,8 +52,10 @@ const FLOORS: &[(&str, u32)] = &[
     ("log/search", 3),
     ("log/recovery", 4),
     ("log/recovery/act", 4),
+    ("log/recovery/evidence", 4),
     ("log/recovery/inspect", 4),
     ("log/recovery/look", 4),
+    ("log/recovery/losses", 4),
     ("log/recovery/report", 4),
     ("log/recovery/salvage", 4),
     ("log/view", 4),
@@ -85,6 +88,8 @@ const FLOORS: &[(&str, u32)] = &[
     ("store/verify", 7),
     ("store/options", 7),
     ("store/read_view", 7),
+    ("store/repair", 7),
+    ("store/salvage", 7),
 ];
 
 fn files(dir: &Path, found: &mut Vec<PathBuf>) {

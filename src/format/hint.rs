@@ -210,6 +210,34 @@ pub(crate) fn looked_at(bytes: &[u8]) -> u64 {
     u64_at(bytes, 144)
 }
 
+/// What a hint is of, as it says itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Loose {
+    pub(crate) id: u32,
+    pub(crate) salt: u64,
+    pub(crate) end: u64,
+    pub(crate) fingerprint: u64,
+    pub(crate) plain: bool,
+}
+
+/// As `decode`, where it is not known what the hint should be of. For reports alone.
+pub(crate) fn decode_loosely(bytes: &[u8]) -> Option<(Loose, Entries<'_>)> {
+    let (content, crc) = bytes.split_last_chunk::<4>()?;
+    let (head, entries) = content.split_at_checked(HEAD)?;
+    let (entries, rest) = entries.as_chunks::<8>();
+    let loose = Loose {
+        id: u32_at(head, 12),
+        salt: u64_at(head, 16),
+        end: u64_at(head, 24),
+        fingerprint: u64_at(head, 32),
+        plain: u32_at(head, 112) & PLAIN != 0,
+    };
+    let known = u64_at(head, 0) == MAGIC && u32_at(head, 8) == VERSION && rest.is_empty();
+    let sound = known && u32::from_le_bytes(*crc) == crc32fast::hash(content);
+    let entries = Entries(entries);
+    (sound && entries.are_sound(loose.end)).then_some((loose, entries))
+}
+
 /// The entries in the bytes of a hint that `decode` has found to be sound.
 pub(crate) fn entries(bytes: &[u8]) -> Entries<'_> {
     let end = bytes.len().saturating_sub(4);

@@ -21,7 +21,10 @@ mod view;
 pub use background::FailPoint;
 pub use batch::BatchWriter;
 pub use reader::{Entry, FrameInfo, Frames, LogReader};
-pub use recovery::{Contradiction, RecoveryReport, SetAside};
+pub(crate) use recovery::evidence::Suspect;
+pub use recovery::{
+    Contradiction, DamagedRange, Doubt, InDoubt, LostFrame, LostKind, RecoveryReport, SetAside,
+};
 pub use stats::{Distribution, LogStats};
 
 use self::background::Background;

@@ -184,6 +184,12 @@ impl Directory {
         }
     }
 
+    /// Keeps writers out for as long as it is held; nothing is made for that.
+    pub(crate) fn lock_shared(&self) -> Result<impl Drop + use<>, OpenError> {
+        let lock = self.try_lock(false)?;
+        lock.ok_or_else(|| OpenError::Locked { path: self.path.clone() })
+    }
+
     fn describe(&self, verb: &str, name: &str) -> String {
         format!("{verb} {}", self.path.join(name).display())
     }

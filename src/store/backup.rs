@@ -14,6 +14,7 @@ use crate::format::header::FIRST_FRAME;
 use crate::format::manifest::{LogEnd, Manifest};
 use crate::position::LogPosition;
 use crate::segment::{Segment, file_name, hint_name};
+use crate::storage::ASIDE;
 use crate::sync::lock;
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
@@ -21,7 +22,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -279,14 +280,14 @@ fn is_inside(directory: &Path, store: &File) -> io::Result<bool> {
 }
 
 /// A backup that is being made, under another name: what is at the destination is whole.
-struct Partial<'p> {
+pub(super) struct Partial<'p> {
     place: &'p Place<'p>,
     name: OsString,
-    folder: File,
+    pub(super) folder: File,
 }
 
 impl<'p> Partial<'p> {
-    fn make(place: &'p Place<'p>) -> Result<Self, BackupError> {
+    pub(super) fn make(place: &'p Place<'p>) -> Result<Self, BackupError> {
         let make = |name: &OsStr| {
             rustix::fs::mkdirat(&place.parent, name, Mode::RWXU)?;
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -310,7 +311,7 @@ impl<'p> Partial<'p> {
     }
 
     /// Gives it its own name, durably.
-    fn publish(&self) -> Result<(), BackupError> {
+    pub(super) fn publish(&self) -> Result<(), BackupError> {
         let (parent, name) = (&self.place.parent, self.place.name);
         let flags = RenameFlags::NOREPLACE;
         let renamed = match rustix::fs::renameat_with(parent, &self.name, parent, name, flags) {
@@ -331,19 +332,28 @@ impl<'p> Partial<'p> {
     }
 
     /// Removes what was made, under the one name or the other.
-    fn remove(&self) {
+    pub(super) fn remove(&self) {
         if let Err(error) = self.try_remove() {
             tracing::warn!(name = ?self.name, %error, "could not remove what a backup left");
         }
     }
 
+    /// Where it is while it is made.
+    pub(super) fn path(&self) -> PathBuf {
+        self.place.dest.with_file_name(&self.name)
+    }
+
     fn try_remove(&self) -> io::Result<()> {
-        for entry in rustix::fs::Dir::read_from(&self.folder)? {
-            let entry = entry?;
-            if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
-                rustix::fs::unlinkat(&self.folder, entry.file_name(), AtFlags::empty())?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match rustix::fs::openat(&self.folder, ASIDE, flags, Mode::empty()) {
+            Ok(aside) => {
+                remove_files(&aside.into())?;
+                rustix::fs::unlinkat(&self.folder, ASIDE, AtFlags::REMOVEDIR)?;
             }
+            Err(Errno::NOENT) => {}
+            Err(error) => return Err(error.into()),
         }
+        remove_files(&self.folder)?;
         let remove =
             |name: &OsStr| rustix::fs::unlinkat(&self.place.parent, name, AtFlags::REMOVEDIR);
         match remove(&self.name) {
@@ -351,6 +361,16 @@ impl<'p> Partial<'p> {
             other => Ok(other?),
         }
     }
+}
+
+fn remove_files(folder: &File) -> io::Result<()> {
+    for entry in rustix::fs::Dir::read_from(folder)? {
+        let entry = entry?;
+        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            rustix::fs::unlinkat(folder, entry.file_name(), AtFlags::empty())?;
+        }
+    }
+    Ok(())
 }
 
 fn failed(operation: impl Fn() -> String) -> impl Fn(io::Error) -> BackupError {

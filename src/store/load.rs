@@ -3,6 +3,7 @@
 use super::hints::{self, Gathered, Listed, Listing};
 use super::index::{Damaged, Index, frame_len, is_put, key_at, origin_of};
 use super::maintenance;
+use super::salvage;
 use super::view::View;
 use super::{Store, StoreOptions};
 use crate::error::{Corruption, CorruptionKind, OpenError};
@@ -130,6 +131,8 @@ impl Loading<'_> {
                     report.lost.push(found.clone());
                 }
             }
+            let loaded = sources.iter().map(|source| (&*source.segment, source.listing.listed()));
+            salvage::resolve(self.keydir, loaded, report);
             let hinted = sources.iter().filter(|s| matches!(s.listing, Listing::Hint(_)));
             report.hinted_segments = hinted.count() as u64;
             let damaged = sources.iter().filter_map(|source| {

@@ -21,6 +21,8 @@ mod merge;
 mod options;
 mod policy;
 mod read_view;
+mod repair;
+mod salvage;
 mod stats;
 mod value;
 mod verify;

@@ -15,7 +15,7 @@ use std::time::Duration;
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct StoreOptions {
-    log: LogOptions,
+    pub(super) log: LogOptions,
     pub(super) recovery_mode: RecoveryMode,
     pub(super) verify: bool,
     pub(super) max_value: u64,

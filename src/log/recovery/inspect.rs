@@ -226,6 +226,11 @@ impl Inspection {
         }
     }
 
+    /// Whether what a segment's writer saw is still there, as far as can be known.
+    pub(super) fn is_same_kernel(&self, segment: &Segment) -> bool {
+        Kernel::of(segment, self.boot_id) == Kernel::Same
+    }
+
     /// The id of the log, as its segments have it.
     pub(super) fn log_id(&self) -> Option<u64> {
         let all = self.log.iter().chain(&self.beside);

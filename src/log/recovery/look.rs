@@ -5,6 +5,7 @@
 //! a log that nobody had open counts only if the MANIFEST is still the same afterwards: every writer
 //! that opens a log replaces it before it changes anything else.
 
+use super::evidence;
 use super::inspect::{Inspected, inspect};
 use super::report::{RecoveryReport, SetAside};
 use crate::error::{Corruption, CorruptionKind, OpenError};
@@ -73,7 +74,8 @@ pub(crate) fn look(
 }
 
 fn look_still(storage: &dyn Storage, mode: RecoveryMode) -> Result<Look, OpenError> {
-    let inspection = inspect(storage, mode, Access::Read)?;
+    let mut inspection = inspect(storage, mode, Access::Read)?;
+    evidence::note(storage, &mut inspection, &[])?;
     let ignored = inspection.discarded.iter().map(|&(id, _)| id).collect();
     let all = inspection.beside.into_iter().chain(inspection.log);
     let found = all.map(|Inspected { mut segment, scan }| {

@@ -19,12 +19,15 @@
 //!   what an interrupted merge made of inputs that are all still there. Anything else is set aside.
 
 mod act;
+pub(crate) mod evidence;
 mod inspect;
 mod look;
+mod losses;
 mod report;
 mod salvage;
 
 pub(crate) use look::{Look, look, refresh};
+pub use losses::{DamagedRange, Doubt, InDoubt, LostFrame, LostKind};
 pub use report::{Contradiction, RecoveryReport, SetAside};
 
 use crate::error::OpenError;
@@ -41,10 +44,10 @@ pub(crate) fn recover(
     mode: RecoveryMode,
 ) -> Result<(Found, RecoveryReport), OpenError> {
     let started = Instant::now();
-    if mode == RecoveryMode::Salvage {
-        salvage::bring_back(storage)?;
-    }
-    let inspection = inspect::inspect(storage, mode, Access::Write)?;
+    let salvaging = mode == RecoveryMode::Salvage;
+    let brought = if salvaging { salvage::bring_back(storage)? } else { Vec::new() };
+    let mut inspection = inspect::inspect(storage, mode, Access::Write)?;
+    evidence::note(storage, &mut inspection, &brought)?;
     let (found, mut report) = act::act(storage, inspection)?;
     report.duration = started.elapsed();
     tracing::info!(%report, "opened");

@@ -1,5 +1,7 @@
 //! What opening found.
 
+use super::evidence::Suspect;
+use super::losses::{DamagedRange, InDoubt, LostFrame};
 use crate::error::Corruption;
 use crate::position::LogPosition;
 use std::fmt;
@@ -36,6 +38,17 @@ pub struct RecoveryReport {
     /// Damage that was stepped over. Only with
     /// [`RecoveryMode::Salvage`](crate::RecoveryMode::Salvage).
     pub lost: Vec<Corruption>,
+    /// The damaged places, each with its length. Only with
+    /// [`RecoveryMode::Salvage`](crate::RecoveryMode::Salvage), as the next two.
+    pub damaged: Vec<DamagedRange>,
+    /// What is gone. Where the log is a store's: the keys of which the newest version was damaged, a
+    /// tombstone included, and damaged frames whose key cannot be told. A damaged frame whose key has a
+    /// newer version that is sound is not here: nothing is lost.
+    pub gone: Vec<LostFrame>,
+    /// What was taken although a strict recovery would not have taken it.
+    pub in_doubt: Vec<InDoubt>,
+    /// What is known of the frames that are gone, for the store to tell more.
+    pub(crate) suspects: Vec<Suspect>,
     /// Files that contradict the MANIFEST, and what was done about each. Only with
     /// [`RecoveryMode::Salvage`](crate::RecoveryMode::Salvage): without it they are an error.
     pub contradictions: Vec<Contradiction>,
@@ -81,9 +94,35 @@ impl RecoveryReport {
         self.recovered_segments == 0
             && self.torn_bytes == 0
             && self.lost.is_empty()
+            && self.damaged.is_empty()
+            && self.in_doubt.is_empty()
             && self.contradictions.is_empty()
             && self.set_aside.iter().all(|file| file.reason.is_none())
     }
+}
+
+impl RecoveryReport {
+    /// Whether everything that was written is there, as far as can be told: no value, tombstone or
+    /// entry is gone. (There may be damage in what nothing needs.)
+    #[must_use]
+    pub const fn nothing_is_lost(&self) -> bool {
+        self.gone.is_empty()
+    }
+}
+
+/// Lists are cut short behind so many.
+const SHOWN: usize = 3;
+
+/// Writes how many there are of something, and the first few.
+fn few<T: fmt::Display>(f: &mut fmt::Formatter<'_>, what: &str, all: &[T]) -> fmt::Result {
+    if all.is_empty() {
+        return Ok(());
+    }
+    write!(f, "; {what}: {}", all.len())?;
+    for (nth, one) in all.iter().take(SHOWN).enumerate() {
+        write!(f, "{}{one}", if nth == 0 { " (" } else { "; " })?;
+    }
+    f.write_str(if all.len() > SHOWN { "; ...)" } else { ")" })
 }
 
 impl fmt::Display for RecoveryReport {
@@ -106,7 +145,12 @@ impl fmt::Display for RecoveryReport {
             let done = if *taken { "taken" } else { "set aside" };
             write!(f, "; segment {segment}: {what} ({done})")?;
         }
-        self.lost.iter().try_for_each(|lost| write!(f, "; lost: {lost}"))?;
+        if self.damaged.is_empty() {
+            few(f, "damaged places", &self.lost)?;
+        }
+        few(f, "damaged places", &self.damaged)?;
+        few(f, "lost", &self.gone)?;
+        few(f, "in doubt", &self.in_doubt)?;
         match self.set_aside.len() {
             0 => Ok(()),
             1 => write!(f, "; 1 file in set-aside"),

@@ -4,6 +4,7 @@
 #![allow(unsafe_code, reason = "reads segments that nobody else has open")]
 
 use super::act::repaired_word;
+use super::evidence::Brought;
 use super::inspect::BEHIND_THE_END;
 use super::report::{RecoveryReport, SetAside};
 use crate::error::OpenError;
@@ -35,8 +36,9 @@ fn parse(name: &str) -> Option<(u32, Option<u64>)> {
 }
 
 /// Puts back what recoveries after a power loss have cut off: nothing was written to those places
-/// since. What was set aside for other reasons stays there.
-pub(super) fn bring_back(storage: &dyn Storage) -> Result<(), OpenError> {
+/// since. What was set aside for other reasons stays there. Says what was put back.
+pub(super) fn bring_back(storage: &dyn Storage) -> Result<Vec<Brought>, OpenError> {
+    let mut brought = Vec::new();
     let manifest = storage.read_manifest()?.and_then(|bytes| Manifest::decode(&bytes).ok());
     for (name, _) in storage.aside()? {
         let Some((id, end)) = parse(&name) else { continue };
@@ -52,35 +54,34 @@ pub(super) fn bring_back(storage: &dyn Storage) -> Result<(), OpenError> {
             continue;
         }
         match end {
-            Some(end) => append_to(storage, &cut, end)?,
-            None => {
-                let back = storage.bring_back(&name, &file_name(id));
-                match back {
-                    Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-                    other => other.map_err(|e| io_error(format!("bring back {name}"), e))?,
-                }
-            }
+            Some(end) if append_to(storage, &cut, end)? => brought.push((id, end)),
+            Some(_) => {}
+            None => match storage.bring_back(&name, &file_name(id)) {
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(io_error(format!("bring back {name}"), e)),
+                Ok(()) => brought.push((id, FIRST_FRAME)),
+            },
         }
     }
-    Ok(())
+    Ok(brought)
 }
 
 /// Puts what was cut off behind `end` back there, if the segment still ends there. It is not sealed
-/// then, so recovery looks through it.
-fn append_to(storage: &dyn Storage, cut: &Segment, end: u64) -> Result<(), OpenError> {
+/// then, so recovery looks through it. Says whether it did.
+fn append_to(storage: &dyn Storage, cut: &Segment, end: u64) -> Result<bool, OpenError> {
     let there = match Segment::open(storage, cut.id(), Access::Read) {
         Ok(there) => there,
         Err(OpenError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-            return Ok(());
+            return Ok(false);
         }
         // Recovery will say so.
-        Err(OpenError::Corrupt(_)) => return Ok(()),
+        Err(OpenError::Corrupt(_)) => return Ok(false),
         Err(error) => return Err(error),
     };
     let (len, of_cut) = (there.map.len() as u64, cut.map.len() as u64);
     let fits = end >= FIRST_FRAME && end <= len && of_cut <= len && there.salt() == cut.salt();
     if !fits || !there.is_sealed() || there.end() != end || end >= of_cut {
-        return Ok(());
+        return Ok(false);
     }
     let head = there.header.encode();
     // SAFETY: nobody writes to either of them: the log is locked, and not open yet.
@@ -89,7 +90,8 @@ fn append_to(storage: &dyn Storage, cut: &Segment, end: u64) -> Result<(), OpenE
     let behind = unsafe { cut.map.slice(end, of_cut - end) };
     let name = file_name(cut.id());
     let pieces = [(0, &head[..]), (FIRST_FRAME, before), (end, behind)];
-    storage.replace(&name, len, &pieces).map_err(|e| io_error(format!("replace {name}"), e))
+    let replaced = storage.replace(&name, len, &pieces);
+    replaced.map(|()| true).map_err(|e| io_error(format!("replace {name}"), e))
 }
 
 /// Replaces a damaged segment by a sound one: the same frames at the same places, and pads in

@@ -1,0 +1,229 @@
+//! What the bytes of a damaged frame still tell of it: of which key it was, and how long.
+//!
+//! For reports alone: no value is ever taken from a frame that does not verify. Where a single bit was
+//! flipped, the checksum tells which one, and then what is told is certain; by chance it fits damage of
+//! other kinds in one of some 2^32 / bits cases.
+
+use super::frame::{
+    self, HEADER, Header, Kind, MOVED, State, WORD, Word, commit_word, crc, frame_len,
+};
+use super::u64_at;
+
+/// The polynomial of CRC-32, reflected.
+const POLYNOMIAL: u32 = 0xedb8_8320;
+/// In a longer body no flipped bit is looked for.
+const BODY_MAX: usize = 64 << 20;
+
+/// What stood at a damaged place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Remains {
+    /// A pad, or a claim that was given up: nothing that anybody misses.
+    Nothing { len: u64 },
+    Frame(Remnant),
+}
+
+/// A damaged frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Remnant {
+    pub(crate) header: Header,
+    pub(crate) len: u64,
+    /// Empty where it has none.
+    pub(crate) key: Vec<u8>,
+    /// The position that it was written at, if a merge moved it.
+    pub(crate) origin: Option<u64>,
+    /// Whether its checksum vouches for it. Else it is as the bytes have it.
+    pub(crate) certain: bool,
+}
+
+impl Remnant {
+    fn new(header: Header, len: u64, body: &[u8], certain: bool) -> Self {
+        let at = header.key_at() as usize;
+        let key = body.get(at..at + usize::from(header.key_len)).unwrap_or_default().to_vec();
+        let moved = header.flags & MOVED != 0;
+        let origin = header.origin_at().filter(|_| moved).map(|at| u64_at(body, at as usize));
+        Self { header, len, key, origin, certain }
+    }
+}
+
+/// Looks at what stands at an offset of a segment; `bytes` begin there, and end where the frame has
+/// to.
+pub(crate) fn look(salt: u64, offset: u64, bytes: &[u8]) -> Option<Remains> {
+    let room = bytes.len() as u64;
+    let word = (room >= WORD).then(|| u64_at(bytes, 0))?;
+    if let Some(len) = bare(salt, offset, word, room) {
+        return Some(Remains::Nothing { len });
+    }
+    let found = (room >= HEADER).then(|| u64_at(bytes, 8))?;
+    let frame = Candidate { salt, offset, word, bytes };
+    let flipped = (0..64).map(|bit| found ^ 1 << bit);
+    let whole = std::iter::once(found).chain(flipped);
+    let certain = whole.filter_map(|header| frame.sound(header, header == found)).next();
+    let certain = certain.or_else(|| frame.sound_batch(found));
+    certain.or_else(|| frame.plausible(found)).map(Remains::Frame)
+}
+
+/// The length of a frame without a body, of whose word at most a bit was flipped.
+fn bare(salt: u64, offset: u64, word: u64, room: u64) -> Option<u64> {
+    let all = std::iter::once(word).chain((0..64).map(|bit| word ^ 1 << bit));
+    let words = all.filter_map(|word| Word::parse(word, room).ok().flatten());
+    let mut bare = words.filter(|word| word.state != State::Committed);
+    bare.find(|&word| frame::verify_bare(salt, offset, word).is_ok()).map(|word| word.len)
+}
+
+struct Candidate<'b> {
+    salt: u64,
+    offset: u64,
+    word: u64,
+    bytes: &'b [u8],
+}
+
+impl<'b> Candidate<'b> {
+    fn check(&self) -> u32 {
+        (self.word >> 32) as u32
+    }
+
+    /// What the checksum would be of a frame with this header and CRC.
+    fn expected(&self, header: Header, len: u64, crc: u32) -> u32 {
+        (commit_word(self.salt, self.offset, len, header.to_word(), crc) >> 32) as u32
+    }
+
+    /// Whether the low half of the commit word says so, too.
+    fn says(&self, len: u64) -> bool {
+        self.word as u32 == len as u32 | State::Committed as u32
+    }
+
+    /// The length and the body of a frame with this header, if there is room for it.
+    fn body(&self, header: Header) -> Option<(u64, &'b [u8])> {
+        let len = match header.kind {
+            Kind::Batch => self.word & 0xffff_fff8,
+            _ => frame_len(header.body_len()),
+        };
+        let fits = (HEADER..=self.bytes.len() as u64).contains(&len);
+        fits.then(|| (len, &self.bytes[HEADER as usize..][..header.body_len() as usize]))
+    }
+
+    /// The frame, if it verifies with this header word. With the one that stands there the commit
+    /// word may say another length.
+    fn sound(&self, header: u64, as_found: bool) -> Option<Remnant> {
+        let header = Header::from_word(header)?;
+        let (len, body) = self.body(header)?;
+        if !as_found && !self.says(len) {
+            return None;
+        }
+        let sound = self.expected(header, len, crc(body)) == self.check();
+        sound.then(|| Remnant::new(header, len, body, true))
+    }
+
+    /// The head of a batch, a bit of whose length or state was flipped.
+    fn sound_batch(&self, header: u64) -> Option<Remnant> {
+        let header = Header::from_word(header).filter(|header| header.kind == Kind::Batch)?;
+        let lens = (0..32).map(|bit| (self.word ^ 1 << bit) & 0xffff_ffff);
+        let lens = lens.filter(|low| low & 7 == State::Committed as u64).map(|low| low & !7);
+        let mut lens = lens.filter(|len| (HEADER..=self.bytes.len() as u64).contains(len));
+        let len = lens.find(|&len| self.expected(header, len, crc(&[])) == self.check())?;
+        Some(Remnant::new(header, len, &[], true))
+    }
+
+    /// The frame that its length and header say, with the bit put right that its checksum points at.
+    fn plausible(&self, header: u64) -> Option<Remnant> {
+        let header = Header::from_word(header)?;
+        let (len, body) = self.body(header).filter(|(len, _)| self.says(*len))?;
+        let error = self.expected(header, len, crc(body)) ^ self.check();
+        if error.count_ones() == 1 {
+            return Some(Remnant::new(header, len, body, true));
+        }
+        let Some(bit) = flipped_bit(error, body.len()) else {
+            return Some(Remnant::new(header, len, body, false));
+        };
+        // What a report says of it stands before the value.
+        let mut head = body[..(header.value_at() as usize).min(body.len())].to_vec();
+        if let Some(byte) = head.get_mut(bit / 8) {
+            *byte ^= 1 << (bit % 8);
+        }
+        Some(Remnant::new(header, len, &head, true))
+    }
+}
+
+/// The bit that, flipped alone in this many bytes, changes their CRC by `error`.
+fn flipped_bit(error: u32, len: usize) -> Option<usize> {
+    if len > BODY_MAX {
+        return None;
+    }
+    let mut change = POLYNOMIAL;
+    for from_end in 1..=len * 8 {
+        if change == error {
+            return Some(len * 8 - from_end);
+        }
+        change = change >> 1 ^ if change & 1 == 1 { POLYNOMIAL } else { 0 };
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SALT: u64 = 0x0123_4567_89ab_cdef;
+
+    fn put(key: &[u8], value: &[u8]) -> Vec<u8> {
+        let (key_len, value_len) = (key.len() as u16, value.len() as u32);
+        let header = Header { kind: Kind::Put, flags: 0, key_len, value_len };
+        let mut body = key.to_vec();
+        body.resize(header.value_at() as usize, 0);
+        body.extend(value);
+        let mut frame = frame::word_of(SALT, 128, header, &body).to_le_bytes().to_vec();
+        frame.extend(header.to_word().to_le_bytes());
+        frame.extend(&body);
+        frame.resize(frame_len(body.len() as u64) as usize, 0);
+        frame
+    }
+
+    #[test]
+    fn whichever_bit_is_flipped_the_key_is_told_for_certain() {
+        let good = put(b"some key", b"and its value, which is longer");
+        // Padding is not covered by the checksum.
+        for bit in 0..(16 + 8 + 30) * 8 {
+            let mut bytes = good.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            bytes.extend([0xaa; 64]);
+            let Some(Remains::Frame(told)) = look(SALT, 128, &bytes) else { panic!("bit {bit}") };
+            assert_eq!((&*told.key, told.len), (&b"some key"[..], good.len() as u64), "bit {bit}");
+            assert!(told.certain && told.header.kind == Kind::Put, "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn of_what_is_damaged_further_the_key_is_as_the_bytes_have_it() {
+        let mut bytes = put(b"some key", &[5; 100]);
+        bytes[40..60].fill(0);
+        let Some(Remains::Frame(told)) = look(SALT, 128, &bytes) else { panic!() };
+        assert_eq!((&*told.key, told.certain), (&b"some key"[..], false));
+        bytes[8..16].fill(0xff);
+        assert_eq!(look(SALT, 128, &bytes), None);
+        assert_eq!(look(SALT, 128, &bytes[..7]), None);
+        assert_eq!(look(SALT, 128, &[]), None);
+    }
+
+    #[test]
+    fn a_pad_with_a_flipped_bit_is_nothing_lost() {
+        let good = frame::bare_word(SALT, 128, 64, State::Pad);
+        for bit in 0..64 {
+            let mut bytes = (good ^ 1 << bit).to_le_bytes().to_vec();
+            bytes.resize(64, 0);
+            assert_eq!(look(SALT, 128, &bytes), Some(Remains::Nothing { len: 64 }), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_batch_is_told_by_its_head() {
+        let header = Header::plain(Kind::Batch, 3);
+        let word = commit_word(SALT, 128, 512, header.to_word(), crc(&[]));
+        for bit in 0..128 {
+            let mut bytes = [word.to_le_bytes(), header.to_word().to_le_bytes()].concat();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            bytes.resize(1024, 7);
+            let Some(Remains::Frame(told)) = look(SALT, 128, &bytes) else { panic!("bit {bit}") };
+            assert_eq!((told.header, told.len, told.certain), (header, 512, true), "bit {bit}");
+        }
+    }
+}

@@ -1,0 +1,399 @@
+//! What salvage finds out about the damage that it steps over, before it changes anything: how far it
+//! goes, and what the bytes and the old hints still tell of the frames that stood there.
+//!
+//! A hint names the newest frame of every key in its segment. So with one it is known what stood in a
+//! damaged stretch, though the bytes be gone; without one the frames are followed from their lengths for
+//! as long as they make sense. In time linear in the bytes of the damaged stretches.
+
+#![allow(unsafe_code, reason = "reads segments that nobody else has open")]
+
+use super::inspect::{Inspected, Inspection};
+use super::losses::{DamagedRange, Doubt, InDoubt, LostFrame, LostKind};
+use crate::error::{CorruptionKind, OpenError};
+use crate::format::frame::{self, Header, Kind, Word};
+use crate::format::header::FIRST_FRAME;
+use crate::format::hint::{self, Loose, TOMBSTONE};
+use crate::format::remains::{self, Remains, Remnant};
+use crate::format::u64_at;
+use crate::log::scan::{self, Repair, Rules, Scan};
+use crate::options::RecoveryMode;
+use crate::position::LogPosition;
+use crate::segment::map::Map;
+use crate::segment::{Gap, Segment, file_name, hint_name};
+use crate::storage::{Access, Storage};
+use std::collections::BTreeMap;
+use std::io;
+
+/// A frame that is lost, with all that is known of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Suspect {
+    pub(crate) position: LogPosition,
+    pub(crate) length: u64,
+    pub(crate) remnant: Option<Remnant>,
+    pub(crate) hinted: Option<Hinted>,
+}
+
+/// What a hint says of a frame.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Hinted {
+    pub(crate) tag: u32,
+    pub(crate) tombstone: bool,
+    /// Of the hash that made the tag.
+    pub(crate) fingerprint: u64,
+}
+
+impl Suspect {
+    pub(crate) fn kind(&self) -> LostKind {
+        let of = |remnant: &Remnant| match remnant.header.kind {
+            Kind::Put => LostKind::Put,
+            Kind::Delete => LostKind::Tombstone,
+            Kind::Entry => LostKind::Entry,
+            _ => LostKind::Unknown,
+        };
+        match (self.hinted, &self.remnant) {
+            (Some(Hinted { tombstone: true, .. }), _) => LostKind::Tombstone,
+            (Some(_), _) => LostKind::Put,
+            (None, remnant) => remnant.as_ref().map_or(LostKind::Unknown, of),
+        }
+    }
+
+    /// As far as the log knows it, which cannot tell whose tag a hint has.
+    fn to_lost(&self) -> LostFrame {
+        let remnant = self.remnant.as_ref().filter(|remnant| !remnant.key.is_empty());
+        LostFrame {
+            position: self.position,
+            length: self.length,
+            kind: self.kind(),
+            key: remnant.map(|remnant| remnant.key.clone()),
+            certain: self.remnant.as_ref().is_some_and(|remnant| remnant.certain),
+            now: None,
+        }
+    }
+}
+
+/// What was put back: the id of a segment, and from where on.
+pub(super) type Brought = (u32, u64);
+
+/// Takes note of what is lost, and of what is in doubt.
+pub(super) fn note(
+    storage: &dyn Storage,
+    inspection: &mut Inspection,
+    brought: &[Brought],
+) -> Result<(), OpenError> {
+    if inspection.mode != RecoveryMode::Salvage {
+        return Ok(());
+    }
+    let mut found = Found::default();
+    let mut all: Vec<&Inspected> = inspection.beside.iter().chain(&inspection.log).collect();
+    all.sort_by_key(|inspected| inspected.segment.id());
+    let mut ended = false;
+    for Inspected { segment, scan } in &all {
+        let ranges = ranges_of(inspection, segment, scan.as_ref());
+        if !ranges.is_empty() {
+            let hint = read_hint(storage, segment.id())?.filter(|h| h.loose.salt == segment.salt());
+            found.add(segment, scan.as_ref(), &ranges, hint.as_ref());
+        }
+        if let Some(scan) = scan {
+            found.doubt(inspection, segment, scan, brought, &mut ended);
+        }
+    }
+    let is_there = |id| all.iter().any(|inspected| inspected.segment.id() == id);
+    let whole: BTreeMap<u32, CorruptionKind> = inspection
+        .report
+        .lost
+        .iter()
+        .filter(|lost| matches!(lost.kind, CorruptionKind::SegmentHeader(_)))
+        .filter(|lost| !is_there(lost.segment))
+        .map(|lost| (lost.segment, lost.kind.clone()))
+        .collect();
+    for (id, damage) in whole {
+        found.add_whole(storage, id, damage)?;
+    }
+    let report = &mut inspection.report;
+    report.gone = found.suspects.iter().map(Suspect::to_lost).collect();
+    (report.suspects, report.damaged) = (found.suspects, found.damaged);
+    report.in_doubt = found.in_doubt;
+    Ok(())
+}
+
+/// The damaged stretches of a segment. What stands behind its last frame may not be there at all.
+fn ranges_of(inspection: &Inspection, segment: &Segment, scan: Option<&Scan>) -> Vec<Gap> {
+    let id = segment.id();
+    let was_sealed = segment.is_sealed() || inspection.manifest.kept.binary_search(&id).is_ok();
+    let by_a_death = !was_sealed && inspection.is_same_kernel(segment);
+    let repairs = scan.map_or(&[][..], |scan| &scan.repairs);
+    let damaged = repairs.iter().filter(|(_, repair)| *repair == Repair::Damage || !by_a_death);
+    let mut ranges: Vec<Gap> = damaged.map(|(gap, _)| *gap).collect();
+    let end = scan.map_or_else(|| segment.end(), |scan| scan.end);
+    let closed = inspection.manifest.closed.filter(|closed| closed.segment == id);
+    let known = if segment.is_sealed() { segment.end() } else { 0 };
+    let known = closed.map_or(known, |closed| known.max(closed.offset.into()));
+    if end < known {
+        ranges.push(Gap { offset: end, len: known - end });
+    }
+    ranges
+}
+
+/// A hint, whatever hash its tags are made with.
+struct Hint {
+    loose: Loose,
+    /// By their places.
+    entries: Vec<u64>,
+}
+
+impl Hint {
+    fn within(&self, range: Gap) -> &[u64] {
+        let place = |entry: &u64| entry & 0xffff_fff8;
+        let from = self.entries.partition_point(|entry| place(entry) < range.offset);
+        let to = self.entries.partition_point(|entry| place(entry) < range.offset + range.len);
+        &self.entries[from..to]
+    }
+}
+
+/// The bytes of a file that nobody writes to.
+fn bytes(map: &Map, from: u64, to: u64) -> &[u8] {
+    let to = to.min(map.len() as u64);
+    // SAFETY: salvage is alone with the files, or looks at what has no writer.
+    unsafe { map.slice(from.min(to), to.saturating_sub(from)) }
+}
+
+fn open(storage: &dyn Storage, name: &str) -> Result<Option<Map>, OpenError> {
+    match storage.open(name, Access::Read) {
+        Ok(opened) => Ok(Some(opened.map)),
+        Err(OpenError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(OpenError::NotRegular { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn read_hint(storage: &dyn Storage, id: u32) -> Result<Option<Hint>, OpenError> {
+    let Some(map) = open(storage, &hint_name(id))? else { return Ok(None) };
+    let Some((loose, entries)) = hint::decode_loosely(bytes(&map, 0, map.len() as u64)) else {
+        return Ok(None);
+    };
+    let mut entries: Vec<u64> = entries.iter().collect();
+    entries.sort_unstable_by_key(|entry| entry & 0xffff_ffff);
+    Ok((loose.id == id).then_some(Hint { loose, entries }))
+}
+
+#[derive(Default)]
+struct Found {
+    damaged: Vec<DamagedRange>,
+    suspects: Vec<Suspect>,
+    in_doubt: Vec<InDoubt>,
+}
+
+impl Found {
+    fn add(&mut self, segment: &Segment, scan: Option<&Scan>, ranges: &[Gap], hint: Option<&Hint>) {
+        let place = Place { id: segment.id(), salt: segment.salt(), map: &segment.map };
+        for &range in ranges {
+            let position = segment.position(range.offset);
+            let damage = damage_at(segment, range.offset);
+            self.damaged.push(DamagedRange { position, length: range.len, damage });
+            self.suspects.extend(place.suspects(range, hint));
+            if let (Some(len), Some(scan)) = (place.batch_at(range.offset), scan) {
+                let to = (range.offset + len).min(scan.end);
+                let from = (range.offset + range.len).min(to);
+                let frames = count(segment, scan, from, to);
+                let reason = Doubt::TornBatch;
+                self.in_doubt.push(InDoubt { position, length: len, frames, reason });
+            }
+        }
+    }
+
+    /// A segment without a head, or without a file.
+    fn add_whole(
+        &mut self,
+        storage: &dyn Storage,
+        id: u32,
+        damage: CorruptionKind,
+    ) -> Result<(), OpenError> {
+        let (hint, map) = (read_hint(storage, id)?, open(storage, &file_name(id))?);
+        let length = map.as_ref().map_or(0, |map| map.len() as u64);
+        let position = LogPosition::new(id, 0);
+        self.damaged.push(DamagedRange { position, length, damage });
+        let end = hint.as_ref().map_or(length, |hint| hint.loose.end);
+        let range = Gap { offset: FIRST_FRAME, len: end.saturating_sub(FIRST_FRAME) };
+        let suspects = match &map {
+            Some(map) => {
+                let written = u64_at(bytes(map, 0, FIRST_FRAME), 24);
+                let salt = hint.as_ref().map_or(written, |hint| hint.loose.salt);
+                Place { id, salt, map }.suspects(range, hint.as_ref())
+            }
+            None => hint.as_ref().map_or_else(Vec::new, |hint| hinted_only(id, range, hint)),
+        };
+        let nothing_known = suspects.is_empty() && hint.is_none();
+        self.suspects.extend(suspects);
+        if nothing_known {
+            self.suspects.push(Suspect { position, length, remnant: None, hinted: None });
+        }
+        Ok(())
+    }
+
+    /// Takes note of frames that a strict recovery would not have taken.
+    fn doubt(
+        &mut self,
+        inspection: &Inspection,
+        segment: &Segment,
+        scan: &Scan,
+        brought: &[Brought],
+        ended: &mut bool,
+    ) {
+        let brought = brought.iter().find(|(id, _)| *id == segment.id()).map(|(_, from)| *from);
+        let in_log = !segment.is_sealed() && !segment.header.merged;
+        let from = match brought {
+            Some(from) => Some((from, Doubt::BroughtBack)),
+            None if !in_log || inspection.is_same_kernel(segment) => None,
+            None if *ended => Some((FIRST_FRAME, Doubt::BehindTheEnd)),
+            None => {
+                let strict = scan::scan(segment, Rules { same_boot: false, salvage: false });
+                strict.stop.is_some().then_some((strict.end, Doubt::BehindTheEnd))
+            }
+        };
+        let Some((from, reason)) = from else { return };
+        *ended |= in_log;
+        let frames = count(segment, scan, from, scan.end);
+        if frames > 0 {
+            let (position, length) = (segment.position(from), scan.end - from);
+            self.in_doubt.push(InDoubt { position, length, frames, reason });
+        }
+    }
+}
+
+/// What is wrong at a place.
+fn damage_at(segment: &Segment, offset: u64) -> CorruptionKind {
+    let room = segment.end().saturating_sub(offset);
+    if room < frame::WORD {
+        return CorruptionKind::Missing;
+    }
+    match scan::frame_at(segment, offset, room) {
+        Err(kind) => kind,
+        Ok(Some(scan::Frame { word, header: Some(Header { kind: Kind::Batch, value_len, .. }) })) => {
+            let checked = scan::check_batch(segment, offset, word.len, value_len);
+            checked.map_or_else(|damage| damage.kind, |()| CorruptionKind::Missing)
+        }
+        Ok(_) => CorruptionKind::Missing,
+    }
+}
+
+/// Entries, puts and deletes between two places of a segment that was scanned.
+fn count(segment: &Segment, scan: &Scan, from: u64, to: u64) -> u64 {
+    let bytes = bytes(&segment.map, 0, to);
+    let (mut at, mut frames) = (from, 0);
+    while at < to {
+        let gap = scan.repairs.binary_search_by_key(&at, |(gap, _)| gap.offset);
+        if let Ok(nth) = gap {
+            at += scan.repairs[nth].0.len;
+            continue;
+        }
+        let Ok(Some(word)) = Word::parse(u64_at(bytes, at as usize), to - at) else { break };
+        frames += match Header::from_word(u64_at(bytes, at as usize + 8)) {
+            _ if word.state != frame::State::Committed => 0,
+            Some(Header { kind: Kind::Batch, value_len, .. }) => u64::from(value_len),
+            Some(Header { kind: Kind::Entry | Kind::Put | Kind::Delete, .. }) => 1,
+            _ => 0,
+        };
+        at += word.len;
+    }
+    frames
+}
+
+/// A segment's bytes, and what is needed to make sense of them.
+struct Place<'m> {
+    id: u32,
+    salt: u64,
+    map: &'m Map,
+}
+
+impl Place<'_> {
+    fn suspects(&self, range: Gap, hint: Option<&Hint>) -> Vec<Suspect> {
+        let mut all = match hint {
+            Some(hint) => self.by_hint(range, hint),
+            None => self.by_frames(range),
+        };
+        if hint.is_some_and(|hint| hint.loose.plain) {
+            // Hints do not name the log's own entries.
+            let entries = self.by_frames(range).into_iter();
+            all.extend(entries.filter(|suspect| suspect.kind() == LostKind::Entry));
+            all.sort_by_key(|suspect| suspect.position);
+        }
+        all
+    }
+
+    fn look(&self, offset: u64, end: u64) -> Option<Remains> {
+        remains::look(self.salt, offset, bytes(self.map, offset, end))
+    }
+
+    fn by_hint(&self, range: Gap, hint: &Hint) -> Vec<Suspect> {
+        let mut all = hinted_only(self.id, range, hint);
+        for suspect in &mut all {
+            let offset = u64::from(suspect.position.offset());
+            // Not further than the next one begins: the time stays linear whatever a file says.
+            if let Some(Remains::Frame(remnant)) = self.look(offset, offset + suspect.length) {
+                suspect.length = remnant.len;
+                suspect.remnant = Some(remnant);
+            }
+        }
+        all
+    }
+
+    fn by_frames(&self, range: Gap) -> Vec<Suspect> {
+        let (mut at, end) = (range.offset, range.offset + range.len);
+        let mut all = Vec::new();
+        while at < end {
+            let position = LogPosition::new(self.id, at as u32);
+            match self.look(at, self.room(at, end)) {
+                Some(Remains::Nothing { len }) => at += len,
+                // The frames inside stand for themselves.
+                Some(Remains::Frame(head)) if head.header.kind == Kind::Batch => at += frame::HEADER,
+                Some(Remains::Frame(frame)) if at + frame.len <= end => {
+                    let length = frame.len;
+                    at += length;
+                    if matches!(frame.header.kind, Kind::Put | Kind::Delete | Kind::Entry) {
+                        let remnant = Some(frame);
+                        all.push(Suspect { position, length, remnant, hinted: None });
+                    }
+                }
+                _ => {
+                    let length = end - at;
+                    all.push(Suspect { position, length, remnant: None, hinted: None });
+                    break;
+                }
+            }
+        }
+        all
+    }
+
+    /// How far a frame may go that begins in a damaged stretch: but for a batch no further than that.
+    fn room(&self, at: u64, end: u64) -> u64 {
+        let head = bytes(self.map, at, at + frame::HEADER);
+        let header = Header::from_word(u64_at(head, 8));
+        let is_batch = header.is_some_and(|header| header.kind == Kind::Batch);
+        if is_batch { self.map.len() as u64 } else { end }
+    }
+
+    /// The length of the batch that begins at a damaged place, if one does.
+    fn batch_at(&self, offset: u64) -> Option<u64> {
+        let Some(Remains::Frame(head)) = self.look(offset, self.map.len() as u64) else {
+            return None;
+        };
+        (head.header.kind == Kind::Batch).then_some(head.len)
+    }
+}
+
+/// What a hint says was in a stretch.
+fn hinted_only(id: u32, range: Gap, hint: &Hint) -> Vec<Suspect> {
+    let (entries, end) = (hint.within(range), range.offset + range.len);
+    let place = |entry: u64| entry & 0xffff_fff8;
+    let one = |(nth, &entry): (usize, &u64)| {
+        let next = entries.get(nth + 1).map_or(end, |&next| place(next));
+        let (tag, tombstone) = ((entry >> 32) as u32, entry & TOMBSTONE != 0);
+        Suspect {
+            position: LogPosition::new(id, place(entry) as u32),
+            length: next - place(entry),
+            remnant: None,
+            hinted: Some(Hinted { tag, tombstone, fingerprint: hint.loose.fingerprint }),
+        }
+    };
+    entries.iter().enumerate().map(one).collect()
+}

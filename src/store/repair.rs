@@ -1,0 +1,288 @@
+//! Repair: a good store in a new directory, made of whatever can be read in a damaged one, which stays as
+//! it is.
+//!
+//! All files are copied, set-aside ones included, and the copy is opened with `RecoveryMode::Salvage`.
+//! It is made under another name, as a backup is, and gets its own when it is whole and durable.
+
+use super::backup::{Partial, Place, create};
+use super::{Store, StoreOptions};
+use crate::error::{BackupError, OpenError, RepairError};
+use crate::format::manifest::Manifest;
+use crate::log::{CommitLog, LogOptions, RecoveryReport};
+use crate::options::{Maintenance, RecoveryMode};
+use crate::position::LogPosition;
+use crate::segment::{hint_id_of, id_of};
+use crate::storage::real::Directory;
+use crate::storage::{ASIDE, Storage};
+use rustix::fs::{Mode, OFlags, SeekFrom};
+use rustix::io::Errno;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+const MANIFEST: &str = "MANIFEST";
+/// What stands in place of the MANIFEST until all files are there: nothing opens it.
+const UNFINISHED: &[u8] = b"a repair was not finished here\n";
+/// Bytes that are copied at a time, and those that are given up where the device cannot read them.
+const PIECE: usize = 1 << 20;
+const BLOCK: usize = 4096;
+
+impl Store {
+    /// As [`StoreOptions::repair`], with the default options.
+    ///
+    /// # Errors
+    /// [`RepairError`].
+    pub fn repair(
+        dir: impl AsRef<Path>,
+        new_dir: impl AsRef<Path>,
+    ) -> Result<RecoveryReport, RepairError> {
+        Self::options().repair(dir, new_dir)
+    }
+}
+
+impl StoreOptions {
+    /// Makes a good store in a new directory of whatever can be read in a damaged one, and says what
+    /// is lost or in doubt. The damaged one is not changed; no program may have it open for writing
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// [`RepairError`]; then there is nothing at the new directory's name. Of a log that has no store
+    /// on it [`OpenError::NotAStore`], see [`CommitLog::repair`].
+    pub fn repair(
+        &self,
+        dir: impl AsRef<Path>,
+        new_dir: impl AsRef<Path>,
+    ) -> Result<RecoveryReport, RepairError> {
+        let from = self.log.directory(dir.as_ref())?;
+        let manifest = from.read_manifest()?.and_then(|bytes| Manifest::decode(&bytes).ok());
+        if manifest.as_ref().is_some_and(|manifest| manifest.secret.is_none()) {
+            return Err(OpenError::NotAStore.into());
+        }
+        let options = self.clone().maintenance(Maintenance::Manual);
+        let options = options.recovery_mode(RecoveryMode::Salvage);
+        salvage_copy(&from, dir.as_ref(), new_dir.as_ref(), |copy| {
+            let log = options.log.open(copy)?;
+            if manifest.is_none() && !has_keys(&log)? {
+                return Err(OpenError::NotAStore.into());
+            }
+            let store = Self::load_salvaged(log, &options)?;
+            let report = store.recovery().clone();
+            store.close()?;
+            Ok(report)
+        })
+    }
+
+    fn load_salvaged(log: CommitLog, options: &Self) -> Result<Store, OpenError> {
+        Store::load(log, options)
+    }
+}
+
+impl CommitLog {
+    /// As [`Store::repair`], of a log: a good log in a new directory. `gone` in the report lists the
+    /// entries that are lost.
+    ///
+    /// # Errors
+    /// [`RepairError`]; then there is nothing at the new directory's name.
+    pub fn repair(
+        dir: impl AsRef<Path>,
+        new_dir: impl AsRef<Path>,
+    ) -> Result<RecoveryReport, RepairError> {
+        Self::options().repair(dir, new_dir)
+    }
+}
+
+impl LogOptions {
+    /// As [`CommitLog::repair`], with these options.
+    ///
+    /// # Errors
+    /// [`RepairError`].
+    pub fn repair(
+        &self,
+        dir: impl AsRef<Path>,
+        new_dir: impl AsRef<Path>,
+    ) -> Result<RecoveryReport, RepairError> {
+        let from = self.directory(dir.as_ref())?;
+        let options = self.clone().maintenance(Maintenance::Manual);
+        let options = options.recovery_mode(RecoveryMode::Salvage);
+        salvage_copy(&from, dir.as_ref(), new_dir.as_ref(), |copy| {
+            let log = options.open(copy)?;
+            let report = log.recovery().clone();
+            log.close()?;
+            Ok(report)
+        })
+    }
+}
+
+/// Whether a store was on a log: it has frames with keys, or merged ones.
+fn has_keys(log: &CommitLog) -> Result<bool, RepairError> {
+    let merged = |core: &std::sync::Arc<crate::log::core::Core>| {
+        core.table.with(|all| all.iter().any(|segment| segment.header.merged))
+    };
+    if log.core().is_some_and(merged) {
+        return Ok(true);
+    }
+    for frame in log.frames(LogPosition::START) {
+        if matches!(frame?.kind, Some("put" | "delete")) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn salvage_copy(
+    from: &Directory,
+    dir: &Path,
+    new_dir: &Path,
+    salvage: impl FnOnce(&Path) -> Result<RecoveryReport, RepairError>,
+) -> Result<RecoveryReport, RepairError> {
+    // No writer opens it meanwhile.
+    let lock = from.lock_shared()?;
+    let names = from.list()?;
+    let has = |is: fn(&str) -> bool| names.iter().any(|name| is(name));
+    if !has(|name| id_of(name).is_some()) && !has(|name| name == MANIFEST) {
+        return Err(OpenError::NotFound { path: dir.into() }.into());
+    }
+    let handle = from.directory().ok_or(OpenError::NotFound { path: dir.into() })?;
+    let place = Place::new(handle, new_dir)?;
+    let made = Partial::make(&place)?;
+    let done = fill(from, handle, &names, &made.folder)
+        .and_then(|()| {
+            drop(lock);
+            salvage(&made.path())
+        })
+        .and_then(|report| made.publish().map(|()| report).map_err(RepairError::from));
+    if done.is_err() {
+        made.remove();
+    }
+    done
+}
+
+/// Copies everything: the MANIFEST last, since with it the copy opens.
+fn fill(from: &Directory, old: &File, names: &[String], new: &File) -> Result<(), RepairError> {
+    let failed = |name: &str| {
+        let operation = format!("copy {name}");
+        move |source| RepairError::Io { operation, source }
+    };
+    let mut unfinished = create(new, MANIFEST).map_err(failed(MANIFEST))?;
+    unfinished.write_all(UNFINISHED).map_err(failed(MANIFEST))?;
+    let aside = from.aside()?;
+    if !aside.is_empty() {
+        let folder = make_folder(old, new).map_err(failed(ASIDE))?;
+        for (name, _) in &aside {
+            copy(&folder.0, &folder.1, name, name).map_err(failed(name))?;
+        }
+        folder.1.sync_all().map_err(failed(ASIDE))?;
+    }
+    for name in names.iter().filter(|name| id_of(name).or(hint_id_of(name)).is_some()) {
+        copy(old, new, name, name).map_err(failed(name))?;
+    }
+    let manifest = || {
+        if names.iter().any(|name| name == MANIFEST) {
+            copy(old, new, MANIFEST, "MANIFEST.tmp")?;
+            rustix::fs::renameat(new, "MANIFEST.tmp", new, MANIFEST)?;
+        } else {
+            rustix::fs::unlinkat(new, MANIFEST, rustix::fs::AtFlags::empty())?;
+        }
+        new.sync_all()
+    };
+    manifest().map_err(failed(MANIFEST))
+}
+
+fn make_folder(old: &File, new: &File) -> io::Result<(File, File)> {
+    let open = |parent: &File| {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok::<File, Errno>(rustix::fs::openat(parent, ASIDE, flags, Mode::empty())?.into())
+    };
+    rustix::fs::mkdirat(new, ASIDE, Mode::RWXU)?;
+    Ok((open(old)?, open(new)?))
+}
+
+/// Copies a file, durably: by sharing its blocks, where the file system can. What the device cannot read
+/// becomes zeros, which is damage as any other.
+fn copy(from: &File, to: &File, name: &str, new_name: &str) -> io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let old = File::from(rustix::fs::openat(from, name, flags, Mode::empty())?);
+    let metadata = old.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    let new = create(to, new_name)?;
+    if rustix::fs::ioctl_ficlone(&new, &old).is_err() {
+        // Whatever was the reason: what is really wrong is met here again.
+        new.set_len(metadata.len())?;
+        copy_data(&old, &new, metadata.len())?;
+    }
+    new.sync_all()
+}
+
+/// Copies what is not a hole.
+fn copy_data(old: &File, new: &File, len: u64) -> io::Result<()> {
+    let mut at = 0;
+    while at < len {
+        let from = match rustix::fs::seek(old, SeekFrom::Data(at)) {
+            Ok(from) => from,
+            Err(Errno::NXIO) => break,
+            // A file system that does not say.
+            Err(_) => at,
+        };
+        let to = rustix::fs::seek(old, SeekFrom::Hole(from)).unwrap_or(len);
+        let to = if to > from { to.min(len) } else { len };
+        copy_range(old, new, from, to)?;
+        at = to;
+    }
+    Ok(())
+}
+
+fn copy_range(old: &File, new: &File, from: u64, to: u64) -> io::Result<()> {
+    let mut piece = vec![0; PIECE];
+    let mut at = from;
+    while at < to {
+        let wanted = &mut piece[..(to - at).min(PIECE as u64) as usize];
+        let read = match old.read_at(wanted, at) {
+            Ok(0) => break,
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) if is_unreadable(&error) => {
+                at += copy_block(old, new, at, wanted)?;
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        new.write_all_at(&wanted[..read], at)?;
+        at += read as u64;
+    }
+    Ok(())
+}
+
+/// Copies as much as fits a block, or leaves zeros in its place.
+fn copy_block(old: &File, new: &File, at: u64, piece: &mut [u8]) -> io::Result<u64> {
+    let len = (BLOCK - at as usize % BLOCK).min(piece.len());
+    match old.read_exact_at(&mut piece[..len], at) {
+        Ok(()) => new.write_all_at(&piece[..len], at)?,
+        Err(error) if is_unreadable(&error) => {
+            tracing::warn!(at, %error, "a block that cannot be read is left out");
+        }
+        Err(error) => return Err(error),
+    }
+    Ok(len as u64)
+}
+
+/// Whether it is the device that cannot read.
+fn is_unreadable(error: &io::Error) -> bool {
+    let code = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(code, Some(Errno::IO | Errno::ILSEQ | Errno::UCLEAN | Errno::BADMSG))
+}
+
+impl From<BackupError> for RepairError {
+    fn from(error: BackupError) -> Self {
+        match error {
+            BackupError::Exists { path } => Self::Exists { path },
+            BackupError::Inside { path } => Self::Inside { path },
+            BackupError::Io { operation, source } => Self::Io { operation, source },
+            other => {
+                Self::Io { operation: "make the copy".into(), source: io::Error::other(other) }
+            }
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! What salvage has lost, as the store sees it: of which keys the newest version is gone, and what has
+//! come back instead.
+//!
+//! The log knows what stood in damaged places. A frame is missed only if nothing newer of its key is
+//! sound, be it a value, a tombstone or a copy that a merge made. So this goes once through everything
+//! that was loaded, tombstones included, which the keydir does not keep.
+
+use super::hints::Listed;
+use super::index::{key_at, origin_of};
+use crate::format::hint::TOMBSTONE;
+use crate::keydir::Keydir;
+use crate::log::{LostFrame, RecoveryReport, Suspect};
+use crate::position::LogPosition;
+use crate::segment::Segment;
+use std::collections::{BTreeSet, HashMap};
+
+/// A sound frame.
+#[derive(Clone, Copy)]
+struct Version<'s> {
+    key: &'s [u8],
+    /// Where it was written, and where it is.
+    origin: LogPosition,
+    at: LogPosition,
+    tombstone: bool,
+}
+
+/// Which key a lost frame was of.
+enum Told<'s> {
+    /// As its own bytes say, and whether that is certain.
+    Read(&'s [u8], bool),
+    /// Only its tag, which a hint says.
+    Tag(u32),
+    Nothing,
+}
+
+fn tell<'s>(keydir: &Keydir, suspect: &'s Suspect) -> Told<'s> {
+    let hinted = suspect.hinted.filter(|hinted| hinted.fingerprint == keydir.fingerprint());
+    let read = suspect.remnant.as_ref().filter(|remnant| !remnant.key.is_empty());
+    match (read, hinted) {
+        (Some(read), None) => Told::Read(&read.key, read.certain),
+        (Some(read), Some(hinted)) if keydir.tag(&read.key) == hinted.tag => {
+            Told::Read(&read.key, true)
+        }
+        (_, Some(hinted)) => Told::Tag(hinted.tag),
+        (None, None) => Told::Nothing,
+    }
+}
+
+/// Lists what is gone, by what the log found and all that was loaded.
+pub(super) fn resolve<'s>(
+    keydir: &Keydir,
+    sources: impl Iterator<Item = (&'s Segment, Listed<'s>)>,
+    report: &mut RecoveryReport,
+) {
+    let suspects = std::mem::take(&mut report.suspects);
+    if suspects.is_empty() {
+        return;
+    }
+    let told: Vec<_> = suspects.iter().map(|suspect| tell(keydir, suspect)).collect();
+    let tag = |told: &Told<'_>| match told {
+        Told::Read(key, _) => Some(keydir.tag(key)),
+        Told::Tag(tag) => Some(*tag),
+        Told::Nothing => None,
+    };
+    let wanted: BTreeSet<u32> = told.iter().filter_map(tag).collect();
+    let versions = versions(sources, &wanted);
+    let lost = suspects.iter().zip(&told).filter_map(|(suspect, told)| {
+        let same_tag = tag(told).and_then(|tag| versions.get(&tag)).map_or(&[][..], Vec::as_slice);
+        lost(suspect, told, same_tag)
+    });
+    report.gone = lost.collect();
+}
+
+/// The sound frames of all keys with these tags.
+fn versions<'s>(
+    sources: impl Iterator<Item = (&'s Segment, Listed<'s>)>,
+    wanted: &BTreeSet<u32>,
+) -> HashMap<u32, Vec<Version<'s>>> {
+    let mut versions: HashMap<u32, Vec<Version<'s>>> = HashMap::new();
+    for (segment, listed) in sources {
+        for nth in 0..listed.len() {
+            let (entry, offset) = (listed.get(nth), listed.get(nth) & 0xffff_fff8);
+            let tag = (entry >> 32) as u32;
+            if !wanted.contains(&tag) {
+                continue;
+            }
+            let Some(key) = key_at(segment, offset) else { continue };
+            let (at, origin) = (segment.position(offset), origin_of(segment, offset));
+            let tombstone = entry & TOMBSTONE != 0;
+            versions.entry(tag).or_default().push(Version { key, origin, at, tombstone });
+        }
+    }
+    versions.values_mut().for_each(|all| all.sort_by_key(|version| (version.key, version.origin)));
+    versions
+}
+
+/// What is lost with a frame; `None` where something newer is sound.
+fn lost(suspect: &Suspect, told: &Told<'_>, same_tag: &[Version<'_>]) -> Option<LostFrame> {
+    let (key, certain) = match told {
+        Told::Read(key, certain) => (Some(*key), *certain),
+        Told::Tag(_) => (only_key(same_tag), true),
+        Told::Nothing => (None, false),
+    };
+    let written = suspect.remnant.as_ref().and_then(|remnant| remnant.origin);
+    let written = written.map_or(suspect.position, LogPosition::from_u64);
+    let of_key = |key: &[u8]| {
+        let end = same_tag.partition_point(|version| version.key <= key);
+        same_tag[..end].last().filter(|version| version.key == key).copied()
+    };
+    let newest = key.and_then(of_key);
+    if certain && newest.is_some_and(|newest| newest.origin >= written) {
+        return None;
+    }
+    Some(LostFrame {
+        position: suspect.position,
+        length: suspect.length,
+        kind: suspect.kind(),
+        key: key.map(<[u8]>::to_vec),
+        certain: key.is_some() && certain,
+        now: newest.filter(|newest| !newest.tombstone).map(|newest| newest.at),
+    })
+}
+
+/// The key of frames with one tag, if they have the same.
+fn only_key<'s>(same_tag: &[Version<'s>]) -> Option<&'s [u8]> {
+    let first = same_tag.first()?.key;
+    same_tag.iter().all(|version| version.key == first).then_some(first)
+}

@@ -1,0 +1,394 @@
+//! Salvage: what is damaged, what is gone and what is in doubt is listed exactly, with hints and without;
+//! what is left is a good store.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use tailcask::{
+    Batch, CorruptionKind, Doubt, LogPosition, LostFrame, LostKind, Maintenance, OpenError,
+    RecoveryMode, RecoveryReport, Store, StoreOptions,
+};
+
+type Map = BTreeMap<String, String>;
+
+fn options() -> StoreOptions {
+    let options = Store::options().segment_unit(4096).segment_size(4096);
+    options.maintenance(Maintenance::Manual)
+}
+
+fn salvage() -> StoreOptions {
+    options().recovery_mode(RecoveryMode::Salvage)
+}
+
+fn contents(store: &Store) -> Map {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let pairs = store.iter().map(|pair| pair.map(|p| (text(p.key()), text(p.value()))).unwrap());
+    pairs.collect()
+}
+
+fn file(dir: &Path, id: u32) -> PathBuf {
+    dir.join(format!("{id:020}.seg"))
+}
+
+fn change(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+    let mut bytes = fs::read(path).unwrap();
+    change(&mut bytes);
+    fs::write(path, bytes).unwrap();
+}
+
+fn place(segment: u32, offset: u64) -> LogPosition {
+    LogPosition::from_u64(u64::from(segment) << 32 | offset)
+}
+
+fn flip(dir: &Path, at: LogPosition, byte: usize) {
+    change(&file(dir, at.segment()), |bytes| bytes[at.offset() as usize + byte] ^= 0x10);
+}
+
+fn copy(from: &Path, to: &Path, hints: bool) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let is_hint = entry.path().extension().is_some_and(|extension| extension == "hint");
+        if entry.file_type().unwrap().is_file() && (hints || !is_hint) {
+            fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        }
+    }
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    fs::set_permissions(to, mode).unwrap();
+}
+
+/// A closed store of three sealed segments with hints, and where its frames are.
+struct Made {
+    dir: tempfile::TempDir,
+    at: BTreeMap<&'static str, LogPosition>,
+    map: Map,
+}
+
+impl Made {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store = options().open(dir.path().join("store")).unwrap();
+        let mut at = BTreeMap::new();
+        at.insert("key older", store.put("key", "older").unwrap());
+        at.insert("gone older", store.put("gone", "alive").unwrap());
+        at.insert("twice 1", store.put("twice", "1").unwrap());
+        store.roll().unwrap();
+        at.insert("key", store.put("key", "newest").unwrap());
+        at.insert("gone", store.log().tail());
+        store.delete("gone").unwrap();
+        at.insert("twice 2", store.put("twice", "2").unwrap());
+        at.insert("only", store.put("only", "one").unwrap());
+        at.insert("batch", store.log().tail());
+        let mut batch = Batch::new();
+        batch.put("a", "1").put("b", "2").delete("key 2");
+        store.write(&batch).unwrap();
+        at.insert("after", store.put("after", "all").unwrap());
+        store.roll().unwrap();
+        at.insert("twice 3", store.put("twice", "3").unwrap());
+        store.roll().unwrap();
+        store.maintain().unwrap();
+        let map = contents(&store);
+        store.close().unwrap();
+        let names = fs::read_dir(dir.path().join("store")).unwrap().map(|e| e.unwrap().path());
+        let hints = names.filter(|name| name.extension().is_some_and(|e| e == "hint")).count();
+        assert!(hints >= 3, "{hints}");
+        Self { dir, at, map }
+    }
+
+    fn store(&self) -> PathBuf {
+        self.dir.path().join("store")
+    }
+
+    /// Damages copies with and without hints, and gives what salvage says and leaves.
+    fn salvage(&self, damage: impl Fn(&Path), check: impl Fn(&RecoveryReport, &Map, bool)) {
+        for hints in [true, false] {
+            let dir = self.dir.path().join("copy");
+            let _ = fs::remove_dir_all(&dir);
+            copy(&self.store(), &dir, hints);
+            damage(&dir);
+            let store = salvage().open(&dir).unwrap();
+            let (report, left) = (store.recovery().clone(), contents(&store));
+            println!("hints {hints}: {report}");
+            assert!(!report.is_clean());
+            assert!(report.to_string().len() < 1000, "{report}");
+            check(&report, &left, hints);
+            store.verify().unwrap();
+            store.close().unwrap();
+            is_good(&dir, &left);
+        }
+    }
+}
+
+/// Opens strictly, passes every check, and merges and backs up.
+fn is_good(dir: &Path, map: &Map) {
+    let store = options().open(dir).unwrap();
+    assert_eq!(contents(&store), *map);
+    store.verify().unwrap();
+    let backup = dir.with_extension("backup");
+    let _ = fs::remove_dir_all(&backup);
+    store.backup(&backup).unwrap();
+    store.merge().unwrap();
+    store.verify().unwrap();
+    assert_eq!(contents(&store), *map, "after a merge");
+    store.close().unwrap();
+    let restored = options().open(&backup).unwrap();
+    assert_eq!(contents(&restored), *map, "in a backup");
+    restored.verify().unwrap();
+}
+
+type Lost<'a> = (LogPosition, u64, LostKind, Option<&'a str>, bool, Option<LogPosition>);
+
+fn gone(report: &RecoveryReport) -> Vec<Lost<'_>> {
+    let one = |lost: &'_ LostFrame| -> (LogPosition, u64, LostKind, bool, Option<LogPosition>) {
+        (lost.position, lost.length, lost.kind, lost.certain, lost.now)
+    };
+    let all = report.gone.iter().map(|lost| {
+        let (position, length, kind, certain, now) = one(lost);
+        let key = lost.key.as_deref().map(|key| std::str::from_utf8(key).unwrap());
+        (position, length, kind, key, certain, now)
+    });
+    all.collect()
+}
+
+fn damaged(report: &RecoveryReport) -> Vec<(LogPosition, u64)> {
+    report.damaged.iter().map(|range| (range.position, range.length)).collect()
+}
+
+fn without(map: &Map, key: &str) -> Map {
+    let mut map = map.clone();
+    map.remove(key);
+    map
+}
+
+fn with(map: &Map, key: &str, value: &str) -> Map {
+    let mut map = map.clone();
+    map.insert(key.to_owned(), value.to_owned());
+    map
+}
+
+#[test]
+fn a_flipped_bit_in_a_value_brings_the_older_value_back_and_says_so() {
+    let made = Made::new();
+    let (at, older) = (made.at["key"], made.at["key older"]);
+    let damage = |dir: &Path| flip(dir, at, 16 + 8 + 2);
+    made.salvage(damage, |report, left, _| {
+        assert_eq!(damaged(report), [(at, 32)]);
+        let lost = (at, 32, LostKind::Put, Some("key"), true, Some(older));
+        assert_eq!(gone(report), [lost]);
+        assert!(report.in_doubt.is_empty() && !report.nothing_is_lost());
+        assert_eq!(*left, with(&made.map, "key", "older"));
+    });
+}
+
+#[test]
+fn a_value_without_an_older_one_is_gone() {
+    let made = Made::new();
+    let at = made.at["only"];
+    made.salvage(
+        |dir| flip(dir, at, 16 + 8),
+        |report, left, _| {
+            assert_eq!(gone(report), [(at, 32, LostKind::Put, Some("only"), true, None)]);
+            assert_eq!(*left, without(&made.map, "only"));
+        },
+    );
+}
+
+#[test]
+fn a_flipped_bit_in_a_key_does_not_hide_which_key_it_was() {
+    let made = Made::new();
+    let at = made.at["only"];
+    // In the key, the header, the length, and the checksum.
+    for byte in [16, 17, 10, 12, 1, 5] {
+        made.salvage(
+            |dir| flip(dir, at, byte),
+            |report, left, _| {
+                assert_eq!(damaged(report), [(at, 32)], "byte {byte}");
+                assert_eq!(gone(report), [(at, 32, LostKind::Put, Some("only"), true, None)]);
+                assert_eq!(*left, without(&made.map, "only"));
+            },
+        );
+    }
+}
+
+#[test]
+fn a_damaged_tombstone_is_listed_with_what_came_back() {
+    let made = Made::new();
+    let (at, older) = (made.at["gone"], made.at["gone older"]);
+    for byte in [4, 8, 16] {
+        made.salvage(
+            |dir| flip(dir, at, byte),
+            |report, left, _| {
+                assert_eq!(damaged(report), [(at, 24)]);
+                let lost = (at, 24, LostKind::Tombstone, Some("gone"), true, Some(older));
+                assert_eq!(gone(report), [lost]);
+                assert_eq!(*left, with(&made.map, "gone", "alive"));
+            },
+        );
+    }
+}
+
+#[test]
+fn damage_in_what_was_overwritten_loses_nothing() {
+    let made = Made::new();
+    for name in ["twice 1", "twice 2", "key older", "gone older"] {
+        let at = made.at[name];
+        made.salvage(
+            |dir| flip(dir, at, 16 + 8),
+            |report, left, _| {
+                assert_eq!(damaged(report), [(at, 32)], "{name}");
+                assert!(report.gone.is_empty() && report.nothing_is_lost(), "{name}: {report}");
+                assert_eq!(*left, made.map);
+            },
+        );
+    }
+}
+
+#[test]
+fn the_frames_of_a_batch_with_a_damaged_head_are_taken_and_in_doubt() {
+    let made = Made::new();
+    let at = made.at["batch"];
+    for byte in [0, 5, 12] {
+        made.salvage(
+            |dir| flip(dir, at, byte),
+            |report, left, _| {
+                assert_eq!(damaged(report), [(at, 16)], "byte {byte}");
+                assert!(report.gone.is_empty(), "{report}");
+                let doubt: Vec<_> = report
+                    .in_doubt
+                    .iter()
+                    .map(|doubt| (doubt.position, doubt.length, doubt.frames, doubt.reason))
+                    .collect();
+                assert_eq!(doubt, [(at, 16 + 32 + 32 + 24, 3, Doubt::TornBatch)], "byte {byte}");
+                assert_eq!(*left, made.map);
+            },
+        );
+    }
+}
+
+#[test]
+fn a_damaged_value_in_a_batch_is_lost_and_the_others_are_in_doubt() {
+    let made = Made::new();
+    let batch = made.at["batch"];
+    let at = LogPosition::from_u64(batch.as_u64() + 16 + 32);
+    made.salvage(
+        |dir| flip(dir, at, 16 + 8),
+        |report, left, _| {
+            assert_eq!(damaged(report), [(batch, 16), (at, 32)]);
+            assert_eq!(gone(report), [(at, 32, LostKind::Put, Some("b"), true, None)]);
+            assert_eq!(report.in_doubt.len(), 1, "{report}");
+            assert_eq!((report.in_doubt[0].position, report.in_doubt[0].frames), (batch, 2));
+            assert_eq!(*left, without(&made.map, "b"));
+        },
+    );
+}
+
+#[test]
+fn of_what_was_overwritten_with_zeros_a_hint_knows_the_keys() {
+    let made = Made::new();
+    let (from, to) = (made.at["key"], made.at["after"]);
+    let (gone_at, only) = (made.at["gone"], made.at["only"]);
+    let damage = |dir: &Path| {
+        let range = from.offset() as usize..to.offset() as usize;
+        change(&file(dir, from.segment()), |bytes| bytes[range].fill(0));
+    };
+    made.salvage(damage, |report, left, hints| {
+        let length = u64::from(to.offset() - from.offset());
+        assert_eq!(damaged(report), [(from, length)]);
+        assert_eq!(report.damaged[0].damage, CorruptionKind::Missing);
+        let map = with(&with(&made.map, "key", "older"), "gone", "alive");
+        let map = ["only", "a", "b"].iter().fold(map, |map, key| without(&map, key));
+        assert_eq!(*left, map);
+        if !hints {
+            assert_eq!(gone(report), [(from, length, LostKind::Unknown, None, false, None)]);
+            assert!(report.to_string().contains(&format!("a key unknown; {length} bytes")));
+            return;
+        }
+        // Those of which there is another version are told by their tags.
+        let gone = gone(report);
+        let (older, gone_older) = (made.at["key older"], made.at["gone older"]);
+        assert_eq!(gone[0], (from, 32, LostKind::Put, Some("key"), true, Some(older)));
+        let tombstone = (gone_at, 24, LostKind::Tombstone, Some("gone"), true, Some(gone_older));
+        assert_eq!(gone[1], tombstone);
+        assert_eq!(gone[2].0, only, "twice has a newer value: {gone:?}");
+        assert!(gone[2..].iter().all(|lost| lost.3.is_none()), "{gone:?}");
+        assert_eq!(gone.len(), 6, "only, a, b, key 2: {gone:?}");
+    });
+}
+
+#[test]
+fn a_damaged_frame_in_a_merged_segment_is_told_by_when_it_was_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let store = options().open(&path).unwrap();
+    store.put("kept", "1").unwrap();
+    store.put("moved", "1").unwrap();
+    store.put("moved", "2").unwrap();
+    store.roll().unwrap();
+    store.put("kept", "2").unwrap();
+    store.put("more", "x").unwrap();
+    store.roll().unwrap();
+    assert!(store.merge().unwrap().inputs > 0);
+    let map = contents(&store);
+    let merged = store.stats().segments.iter().find(|s| s.merged).unwrap().id;
+    store.close().unwrap();
+    let made = Made { dir, at: BTreeMap::new(), map };
+    let bytes = fs::read(file(&path, merged)).unwrap();
+    let find = |what: &[u8]| bytes.windows(what.len()).position(|window| window == what).unwrap();
+    // Behind the header and the position that it was written at.
+    let at = place(merged, find(b"moved\0\0\0") as u64 - 24);
+    made.salvage(
+        |dir| flip(dir, at, 24 + 8),
+        |report, left, _| {
+            assert_eq!(damaged(report), [(at, 40)]);
+            assert_eq!(gone(report), [(at, 40, LostKind::Put, Some("moved"), true, None)]);
+            assert_eq!(*left, without(&made.map, "moved"));
+        },
+    );
+}
+
+#[test]
+fn without_its_manifest_a_store_comes_back_whole() {
+    let made = Made::new();
+    for damage in [None, Some(0), Some(30)] {
+        let lose = |dir: &Path| match damage {
+            None => fs::remove_file(dir.join("MANIFEST")).unwrap(),
+            Some(byte) => change(&dir.join("MANIFEST"), |bytes| bytes[byte] ^= 1),
+        };
+        for hints in [true, false] {
+            let dir = made.dir.path().join("copy");
+            let _ = fs::remove_dir_all(&dir);
+            copy(&made.store(), &dir, hints);
+            lose(&dir);
+            assert!(matches!(options().open(&dir), Err(OpenError::Manifest(_))));
+            let store = salvage().open(&dir).unwrap();
+            let report = store.recovery();
+            assert!(report.nothing_is_lost() && report.damaged.is_empty(), "{report}");
+            assert_eq!(contents(&store), made.map);
+            store.close().unwrap();
+            is_good(&dir, &made.map);
+        }
+    }
+}
+
+#[test]
+fn a_segment_that_is_missing_is_listed() {
+    let made = Made::new();
+    let id = made.at["key"].segment();
+    let whole = place(id, 0);
+    made.salvage(
+        |dir| fs::remove_file(file(dir, id)).unwrap(),
+        |report, left, hints| {
+            assert_eq!(damaged(report), [(whole, 0)]);
+            let map = with(&with(&made.map, "key", "older"), "gone", "alive");
+            let map = ["only", "a", "b", "after"].iter().fold(map, |map, key| without(&map, key));
+            assert_eq!(*left, map);
+            if hints {
+                assert_eq!(report.gone.len(), 7, "{report}");
+                let told: Vec<_> = report.gone.iter().filter_map(|l| l.key.as_deref()).collect();
+                assert_eq!(told, [&b"key"[..], b"gone"]);
+            } else {
+                assert_eq!(gone(report), [(whole, 0, LostKind::Unknown, None, false, None)]);
+            }
+        },
+    );
+}
