@@ -29,8 +29,8 @@ pub use error::{
 pub use log::FailPoint;
 pub use log::{
     BatchWriter, CommitLog, Contradiction, DamagedRange, Distribution, Doubt, Entry, FrameInfo,
-    Frames, InDoubt, LogOptions, LogReader, LogStats, LostFrame, LostKind, RecoveryReport, SetAside,
-    VerifyReport,
+    Frames, InDoubt, LogOptions, LogReader, LogStats, LostFrame, LostKind, RecoveryReport,
+    SetAside, VerifyReport,
 };
 pub use options::{Durability, Maintenance, RecoveryMode};
 pub use position::{LogPosition, ParsePositionError};

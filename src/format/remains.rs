@@ -18,7 +18,9 @@ const BODY_MAX: usize = 64 << 20;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Remains {
     /// A pad, or a claim that was given up: nothing that anybody misses.
-    Nothing { len: u64 },
+    Nothing {
+        len: u64,
+    },
     Frame(Remnant),
 }
 

@@ -21,8 +21,8 @@ Units: sizes are bytes, or take KiB, MiB or GiB (1024 of the one before; K, M an
 Times take ms, s, m, h or d, as in 500ms or 7d; a bare number is seconds.
 
 Exit codes of the store's commands: 0 done, 1 the key is absent (get, delete) or there already \
-(put --if-absent), 2 an error, 3 the store or backup is damaged. Those of `log` are 0, and 1 for an \
-error.";
+(put --if-absent), 2 an error, 3 the store or backup is damaged (repair: something is lost), 4 damaged \
+values were left out (--skip-damaged). Those of `log` are 0, and 1 for an error.";
 
 #[derive(Parser)]
 #[command(

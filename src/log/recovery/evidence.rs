@@ -268,7 +268,10 @@ fn damage_at(segment: &Segment, offset: u64) -> CorruptionKind {
     }
     match scan::frame_at(segment, offset, room) {
         Err(kind) => kind,
-        Ok(Some(scan::Frame { word, header: Some(Header { kind: Kind::Batch, value_len, .. }) })) => {
+        Ok(Some(scan::Frame {
+            word,
+            header: Some(Header { kind: Kind::Batch, value_len, .. }),
+        })) => {
             let checked = scan::check_batch(segment, offset, word.len, value_len);
             checked.map_or_else(|damage| damage.kind, |()| CorruptionKind::Missing)
         }
@@ -345,7 +348,9 @@ impl Place<'_> {
             match self.look(at, self.room(at, end)) {
                 Some(Remains::Nothing { len }) => at += len,
                 // The frames inside stand for themselves.
-                Some(Remains::Frame(head)) if head.header.kind == Kind::Batch => at += frame::HEADER,
+                Some(Remains::Frame(head)) if head.header.kind == Kind::Batch => {
+                    at += frame::HEADER
+                }
                 Some(Remains::Frame(frame)) if at + frame.len <= end => {
                     let length = frame.len;
                     at += length;

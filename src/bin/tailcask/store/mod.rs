@@ -3,6 +3,7 @@
 mod export;
 mod input;
 mod load;
+mod repair;
 mod stat;
 mod text;
 mod upkeep;
@@ -17,7 +18,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
-use tailcask::{Durability, OpenError, ReadView, Store, StoreOptions, WriteOptions};
+use tailcask::{Durability, OpenError, ReadError, ReadView, Store, StoreOptions, WriteOptions};
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
@@ -49,6 +50,9 @@ pub(crate) enum Command {
     Verify(Dir),
     /// Make a backup in a new directory; it opens as a store
     Backup(upkeep::Backup),
+    /// Make a good store of a damaged one, in a new directory; exit code 3 if something is lost
+    #[command(after_long_help = repair::HELP)]
+    Repair(repair::Repair),
     /// Write all keys and values as TSV, CSV or NDJSON, which `load` reads back
     #[command(after_long_help = export::HELP)]
     Export(export::Export),
@@ -86,6 +90,9 @@ pub(crate) struct Put {
     /// Only set it if the key has no value; exit code 1 if it has one
     #[arg(long, conflicts_with = "ttl")]
     if_absent: bool,
+    /// Also where the key, or its value, is damaged: what is damaged is given up
+    #[arg(long, conflicts_with = "if_absent")]
+    force: bool,
     #[command(flatten)]
     writing: Writing,
 }
@@ -94,6 +101,9 @@ pub(crate) struct Put {
 pub(crate) struct Delete {
     #[command(flatten)]
     key: Key,
+    /// Also where the key, or its value, is damaged: what is damaged is given up
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     writing: Writing,
 }
@@ -139,6 +149,7 @@ pub(crate) fn run(command: &Command) -> Result<ExitCode> {
         Command::Merge(args) => upkeep::merge(args).map(done),
         Command::Verify(args) => upkeep::verify(&args.dir).map(done),
         Command::Backup(args) => upkeep::backup(args).map(done),
+        Command::Repair(args) => repair::repair(args),
         Command::Export(args) => export::export(args).map(done),
     }
 }
@@ -226,6 +237,9 @@ fn put(args: &Put) -> Result<ExitCode> {
     let was_put = if args.if_absent {
         store.put_if_absent(key, value)?
     } else {
+        if args.force {
+            give_up_damaged(&store, key)?;
+        }
         let options = args.ttl.map_or_else(WriteOptions::new, |ttl| WriteOptions::new().ttl(ttl));
         store.put_with(key, value, &options)?;
         true
@@ -234,9 +248,22 @@ fn put(args: &Put) -> Result<ExitCode> {
     Ok(if was_put { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// Removes a key whose newest version cannot be read.
+fn give_up_damaged(store: &Store, key: &[u8]) -> Result<()> {
+    match store.contains_key(key) {
+        Err(ReadError::Corrupt(damage)) => {
+            store.delete_damaged(key)?;
+            writeln!(io::stderr(), "tailcask: given up: {damage}")?;
+        }
+        other => _ = other?,
+    }
+    Ok(())
+}
+
 fn delete(args: &Delete) -> Result<ExitCode> {
     let store = open_with(&args.key.dir, &args.writing.options())?;
-    let was_there = store.delete(args.key.key.as_bytes())?;
+    let key = args.key.key.as_bytes();
+    let was_there = if args.force { store.delete_damaged(key)? } else { store.delete(key)? };
     store.close()?;
     Ok(if was_there { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -1,0 +1,147 @@
+//! `repair`: a good store in a new directory, and a list of what is lost.
+
+use super::text::to_base64;
+use crate::output;
+use anyhow::{Error, Result, anyhow};
+use clap::Args;
+use serde_json::{Value, json};
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use tailcask::{
+    CommitLog, Contradiction, DamagedRange, InDoubt, LostFrame, OpenError, RecoveryReport,
+    RepairError, Store,
+};
+
+pub(super) const HELP: &str = "\
+Everything that can be read comes back, also what an earlier opening cut off after a power loss. What \
+does not is listed:
+
+damaged places  where they begin, how long they are, and what is wrong
+lost            each value, tombstone or entry that is gone, with its key where that can still be told, \
+and the older value of the key if one came back; behind a lost tombstone that is one that was deleted. \
+What is damaged and was overwritten or deleted later is not lost
+in doubt        what was taken, although opening the store would have cut it off
+
+Exit code 0: nothing is lost. 3: something is.";
+
+#[derive(Args)]
+pub(crate) struct Repair {
+    /// The damaged store, or log; it is not changed, and no program may write to it meanwhile
+    dir: PathBuf,
+    /// Where the good one is made; must not be there yet
+    new_dir: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn repair(args: &Repair) -> Result<ExitCode> {
+    let (dir, new_dir) = (&args.dir, &args.new_dir);
+    let (report, is_store) = match Store::repair(dir, new_dir) {
+        Err(RepairError::Open(OpenError::NotAStore)) => (CommitLog::repair(dir, new_dir), false),
+        other => (other, true),
+    };
+    // Without its causes, of which one may be damage: that is no list of what is lost, exit code 3.
+    let report = report.map_err(|error| anyhow!("{}: {:#}", dir.display(), Error::from(error)))?;
+    let mut out = output();
+    if args.json {
+        writeln!(out, "{:#}", to_json(&report, is_store))?;
+    } else {
+        write_text(&mut out, args, &report, is_store)?;
+    }
+    out.flush()?;
+    Ok(if report.nothing_is_lost() { ExitCode::SUCCESS } else { ExitCode::from(3) })
+}
+
+fn write_text(
+    out: &mut impl Write,
+    args: &Repair,
+    report: &RecoveryReport,
+    is_store: bool,
+) -> Result<()> {
+    let what = if is_store { "store" } else { "log" };
+    writeln!(out, "made a good {what} in {}", args.new_dir.display())?;
+    if report.nothing_is_lost() {
+        writeln!(out, "nothing is lost")?;
+    }
+    write_list(out, "damaged places", &report.damaged)?;
+    write_list(out, "lost", &report.gone)?;
+    write_list(out, "in doubt", &report.in_doubt)?;
+    let contradictions = report.contradictions.iter().map(|c| {
+        let done = if c.taken { "it was taken" } else { "it was set aside" };
+        format!("segment {}: {}; {done}", c.segment, c.what)
+    });
+    write_list(out, "contradictions", &contradictions.collect::<Vec<_>>())?;
+    let aside = report.set_aside.iter().map(|file| match file.reason {
+        Some(reason) => format!("{}, {} bytes: {reason}", file.name, file.bytes),
+        None => format!("{}, {} bytes", file.name, file.bytes),
+    });
+    write_list(out, "set aside", &aside.collect::<Vec<_>>())
+}
+
+fn write_list<T: std::fmt::Display>(out: &mut impl Write, name: &str, all: &[T]) -> Result<()> {
+    if all.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "{name}: {}", all.len())?;
+    for one in all {
+        writeln!(out, "  {one}")?;
+    }
+    Ok(())
+}
+
+fn to_json(report: &RecoveryReport, is_store: bool) -> Value {
+    json!({
+        "kind": if is_store { "store" } else { "log" },
+        "nothing_is_lost": report.nothing_is_lost(),
+        "damaged": report.damaged.iter().map(damaged_json).collect::<Vec<_>>(),
+        "lost": report.gone.iter().map(lost_json).collect::<Vec<_>>(),
+        "in_doubt": report.in_doubt.iter().map(doubt_json).collect::<Vec<_>>(),
+        "contradictions": report.contradictions.iter().map(contradiction_json).collect::<Vec<_>>(),
+        "set_aside": report.set_aside.iter().map(|file| json!({
+            "name": file.name,
+            "bytes": file.bytes,
+            "reason": file.reason,
+        })).collect::<Vec<_>>(),
+        "duration": report.duration.as_secs_f64(),
+    })
+}
+
+fn damaged_json(range: &DamagedRange) -> Value {
+    json!({
+        "position": range.position.to_string(),
+        "length": range.length,
+        "damage": range.damage.to_string(),
+    })
+}
+
+/// A key that is no text comes as base64.
+fn lost_json(lost: &LostFrame) -> Value {
+    let mut json = json!({
+        "position": lost.position.to_string(),
+        "length": lost.length,
+        "kind": lost.kind.to_string(),
+        "certain": lost.certain,
+        "came_back": lost.now.map(|at| at.to_string()),
+    });
+    match lost.key.as_deref().map(|key| (std::str::from_utf8(key), key)) {
+        Some((Ok(text), _)) => json["key"] = text.into(),
+        Some((Err(_), key)) => json["key_base64"] = to_base64(key).into(),
+        None => json["key"] = Value::Null,
+    }
+    json
+}
+
+fn doubt_json(doubt: &InDoubt) -> Value {
+    json!({
+        "position": doubt.position.to_string(),
+        "length": doubt.length,
+        "frames": doubt.frames,
+        "reason": doubt.reason.to_string(),
+    })
+}
+
+fn contradiction_json(found: &Contradiction) -> Value {
+    json!({ "segment": found.segment, "what": found.what, "taken": found.taken })
+}
