@@ -116,8 +116,44 @@ fn nothing_of_a_dead_batch_can_be_read() {
     log.abort();
     let log = CommitLog::options().maintenance(Maintenance::Manual).open_simulated(&image).unwrap();
     assert!(log.recovery().dead_claims > 0, "no batch was caught in the middle");
+    nothing_behind_the_last_entry_is_one(&log);
+}
+
+/// The same for one who reads what was left, and repairs nothing; or who reads beside the writer.
+#[test]
+fn nothing_of_an_unfinished_batch_can_be_read_by_another_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    let log = CommitLog::options().maintenance(Maintenance::Manual).open(&path).unwrap();
+    log.append(b"before").unwrap();
+    let done = AtomicBool::new(false);
+    let batch = vec![&[9u8; 40][..]; 300_000];
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::SeqCst) {
+                log.append_batch(&batch).unwrap();
+            }
+        });
+        let (deadline, mut caught) = (Instant::now() + Duration::from_secs(5), 0);
+        while Instant::now() < deadline && caught < 2 {
+            let reader = CommitLog::open_read_only(&path).unwrap();
+            let tail = reader.tail();
+            let state = |at| reader.frames(at).next().map(|frame| frame.unwrap().state);
+            // The first frame inside a batch that is in the making.
+            let read = reader.read(LogPosition::from_u64(tail.as_u64() + 16)).is_ok();
+            if state(tail) == Some("claimed") {
+                assert!(!read, "an entry of a batch that is not committed");
+                caught += 1;
+            }
+        }
+        done.store(true, Ordering::SeqCst);
+    });
+    log.close().unwrap();
+}
+
+fn nothing_behind_the_last_entry_is_one(log: &CommitLog) {
     // The dead batch stands behind the last entry.
-    let (last, entry) = entries(&log).pop().unwrap();
+    let (last, entry) = entries(log).pop().unwrap();
     let from = last.as_u64() + 16 + entry.len() as u64;
     for position in (from..from + 4096).step_by(8).map(LogPosition::from_u64) {
         assert!(log.read(position).is_err(), "{position} is in no entry that counts");

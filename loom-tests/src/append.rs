@@ -2,9 +2,9 @@
 
 #![allow(unsafe_code, reason = "a slot's cell is only touched through the protocol")]
 
-use crate::format::frame::{self, State};
+use crate::format::frame::{self, Header, State};
 use crate::format::header::FIRST_FRAME;
-use crate::log::commit::Memory;
+use crate::log::commit::{Memory, bury, is_frame_before};
 use crate::memory::{FRAME, Log, LoomSegment, fill};
 use crate::position::LogPosition;
 use crate::sync::{Arc, Ordering, fence};
@@ -487,4 +487,54 @@ pub fn closing_again_changes_no_roll() {
         assert_eq!(log.tail.roll_number(), 1);
         assert!(log.tail.is_full());
     });
+}
+
+/// Recovery makes a dead batch void and closes a hole, beside a reader of another process: that steps
+/// over both by their lengths, finds what is behind, and takes nothing inside the batch for a frame.
+pub fn a_reader_beside_recovery_sees_whole_frames_only() {
+    model(3, || {
+        const BATCH: u64 = frame::HEADER + FRAME;
+        let segment = Arc::new(LoomSegment::new(1, 2 * FRAME + BATCH + 8));
+        let (batch, hole) = (FIRST_FRAME + FRAME, FIRST_FRAME + FRAME + BATCH);
+        // What a dead process left: an entry, a batch that is claimed, a hole, and another entry.
+        commit(&segment, FIRST_FRAME, &[1; 8]);
+        let word = frame::bare_word(segment.salt(), batch, BATCH, State::Claimed);
+        segment.word(batch).store(word, Ordering::Relaxed);
+        commit(&segment, batch + frame::HEADER, &[2; 8]);
+        commit(&segment, hole + 8, &[3; 8]);
+
+        let recovering = segment.clone();
+        let recovery = spawn(move || {
+            // SAFETY: the process that claimed it is gone, and nobody else writes here.
+            unsafe { bury(&*recovering, batch, BATCH) };
+            let pad = frame::bare_word(recovering.salt(), hole, 8, State::Pad);
+            recovering.word(hole).store(pad, Ordering::Release);
+        });
+        begin_main();
+        let gap_at = |offset| (offset == hole).then_some(8);
+        let is_frame = |at| is_frame_before(&*segment, segment.capacity(), gap_at, FIRST_FRAME, at);
+        assert!(!is_frame(batch + frame::HEADER), "inside of a batch that does not count");
+        assert!(is_frame(hole + 8));
+        let (mut offset, mut seen) = (FIRST_FRAME, Vec::<u8>::new());
+        while offset < segment.capacity() {
+            match segment.frame(offset, Ordering::Acquire) {
+                Some((word, body)) => {
+                    seen.extend(body.first());
+                    offset += word.len;
+                }
+                None => offset += gap_at(offset).expect("there is no other gap"),
+            }
+        }
+        assert_eq!(seen, [1, 3]);
+        recovery.join().unwrap();
+    });
+}
+
+/// Writes an entry as a process did that is gone.
+fn commit(segment: &LoomSegment, offset: u64, body: &[u8]) {
+    let header = Header::entry(body);
+    // SAFETY: nobody else has the segment yet.
+    unsafe { segment.write_frame(offset, header.to_word(), body) };
+    let word = frame::word_of(segment.salt(), offset, header, body);
+    segment.word(offset).store(word, Ordering::Release);
 }

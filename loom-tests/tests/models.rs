@@ -36,7 +36,8 @@ models! {
         the_walker_enters_what_others_published
         a_position_is_of_one_segment
         a_position_is_not_of_a_later_segment
-        closing_again_changes_no_roll;
+        closing_again_changes_no_roll
+        a_reader_beside_recovery_sees_whole_frames_only;
     slot:
         a_merge_undoes_no_write
         a_get_sees_a_whole_value

@@ -72,6 +72,25 @@ pub(crate) fn pad<S: Memory>(followers: &Followers, segment: &S, offset: u64, le
     settle(followers, segment.word(offset), word);
 }
 
+/// Makes void what a dead process claimed, and empties it: sound frames may stand inside a batch that
+/// was never committed, and none of them counts. A reader beside this steps over the claim as it steps
+/// over the void, and looks at nothing in between.
+///
+/// # Safety
+/// The claim is that of a process that died, and this thread alone writes to the segment.
+pub(crate) unsafe fn bury<S: Memory>(segment: &S, offset: u64, len: u64) {
+    const ZEROS: [u8; 4096] = [0; 4096];
+    let end = offset + len;
+    for at in (offset + frame::WORD..end).step_by(ZEROS.len()) {
+        let zeros = &ZEROS[..ZEROS.len().min((end - at) as usize)];
+        // SAFETY: inside the dead claim, which nobody else writes to or reads from.
+        unsafe { segment.write(at, zeros) };
+    }
+    let word = frame::bare_word(segment.salt(), offset, len, State::Void);
+    // ORDERING: Release; pairs with the Acquire loads of readers, as in `settle`; nobody waits.
+    segment.word(offset).store(word, Ordering::Release);
+}
+
 /// A reserved range whose claim is stored: what a `Claim` guards.
 ///
 /// It has no `Drop`, so that the append path keeps it in registers. In memory it is read back as
@@ -358,7 +377,19 @@ impl<S: Memory> Prefix<S> {
 /// about once, however often somebody reads behind an unfinished frame. No lock is held: the
 /// caller has the segment pinned, and the words at frames' beginnings are atomics.
 pub(crate) fn is_frame<S: Memory>(segment: &S, from: u64, target: u64) -> bool {
-    if target > segment.capacity() {
+    is_frame_before(segment, segment.capacity(), |_| None, from, target)
+}
+
+/// As `is_frame`, in a segment that another process writes to, or has left: it ends at `limit`, there
+/// may be gaps to step over, and what is no word of a frame is where nothing is known behind.
+pub(crate) fn is_frame_before<S: Memory>(
+    segment: &S,
+    limit: u64,
+    gap_at: impl Fn(u64) -> Option<u64>,
+    from: u64,
+    target: u64,
+) -> bool {
+    if target > limit {
         return false;
     }
     let found = segment.found_frames();
@@ -374,7 +405,13 @@ pub(crate) fn is_frame<S: Memory>(segment: &S, from: u64, target: u64) -> bool {
         }
     }
     while offset < target {
-        let Some(word) = read(segment, offset) else { return false };
+        if let Some(len) = gap_at(offset) {
+            offset += len;
+            continue;
+        }
+        // ORDERING: Acquire; pairs with the Release store of `settle`.
+        let word = segment.word(offset).load(Ordering::Acquire);
+        let Ok(Some(word)) = Word::parse(word, limit - offset) else { return false };
         // ORDERING: Relaxed; any frame in the block will do.
         if let Some(place) = place(offset).filter(|place| place.load(Ordering::Relaxed) == 0) {
             // ORDERING: Release; pairs with the Acquire load above.

@@ -2,7 +2,7 @@
 
 use crate::error::{OpenError, ReadError};
 use crate::format::header::FIRST_FRAME;
-use crate::log::commit::is_frame;
+use crate::log::commit::{is_frame, is_frame_before};
 use crate::log::core::Core;
 use crate::log::recovery;
 use crate::log::scan;
@@ -131,7 +131,7 @@ impl View {
     /// at all.
     #[inline]
     pub(crate) fn look_until(&self, position: LogPosition, segment: &Segment) -> Option<u64> {
-        let Self::Writer(core) = self else { return Some(segment.end()) };
+        let Self::Writer(core) = self else { return look_until_of_others(position, segment) };
         let mut prefix = core.prefix.position();
         if position >= prefix {
             prefix = core.prefix.advance(&core.tail);
@@ -167,6 +167,17 @@ impl View {
             }
         }
     }
+}
+
+/// As `look_until`, where another process writes to the segment, or has left it.
+fn look_until_of_others(position: LogPosition, segment: &Segment) -> Option<u64> {
+    let end = segment.end();
+    if segment.is_sealed() && segment.gaps.is_empty() {
+        return Some(end);
+    }
+    let gap_at = |offset| segment.gap_at(offset).map(|gap| gap.len);
+    let offset = u64::from(position.offset());
+    is_frame_before(segment, end, gap_at, FIRST_FRAME, offset).then_some(end)
 }
 
 impl ReadOnly {

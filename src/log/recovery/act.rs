@@ -9,6 +9,7 @@ use crate::error::OpenError;
 use crate::format::frame::{self, State};
 use crate::format::header::FIRST_FRAME;
 use crate::format::manifest::Manifest;
+use crate::log::commit;
 use crate::log::core::{Found, seal_and_shrink};
 use crate::log::scan::{self, Repair, Scan};
 use crate::options::RecoveryMode;
@@ -220,13 +221,15 @@ pub(super) fn repaired_word(segment: &Segment, at: u64, len: u64, repair: Repair
 
 fn repair_and_seal(segment: &Segment, scan: &Scan, clear_end: bool) -> io::Result<()> {
     for &(gap, repair) in &scan.repairs {
-        // What a dead batch holds are sound frames, and none of them counts.
-        let body = (gap.offset + frame::WORD, gap.len - frame::WORD);
-        // SAFETY: this thread is alone with the segment, and no claim is in it.
-        unsafe { segment.map.slice_mut(body.0, body.1) }.fill(0);
+        if repair == Repair::DeadClaim {
+            // SAFETY: the process died, says the scan, and this thread is alone with the segment.
+            unsafe { commit::bury(segment, gap.offset, gap.len) };
+            continue;
+        }
         let word = repaired_word(segment, gap.offset, gap.len, repair);
-        // ORDERING: Relaxed; this thread is alone with the segment.
-        segment.map.word(gap.offset).store(word, std::sync::atomic::Ordering::Relaxed);
+        // ORDERING: Release; pairs with the Acquire loads of readers in other processes, who step over
+        // zeros no further than a gap that they know, and over the pad by its length.
+        segment.map.word(gap.offset).store(word, std::sync::atomic::Ordering::Release);
     }
     let len = segment.map.len() as u64;
     if clear_end && scan::written(segment, scan.end) > 0 {
