@@ -10,7 +10,7 @@ use tailcask::{
 
 /// Where a hint has its counts and its entries.
 const UNLISTED: usize = 128;
-const ENTRIES: usize = 144;
+const ENTRIES: usize = 152;
 /// How many there are in the store that `make` makes.
 const HINTS: u64 = 3;
 
