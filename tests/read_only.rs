@@ -391,7 +391,7 @@ impl Process {
             .args(["child", "--exact", "--nocapture", "--ignored"])
             .env(ROLE, role)
             .env(DIR, dir)
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .spawn();
         Self(child.unwrap())
@@ -421,6 +421,11 @@ fn child() {
     let (Ok(role), Some(dir)) = (std::env::var(ROLE), std::env::var_os(DIR)) else { return };
     let dir = PathBuf::from(dir);
     let path = dir.join("store");
+    // It ends with the test, however that ends.
+    std::thread::spawn(|| {
+        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        std::process::exit(0);
+    });
     match &*role {
         "writer" => {
             let options = Store::options().segment_size(2 << 20);
@@ -747,4 +752,32 @@ fn views_may_be_sent_and_shared() {
     for thread in threads {
         assert_eq!(&thread.join().unwrap()[..], b"value");
     }
+}
+
+/// As `Store::verify` does: what nothing needs any more is counted, and the rest is an error.
+#[test]
+fn a_view_verifies_as_the_store_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let store = by_hand().open(&path).unwrap();
+    let at = store.put("key", "a value that is damaged").unwrap();
+    store.put("other", "value").unwrap();
+    store.close().unwrap();
+    let file = path.join(format!("{:020}.seg", at.segment()));
+    let file = File::options().write(true).open(file).unwrap();
+    file.write_all_at(b"x", u64::from(at.offset()) + 16 + 8 + 4).unwrap();
+    let view = Store::open_read_only(&path).unwrap();
+    view.get("key").unwrap_err();
+    assert_eq!(&*view.get("other").unwrap().unwrap(), b"value");
+    view.verify().unwrap_err();
+
+    let store = by_hand().open(&path).unwrap();
+    store.put("key", "healed").unwrap();
+    let live = Store::open_read_only(&path).unwrap().verify().unwrap();
+    assert_eq!((live.keys, live.damaged), (2, 1));
+    store.close().unwrap();
+    let closed = without_a_trace(&path, || Store::open_read_only(&path).unwrap().verify().unwrap());
+    assert_eq!((closed.keys, closed.damaged), (2, 1));
+    let by_the_store = by_hand().open(&path).unwrap().verify().unwrap();
+    assert_eq!((closed.frames, closed.bytes), (by_the_store.frames, by_the_store.bytes));
 }

@@ -6,7 +6,9 @@ use super::view::View;
 pub(crate) use super::view::{Damage, frame_len, is_put, key_at, origin_of};
 use crate::error::Corruption;
 use crate::log::core::Core;
+use crate::options::RecoveryMode;
 use crate::segment::{Segment, Sum};
+use crate::storage::Storage;
 use crate::sync::{Mutex, MutexGuard, lock};
 use std::collections::BTreeMap;
 use std::ops::{Deref, Range};
@@ -117,6 +119,35 @@ impl Index {
     pub(crate) fn is_stopping(&self) -> bool {
         // ORDERING: Acquire; pairs with the Release store in `end_maintenance`.
         self.stop.load(Ordering::Acquire)
+    }
+}
+
+/// What there is to read, and what is known of it, with or without a writer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Contents<'c> {
+    pub(crate) view: &'c View,
+    pub(crate) storage: &'c dyn Storage,
+    pub(crate) damaged: &'c Mutex<BTreeMap<u32, Damaged>>,
+    /// Whether damage was stepped over when it was opened.
+    pub(crate) salvage: bool,
+}
+
+impl Deref for Contents<'_> {
+    type Target = View;
+
+    fn deref(&self) -> &View {
+        self.view
+    }
+}
+
+impl Index {
+    pub(crate) fn contents(&self) -> Contents<'_> {
+        Contents {
+            view: &self.view,
+            storage: &*self.core.storage,
+            damaged: &self.damaged,
+            salvage: self.core.config.recovery_mode == RecoveryMode::Salvage,
+        }
     }
 }
 

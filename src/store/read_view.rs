@@ -8,27 +8,31 @@
 #![allow(unsafe_code, reason = "copies frames that no longer change")]
 
 use super::backup::{self, BackupReport};
+use super::index::{Contents, Damaged};
 use super::load::Loading;
 use super::merge::disk_bytes;
 use super::policy::Facts;
 use super::stats::{SegmentStats, Stats};
+use super::verify::verify_still;
 use super::view::View;
 use super::{Keys, Pairs, StoreOptions, Value};
 use crate::error::{BackupError, OpenError, ReadError};
-use crate::format::frame::{self, Kind, State};
+use crate::format::frame::{self, State};
 use crate::format::header::{FIRST_FRAME, SEAL, Seal};
 use crate::format::manifest::Manifest;
 use crate::keydir::Keydir;
 use crate::log::recovery::{Look, look};
 use crate::log::table::Table;
 use crate::log::{LogStats, RecoveryReport, VerifyReport, scan};
+use crate::options::RecoveryMode;
 use crate::position::LogPosition;
 use crate::random::random_bytes;
 use crate::segment::{Gap, Segment, file_name};
 use crate::storage::{Storage, io_error};
+use crate::sync::Mutex;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -66,6 +70,7 @@ pub struct ReadView {
     storage: Box<dyn Storage>,
     options: StoreOptions,
     manifest: Manifest,
+    damaged: Mutex<BTreeMap<u32, Damaged>>,
     report: RecoveryReport,
     position: LogPosition,
     live: bool,
@@ -90,10 +95,10 @@ impl ReadView {
         found: Look,
     ) -> Result<Self, OpenError> {
         let started = Instant::now();
-        let (view, report) = load(&*storage, &options, &found)?;
+        let (view, damaged, report) = load(&*storage, &options, &found)?;
         let position = end_of(&found);
         let Look { manifest, live, .. } = found;
-        let mut this = Self { view, storage, options, manifest, report, position, live };
+        let mut this = Self { view, storage, options, manifest, damaged, report, position, live };
         this.report.duration += started.elapsed();
         Ok(this)
     }
@@ -111,13 +116,14 @@ impl ReadView {
         if old == new {
             return Ok(false);
         }
-        let (view, report) = load(&*self.storage, &self.options, &found)?;
+        let (view, damaged, report) = load(&*self.storage, &self.options, &found)?;
         let position = end_of(&found);
         // A merge alone changes the segments and nothing that can be read.
         let is_new = position != self.position || gaps(&old) != gaps(&new);
         let counters = std::mem::take(&mut self.view.counters);
         (self.view, self.report, self.position) = (view, report, position);
         (self.view.counters, self.manifest) = (counters, found.manifest);
+        self.damaged = damaged;
         self.report.duration += started.elapsed();
         Ok(is_new)
     }
@@ -198,30 +204,16 @@ impl ReadView {
         self.len() == 0
     }
 
-    /// Reads everything, values that are not the newest included, and checks every checksum; then
-    /// looks every key up.
+    /// Reads everything, values that are not the newest included, and checks every checksum; compares
+    /// what is there with the hints and with the keydir; then looks every key up. Damage that nothing
+    /// needs any more is counted, and no error.
     ///
     /// # Errors
-    /// [`ReadError::Corrupt`] at the first damage.
+    /// [`ReadError::Corrupt`] at the first damage, or the first contradiction.
     pub fn verify(&self) -> Result<VerifyReport, ReadError> {
-        let mut report = VerifyReport::default();
-        for segment in self.view.table.segments() {
-            report.segments += 1;
-            report.frames += scan::verify_sealed(&segment)?.frames;
-            scan::each_frame(&segment, None, |_, _, header| {
-                if let Some(header) = header.filter(|header| header.kind == Kind::Entry) {
-                    report.entries += 1;
-                    report.bytes += u64::from(header.value_len);
-                }
-                ControlFlow::Continue(())
-            })?;
-        }
-        for pair in self {
-            let pair = pair?;
-            report.keys += 1;
-            report.bytes += pair.value().len() as u64;
-        }
-        Ok(report)
+        let salvage = self.options.recovery_mode == RecoveryMode::Salvage;
+        let (view, storage, damaged) = (&self.view, &*self.storage, &self.damaged);
+        verify_still(Contents { view, storage, damaged, salvage })
     }
 
     /// What there is, and what it takes. What a store counts while it is open for writing is zero.
@@ -303,8 +295,8 @@ fn load(
     storage: &dyn Storage,
     options: &StoreOptions,
     found: &Look,
-) -> Result<(View, RecoveryReport), OpenError> {
-    let salvage = options.recovery_mode == crate::options::RecoveryMode::Salvage;
+) -> Result<(View, Mutex<BTreeMap<u32, Damaged>>, RecoveryReport), OpenError> {
+    let salvage = options.recovery_mode == RecoveryMode::Salvage;
     let secret = match found.manifest.secret {
         Some(secret) => secret,
         // It is nowhere but in a MANIFEST that is lost. No hint will match.
@@ -314,9 +306,10 @@ fn load(
     let keydir = Keydir::new(secret, options.tag_bits);
     let mut report = found.report.clone();
     let segments = found.segments.clone();
-    Loading { storage, keydir: &keydir, segments, salvage, write_hints: false }.run(&mut report)?;
+    let loading = Loading { storage, keydir: &keydir, segments, salvage, write_hints: false };
+    let damaged = Mutex::new(loading.run(&mut report)?);
     let table = Arc::new(Table::new(found.segments.clone()));
-    Ok((View::new(table, keydir, options), report))
+    Ok((View::new(table, keydir, options), damaged, report))
 }
 
 /// Where the log ends.

@@ -22,7 +22,7 @@ use crate::format::hint::TOMBSTONE;
 use crate::position::LogPosition;
 use crate::segment::Segment;
 use crate::store::hints::{self, Gathered};
-use crate::store::index::Index;
+use crate::store::index::Contents;
 use crate::sync::lock;
 
 /// Something that a damaged frame may have said.
@@ -59,7 +59,7 @@ impl Doubt {
 
 /// What the damaged frames of a segment may have said, if no slot needs them.
 pub(crate) fn judge(
-    index: &Index,
+    index: Contents<'_>,
     segment: &Segment,
     found: &Gathered,
     first: &Corruption,
@@ -69,8 +69,8 @@ pub(crate) fn judge(
     if index.keydir.find(is_needed).is_some() {
         return Err(first.clone());
     }
-    let misled = lock(&index.damaged).get(&segment.id()).is_some_and(|damaged| damaged.misled);
-    let hint = hints::read(&*index.core.storage, &index.keydir, segment).filter(|_| !misled);
+    let misled = lock(index.damaged).get(&segment.id()).is_some_and(|damaged| damaged.misled);
+    let hint = hints::read(index.storage, &index.keydir, segment).filter(|_| !misled);
     let Some((_, listing)) = hint else {
         let end = found.gaps.last().map_or(0, |gap| gap.end);
         return Ok(vec![Doubt::Anything { before: segment.position(end) }]);

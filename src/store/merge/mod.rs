@@ -465,21 +465,21 @@ mod tests {
         store.index.list_sealed(false);
         let newest = store.log().tail();
         let mut read = 0;
-        let all = TombstoneFilter::new(&store.index, &[], newest, |bytes| {
+        let all = TombstoneFilter::new(store.index.contents(), &[], newest, |bytes| {
             read += u64::from(bytes > 0);
             Ok::<_, ()>(())
         });
         assert!(all.is_ok());
         assert_eq!(read, 5);
         let mut read = 0;
-        let ended = TombstoneFilter::new(&store.index, &[], newest, |_| {
+        let ended = TombstoneFilter::new(store.index.contents(), &[], newest, |_| {
             read += 1;
             if read == 2 { Err("closing") } else { Ok(()) }
         });
         assert_eq!((ended.unwrap_err(), read), ("closing", 2));
         // What is newer than every tombstone in question is not read.
         let first = LogPosition::new(full(&store)[0], 0);
-        let none = TombstoneFilter::new(&store.index, &[], first, |_| Err("it is read"));
+        let none = TombstoneFilter::new(store.index.contents(), &[], first, |_| Err("it is read"));
         assert!(none.is_ok());
     }
 }

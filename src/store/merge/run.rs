@@ -111,7 +111,7 @@ impl<'i> Run<'i> {
         if found.census.plain {
             return Err(first.into());
         }
-        let doubts = damage::judge(index, segment, found, &first)?;
+        let doubts = damage::judge(index.contents(), segment, found, &first)?;
         // What it may have said was told when the store was opened.
         if index.core.config.recovery_mode == RecoveryMode::Strict {
             self.doubts.extend(doubts.into_iter().map(|doubt| (doubt, first.clone())));
@@ -172,7 +172,7 @@ impl<'i> Run<'i> {
         let doubted = self.doubts.iter().map(|(doubt, _)| doubt.before());
         let newest = all.iter().map(|tombstone| tombstone.origin).chain(doubted).max();
         let (newest, after) = (newest.unwrap_or_default(), |bytes| self.throttle.after(bytes));
-        let filter = TombstoneFilter::new(self.index, &inputs, newest, after)?;
+        let filter = TombstoneFilter::new(self.index.contents(), &inputs, newest, after)?;
         if let Some((_, first)) = self.doubts.iter().find(|(doubt, _)| doubt.matters(&filter)) {
             return Err(first.clone().into());
         }
