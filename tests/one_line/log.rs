@@ -257,3 +257,20 @@ fn every_manifest_has_a_generation_of_its_own() {
     assert!(seen.len() > 6);
     assert!(seen.windows(2).all(|pair| pair[0].0 < pair[1].0), "{seen:?}");
 }
+
+#[test]
+fn a_seal_with_a_flipped_bit_is_none() {
+    let disk = SimulatedDisk::new();
+    let log = log_options().open_simulated(&disk).unwrap();
+    fill(&log, 1);
+    log.maintain().unwrap();
+    let (all, image) = (entries(&log), disk.process_death());
+    log.abort();
+    for bit in 64 * 8..96 * 8 {
+        let image = image.process_death();
+        assert!(image.flip(&segment(1), bit / 8, 1 << (bit % 8)));
+        let log = log_options().open_simulated(&image).unwrap();
+        assert_eq!(entries(&log), all, "bit {bit}");
+        log.abort();
+    }
+}
