@@ -290,6 +290,53 @@ fn force_changes_nothing_where_nothing_is_damaged() {
     run(1, &["get", &place.store, "key"]);
 }
 
+// ---- going on past damage ----
+
+#[test]
+fn export_and_scan_go_on_past_damage_and_say_so() {
+    let place = Place::new();
+    place.value("newest");
+    place.damage("gone", 16);
+    let newest = place.at["newest"];
+    for command in ["export", "scan"] {
+        run(3, &[command, &place.store]);
+        let (out, complaint) = run(4, &[command, &place.store, "--skip-damaged"]);
+        let mut lines: Vec<_> = out.lines().collect();
+        lines.sort_unstable();
+        // Neither the older value nor what was deleted is taken for what should be there.
+        assert_eq!(lines.len(), 3, "{out}");
+        assert_eq!(lines[..2], ["last\tone", "other\tsound"], "{out}");
+        assert!(complaint.contains("damaged, and left out: 2\n"), "{complaint}");
+        assert!(complaint.contains(&format!("  {newest}: the value of \"key\"; 32 bytes")));
+        assert!(complaint.contains("the tombstone of \"gone\""), "{complaint}");
+    }
+    let file = place.dir.path().join("out.csv");
+    run(4, &["export", &place.store, file.to_str().unwrap(), "--skip-damaged"]);
+    assert_eq!(fs::read(file).unwrap().split(|&b| b == b'\n').count(), 5);
+    assert_eq!(run(4, &["scan", &place.store, "--limit", "1", "--skip-damaged"]).0.lines().count(), 1);
+
+    let sound = Place::new();
+    for command in ["export", "scan"] {
+        let (out, complaint) = run(0, &[command, &sound.store, "--skip-damaged"]);
+        assert_eq!((out.lines().count(), &*complaint), (4, ""));
+    }
+    fs::remove_file(Path::new(&sound.store).join("MANIFEST")).unwrap();
+    let before = sound.files();
+    assert_eq!(run(0, &["export", &sound.store, "--skip-damaged"]).0.lines().count(), 4);
+    assert_eq!(sound.files(), before);
+}
+
+#[test]
+fn beside_a_writer_damage_is_left_out_too() {
+    let place = Place::new();
+    place.value("newest");
+    let store = options().open(&place.store).unwrap();
+    let (out, complaint) = run(4, &["scan", &place.store, "--skip-damaged"]);
+    assert_eq!(out.lines().count(), 3, "{out}");
+    assert!(complaint.contains("left out: 1\n"), "{complaint}");
+    store.close().unwrap();
+}
+
 // ---- linear time ----
 
 /// Copies of sound frames, each as long as there is room, or short.

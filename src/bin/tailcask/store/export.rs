@@ -1,15 +1,17 @@
 //! `scan` and `export`: keys and values become text.
 
+use super::damage::Source;
 use super::input::Format;
-use super::open;
 use super::text::{to_base64, write_escaped};
 use crate::output;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use tailcask::ReadView;
+use std::process::ExitCode;
+use tailcask::Pair;
 
 pub(super) const HELP: &str = "\
 TSV: key, tab, value; \\t, \\n, \\r and \\\\ stand for a tab, a newline, a carriage return and a \
@@ -55,6 +57,9 @@ pub(crate) struct Scan {
     /// Only keys that begin with this; all are looked at, for the store has no order
     #[arg(long)]
     prefix: Option<String>,
+    /// Go on past damage, and say on standard error what was left out; exit code 4 if anything was
+    #[arg(long)]
+    skip_damaged: bool,
 }
 
 #[derive(Args)]
@@ -70,26 +75,27 @@ pub(crate) struct Export {
     /// Write keys and values as base64
     #[arg(long)]
     base64: bool,
+    /// Go on past damage, and say on standard error what was left out; exit code 4 if anything was
+    #[arg(long)]
+    skip_damaged: bool,
 }
 
 /// A key, a value, or both.
 type Parts<'a> = (Option<&'a [u8]>, Option<&'a [u8]>);
 
-pub(super) fn scan(args: &Scan) -> Result<()> {
-    let store = open(&args.dir)?;
+pub(super) fn scan(args: &Scan) -> Result<ExitCode> {
+    let mut store = Source::open(&args.dir, args.skip_damaged)?;
     let mut out = output();
     let prefix = args.prefix.as_deref().unwrap_or_default().as_bytes();
-    let wanted = |pair: &tailcask::Pair<'_>| pair.key().starts_with(prefix);
-    let pairs = store.iter().filter(|pair| pair.as_ref().map_or(true, wanted));
-    for pair in pairs.take(args.limit.unwrap_or(usize::MAX)) {
-        let pair = match pair {
-            Ok(pair) => pair,
-            // What was sound is printed before the error is.
-            Err(error) => {
-                out.flush()?;
-                return Err(error.into());
-            }
-        };
+    let mut left = args.limit.unwrap_or(usize::MAX);
+    let print = |pair: &Pair<'_>| {
+        if left == 0 {
+            return Ok(ControlFlow::Break(()));
+        }
+        if !pair.key().starts_with(prefix) {
+            return Ok(ControlFlow::Continue(()));
+        }
+        left -= 1;
         let key = (args.what != What::Values).then(|| pair.key());
         let value = (args.what != What::Keys).then(|| pair.value());
         match args.format {
@@ -100,46 +106,53 @@ pub(super) fn scan(args: &Scan) -> Result<()> {
                 out.write_all(value.unwrap_or_default())?;
             }
         }
-    }
-    Ok(out.flush()?)
+        Ok(if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    };
+    let done = store.each(print);
+    // What was sound is printed before the error is.
+    out.flush()?;
+    done?;
+    store.finish()
 }
 
-pub(super) fn export(args: &Export) -> Result<()> {
-    let store = open(&args.dir)?;
+pub(super) fn export(args: &Export) -> Result<ExitCode> {
+    let mut store = Source::open(&args.dir, args.skip_damaged)?;
     if args.file == Path::new("-") {
-        return export_to(output(), &store, args);
+        export_to(output(), &mut store, args)?;
+        return store.finish();
     }
     let named = || format!("{}", args.file.display());
     let file = File::create(&args.file).with_context(named)?;
-    export_to(BufWriter::with_capacity(1 << 20, file), &store, args).with_context(named)
+    let file = BufWriter::with_capacity(1 << 20, file);
+    export_to(file, &mut store, args).with_context(named)?;
+    store.finish()
 }
 
-fn export_to(out: impl Write, store: &ReadView, args: &Export) -> Result<()> {
+fn export_to(mut out: impl Write, store: &mut Source, args: &Export) -> Result<()> {
     let format = args.format.or_else(|| Format::of(&args.file)).unwrap_or(Format::Tsv);
     if format == Format::Csv {
         return export_csv(out, store, args.base64);
     }
-    let mut out = out;
-    for pair in store {
-        let pair = pair?;
+    store.each(|pair| {
         let (key, value) = encoded(pair.key(), pair.value(), args.base64);
         let parts = (Some(&*key), Some(&*value));
         match format {
             Format::Ndjson => write_json(&mut out, parts)?,
             _ => write_text(&mut out, parts)?,
         }
-    }
+        Ok(ControlFlow::Continue(()))
+    })?;
     Ok(out.flush()?)
 }
 
-fn export_csv(out: impl Write, store: &ReadView, base64: bool) -> Result<()> {
+fn export_csv(out: impl Write, store: &mut Source, base64: bool) -> Result<()> {
     let mut writer = csv::Writer::from_writer(out);
     writer.write_record(["key", "value"]).map_err(cause)?;
-    for pair in store {
-        let pair = pair?;
+    store.each(|pair| {
         let (key, value) = encoded(pair.key(), pair.value(), base64);
         writer.write_record([&*key, &*value]).map_err(cause)?;
-    }
+        Ok(ControlFlow::Continue(()))
+    })?;
     Ok(writer.flush()?)
 }
 

@@ -1,5 +1,6 @@
 //! The store's part of the command line.
 
+mod damage;
 mod export;
 mod input;
 mod load;
@@ -143,14 +144,14 @@ pub(crate) fn run(command: &Command) -> Result<ExitCode> {
         Command::Get(args) => get(args),
         Command::Put(args) => put(args),
         Command::Delete(args) => delete(args),
-        Command::Scan(args) => export::scan(args).map(done),
+        Command::Scan(args) => export::scan(args),
         Command::Count(args) => count(&args.dir).map(done),
         Command::Stat(args) => stat::stat(args).map(done),
         Command::Merge(args) => upkeep::merge(args).map(done),
         Command::Verify(args) => upkeep::verify(&args.dir).map(done),
         Command::Backup(args) => upkeep::backup(args).map(done),
         Command::Repair(args) => repair::repair(args),
-        Command::Export(args) => export::export(args).map(done),
+        Command::Export(args) => export::export(args),
     }
 }
 
