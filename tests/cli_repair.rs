@@ -313,7 +313,10 @@ fn export_and_scan_go_on_past_damage_and_say_so() {
     let file = place.dir.path().join("out.csv");
     run(4, &["export", &place.store, file.to_str().unwrap(), "--skip-damaged"]);
     assert_eq!(fs::read(file).unwrap().split(|&b| b == b'\n').count(), 5);
-    assert_eq!(run(4, &["scan", &place.store, "--limit", "1", "--skip-damaged"]).0.lines().count(), 1);
+    assert_eq!(
+        run(4, &["scan", &place.store, "--limit", "1", "--skip-damaged"]).0.lines().count(),
+        1
+    );
 
     let sound = Place::new();
     for command in ["export", "scan"] {

@@ -53,6 +53,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("log/recovery", 4),
     ("log/recovery/act", 4),
     ("log/recovery/evidence", 4),
+    ("log/recovery/heads", 4),
     ("log/recovery/inspect", 4),
     ("log/recovery/look", 4),
     ("log/recovery/losses", 4),

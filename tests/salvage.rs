@@ -371,6 +371,49 @@ fn without_its_manifest_a_store_comes_back_whole() {
 }
 
 #[test]
+fn a_segment_with_a_flipped_bit_in_its_head_comes_back_whole() {
+    let made = Made::new();
+    for id in 1..=3 {
+        for byte in [0, 8, 12, 16, 20, 24, 40, 48, 60, 96, 127] {
+            made.salvage(
+                |dir| change(&file(dir, id), |bytes| bytes[byte] ^= 4),
+                |report, left, _| {
+                    assert_eq!(damaged(report), [(place(id, 0), 128)], "segment {id}, byte {byte}");
+                    assert!(report.gone.is_empty() && report.in_doubt.is_empty(), "{report}");
+                    assert_eq!(*left, made.map);
+                },
+            );
+        }
+    }
+}
+
+#[test]
+fn a_segment_without_a_head_comes_back_by_the_salt_in_its_hint() {
+    let made = Made::new();
+    let id = made.at["key"].segment();
+    let key = made.at["key"];
+    made.salvage(
+        // The first frames go with it, a sync mark and a half.
+        |dir| change(&file(dir, id), |bytes| bytes[..key.offset() as usize + 8].fill(0)),
+        |report, left, hints| {
+            if hints {
+                let length = u64::from(key.offset()) + 32 - 128;
+                assert_eq!(damaged(report), [(place(id, 0), 128), (place(id, 128), length)]);
+                let lost = (key, 32, LostKind::Put, Some("key"), true, Some(made.at["key older"]));
+                assert_eq!(gone(report), [lost]);
+                assert!(report.in_doubt.is_empty(), "{report}");
+                assert_eq!(*left, with(&made.map, "key", "older"));
+            } else {
+                assert_eq!(damaged(report).len(), 1, "{report}");
+                assert_eq!(damaged(report)[0].0, place(id, 0));
+                assert_eq!(report.gone.len(), 1, "{report}");
+                assert_eq!(report.gone[0].kind, LostKind::Unknown);
+            }
+        },
+    );
+}
+
+#[test]
 fn a_segment_that_is_missing_is_listed() {
     let made = Made::new();
     let id = made.at["key"].segment();
@@ -391,4 +434,53 @@ fn a_segment_that_is_missing_is_listed() {
             }
         },
     );
+}
+
+/// L4: what was cut off after a power loss is brought back, and in doubt.
+#[test]
+fn what_an_earlier_recovery_cut_off_is_brought_back_and_in_doubt() {
+    let disk = tailcask::SimulatedDisk::new();
+    let store = options().open_simulated(&disk).unwrap();
+    store.put("before", "1").unwrap();
+    store.sync().unwrap();
+    let end = store.log().tail();
+    // A dead thread's append: the rest was acknowledged.
+    store.log().abandon_reservation(40);
+    store.put("behind", "2").unwrap();
+    store.put("further", "3").unwrap();
+    store.abort();
+    // The machine restarts, and everything had been written back.
+    let disk = disk.power_loss(|_, _| true);
+    let store = options().open_simulated(&disk).unwrap();
+    assert_eq!(contents(&store).len(), 1, "{}", store.recovery());
+    store.put("later", "4").unwrap();
+    store.close().unwrap();
+    let store = salvage().open_simulated(&disk).unwrap();
+    let report = store.recovery();
+    assert_eq!(contents(&store).len(), 4, "{report}");
+    // Whether something was written there that the power loss took cannot be told.
+    assert_eq!(gone(report), [(end, 56, LostKind::Unknown, None, false, None)]);
+    let doubt = &report.in_doubt[0];
+    assert_eq!((doubt.position, doubt.frames, doubt.reason), (end, 2, Doubt::BroughtBack));
+    assert_eq!(report.in_doubt.len(), 1, "{report}");
+    store.verify().unwrap();
+}
+
+/// Reading only, salvage says the same, and changes nothing.
+#[test]
+fn a_view_of_a_damaged_store_lists_the_same() {
+    let made = Made::new();
+    flip(&made.store(), made.at["key"], 24);
+    flip(&made.store(), made.at["gone"], 16);
+    let before: Vec<_> = fs::read_dir(made.store()).unwrap().map(|e| e.unwrap().path()).collect();
+    let view = salvage().open_read_only(made.store()).unwrap();
+    let seen = view.recovery().clone();
+    assert_eq!(view.get("key").unwrap().as_deref(), Some(&b"older"[..]));
+    drop(view);
+    let after: Vec<_> = fs::read_dir(made.store()).unwrap().map(|e| e.unwrap().path()).collect();
+    assert_eq!(before, after);
+    let store = salvage().open(made.store()).unwrap();
+    let report = store.recovery();
+    assert_eq!((&seen.gone, &seen.damaged), (&report.gone, &report.damaged));
+    assert_eq!(seen.gone.len(), 2, "{report}");
 }

@@ -11,7 +11,7 @@ mod oversize;
 mod reader;
 pub(crate) mod recovery;
 pub(crate) mod scan;
-mod search;
+pub(crate) mod search;
 mod stats;
 pub(crate) mod table;
 mod tail;

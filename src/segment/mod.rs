@@ -165,6 +165,27 @@ impl Segment {
         id: u32,
         access: Access,
     ) -> Result<Self, OpenError> {
+        Self::open_by(storage, name, id, access, |head, _| SegmentHeader::decode(head))
+    }
+
+    /// As `open`, where the header is made of the bytes of the head, and the file's length, in another
+    /// way than by reading it.
+    pub(crate) fn open_with(
+        storage: &dyn Storage,
+        id: u32,
+        access: Access,
+        read: impl FnOnce(&[u8; FIRST_FRAME as usize], u64) -> Result<SegmentHeader, BadHeader>,
+    ) -> Result<Self, OpenError> {
+        Self::open_by(storage, &file_name(id), id, access, read)
+    }
+
+    fn open_by(
+        storage: &dyn Storage,
+        name: &str,
+        id: u32,
+        access: Access,
+        read: impl FnOnce(&[u8; FIRST_FRAME as usize], u64) -> Result<SegmentHeader, BadHeader>,
+    ) -> Result<Self, OpenError> {
         let Opened { map, file, identity } = storage.open(name, access)?;
         map.expect_scattered(true);
         let damaged = |offset, what| Corruption {
@@ -182,7 +203,7 @@ impl Segment {
             let word = map.word(at as u64 * 8).load(Ordering::Relaxed);
             bytes.copy_from_slice(&word.to_le_bytes());
         }
-        let header = SegmentHeader::decode(&head).map_err(|bad| match bad {
+        let header = read(&head, map.len() as u64).map_err(|bad| match bad {
             BadHeader::Blank => damaged(0, "it is blank").into(),
             BadHeader::Damaged(what) => damaged(0, what).into(),
             BadHeader::Version(found) => OpenError::Version { found, known: VERSION },

@@ -37,13 +37,16 @@ pub(super) fn act(
     remove(storage, &manifest, &inspection)?;
     manifest.removed.clear();
     manifest.cut_off.clear();
-    let salvaging = inspection.mode == RecoveryMode::Salvage;
+    let (salvaging, heads) = (inspection.mode == RecoveryMode::Salvage, inspection.heads);
     let all = inspection.beside.into_iter().chain(inspection.log).map(|inspected| {
         let clear_end = copy_torn(storage, &inspected, &mut report)?;
         Ok(Repairs { inspected, clear_end })
     });
     let all = all.collect::<Result<Vec<_>, OpenError>>()?;
-    let repaired = all.into_iter().map(|repairs| repair(storage, repairs, salvaging, &mut report));
+    let repaired = all.into_iter().map(|repairs| {
+        let anew = heads.contains_key(&repairs.inspected.segment.id());
+        repair(storage, repairs, salvaging, anew, &mut report)
+    });
     let mut segments = repaired.collect::<Result<Vec<_>, OpenError>>()?;
     segments.sort_by_key(|segment| segment.id());
     let of_log = |s: &&Arc<Segment>| !s.header.merged && s.id() >= manifest.first;
@@ -196,6 +199,7 @@ fn repair(
     storage: &dyn Storage,
     repairs: Repairs,
     salvaging: bool,
+    head_is_damaged: bool,
     report: &mut RecoveryReport,
 ) -> Result<Arc<Segment>, OpenError> {
     let Repairs { inspected: Inspected { segment, scan }, clear_end } = repairs;
@@ -206,6 +210,7 @@ fn repair(
     };
     if salvaging && scan.repairs.iter().any(|(_, repair)| *repair == Repair::Damage)
         || segment.is_sealed()
+        || head_is_damaged
     {
         return salvage::rewrite(storage, segment, &scan, report).map(Arc::new);
     }

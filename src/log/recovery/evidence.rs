@@ -88,13 +88,21 @@ pub(super) fn note(
     all.sort_by_key(|inspected| inspected.segment.id());
     let mut ended = false;
     for Inspected { segment, scan } in &all {
+        if let Some(damage) = inspection.heads.get(&segment.id()) {
+            let (position, length) = (segment.position(0), FIRST_FRAME);
+            found.damaged.push(DamagedRange { position, length, damage: damage.clone() });
+        }
         let ranges = ranges_of(inspection, segment, scan.as_ref());
         if !ranges.is_empty() {
             let hint = read_hint(storage, segment.id())?.filter(|h| h.loose.salt == segment.salt());
             found.add(segment, scan.as_ref(), &ranges, hint.as_ref());
         }
         if let Some(scan) = scan {
-            found.doubt(inspection, segment, scan, brought, &mut ended);
+            let from = brought.iter().find(|(id, _)| *id == segment.id()).map(|(_, from)| *from);
+            // What has a hint was sealed once, and all of it durable.
+            if from.is_some() || hinted_salt(storage, segment.id())? != Some(segment.salt()) {
+                found.doubt(inspection, segment, scan, from, &mut ended);
+            }
         }
     }
     let is_there = |id| all.iter().any(|inspected| inspected.segment.id() == id);
@@ -123,7 +131,14 @@ fn ranges_of(inspection: &Inspection, segment: &Segment, scan: Option<&Scan>) ->
     let by_a_death = !was_sealed && inspection.is_same_kernel(segment);
     let repairs = scan.map_or(&[][..], |scan| &scan.repairs);
     let damaged = repairs.iter().filter(|(_, repair)| *repair == Repair::Damage || !by_a_death);
-    let mut ranges: Vec<Gap> = damaged.map(|(gap, _)| *gap).collect();
+    let mut ranges: Vec<Gap> = Vec::new();
+    for &(gap, _) in damaged {
+        // What is zero in part is a hole, and then damage.
+        match ranges.last_mut() {
+            Some(last) if last.offset + last.len == gap.offset => last.len += gap.len,
+            _ => ranges.push(gap),
+        }
+    }
     let end = scan.map_or_else(|| segment.end(), |scan| scan.end);
     let closed = inspection.manifest.closed.filter(|closed| closed.segment == id);
     let known = if segment.is_sealed() { segment.end() } else { 0 };
@@ -174,6 +189,11 @@ fn read_hint(storage: &dyn Storage, id: u32) -> Result<Option<Hint>, OpenError> 
     let mut entries: Vec<u64> = entries.iter().collect();
     entries.sort_unstable_by_key(|entry| entry & 0xffff_ffff);
     Ok((loose.id == id).then_some(Hint { loose, entries }))
+}
+
+/// The salt of a segment, as its hint has it.
+pub(super) fn hinted_salt(storage: &dyn Storage, id: u32) -> Result<Option<u64>, OpenError> {
+    Ok(read_hint(storage, id)?.map(|hint| hint.loose.salt))
 }
 
 #[derive(Default)]
@@ -236,10 +256,9 @@ impl Found {
         inspection: &Inspection,
         segment: &Segment,
         scan: &Scan,
-        brought: &[Brought],
+        brought: Option<u64>,
         ended: &mut bool,
     ) {
-        let brought = brought.iter().find(|(id, _)| *id == segment.id()).map(|(_, from)| *from);
         let in_log = !segment.is_sealed() && !segment.header.merged;
         let from = match brought {
             Some(from) => Some((from, Doubt::BroughtBack)),
@@ -310,13 +329,15 @@ struct Place<'m> {
 
 impl Place<'_> {
     fn suspects(&self, range: Gap, hint: Option<&Hint>) -> Vec<Suspect> {
-        let mut all = match hint {
-            Some(hint) => self.by_hint(range, hint),
-            None => self.by_frames(range),
-        };
+        let end = range.offset + range.len;
+        // What was brought back stands behind what the hint knows of.
+        let known = hint.map_or(range.offset, |hint| hint.loose.end.clamp(range.offset, end));
+        let within = Gap { offset: range.offset, len: known - range.offset };
+        let mut all = hint.map_or_else(Vec::new, |hint| self.by_hint(within, hint));
+        all.extend(self.by_frames(Gap { offset: known, len: end - known }));
         if hint.is_some_and(|hint| hint.loose.plain) {
             // Hints do not name the log's own entries.
-            let entries = self.by_frames(range).into_iter();
+            let entries = self.by_frames(within).into_iter();
             all.extend(entries.filter(|suspect| suspect.kind() == LostKind::Entry));
             all.sort_by_key(|suspect| suspect.position);
         }

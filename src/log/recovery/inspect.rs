@@ -9,7 +9,7 @@ use crate::options::RecoveryMode;
 use crate::position::LogPosition;
 use crate::segment::{Segment, id_of};
 use crate::storage::{Access, Storage, io_error};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A segment that counts.
 pub(super) struct Inspected {
@@ -50,6 +50,8 @@ pub(super) struct Inspection {
     /// The highest id that there is a file of, in the directory or set aside.
     pub(super) highest: u32,
     pub(super) report: RecoveryReport,
+    /// Segments that count although their heads were damaged, and how (salvage only).
+    pub(super) heads: BTreeMap<u32, CorruptionKind>,
     boot_id: Option<u128>,
 }
 
@@ -91,11 +93,21 @@ pub(super) fn inspect(
     let report = RecoveryReport { same_boot: true, ..RecoveryReport::default() };
     let (log, beside, discarded) = (Vec::new(), Vec::new(), Vec::new());
     let boot_id = storage.boot_id();
-    let mut all =
-        Inspection { mode, manifest, source, log, beside, discarded, highest, report, boot_id };
+    let mut all = Inspection {
+        mode,
+        manifest,
+        source,
+        log,
+        beside,
+        discarded,
+        highest,
+        report,
+        heads: BTreeMap::new(),
+        boot_id,
+    };
     let (mut chain, mut merged) = (Vec::new(), Vec::new());
     for &id in &ids {
-        let Some(segment) = all.open(storage, id, access)? else { continue };
+        let Some(segment) = all.open(storage, id, access, &ids)? else { continue };
         if all.manifest.kept.binary_search(&id).is_ok() {
             all.judge_beside(segment)?;
         } else if segment.header.merged {
@@ -164,6 +176,7 @@ impl Inspection {
         storage: &dyn Storage,
         id: u32,
         access: Access,
+        ids: &[u32],
     ) -> Result<Option<Segment>, OpenError> {
         if self.manifest.cut_off.binary_search(&id).is_ok() {
             // A recovery decided so, and was cut short.
@@ -184,9 +197,14 @@ impl Inspection {
                 return Ok(None);
             }
             Err(OpenError::Corrupt(corruption)) if !self.is_strict() => {
-                self.report.lost.push(corruption);
-                self.discarded.push((id, Fate::SetAside("its header is damaged")));
-                return Ok(None);
+                let anew = super::heads::reopen(storage, id, access, &self.manifest, ids)?;
+                self.report.lost.push(corruption.clone());
+                let Some(segment) = anew else {
+                    self.discarded.push((id, Fate::SetAside("its header is damaged")));
+                    return Ok(None);
+                };
+                self.heads.insert(id, corruption.kind);
+                segment
             }
             Err(error) => return Err(error),
         };
@@ -288,7 +306,8 @@ impl Inspection {
         let mut damaged = None;
         if !self.is_strict() {
             let mut scan = scan::scan(&segment, Rules { same_boot: true, salvage: true });
-            if !scan.repairs.is_empty() || scan.stop.is_some() {
+            let is_anew = self.heads.contains_key(&segment.id());
+            if is_anew || !scan.repairs.is_empty() || scan.stop.is_some() {
                 let missing = Corruption::at(segment.position(scan.end), CorruptionKind::Missing);
                 scan.lost.extend(scan.stop.take().map(|_| missing));
                 self.report.lost.append(&mut scan.lost.clone());

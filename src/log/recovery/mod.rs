@@ -20,6 +20,7 @@
 
 mod act;
 pub(crate) mod evidence;
+mod heads;
 mod inspect;
 mod look;
 mod losses;
