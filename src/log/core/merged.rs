@@ -8,6 +8,7 @@ use crate::log::scan;
 use crate::log::table::Listed;
 use crate::options::MAX_SEGMENT;
 use crate::segment::{Segment, file_name, hint_name};
+use crate::sync::lock;
 use std::io;
 
 impl Core {
@@ -91,6 +92,27 @@ impl Core {
             Err(error) => tracing::warn!(%error, "could not sync the directory after a merge"),
         }
         Ok(())
+    }
+
+    /// Removes merged segments that nobody was told of. Until they are gone, durably, each MANIFEST says
+    /// so: one that is left, or comes back after a power loss, would look like the only one to have what
+    /// was in its inputs, once those are merged after all.
+    pub(crate) fn discard_merged(&self, ids: &[u32]) {
+        lock(&self.manifest).remove(ids);
+        if let Err(error) = self.write_next_id() {
+            tracing::warn!(%error, "could not note that ids are used up");
+        }
+        let mut gone = Vec::with_capacity(ids.len());
+        for &id in ids {
+            self.remove_file(&hint_name(id));
+            if self.remove_file(&file_name(id)) {
+                gone.push(id);
+            }
+        }
+        match self.storage.sync_directory() {
+            Ok(()) => self.files_are_gone(&gone),
+            Err(error) => tracing::warn!(%error, "could not sync the directory after a merge"),
+        }
     }
 
     /// Unmaps what was retired, here or in the background.

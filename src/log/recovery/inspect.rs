@@ -2,6 +2,7 @@
 
 use super::report::{Contradiction, RecoveryReport};
 use crate::error::{Corruption, CorruptionKind, OpenError};
+use crate::format::frame;
 use crate::format::header::{FIRST_FRAME, SEAL};
 use crate::format::manifest::{BadManifest, Manifest};
 use crate::log::scan::{self, Repair, Rules, Scan, Stop};
@@ -165,6 +166,12 @@ fn is_unused(segment: &Segment) -> bool {
     !segment.is_sealed() && scan::next_written(segment, FIRST_FRAME).is_none()
 }
 
+/// Whether nothing was moved into a merged segment yet.
+fn is_empty(segment: &Segment, inputs: Option<&Vec<u32>>) -> bool {
+    let head = inputs.map(|inputs| FIRST_FRAME + frame::inputs_len(inputs.len()));
+    !segment.is_sealed() && head.is_some_and(|head| scan::next_written(segment, head).is_none())
+}
+
 impl Inspection {
     fn is_strict(&self) -> bool {
         self.mode == RecoveryMode::Strict
@@ -322,6 +329,11 @@ impl Inspection {
 
     /// A segment from before the beginning of the log that is neither kept nor removed.
     fn judge_before_the_beginning(&mut self, segment: Segment) -> Result<(), OpenError> {
+        if is_unused(&segment) {
+            // Its creation failed when it had its name already.
+            self.discarded.push((segment.id(), Fate::Remove));
+            return Ok(());
+        }
         if self.manifest.is_legacy() {
             // That version did not say which ones it removed.
             let fate = Fate::SetAside("it is from before the beginning of the log");
@@ -359,7 +371,7 @@ impl Inspection {
             let is_copy = |inputs: &Vec<u32>| inputs.iter().all(|id| there.contains(id));
             if self.source == Source::Lost {
                 self.judge_beside(segment)?;
-            } else if inputs.as_ref().is_some_and(is_copy) {
+            } else if inputs.as_ref().is_some_and(is_copy) || is_empty(&segment, inputs.as_ref()) {
                 self.discarded.push((segment.id(), Fate::Remove));
             } else if inputs.is_none() && segment.header.origin.is_none() {
                 let why = "it may be what a merge left that was interrupted";

@@ -7,7 +7,7 @@ use crate::format::frame::{self, HEADER, Header, Kind, MOVED};
 use crate::format::header::FIRST_FRAME;
 use crate::log::core::seal_and_shrink;
 use crate::position::LogPosition;
-use crate::segment::{Segment, file_name, hint_name};
+use crate::segment::Segment;
 use crate::store::hints::{self, Gather, Gathered};
 use crate::store::index::Index;
 use std::sync::Arc;
@@ -118,13 +118,8 @@ impl<'i> Writer<'i> {
 
     /// Their ids are used up: somebody in another process may have seen them.
     pub(super) fn discard(self) {
-        if let Err(error) = self.index.core.write_next_id() {
-            tracing::warn!(%error, "could not note that ids are used up");
-        }
         let open = self.open.iter().map(|output| output.segment.id());
-        for id in self.done.iter().map(|segment| segment.id()).chain(open) {
-            self.index.core.remove_file(&file_name(id));
-            self.index.core.remove_file(&hint_name(id));
-        }
+        let ids: Vec<_> = self.done.iter().map(|segment| segment.id()).chain(open).collect();
+        self.index.core.discard_merged(&ids);
     }
 }
