@@ -414,6 +414,29 @@ fn a_segment_without_a_head_comes_back_by_the_salt_in_its_hint() {
 }
 
 #[test]
+fn what_is_behind_the_cut_of_a_file_is_listed() {
+    let made = Made::new();
+    let (only, after) = (made.at["only"], made.at["after"]);
+    made.salvage(
+        |dir| change(&file(dir, only.segment()), |bytes| bytes.truncate(only.offset() as usize)),
+        |report, left, hints| {
+            let map = ["only", "a", "b", "after"].iter();
+            assert_eq!(*left, map.fold(made.map.clone(), |map, key| without(&map, key)));
+            if hints {
+                let end = u64::from(after.offset()) + 32;
+                let length = report.damaged[0].length;
+                assert_eq!((damaged(report)[0].0, report.damaged.len()), (only, 1), "{report}");
+                assert!(length >= end - u64::from(only.offset()), "{report}");
+                assert_eq!(report.gone.len(), 5, "only, a, b, key 2, after: {report}");
+            } else {
+                assert_eq!(damaged(report), [(only, 0)]);
+                assert_eq!(gone(report), [(only, 0, LostKind::Unknown, None, false, None)]);
+            }
+        },
+    );
+}
+
+#[test]
 fn a_segment_that_is_missing_is_listed() {
     let made = Made::new();
     let id = made.at["key"].segment();

@@ -92,15 +92,18 @@ pub(super) fn note(
             let (position, length) = (segment.position(0), FIRST_FRAME);
             found.damaged.push(DamagedRange { position, length, damage: damage.clone() });
         }
-        let ranges = ranges_of(inspection, segment, scan.as_ref());
+        let mut hint = None;
+        if scan.is_some() {
+            hint = read_hint(storage, segment.id())?.filter(|h| h.loose.salt == segment.salt());
+        }
+        let ranges = ranges_of(inspection, segment, scan.as_ref(), hint.as_ref());
         if !ranges.is_empty() {
-            let hint = read_hint(storage, segment.id())?.filter(|h| h.loose.salt == segment.salt());
             found.add(segment, scan.as_ref(), &ranges, hint.as_ref());
         }
         if let Some(scan) = scan {
             let from = brought.iter().find(|(id, _)| *id == segment.id()).map(|(_, from)| *from);
             // What has a hint was sealed once, and all of it durable.
-            if from.is_some() || hinted_salt(storage, segment.id())? != Some(segment.salt()) {
+            if from.is_some() || hint.is_none() {
                 found.doubt(inspection, segment, scan, from, &mut ended);
             }
         }
@@ -125,7 +128,12 @@ pub(super) fn note(
 }
 
 /// The damaged stretches of a segment. What stands behind its last frame may not be there at all.
-fn ranges_of(inspection: &Inspection, segment: &Segment, scan: Option<&Scan>) -> Vec<Gap> {
+fn ranges_of(
+    inspection: &Inspection,
+    segment: &Segment,
+    scan: Option<&Scan>,
+    hint: Option<&Hint>,
+) -> Vec<Gap> {
     let id = segment.id();
     let was_sealed = segment.is_sealed() || inspection.manifest.kept.binary_search(&id).is_ok();
     let by_a_death = !was_sealed && inspection.is_same_kernel(segment);
@@ -142,9 +150,16 @@ fn ranges_of(inspection: &Inspection, segment: &Segment, scan: Option<&Scan>) ->
     let end = scan.map_or_else(|| segment.end(), |scan| scan.end);
     let closed = inspection.manifest.closed.filter(|closed| closed.segment == id);
     let known = if segment.is_sealed() { segment.end() } else { 0 };
+    let known = hint.map_or(known, |hint| known.max(hint.loose.end));
     let known = closed.map_or(known, |closed| known.max(closed.offset.into()));
-    if end < known {
-        ranges.push(Gap { offset: end, len: known - end });
+    let is_cut = !segment.is_sealed() && (segment.map.len() as u64) < segment.header.capacity;
+    if end < known || known == 0 && is_cut {
+        // Of a file that was cut short it may not be known how far it went.
+        let len = known.saturating_sub(end);
+        match ranges.last_mut() {
+            Some(last) if last.offset + last.len == end => last.len += len,
+            _ => ranges.push(Gap { offset: end, len }),
+        }
     }
     ranges
 }
@@ -334,6 +349,10 @@ impl Place<'_> {
         let known = hint.map_or(range.offset, |hint| hint.loose.end.clamp(range.offset, end));
         let within = Gap { offset: range.offset, len: known - range.offset };
         let mut all = hint.map_or_else(Vec::new, |hint| self.by_hint(within, hint));
+        if range.len == 0 {
+            let position = LogPosition::new(self.id, range.offset as u32);
+            all.push(Suspect { position, length: 0, remnant: None, hinted: None });
+        }
         all.extend(self.by_frames(Gap { offset: known, len: end - known }));
         if hint.is_some_and(|hint| hint.loose.plain) {
             // Hints do not name the log's own entries.

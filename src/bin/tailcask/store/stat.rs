@@ -224,6 +224,8 @@ fn recovery_json(recovery: &RecoveryReport) -> Value {
         "unfinished_appends": recovery.dead_claims,
         "torn_bytes": recovery.torn_bytes,
         "torn_from": recovery.torn_from.map(|at| at.to_string()),
+        "damaged_places": recovery.damaged.len(),
+        "lost_frames": recovery.gone.len(),
         "duration": seconds(recovery.duration),
     })
 }
