@@ -459,3 +459,44 @@ fn a_backup_waits_for_a_merge() {
     let backup = options().open(dir.path().join("b")).unwrap();
     assert_eq!(value(&backup, "key").unwrap(), b"value");
 }
+
+#[test]
+fn keys_with_one_tag_are_all_there_after_reopening() {
+    let disk = SimulatedDisk::new();
+    let options = options().tag_bits(1);
+    let store = options.open_simulated(&disk).unwrap();
+    let keys = ["a", "b", "c", "d", "e"];
+    for key in keys {
+        full(&store, &[(key, Some(key.as_bytes()))]);
+    }
+    store.maintain().unwrap();
+    store.close().unwrap();
+    let store = options.open_simulated(&disk).unwrap();
+    assert!(keys.iter().all(|key| value(&store, key).unwrap() == key.as_bytes()));
+    assert_eq!(store.len(), 5);
+}
+
+/// Were it believed, an old value would be the newest.
+#[test]
+fn a_damaged_origin_is_damage() {
+    let disk = SimulatedDisk::new();
+    let store = Arc::new(options().open_simulated(&disk).unwrap());
+    let id = full(&store, &[("key", Some(b"old")), ("other", Some(b"x"))]);
+    let writer = store.clone();
+    let write = move || {
+        writer.put("key", b"new").unwrap();
+    };
+    store.merge_while(&[id], write).unwrap();
+    let newer = store.get("key").unwrap().unwrap().position().segment();
+    store.roll().unwrap();
+    store.merge_only(&[newer]).unwrap();
+    // The copy of the old value is in front of that of the other key: header, origin, key, value.
+    let other = store.get("other").unwrap().unwrap().position();
+    Arc::into_inner(store).unwrap().close().unwrap();
+    let copy = other.offset() as usize - (16 + 8 + 8 + 8);
+    let bytes = disk.read(&segment(other.segment())).unwrap();
+    assert_eq!((word(&bytes, copy + 16) >> 32) as u32, id, "its origin");
+    assert!(disk.flip(&segment(other.segment()), copy + 16 + 6, 1));
+    let opened = options().open_simulated(&disk);
+    assert!(matches!(opened, Err(OpenError::Corrupt(_))), "{opened:?}");
+}
