@@ -318,6 +318,9 @@ impl Directory {
     /// takes no space.
     fn write_spare(&self, bytes: &[u8]) -> io::Result<()> {
         let file = self.open_at(SPARE, OFlags::RDWR).map_err(io::Error::other)?;
+        // If somebody died between the exchange and the sync behind it, what is the spare now is still
+        // the MANIFEST on the device.
+        self.sync_directory()?;
         file.write_all_at(bytes, 0)?;
         file.set_len(bytes.len() as u64)?;
         file.sync_all()?;
@@ -406,6 +409,35 @@ impl Directory {
         }
         self.open_aside()
     }
+}
+
+/// Gives a file another name in another folder, before it loses its own: a power loss may show both,
+/// and must not show neither. One that was cut short here before has that name already.
+fn add_name(from: &File, name: &str, to: &File, new: &str) -> io::Result<()> {
+    match rustix::fs::linkat(from, name, to, new, AtFlags::empty()) {
+        Err(Errno::EXIST) if is_same(from, name, to, new)? => Ok(()),
+        // Links are not to be had everywhere, nor to files of others.
+        Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::MLINK) => {
+            Ok(rustix::fs::renameat_with(from, name, to, new, RenameFlags::NOREPLACE)?)
+        }
+        other => Ok(other?),
+    }
+}
+
+/// Takes away the name of a file that has got another one in another folder, durably.
+fn leave_name(from: &File, name: &str, to: &File) -> io::Result<()> {
+    to.sync_all()?;
+    match rustix::fs::unlinkat(from, name, AtFlags::empty()) {
+        // It was renamed.
+        Ok(()) | Err(Errno::NOENT) => from.sync_all(),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn is_same(from: &File, name: &str, to: &File, new: &str) -> io::Result<bool> {
+    let one = rustix::fs::statat(from, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    let other = rustix::fs::statat(to, new, AtFlags::SYMLINK_NOFOLLOW)?;
+    Ok((one.st_dev, one.st_ino) == (other.st_dev, other.st_ino))
 }
 
 /// Tries `name`, then `name.1` and so on, until one is not taken.
@@ -556,13 +588,8 @@ impl Storage for Directory {
 
     fn set_aside(&self, name: &str, to: &str) -> io::Result<String> {
         let folder = self.aside_folder()?;
-        let taken = free_name(to, |to| {
-            let flags = rustix::fs::RenameFlags::NOREPLACE;
-            Ok(rustix::fs::renameat_with(&self.handle, name, &folder, to, flags)?)
-        })?;
-        // The new name first: a power loss may show both, and must not show neither.
-        folder.sync_all()?;
-        self.handle.sync_all()?;
+        let taken = free_name(to, |to| add_name(&self.handle, name, &folder, to))?;
+        leave_name(&self.handle, name, &folder)?;
         Ok(taken)
     }
 
@@ -594,10 +621,8 @@ impl Storage for Directory {
 
     fn bring_back(&self, name: &str, to: &str) -> io::Result<()> {
         let folder = self.open_aside()?;
-        let flags = rustix::fs::RenameFlags::NOREPLACE;
-        rustix::fs::renameat_with(&folder, name, &self.handle, to, flags)?;
-        self.handle.sync_all()?;
-        folder.sync_all()
+        add_name(&folder, name, &self.handle, to)?;
+        leave_name(&folder, name, &self.handle)
     }
 
     fn replace(&self, name: &str, len: u64, pieces: Pieces<'_>) -> io::Result<()> {

@@ -52,14 +52,18 @@ impl SimulatedStorage {
         Ok(Opened { map, file: Box::new(file), identity })
     }
 
-    /// `NAME`, or with a number: one that is not taken in the folder of what was set aside.
-    fn free_name(&self, name: &str) -> String {
+    /// `NAME`, or with a number: one that is not taken in the folder of what was set aside, or taken by
+    /// the same file.
+    fn free_name(&self, from: &str, name: &str) -> String {
         let disk = self.0.disk();
         let mut names = (0u32..).map(|number| match number {
             0 => name.to_owned(),
             number => format!("{name}.{number}"),
         });
-        let is_free = |name: &String| !disk.names.contains_key(&format!("{ASIDE}/{name}"));
+        let is_free = |name: &String| {
+            let there = disk.names.get(&format!("{ASIDE}/{name}"));
+            there.is_none_or(|there| disk.names.get(from).is_some_and(|c| Arc::ptr_eq(c, there)))
+        };
         names.find(is_free).expect("no folder holds 2^32 files of one name")
     }
 
@@ -69,13 +73,13 @@ impl SimulatedStorage {
         Ok(())
     }
 
-    /// Between the two folders: a power loss may leave the file in both, or in one of them.
-    fn move_to(&self, from: &str, to: &str, removes: bool) -> io::Result<()> {
+    /// In the other one of the two folders.
+    fn add_name(&self, from: &str, to: &str) -> io::Result<()> {
         self.step(DiskOperation::Rename, from)?;
         let mut disk = self.0.disk();
         let content = disk.names.get(from).cloned().ok_or(io::ErrorKind::NotFound)?;
         disk.link(to, content);
-        if removes { disk.unlink(from) } else { Ok(()) }
+        Ok(())
     }
 
     /// Makes a file under a temporary name, as `Directory::publish_with` does.
@@ -164,16 +168,17 @@ impl Storage for SimulatedStorage {
     }
 
     fn set_aside(&self, name: &str, to: &str) -> io::Result<String> {
-        let free = self.free_name(to);
-        self.move_to(name, &format!("{ASIDE}/{free}"), true)?;
+        let free = self.free_name(name, to);
+        self.add_name(name, &format!("{ASIDE}/{free}"))?;
         self.sync_aside()?;
+        self.remove(name)?;
         self.sync_directory()?;
         Ok(free)
     }
 
     fn link_aside(&self, name: &str, to: &str) -> io::Result<String> {
-        let free = self.free_name(to);
-        self.move_to(name, &format!("{ASIDE}/{free}"), false)?;
+        let free = self.free_name(name, to);
+        self.add_name(name, &format!("{ASIDE}/{free}"))?;
         self.sync_aside()?;
         Ok(free)
     }
@@ -188,11 +193,18 @@ impl Storage for SimulatedStorage {
     }
 
     fn bring_back(&self, name: &str, to: &str) -> io::Result<()> {
-        if self.0.disk().names.contains_key(to) {
-            return Err(io::ErrorKind::AlreadyExists.into());
+        let from = format!("{ASIDE}/{name}");
+        {
+            let disk = self.0.disk();
+            let (there, file) = (disk.names.get(to), disk.names.get(&from));
+            let is_same = there.zip(file).is_some_and(|(there, file)| Arc::ptr_eq(there, file));
+            if there.is_some() && !is_same {
+                return Err(io::ErrorKind::AlreadyExists.into());
+            }
         }
-        self.move_to(&format!("{ASIDE}/{name}"), to, true)?;
+        self.add_name(&from, to)?;
         self.sync_directory()?;
+        self.remove(&from)?;
         self.sync_aside()
     }
 
