@@ -66,6 +66,21 @@ pub(crate) struct FileIdentity {
     pub(crate) inode: u64,
 }
 
+impl FileIdentity {
+    /// Whether another identity is that of this file on another device: a copy of the whole volume.
+    /// A file system without a device of its own (an overlay, tmpfs, a network) gets a new number
+    /// each time it is mounted, which says nothing.
+    pub(crate) const fn is_on_another_device(self, other: Self) -> bool {
+        let has_one = self.has_device() && other.has_device();
+        has_one && self.inode == other.inode && self.device != other.device
+    }
+
+    /// Linux gives major number 0 to what has none.
+    const fn has_device(self) -> bool {
+        (self.device >> 8) & 0xfff | (self.device >> 32) & 0xffff_f000 != 0
+    }
+}
+
 /// Why a segment header is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BadHeader {
@@ -223,6 +238,19 @@ mod tests {
         }
         (0..128).for_each(|len| assert!(SegmentHeader::decode(&good[..len]).is_err()));
         assert_eq!(SegmentHeader::decode(&[0; 128]), Err(BadHeader::Blank));
+    }
+
+    /// An overlay has another number after each start of its container.
+    #[test]
+    fn a_device_without_a_number_of_its_own_does_not_tell_copies() {
+        let on = |device, inode| FileIdentity { device, inode };
+        assert!(on(0x801, 7).is_on_another_device(on(0x802, 7)));
+        assert!(on(0x801, 7).is_on_another_device(on(0x1_0000_0000_0000, 7)));
+        assert!(!on(0x801, 7).is_on_another_device(on(0x801, 7)));
+        assert!(!on(0x801, 7).is_on_another_device(on(0x802, 8)), "another file");
+        assert!(!on(0x31, 7).is_on_another_device(on(0x32, 7)));
+        assert!(!on(0x31, 7).is_on_another_device(on(0x10_0032, 7)));
+        assert!(!on(0x801, 7).is_on_another_device(on(0x32, 7)));
     }
 
     #[test]

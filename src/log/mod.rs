@@ -494,7 +494,9 @@ impl CommitLog {
         let first = core.table.with(|all| all.iter().map(|s| s.id()).find(|&id| id > last));
         let first = first.or_else(|| core.first_to_come()).unwrap_or(tail.segment());
         let begin_there = |manifest: &mut Manifest| {
-            manifest.first = first;
+            // Those that salvage keeps beside the log are dropped first, and the log begins later.
+            manifest.first = manifest.first.max(first);
+            manifest.kept.retain(|id| !doomed.contains(id));
             manifest.remove(&doomed);
         };
         core.change_manifest(begin_there).map_err(io)?;

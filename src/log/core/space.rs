@@ -337,7 +337,11 @@ impl Core {
     /// Removes a standby that was made ahead.
     pub(super) fn remove_standby(&self) {
         let mut preparer = self.tail.preparer();
-        if preparer.has_standby()
+        // The first segment is not taken back: the MANIFEST may say that the log begins with it.
+        let is_first =
+            self.tail.is_full() && u64::from(self.tail.position().offset()) == FIRST_FRAME;
+        if !is_first
+            && preparer.has_standby()
             && let Some(standby) = preparer.withdraw()
         {
             self.discard(standby);

@@ -2,7 +2,7 @@
 
 use super::report::{Contradiction, RecoveryReport};
 use crate::error::{Corruption, CorruptionKind, OpenError};
-use crate::format::frame;
+use crate::format::frame::{self, State};
 use crate::format::header::{FIRST_FRAME, SEAL};
 use crate::format::manifest::{BadManifest, Manifest};
 use crate::log::scan::{self, Repair, Rules, Scan, Stop};
@@ -73,12 +73,17 @@ impl Kernel {
         let Some(boot_id) = boot_id.filter(|_| segment.header.boot_id != 0) else {
             return Self::Unknown;
         };
-        let moved = segment.header.origin.is_some_and(|origin| {
-            let (then, now) = (origin.file, segment.identity);
-            then.inode == now.inode && then.device != now.device
-        });
+        let moved = segment
+            .header
+            .origin
+            .is_some_and(|origin| origin.file.is_on_another_device(segment.identity));
         if segment.header.boot_id == boot_id && !moved { Self::Same } else { Self::Other }
     }
+}
+
+/// Whether a segment's writer saw something else than what is in memory now.
+pub(super) fn is_of_another_kernel(segment: &Segment, boot_id: Option<u128>) -> bool {
+    Kernel::of(segment, boot_id) == Kernel::Other
 }
 
 pub(super) fn inspect(
@@ -170,6 +175,18 @@ fn is_unused(segment: &Segment) -> bool {
 fn is_empty(segment: &Segment, inputs: Option<&Vec<u32>>) -> bool {
     let head = inputs.map(|inputs| FIRST_FRAME + frame::inputs_len(inputs.len()));
     !segment.is_sealed() && head.is_some_and(|head| scan::next_written(segment, head).is_none())
+}
+
+/// Whether nothing but the pad of a full segment stands between where a seal said that it ends and
+/// where its frames end: power loss may take the seal, which is not synced by itself.
+fn ends_in_a_pad(segment: &Segment, sealed_at: u64, found: u64) -> bool {
+    let is_place = sealed_at >= FIRST_FRAME && sealed_at.is_multiple_of(8) && sealed_at < found;
+    if segment.is_sealed() || !is_place {
+        return false;
+    }
+    let frame = scan::frame_at(segment, sealed_at, found - sealed_at);
+    let pad = frame.ok().flatten().filter(|frame| frame.word.state == State::Pad);
+    pad.is_some_and(|pad| sealed_at + pad.word.len == found)
 }
 
 impl Inspection {
@@ -330,7 +347,7 @@ impl Inspection {
     /// A segment from before the beginning of the log that is neither kept nor removed.
     fn judge_before_the_beginning(&mut self, segment: Segment) -> Result<(), OpenError> {
         if is_unused(&segment) {
-            // Its creation failed when it had its name already.
+            // Its creation failed when it had its name already; or it was taken back, and not removed.
             self.discarded.push((segment.id(), Fate::Remove));
             return Ok(());
         }
@@ -453,7 +470,8 @@ impl Inspection {
         let last = all.into_iter().find(|inspected| inspected.segment.id() == end.segment);
         let Some(Inspected { segment, scan }) = last else { return Ok(()) };
         let found = scan.as_ref().map_or_else(|| segment.end(), |scan| scan.end);
-        if found == u64::from(end.offset) {
+        let sealed_anew = scan.is_some() && ends_in_a_pad(segment, end.offset.into(), found);
+        if found == u64::from(end.offset) || sealed_anew {
             return Ok(());
         }
         let place = segment.position(found.min(u64::from(end.offset)));

@@ -6,7 +6,7 @@
 //! that opens a log replaces it before it changes anything else.
 
 use super::evidence;
-use super::inspect::{Inspected, inspect};
+use super::inspect::{Inspected, inspect, is_of_another_kernel};
 use super::report::{RecoveryReport, SetAside};
 use crate::error::{Corruption, CorruptionKind, OpenError};
 use crate::format::header::FIRST_FRAME;
@@ -53,8 +53,20 @@ pub(crate) fn look(
     let mut chances = CHANCES;
     loop {
         let before = (storage.has_writer()?, storage.read_manifest()?);
-        let found =
-            if before.0 { look_live(storage, as_of_now) } else { look_still(storage, mode) };
+        let found = if before.0 {
+            match look_live(storage, as_of_now) {
+                Ok(Some(live)) => Ok(live),
+                Err(error) => Err(error),
+                // It will seal them soon.
+                Ok(None) if Instant::now() <= deadline => {
+                    std::thread::sleep(Duration::from_millis(1));
+                    continue;
+                }
+                Ok(None) => return look_still(storage, mode),
+            }
+        } else {
+            look_still(storage, mode)
+        };
         // What a writer adds to its log spoils nothing, but it may merge away what was to be opened.
         let is_stable = match &found {
             Ok(_) if before.0 => true,
@@ -98,7 +110,9 @@ fn list_aside(storage: &dyn Storage, report: &mut RecoveryReport) -> Result<(), 
     Ok(())
 }
 
-fn look_live(storage: &dyn Storage, as_of_now: bool) -> Result<Look, OpenError> {
+/// `None`: its writer is opening it, and has not cleared up yet what another start of the kernel left,
+/// of which not all may count.
+fn look_live(storage: &dyn Storage, as_of_now: bool) -> Result<Option<Look>, OpenError> {
     let manifest = read_manifest(storage)?;
     let mut found = Live::default();
     for id in super::ids(storage)? {
@@ -110,6 +124,12 @@ fn look_live(storage: &dyn Storage, as_of_now: bool) -> Result<Look, OpenError> 
         }
     }
     found.check_chain(&manifest)?;
+    let boot_id = storage.boot_id();
+    let is_left =
+        |segment: &Segment| !segment.is_sealed() && is_of_another_kernel(segment, boot_id);
+    if found.log.iter().any(is_left) {
+        return Ok(None);
+    }
     if as_of_now {
         found.end_here()?;
     }
@@ -119,7 +139,7 @@ fn look_live(storage: &dyn Storage, as_of_now: bool) -> Result<Look, OpenError> 
     let mut report = RecoveryReport { same_boot: true, ..RecoveryReport::default() };
     report.sealed_segments = segments.iter().filter(|segment| segment.is_sealed()).count() as u64;
     list_aside(storage, &mut report)?;
-    Ok(Look { segments, manifest, report, live: true, ignored })
+    Ok(Some(Look { segments, manifest, report, live: true, ignored }))
 }
 
 fn read_manifest(storage: &dyn Storage) -> Result<Manifest, OpenError> {
@@ -224,7 +244,8 @@ impl Live {
 }
 
 fn counts(manifest: &Manifest, id: u32) -> bool {
-    let in_log = id >= manifest.first && manifest.removed.binary_search(&id).is_err();
+    let is_in = |ids: &[u32]| ids.binary_search(&id).is_ok();
+    let in_log = id >= manifest.first && !is_in(&manifest.removed) && !is_in(&manifest.cut_off);
     in_log || manifest.kept.binary_search(&id).is_ok()
 }
 

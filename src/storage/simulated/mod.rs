@@ -134,7 +134,9 @@ impl Default for SimulatedDisk {
 fn another_device() -> u64 {
     static DEVICES: AtomicU64 = AtomicU64::new(1);
     // ORDERING: Relaxed; a number, and no memory is touched by it.
-    DEVICES.fetch_add(1, Ordering::Relaxed)
+    let minor = DEVICES.fetch_add(1, Ordering::Relaxed);
+    // As Linux has it, with major number 8.
+    8 << 8 | minor & 0xff | (minor >> 8) << 20
 }
 
 /// For what can only fail for want of memory.
