@@ -507,3 +507,61 @@ fn a_view_of_a_damaged_store_lists_the_same() {
     assert_eq!((&seen.gone, &seen.damaged), (&report.gone, &report.damaged));
     assert_eq!(seen.gone.len(), 2, "{report}");
 }
+
+/// Whatever is damaged: what is left is good, and what is not as it was is on the list.
+#[test]
+fn whatever_is_damaged_all_that_is_missing_is_listed() {
+    let made = Made::new();
+    let rounds = std::env::var("SALVAGE_ROUNDS").map_or(20, |n| n.parse().unwrap());
+    let mut seed = 1u64;
+    let mut below = |n: u64| {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        seed % n
+    };
+    for round in 0..rounds {
+        let mut damages = Vec::new();
+        for _ in 0..=below(3) {
+            let (id, at) = (below(3) as u32 + 1, below(450) as usize);
+            damages.push((id, at, below(60) as usize + 1, below(5)));
+        }
+        let damage = |dir: &Path| {
+            for &(id, at, len, how) in &damages {
+                change(&file(dir, id), |bytes| match how {
+                    0 if at > 128 && at < bytes.len() => bytes.truncate(at),
+                    1 => bytes.iter_mut().skip(at).take(len).for_each(|byte| *byte = 0),
+                    2 => bytes.iter_mut().skip(at).take(len).for_each(|byte| *byte ^= 0x5a),
+                    _ => bytes.iter_mut().skip(at).take(1).for_each(|byte| *byte ^= 1 << (len % 8)),
+                });
+            }
+        };
+        for hints in [true, false] {
+            let dir = made.dir.path().join("copy");
+            let _ = fs::remove_dir_all(&dir);
+            copy(&made.store(), &dir, hints);
+            damage(&dir);
+            let store = salvage().open(&dir).unwrap();
+            let (report, left) = (store.recovery().clone(), contents(&store));
+            let what = format!("round {round}, {damages:?}, hints {hints}: {report}");
+            let untold = report.gone.iter().any(|lost| lost.key.is_none() || !lost.certain);
+            let told = |key: &str| {
+                report.gone.iter().any(|lost| lost.key.as_deref() == Some(key.as_bytes()))
+            };
+            let keys = ["key", "gone", "twice", "only", "a", "b", "after", "key 2"];
+            for key in keys {
+                if left.get(key) != made.map.get(key) {
+                    assert!(untold || told(key), "{key} is {:?}; {what}", left.get(key));
+                }
+            }
+            assert!(left.keys().all(|key| keys.contains(&&**key)), "{what}");
+            for lost in report.gone.iter().filter(|lost| lost.certain && lost.now.is_some()) {
+                let key = std::str::from_utf8(lost.key.as_deref().unwrap()).unwrap();
+                assert!(left.contains_key(key), "{key} came back; {what}");
+            }
+            store.verify().unwrap();
+            store.close().unwrap();
+            is_good(&dir, &left);
+        }
+    }
+}
