@@ -4,7 +4,9 @@ use super::{entries, fill, log_options, segment, word};
 use std::io::ErrorKind;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use tailcask::{DiskOperation, Fate, OpenError, ReadError, RecoveryMode, SimulatedDisk, Unsynced};
+use tailcask::{
+    DiskOperation, Fate, Maintenance, OpenError, ReadError, RecoveryMode, SimulatedDisk, Unsynced,
+};
 
 #[test]
 fn after_a_close_any_names_may_come_back() {
@@ -273,4 +275,18 @@ fn a_seal_with_a_flipped_bit_is_none() {
         assert_eq!(entries(&log), all, "bit {bit}");
         log.abort();
     }
+}
+
+#[test]
+fn a_task_that_waits_after_a_failed_sync_is_told_at_once() {
+    let disk = SimulatedDisk::new();
+    let options = log_options().maintenance(Maintenance::Background);
+    let log = options.open_simulated(&disk).unwrap();
+    let position = log.append(b"entry").unwrap();
+    disk.fail_sync_after(0);
+    log.sync().unwrap_err();
+    let mut waiting = std::pin::pin!(log.wait_durable_async(position));
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    let polled = waiting.as_mut().poll(&mut context);
+    assert!(matches!(polled, std::task::Poll::Ready(Err(_))), "{polled:?}");
 }

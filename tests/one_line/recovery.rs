@@ -288,3 +288,60 @@ fn what_stands_before_a_mark_is_not_durable_by_it() {
     log_after.abort();
     abort(log);
 }
+
+#[test]
+fn a_hole_under_another_boot_ends_the_log() {
+    let disk = SimulatedDisk::new();
+    let log = log_options().open_simulated(&disk).unwrap();
+    // So long that what follows begins with a sector.
+    log.append(&[1; 1024 - 128 - 16]).unwrap();
+    assert_eq!(log.append(&[2; 100]).unwrap().offset(), 1024);
+    let image = disk.power_loss(|_, sector| sector == 2);
+    log.abort();
+    let log = log_options().open_simulated(&image).unwrap();
+    assert_eq!((entries(&log).len(), log.recovery().holes), (0, 0));
+    log.abort();
+}
+
+#[test]
+fn what_is_cut_off_stays_so_whatever_step_of_a_recovery_is_the_last() {
+    let disk = SimulatedDisk::new();
+    let log = log_options().open_simulated(&disk).unwrap();
+    for id in 1..5 {
+        fill(&log, id);
+    }
+    let torn = |name: &str, sector: usize| name != segment(1) || sector > 4;
+    for power in [false, true] {
+        for allowed in 0.. {
+            let image = disk.power_loss(torn);
+            image.fail_after(allowed);
+            let done = log_options().open_simulated(&image).map(CommitLog::abort).is_ok();
+            let image =
+                if power { image.power_loss_at_random(allowed) } else { image.process_death() };
+            let log = log_options().open_simulated(&image).unwrap();
+            assert!(entries(&log).is_empty(), "after {allowed} operations");
+            log.abort();
+            if done {
+                break;
+            }
+        }
+    }
+    log.abort();
+}
+
+#[test]
+fn a_recovered_segment_is_sealed_before_anything_follows_it() {
+    let disk = SimulatedDisk::new();
+    let log = log_options().open_simulated(&disk).unwrap();
+    log.append(b"first").unwrap();
+    let image = disk.process_death();
+    log.abort();
+    let log = log_options().open_simulated(&image).unwrap();
+    log.append(b"second").unwrap();
+    log.sync().unwrap();
+    let image = image.power_loss(|_, _| false);
+    log.abort();
+    let log = log_options().open_simulated(&image).unwrap();
+    assert_eq!(entries(&log), [&b"first"[..], b"second"]);
+    log.abort();
+}
