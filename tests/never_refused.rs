@@ -253,3 +253,32 @@ fn a_reader_waits_for_a_writer_that_clears_up_after_a_power_loss() {
     });
     assert_eq!(found, [b"before"]);
 }
+
+/// A recovery that dies between a seal and its sync leaves that in the page cache: it is durable before
+/// anything is that follows, also where an earlier start of the kernel has made the segment.
+#[test]
+fn a_seal_that_a_dying_recovery_left_is_durable_before_what_follows_it() {
+    let disk = SimulatedDisk::new();
+    let log = options().open_simulated(&disk).unwrap();
+    log.append(b"before").unwrap();
+    let image = disk.power_loss(|_, _| true);
+    log.abort();
+    let dead = std::sync::Arc::new(std::sync::Mutex::new(None));
+    let taken = dead.clone();
+    image.on_operation(move |disk, operation, file| {
+        if operation == DiskOperation::Sync && file == name(1) {
+            *taken.lock().unwrap() = Some(disk.process_death());
+        }
+        Ok(())
+    });
+    options().open_simulated(&image).unwrap().abort();
+    let dead = dead.lock().unwrap().take().unwrap();
+    let log = options().open_simulated(&dead).unwrap();
+    assert_eq!(entries(&log), [b"before"]);
+    log.append(b"after").unwrap();
+    log.sync().unwrap();
+    let image = dead.power_loss(|_, _| false);
+    log.abort();
+    let log = options().open_simulated(&image).unwrap();
+    assert_eq!(entries(&log), [&b"before"[..], b"after"]);
+}

@@ -231,7 +231,7 @@ impl Segment {
     }
 
     /// Whether nothing but the seal says where it ends: no pad, nor its capacity.
-    fn ends_by_its_seal(&self) -> bool {
+    pub(crate) fn ends_by_its_seal(&self) -> bool {
         // ORDERING: Relaxed; sealed, so nobody changes it.
         self.end() + 8 <= self.map.len() as u64
             && self.map.word(self.end()).load(Ordering::Relaxed) == 0
@@ -328,6 +328,10 @@ impl Segment {
     fn with_file(&self, run: impl FnOnce(&dyn SegmentFile) -> io::Result<()>) -> io::Result<()> {
         // Without a file it is sealed, and nothing is left to be done.
         lock(&self.file).as_deref().map_or(Ok(()), run)
+    }
+
+    pub(crate) fn has_file(&self) -> bool {
+        lock(&self.file).is_some()
     }
 
     pub(crate) fn close_file(&self) {

@@ -37,6 +37,9 @@ pub(super) fn act(
     remove(storage, &manifest, &inspection)?;
     manifest.removed.clear();
     manifest.cut_off.clear();
+    if inspection.manifest.closed.is_none() {
+        sync_old_seals(storage, &inspection)?;
+    }
     let (salvaging, heads) = (inspection.mode == RecoveryMode::Salvage, inspection.heads);
     let all = inspection.beside.into_iter().chain(inspection.log).map(|inspected| {
         let clear_end = copy_torn(storage, &inspected, &mut report)?;
@@ -161,6 +164,20 @@ fn remove(
         return Ok(());
     }
     storage.sync_directory().map_err(|e| io_error("sync the directory", e))
+}
+
+/// Makes the seals durable that a recovery set which died before it could sync them, in segments that an
+/// earlier start of the kernel has made (those of this one are open, and synced by `repair`): without
+/// such a seal the segment ends nowhere, and what follows it would be cut off by a power loss.
+fn sync_old_seals(storage: &dyn Storage, inspection: &Inspection) -> Result<(), OpenError> {
+    let all = inspection.log.iter().chain(&inspection.beside);
+    let sealed = all.filter(|inspected| inspected.scan.is_none()).map(|sealed| &sealed.segment);
+    for segment in sealed.filter(|segment| segment.ends_by_its_seal() && !segment.has_file()) {
+        let name = file_name(segment.id());
+        let synced = storage.open(&name, Access::Write)?.file.sync(0, FIRST_FRAME);
+        synced.map_err(|e| io_error(format!("sync {name}"), e))?;
+    }
+    Ok(())
 }
 
 /// Keeps a copy of what stands behind the end of a segment, and says whether it may be overwritten:
