@@ -33,6 +33,7 @@ use super::{u32_at, u64_at};
 const MAGIC: u64 = u64::from_le_bytes(*b"tchint\n\0");
 const VERSION: u32 = 2;
 const HEAD: usize = 152;
+const HEAD_1: usize = 120;
 /// More than a store reclaims.
 const MOST: u64 = 1 << 62;
 /// The least that a frame with a key takes.
@@ -220,10 +221,13 @@ pub(crate) struct Loose {
     pub(crate) plain: bool,
 }
 
-/// As `decode`, where it is not known what the hint should be of. For reports alone.
+/// As `decode`, where it is not known what the hint should be of. For reports alone; hints of
+/// version 1 do, too.
 pub(crate) fn decode_loosely(bytes: &[u8]) -> Option<(Loose, Entries<'_>)> {
     let (content, crc) = bytes.split_last_chunk::<4>()?;
-    let (head, entries) = content.split_at_checked(HEAD)?;
+    // Version 1 counted no frames, and its tags are of another hash.
+    let version = u32_at(content, 8);
+    let (head, entries) = content.split_at_checked(if version == 1 { HEAD_1 } else { HEAD })?;
     let (entries, rest) = entries.as_chunks::<8>();
     let loose = Loose {
         id: u32_at(head, 12),
@@ -232,7 +236,7 @@ pub(crate) fn decode_loosely(bytes: &[u8]) -> Option<(Loose, Entries<'_>)> {
         fingerprint: u64_at(head, 32),
         plain: u32_at(head, 112) & PLAIN != 0,
     };
-    let known = u64_at(head, 0) == MAGIC && u32_at(head, 8) == VERSION && rest.is_empty();
+    let known = u64_at(head, 0) == MAGIC && matches!(version, 1 | VERSION) && rest.is_empty();
     let sound = known && u32::from_le_bytes(*crc) == crc32fast::hash(content);
     let entries = Entries(entries);
     (sound && entries.are_sound(loose.end)).then_some((loose, entries))

@@ -247,7 +247,12 @@ impl Found {
         let length = map.as_ref().map_or(0, |map| map.len() as u64);
         let position = LogPosition::new(id, 0);
         self.damaged.push(DamagedRange { position, length, damage });
-        let end = hint.as_ref().map_or(length, |hint| hint.loose.end);
+        let written = |map: &Map| {
+            let last = bytes(map, 0, length).iter().rposition(|&byte| byte != 0);
+            last.map_or(0, |last| (last as u64 + 1).next_multiple_of(8))
+        };
+        let written = map.as_ref().map_or(0, written);
+        let end = hint.as_ref().map_or(written, |hint| hint.loose.end);
         let range = Gap { offset: FIRST_FRAME, len: end.saturating_sub(FIRST_FRAME) };
         let suspects = match &map {
             Some(map) => {

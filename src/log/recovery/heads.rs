@@ -1,6 +1,6 @@
 //! Segments whose head is damaged, and whose frames are not: salvage makes the head anew.
 //!
-//! What the frames cannot do without is the salt. A flipped bit is found by the head's own checksums; and
+//! What the frames cannot do without is the salt. A single byte that is wrong is found by the head's own checksums; and
 //! where more is gone, the segment's hint has the salt, too. It is the right one only if a frame in the
 //! file verifies with it.
 
@@ -8,12 +8,14 @@
 
 use super::evidence::hinted_salt;
 use crate::error::OpenError;
+use crate::format::frame::{Kind, MOVED};
 use crate::format::header::{BadHeader, FIRST_FRAME, FileIdentity, Origin, SEAL, SegmentHeader};
 use crate::format::manifest::Manifest;
 use crate::log::scan;
 use crate::log::search::Search;
 use crate::segment::Segment;
 use crate::storage::{Access, Storage};
+use std::ops::ControlFlow;
 
 type Head = [u8; FIRST_FRAME as usize];
 
@@ -28,12 +30,12 @@ pub(super) fn reopen(
     let salt = hinted_salt(storage, id)?;
     let mut made_up = false;
     let read = |head: &Head, len: u64| {
-        let one_bit = with_a_bit_flipped(head).filter(|header| header.id == id);
+        let one_byte = with_a_byte_changed(head).filter(|header| header.id == id);
         let by_hint = || {
             made_up = true;
             salt.map(|salt| from_hint(id, salt, len, manifest, ids))
         };
-        one_bit.or_else(by_hint).ok_or(BadHeader::Damaged("it cannot be told"))
+        one_byte.or_else(by_hint).ok_or(BadHeader::Damaged("it cannot be told"))
     };
     let mut segment = match Segment::open_with(storage, id, access, read) {
         Ok(segment) => segment,
@@ -43,19 +45,19 @@ pub(super) fn reopen(
     if !has_frames(&segment) {
         return Ok(None);
     }
-    segment.header.merged |= made_up && scan::inputs(&segment).is_some();
+    segment.header.merged |= made_up && is_merged(&segment);
     Ok(Some(segment))
 }
 
-fn with_a_bit_flipped(head: &Head) -> Option<SegmentHeader> {
-    let seal = SEAL as usize * 8..(SEAL as usize + 32) * 8;
-    let bits = (0..head.len() * 8).filter(|bit| !seal.contains(bit));
-    let mut all = bits.filter_map(|bit| {
+fn with_a_byte_changed(head: &Head) -> Option<SegmentHeader> {
+    let seal = SEAL as usize..SEAL as usize + 32;
+    let places = (0..head.len()).filter(|at| !seal.contains(at));
+    let mut all = places.flat_map(|at| (1..=u8::MAX).map(move |change| (at, change)));
+    all.find_map(|(at, change)| {
         let mut head = *head;
-        head[bit / 8] ^= 1 << (bit % 8);
+        head[at] ^= change;
         SegmentHeader::decode(&head).ok()
-    });
-    all.next()
+    })
 }
 
 /// The head of a segment of which nothing but the salt is known.
@@ -72,6 +74,19 @@ fn from_hint(id: u32, salt: u64, len: u64, manifest: &Manifest, ids: &[u32]) -> 
         capacity: len,
         origin: (!manifest.is_legacy()).then_some(origin),
     }
+}
+
+/// Whether a merge made it: that says its first frame, which may be gone, and each frame with a key. Taken
+/// for the log's, its frames would all be newer than they are.
+fn is_merged(segment: &Segment) -> bool {
+    let (mut moved, mut lost) = (scan::inputs(segment).is_some(), Vec::new());
+    // Damage is noted, and does not end it.
+    let _ = scan::each_frame(segment, Some(&mut lost), |_, _, header| {
+        let keyed = header.filter(|header| matches!(header.kind, Kind::Put | Kind::Delete));
+        moved |= keyed.is_some_and(|header| header.flags & MOVED != 0);
+        if moved || keyed.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    moved
 }
 
 fn has_frames(segment: &Segment) -> bool {
