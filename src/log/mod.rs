@@ -286,6 +286,7 @@ impl CommitLog {
         let stored = found.manifest.secret.is_some();
         let core = Core::start(storage, config, found);
         let core = Arc::new(core.map_err(|e| io_error("create a segment", e))?);
+        core.storage.note_recovered().map_err(|e| io_error("lock LOCK", e))?;
         if !core.is_manual() {
             Background::start(&core).map_err(|e| io_error("start a thread", e))?;
         }

@@ -94,9 +94,23 @@ pub(crate) trait Storage: Send + Sync + Debug {
     }
     /// Whether some handle, of this process or another one, has it open for writing. Nothing stays
     /// locked, or is made, to find out.
-    fn has_writer(&self) -> Result<bool, OpenError> {
-        Ok(false)
+    fn writer(&self) -> Result<Writer, OpenError> {
+        Ok(Writer::None)
     }
+    /// Tells readers that this writer has recovered what was there.
+    fn note_recovered(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Who writes to a directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Writer {
+    None,
+    /// One that may still be repairing what another one left.
+    Recovering,
+    /// One whose own log it is by now.
+    Live,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,10 +1,13 @@
 //! Real files in a directory that is private to its user.
 
-use super::lock::{Lock, is_unsupported};
+use super::lock::{Lock, Record, has_record, is_unsupported};
 use super::trust::Rules;
-use super::{ASIDE, Access, Head, Opened, Pieces, Prepared, SegmentFile, Storage, io_error, space};
+use super::{
+    ASIDE, Access, Head, Opened, Pieces, Prepared, SegmentFile, Storage, Writer, io_error, space,
+};
 use crate::error::OpenError;
 use crate::format::header::FileIdentity;
+use crate::format::u32_at;
 use crate::segment::map::Map;
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
 use rustix::io::{Errno, retry_on_intr};
@@ -134,7 +137,10 @@ impl Directory {
         let deadline = Instant::now() + READERS;
         loop {
             if let Some(lock) = self.try_lock(true)? {
-                return Ok(lock);
+                match lock.record(Record::Open) {
+                    Err(error) if !is_unsupported(&error) => return Err(self.lock_error(error)),
+                    _ => return Ok(lock),
+                }
             }
             let readers = self.try_lock(false)?;
             if readers.is_none() || Instant::now() > deadline {
@@ -172,6 +178,12 @@ impl Directory {
         };
         let taken = lock.add(file, exclusive).map_err(|e| self.lock_error(e))?;
         Ok(taken.then_some(lock))
+    }
+
+    /// Whether the MANIFEST is one of version 0.1.0, or cannot be told.
+    fn is_legacy(&self) -> Result<bool, OpenError> {
+        let manifest = self.read_manifest()?;
+        Ok(manifest.is_none_or(|manifest| u32_at(&manifest, 8) != crate::format::VERSION))
     }
 
     /// Whether an error of opening LOCK is no reason to stop.
@@ -709,8 +721,34 @@ impl Storage for Directory {
         Some(&self.handle)
     }
 
-    fn has_writer(&self) -> Result<bool, OpenError> {
-        Ok(self.try_lock(false)?.is_none())
+    fn writer(&self) -> Result<Writer, OpenError> {
+        let probe =
+            || Ok(if self.try_lock(false)?.is_some() { Writer::None } else { Writer::Live });
+        let lock = match self.open_at(LOCK, OFlags::RDONLY) {
+            // Removed by hand, or never made: the directory itself tells, for the price of a lock
+            // that is held for a moment.
+            Err(OpenError::Io { source, .. }) if self.does_without(&source) => return probe(),
+            other => other?,
+        };
+        match has_record(&lock, Record::Recovered) {
+            Ok(true) => Ok(Writer::Live),
+            Ok(false) if has_record(&lock, Record::Open).map_err(|e| self.lock_error(e))? => {
+                Ok(Writer::Recovering)
+            }
+            // Version 0.1.0 has none of these.
+            Ok(false) if self.is_legacy()? => probe(),
+            Ok(false) => Ok(Writer::None),
+            Err(error) if is_unsupported(&error) => probe(),
+            Err(error) => Err(self.lock_error(error)),
+        }
+    }
+
+    fn note_recovered(&self) -> io::Result<()> {
+        match self.lock.as_ref().map_or(Ok(()), |lock| lock.record(Record::Recovered)) {
+            // Then readers probe.
+            Err(error) if is_unsupported(&error) => Ok(()),
+            other => other,
+        }
     }
 }
 
@@ -772,13 +810,16 @@ mod tests {
     fn readers_see_whether_there_is_a_writer_and_keep_none_out() {
         let dir = tempfile::tempdir().unwrap();
         let reader = open(dir.path(), Access::Read);
-        assert!(!reader.has_writer().unwrap());
+        assert_eq!(reader.writer().unwrap(), Writer::None);
         assert_eq!(reader.list().unwrap(), [""; 0], "nothing is made");
         let writer = open(dir.path(), Access::Write);
+        assert_eq!(reader.writer().unwrap(), Writer::Recovering);
+        writer.note_recovered().unwrap();
+        assert_eq!(reader.writer().unwrap(), Writer::Live);
         std::fs::remove_file(dir.path().join("LOCK")).unwrap();
-        assert!(reader.has_writer().unwrap());
+        assert_eq!(reader.writer().unwrap(), Writer::Live, "the directory's own lock tells, too");
         drop(writer);
-        assert!(!reader.has_writer().unwrap());
+        assert_eq!(reader.writer().unwrap(), Writer::None);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::format::manifest::{BadManifest, Manifest};
 use crate::log::scan;
 use crate::options::RecoveryMode;
 use crate::segment::Segment;
-use crate::storage::{Access, Storage};
+use crate::storage::{Access, Storage, Writer};
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
@@ -52,8 +52,11 @@ pub(crate) fn look(
     let deadline = Instant::now() + PATIENCE;
     let mut chances = CHANCES;
     loop {
-        let before = (storage.has_writer()?, storage.read_manifest()?);
-        let found = if before.0 {
+        let before = (storage.writer()?, storage.read_manifest()?);
+        let is_live = before.0 == Writer::Live;
+        // A writer that recovers changes nothing of what is decided: at each of its steps another
+        // recovery would decide in the same way.
+        let found = if is_live {
             match look_live(storage, as_of_now) {
                 Ok(Some(live)) => Ok(live),
                 Err(error) => Err(error),
@@ -69,11 +72,11 @@ pub(crate) fn look(
         };
         // What a writer adds to its log spoils nothing, but it may merge away what was to be opened.
         let is_stable = match &found {
-            Ok(_) if before.0 => true,
-            _ => before == (storage.has_writer()?, storage.read_manifest()?),
+            Ok(_) if is_live => true,
+            _ => before == (storage.writer()?, storage.read_manifest()?),
         };
         // A directory that is read while it changes may show a later name and not an earlier one.
-        if before.0 && found.is_err() {
+        if is_live && found.is_err() {
             chances -= u32::from(is_stable);
         } else if is_stable {
             return found;

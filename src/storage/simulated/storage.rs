@@ -213,10 +213,6 @@ impl Storage for SimulatedStorage {
         self.publish_with(name, (len as usize, &head), Takes::Space, true).map(drop)
     }
 
-    fn has_writer(&self) -> Result<bool, OpenError> {
-        Ok(false)
-    }
-
     fn aside(&self) -> Result<Vec<(String, u64)>, OpenError> {
         self.step(DiskOperation::List, ASIDE).map_err(|e| io_error("list", e))?;
         let disk = self.0.disk();
