@@ -394,7 +394,7 @@ impl Place<'_> {
                 Some(Remains::Nothing { len }) => at += len,
                 // The frames inside stand for themselves.
                 Some(Remains::Frame(head)) if head.header.kind == Kind::Batch => {
-                    at += frame::HEADER
+                    at += frame::HEADER;
                 }
                 Some(Remains::Frame(frame)) if at + frame.len <= end => {
                     let length = frame.len;
