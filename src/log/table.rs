@@ -282,4 +282,24 @@ mod tests {
         }
         assert_eq!(other.waiting().0, 0);
     }
+
+    #[test]
+    fn a_segment_is_kept_while_it_is_pinned() {
+        let log = CommitLog::in_memory();
+        let core = log.core().expect("a log for writing");
+        let table = Table::new(Vec::new());
+        table.insert(core.create_merged(64, &[1]).map(Arc::new).expect("there is room"));
+        let id = table.segments()[0].id();
+        let pin = table.pin(id).expect("it is listed");
+        table.remove(|doomed| doomed == id);
+        for _ in 0..10 {
+            table.reap();
+        }
+        assert_eq!((table.waiting().0, pin.id()), (1, id), "somebody reads in it");
+        drop(pin);
+        for _ in 0..10 {
+            table.reap();
+        }
+        assert_eq!(table.waiting().0, 0);
+    }
 }

@@ -290,3 +290,19 @@ fn a_task_that_waits_after_a_failed_sync_is_told_at_once() {
     let polled = waiting.as_mut().poll(&mut context);
     assert!(matches!(polled, std::task::Poll::Ready(Err(_))), "{polled:?}");
 }
+
+#[test]
+fn a_standby_that_is_given_up_breaks_no_chain() {
+    let disk = SimulatedDisk::new();
+    let log = log_options().open_simulated(&disk).unwrap();
+    log.append(b"first").unwrap();
+    // A standby, which the large entry has no use for.
+    log.maintain().unwrap();
+    log.append(&[1; 100_000]).unwrap();
+    log.append(b"last").unwrap();
+    let image = disk.process_death();
+    log.abort();
+    let log = log_options().open_simulated(&image).unwrap();
+    assert_eq!(entries(&log).len(), 3);
+    log.abort();
+}

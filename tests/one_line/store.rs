@@ -422,6 +422,11 @@ fn a_segment_that_was_repaired_has_no_hint() {
     store.maintain().unwrap();
     store.close().unwrap();
     assert!(disk.flip(&segment(at.segment()), at.offset() as usize + 60, 1));
+    // Nor does it get one, at first.
+    disk.on_operation(|_, operation, name| {
+        let of_hint = operation == DiskOperation::Create && name.contains(".hint");
+        if of_hint { Err(ErrorKind::StorageFull.into()) } else { Ok(()) }
+    });
     for mode in [RecoveryMode::Salvage, RecoveryMode::Strict] {
         let store = options().recovery_mode(mode).open_simulated(&disk).unwrap();
         assert_eq!((value(&store, "key"), store.len()), (None, 1));
