@@ -158,9 +158,12 @@ fn about_to_roll(dir: &std::path::Path) -> Store {
     store
 }
 
+/// What it is called, and how it is done.
+type SmallWrite = (String, Box<dyn Fn(&Store)>);
+
 /// A frame of 24 bytes, which is what a sync mark takes, too.
-fn small_writes() -> Vec<(String, Box<dyn Fn(&Store)>)> {
-    let mut all: Vec<(String, Box<dyn Fn(&Store)>)> = Vec::new();
+fn small_writes() -> Vec<SmallWrite> {
+    let mut all: Vec<SmallWrite> = Vec::new();
     for len in 0..=8 {
         let key = "k".repeat(len);
         if len > 0 {

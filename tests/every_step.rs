@@ -400,7 +400,7 @@ fn every_step_of_a_store_may_be_the_last() {
                     _ = store.merge().unwrap();
                     camera.watch(&disk, "running");
                 }
-                6 => drop(store.roll().unwrap()),
+                6 => store.roll().unwrap(),
                 7 | 8 => drop(store.maintain().unwrap()),
                 9 => {
                     store.sync().unwrap();

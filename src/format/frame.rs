@@ -252,7 +252,7 @@ pub(crate) fn verify_by(
         Some(Kind::Entry | Kind::Put | Kind::Delete) => frame_len(body_len) == word.len,
         Some(Kind::SyncMark) => body_len == 8 && word.len == SYNC_MARK,
         Some(Kind::Batch) => word.len >= HEADER,
-        Some(Kind::Inputs) => frame_len(body_len) == word.len && body_len % 4 == 0,
+        Some(Kind::Inputs) => frame_len(body_len) == word.len && body_len.is_multiple_of(4),
         None => false,
     };
     let Some(header) = header.filter(|_| fits) else { return Err(CorruptionKind::Header) };

@@ -324,7 +324,7 @@ pub(super) mod tests {
             let key = (n * 7 + source * 13) % 3000;
             let version = (source * 5 + n) % 11;
             // The same for all that is said of a version.
-            let tombstone = (key + version) % 7 == 0;
+            let tombstone = (key + version).is_multiple_of(7);
             Entry { tag: tag(key), at: entry(key, version), tombstone }
         };
         let of = |source| {

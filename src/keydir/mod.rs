@@ -79,7 +79,7 @@ impl Keydir {
     /// How many of so many different keys have one tag at most, unless somebody has chosen them: eight
     /// times what they have on average, and 16 more. A merged segment may hold a key twice.
     pub(crate) const fn most_of_a_tag(&self, keys: usize) -> usize {
-        16 + (keys as u64 * 8 >> self.mask.count_ones()) as usize
+        16 + ((keys as u64 * 8) >> self.mask.count_ones()) as usize
     }
 
     #[inline]

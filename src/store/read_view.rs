@@ -290,12 +290,15 @@ impl<'a> IntoIterator for &'a ReadView {
     }
 }
 
+/// By their ids.
+type DamagedSegments = Mutex<BTreeMap<u32, Damaged>>;
+
 /// Makes a keydir of what was found.
 fn load(
     storage: &dyn Storage,
     options: &StoreOptions,
     found: &Look,
-) -> Result<(View, Mutex<BTreeMap<u32, Damaged>>, RecoveryReport), OpenError> {
+) -> Result<(View, DamagedSegments, RecoveryReport), OpenError> {
     let salvage = options.recovery_mode == RecoveryMode::Salvage;
     let secret = match found.manifest.secret {
         Some(secret) => secret,

@@ -42,7 +42,7 @@ impl Device {
     /// The latest state of a sector that is known.
     fn latest(&self, sector: usize) -> &Sector {
         let seen = self.seen.get(&sector).and_then(|seen| seen.last());
-        seen.map_or_else(|| self.durable.sector(sector), |seen| seen)
+        seen.map_or_else(|| self.durable.sector(sector), |seen| &**seen)
     }
 
     fn see(&mut self, sector: usize, bytes: Sector) {
@@ -193,7 +193,7 @@ impl Content {
             let new = newest.sector(sector);
             let empty = Vec::new();
             let seen = device.seen.get(&sector).unwrap_or(&empty);
-            let last = seen.last().map_or_else(|| device.durable.sector(sector), |seen| seen);
+            let last = seen.last().map_or_else(|| device.durable.sector(sector), |seen| &**seen);
             let changed = last != new;
             let versions = 1 + seen.len() + usize::from(changed);
             if versions == 1 {

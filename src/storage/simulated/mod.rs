@@ -418,6 +418,9 @@ impl SimulatedDisk {
     }
 }
 
+/// Files by their names.
+type Names = BTreeMap<String, Arc<Content>>;
+
 impl Change {
     fn name(&self) -> &str {
         match self {
@@ -526,7 +529,7 @@ impl Disk {
     fn image(
         &self,
         boots: u128,
-        (names, durable_names): (&BTreeMap<String, Arc<Content>>, &BTreeMap<String, Arc<Content>>),
+        (names, durable_names): (&Names, &Names),
         mut copy: impl FnMut(&Arc<Arena>, &str, &Content) -> io::Result<Content>,
     ) -> io::Result<SimulatedDisk> {
         let arena = Arc::new(Arena::new()?);
