@@ -104,7 +104,7 @@ fn fill_and_go_on(place: &Path, maintenance: Maintenance) {
     assert!(is_no_space(&store.put("large", vec![1; VALUE]).unwrap_err()));
     check(&store, |_| true, puts);
     // More than the room that any segment has left: one in eight stays.
-    let stays = |n: u32| n % 8 == 0;
+    let stays = |n: u32| n.is_multiple_of(8);
     for n in (0..puts).filter(|&n| !stays(n)) {
         match n % 3 {
             0 => assert!(store.delete(key(n)).unwrap()),
@@ -152,7 +152,7 @@ fn reopen(place: &Path) {
     assert!(log.verify().is_ok());
     drop(log);
     let store = options().open(&path).unwrap();
-    let stays = |n: u32| n % 8 == 0;
+    let stays = |n: u32| n.is_multiple_of(8);
     for n in (0..puts).filter(|&n| !stays(n)) {
         assert!(store.delete(key(n)).unwrap());
     }

@@ -236,7 +236,7 @@ fn a_snapshot_of_the_volume_is_judged_as_after_a_power_loss() {
         log.append(format!("{n} {}", "x".repeat(200)).as_bytes()).unwrap();
     }
     let snapshot = disk.on_another_device(|unsynced| match unsynced {
-        tailcask::Unsynced::Sector { sector, .. } if sector == 5 => tailcask::Fate::Lost,
+        tailcask::Unsynced::Sector { sector: 5, .. } => tailcask::Fate::Lost,
         _ => tailcask::Fate::Kept,
     });
     log.abort();
@@ -319,7 +319,7 @@ fn what_a_merge_left_is_removed_only_while_its_inputs_are_there() {
     let is_gone = |(name, _): &&(String, usize)| image.files().iter().all(|(n, _)| n != name);
     let gone: Vec<_> = made.iter().filter(is_gone).map(|(name, _)| name).collect();
     let made_by_it = |name: &&String| ids.iter().all(|id| !name.starts_with(&format!("{id:020}")));
-    assert!(gone.iter().any(made_by_it) && gone.iter().all(|n| made_by_it(n)), "{gone:?}");
+    assert!(gone.iter().any(made_by_it) && gone.iter().all(made_by_it), "{gone:?}");
 
     let input = format!("{:020}.seg", ids[0]);
     assert!(without.cut(&input, 0));

