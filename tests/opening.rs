@@ -161,6 +161,29 @@ fn a_segment_of_another_log_is_refused_or_set_aside() {
     assert!(entries(&log).len() < 600);
 }
 
+/// The same where the MANIFEST is gone, too: Salvage takes one log, and not a mixture.
+#[test]
+fn salvage_without_a_manifest_takes_the_segments_of_one_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, other) = (dir.path().join("log"), dir.path().join("other"));
+    for path in [&path, &other] {
+        let log = options().open(path).unwrap();
+        for n in 0..600 {
+            log.append(format!("{} {n} {}", path.display(), "x".repeat(60)).as_bytes()).unwrap();
+        }
+        log.close().unwrap();
+    }
+    let last = segments(&path).pop().unwrap();
+    fs::copy(other.join(&last), path.join(&last)).unwrap();
+    fs::remove_file(path.join("MANIFEST")).unwrap();
+    let salvage = options().recovery_mode(RecoveryMode::Salvage).open(&path).unwrap();
+    let ours = path.display().to_string();
+    assert!(entries(&salvage).iter().all(|entry| entry.starts_with(ours.as_bytes())));
+    assert_eq!(salvage.recovery().contradictions.len(), 1, "{}", salvage.recovery());
+    salvage.close().unwrap();
+    options().open(&path).unwrap();
+}
+
 /// L4: a death with an unfinished append, and then a restart of the machine before the next open. What
 /// is behind that append does not count, by promise 3; but it is set aside, and can be brought back.
 #[test]

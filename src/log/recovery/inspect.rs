@@ -54,6 +54,8 @@ pub(super) struct Inspection {
     /// Segments that count although their heads were damaged, and how (salvage only).
     pub(super) heads: BTreeMap<u32, CorruptionKind>,
     boot_id: Option<u128>,
+    /// The log's id, where there is no MANIFEST that has it.
+    log_id: Option<u64>,
 }
 
 /// Whether what is in memory is what the writer of a segment saw.
@@ -110,6 +112,7 @@ pub(super) fn inspect(
         report,
         heads: BTreeMap::new(),
         boot_id,
+        log_id: None,
     };
     let (mut chain, mut merged) = (Vec::new(), Vec::new());
     for &id in &ids {
@@ -260,11 +263,13 @@ impl Inspection {
         is_behind && corruption.kind == blank && self.manifest.kept.binary_search(&id).is_err()
     }
 
-    fn is_foreign(&self, segment: &Segment) -> bool {
-        match segment.header.origin {
-            _ if self.source != Source::Read => false,
-            Some(origin) => origin.log_id != self.manifest.log_id,
-            None => segment.id() >= self.manifest.legacy,
+    fn is_foreign(&mut self, segment: &Segment) -> bool {
+        match (self.source, segment.header.origin) {
+            (Source::Read, Some(origin)) => origin.log_id != self.manifest.log_id,
+            (Source::Read, None) => segment.id() >= self.manifest.legacy,
+            // Without a MANIFEST it is the log of the segment that was met first.
+            (_, Some(origin)) => *self.log_id.get_or_insert(origin.log_id) != origin.log_id,
+            (_, None) => false,
         }
     }
 
