@@ -358,7 +358,7 @@ fn views_beside_a_writer_of_this_process_hold_what_was_acknowledged() {
         let _end = Set(&stop);
         scope.spawn(|| write(&store, &progress, &stop));
         let mut refreshed = Store::open_read_only(&path).unwrap();
-        for n in 0..rounds(60) {
+        for n in 0..rounds(20) {
             let acknowledged = progress.0.load(Ordering::Acquire);
             let view = Store::open_read_only(&path).unwrap();
             check(&view, acknowledged);
@@ -468,7 +468,7 @@ fn views_beside_a_writer_of_another_process_hold_what_was_acknowledged() {
     let mut writer = Process::start("writer", dir.path());
     let progress = begun(&mut writer, dir.path());
     let mut refreshed = Store::open_read_only(&path).unwrap();
-    for n in 0..rounds(60) {
+    for n in 0..rounds(20) {
         let acknowledged = read_progress(&progress);
         let view = Store::open_read_only(&path).unwrap();
         check(&view, acknowledged);
