@@ -66,7 +66,7 @@ acknowledged=$last
 echo "   acknowledged before the kill: $acknowledged records"
 
 echo "== reopen, and look for them"
-"$tailcask" stat "$store" | grep opened | sed 's/^ */   /'
+"$tailcask" stat "$store" | grep state | sed 's/^ */   /'
 found=$("$tailcask" count "$store")
 [ "$found" -ge "$acknowledged" ]
 head -n "$found" "$work/input" >"$work/first"
