@@ -388,3 +388,24 @@ fn damage_in_a_value_full_of_frames_takes_linear_time() {
         assert_eq!(run(0, &["log", "cat", &name("new log")]).0, "before\nafter\n");
     }
 }
+
+/// What opening set aside is no secret: `stat` lists it, also later.
+#[test]
+fn stat_lists_what_is_set_aside() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let store = options().open(&path).unwrap();
+    store.put("key", "value").unwrap();
+    store.close().unwrap();
+    // A file without anything in it, that is no part of a closed store.
+    fs::write(path.join("00000000000000000077.seg"), vec![0; 4096]).unwrap();
+    options().open(&path).unwrap().close().unwrap();
+    let dir = path.to_str().unwrap();
+    let (out, _) = run(0, &["stat", dir]);
+    assert!(out.contains("set-aside/00000000000000000077.seg"), "{out}");
+    let (out, _) = run(0, &["stat", dir, "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(json["set_aside"][0]["name"], "00000000000000000077.seg");
+    let (out, _) = run(0, &["log", "stat", dir]);
+    assert!(out.contains("set aside    00000000000000000077.seg"), "{out}");
+}

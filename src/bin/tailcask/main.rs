@@ -400,6 +400,7 @@ fn stat(args: &Stat) -> Result<()> {
             "holes": recovery.holes,
             "unfinished_appends": recovery.dead_claims,
             "torn_bytes": recovery.torn_bytes,
+            "set_aside": recovery.set_aside.iter().map(|file| file.name.clone()).collect::<Vec<_>>(),
         });
         writeln!(out, "{json:#}")?;
     } else {
@@ -410,6 +411,9 @@ fn stat(args: &Stat) -> Result<()> {
         writeln!(out, "entries      {entries}")?;
         writeln!(out, "entry bytes  {bytes}")?;
         writeln!(out, "state        {recovery}")?;
+        for file in &recovery.set_aside {
+            writeln!(out, "set aside    {} ({} bytes)", file.name, file.bytes)?;
+        }
     }
     Ok(out.flush()?)
 }

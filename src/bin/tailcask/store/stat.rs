@@ -74,6 +74,9 @@ fn overview(stats: &Stats, store: &ReadView) -> Table {
     row("disk", format!("{} in {count} segments{goal}", BinaryBytes(stats.disk_bytes)));
     row("tail", stats.log.tail.to_string());
     row("state", state(store));
+    for file in &store.recovery().set_aside {
+        row("aside", format!("set-aside/{}, {}", file.name, BinaryBytes(file.bytes)));
+    }
     table
 }
 
@@ -155,6 +158,10 @@ fn to_json(stats: &Stats, store: &ReadView) -> Value {
         "log": log_json(&stats.log),
         "open_for_writing": store.is_live(),
         "recovery": recovery_json(store.recovery()),
+        "set_aside": store.recovery().set_aside.iter().map(|file| json!({
+            "name": file.name,
+            "bytes": file.bytes,
+        })).collect::<Vec<_>>(),
     })
 }
 
