@@ -244,6 +244,28 @@ fn a_hint_that_another_hash_has_made_is_not_used() {
     store.close().unwrap();
 }
 
+/// A stale hint may not stay because its file could not be opened just then.
+#[test]
+fn a_hint_that_cannot_be_opened_is_not_taken_for_a_foreign_file() {
+    for kind in [ErrorKind::Other, ErrorKind::PermissionDenied, ErrorKind::OutOfMemory] {
+        let disk = SimulatedDisk::new();
+        let store = options().open_simulated(&disk).unwrap();
+        let id = full(&store, &[("key", Some(b"value"))]);
+        store.maintain().unwrap();
+        store.close().unwrap();
+        // As a hint of a segment that a repair has written anew: the log knows it no longer.
+        let stale = hint(id + 1000);
+        assert!(disk.write(&stale, &disk.read(&hint(id)).unwrap()));
+        disk.fail_once_with(DiskOperation::Open, &stale, 0, kind);
+        let opened = options().open_simulated(&disk).map(|store| store.len());
+        assert!(matches!(opened, Err(OpenError::Io { .. })), "{opened:?}");
+        let store = options().open_simulated(&disk).unwrap();
+        assert_eq!(value(&store, "key").unwrap(), b"value");
+        assert!(disk.read(&stale).is_none(), "it is removed once it can be");
+        store.close().unwrap();
+    }
+}
+
 #[test]
 fn the_newest_of_a_key_in_one_segment_is_in_its_hint_and_a_tombstone_is_one() {
     let disk = SimulatedDisk::new();

@@ -65,16 +65,23 @@ fn remove_temporary(storage: &dyn Storage) -> Result<(), OpenError> {
         let stem = name.strip_suffix(".tmp");
         let named = |stem| ["MANIFEST", "MANIFEST.spare", "RESERVE"].contains(&stem);
         let ours = |stem| id_of(stem).or(hint_id_of(stem)).is_some() || named(stem);
-        if stem.is_some_and(ours) && is_file(storage, &name) {
+        if stem.is_some_and(ours) && is_file(storage, &name)? {
             storage.remove(&name).map_err(|e| io_error(format!("remove {name}"), e))?;
         }
     }
     Ok(())
 }
 
-/// Whether it is a file, which this library made then, and no link or directory.
-fn is_file(storage: &dyn Storage, name: &str) -> bool {
-    storage.open(name, Access::Read).is_ok()
+/// Whether it is a file, as this library makes them, and not a link or a directory. That it cannot
+/// be opened for another reason says nothing about it, and is an error: a stale hint must not stay
+/// because there was no descriptor left.
+fn is_file(storage: &dyn Storage, name: &str) -> Result<bool, OpenError> {
+    match storage.open(name, Access::Read) {
+        Ok(_) => Ok(true),
+        Err(OpenError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(OpenError::NotRegular { .. } | OpenError::NotOwned { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Steps 1 and 3: what was cut off goes once the MANIFEST says so, for the log may have begun there;
@@ -149,9 +156,13 @@ fn remove(
     let sound = |inspected: &&Inspected| inspected.scan.is_none();
     let hinted: Vec<_> = all.filter(sound).map(|inspected| inspected.segment.id()).collect();
     let stray = |name: &String| hint_id_of(name).is_some_and(|id| !hinted.contains(&id));
-    let hints = storage.list()?.into_iter().filter(stray).filter(|name| is_file(storage, name));
-    let files = manifest.removed.iter().map(|&id| file_name(id));
-    let doomed: Vec<_> = hints.chain(files).collect();
+    let mut doomed = Vec::new();
+    for name in storage.list()?.into_iter().filter(stray) {
+        if is_file(storage, &name)? {
+            doomed.push(name);
+        }
+    }
+    doomed.extend(manifest.removed.iter().map(|&id| file_name(id)));
     for name in &doomed {
         match storage.remove(name) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
