@@ -123,7 +123,7 @@ fn repair_makes_a_good_store_and_lists_what_is_lost() {
     assert_eq!(place.files(), before, "the damaged one is as it was");
     assert_eq!(complaint, "");
     let (newest, older) = (place.at["newest"], place.at["older"]);
-    assert!(out.starts_with(&format!("made a good store in {}\n", place.new)), "{out}");
+    assert!(out.starts_with(&format!("repaired store written to {}\n", place.new)), "{out}");
     assert!(out.contains(&format!("damaged places: 1\n  {newest}, 56 bytes: checksum")), "{out}");
     let value =
         format!("  {newest}: the value of \"key\"; 32 bytes; the value at {older} came back");
@@ -232,7 +232,7 @@ fn a_log_is_repaired_by_the_same_command() {
     bytes[at.offset() as usize + 17] ^= 1;
     fs::write(&file, &bytes).unwrap();
     let (out, _) = run(3, &["repair", &path, &new]);
-    assert!(out.starts_with("made a good log in"), "{out}");
+    assert!(out.starts_with("repaired log written to"), "{out}");
     assert!(out.contains(&format!("lost: 1\n  {at}: an entry; 24 bytes\n")), "{out}");
     assert_eq!(run(0, &["log", "cat", &new]).0.lines().count(), 299);
     run(0, &["log", "verify", &new]);
@@ -249,7 +249,7 @@ fn without_a_manifest_a_store_is_repaired_as_one() {
     let place = Place::new();
     fs::remove_file(Path::new(&place.store).join("MANIFEST")).unwrap();
     let (out, _) = run(0, &["repair", &place.store, &place.new]);
-    assert!(out.starts_with("made a good store"), "{out}");
+    assert!(out.starts_with("repaired store"), "{out}");
     assert_eq!(run(0, &["get", &place.new, "key"]).0, "newest");
     assert_eq!(run(0, &["count", &place.new]).0, "4\n");
 }

@@ -116,11 +116,14 @@ fn csv_is_loaded_with_its_quotes() {
     assert_eq!(place.ok("get", &["id"]), b"name");
 
     let message = place.fails(2, "load", &[&file, "--key", "nr"]);
-    assert!(message.contains("there is no column \"nr\" among id, name, note"), "{message}");
+    assert!(
+        message.contains("there is no column \"nr\"; the columns are id, name, note"),
+        "{message}"
+    );
     let short = place.file("short.csv", "a,b\n1,2\n3\n");
     let message = place.fails(2, "load", &[&short, "--value", "b"]);
     assert!(message.contains("short.csv") && message.contains("line: 3"), "{message}");
-    assert!(message.contains("stopped when 1 pairs were loaded"), "{message}");
+    assert!(message.contains("stopped after loading 1 pairs"), "{message}");
 }
 
 #[test]
@@ -143,13 +146,13 @@ fn ndjson_says_which_line_it_cannot_take() {
     for (line, complaint) in [
         (r#"{"id": "a"}"#, "there is no field \"v\""),
         (r#"{"v": "a"}"#, "there is no field \"id\""),
-        (r#"{"id": "a", "v": {"deep": 1}}"#, "field \"v\": an object"),
-        (r#"{"id": "a", "v": [1]}"#, "field \"v\": an array"),
-        (r#"{"id": null, "v": 1}"#, "field \"id\": null"),
+        (r#"{"id": "a", "v": {"deep": 1}}"#, "field \"v\": is an object"),
+        (r#"{"id": "a", "v": [1]}"#, "field \"v\": is an array"),
+        (r#"{"id": null, "v": 1}"#, "field \"id\": is null"),
         (r#"{"id": "", "v": 1}"#, "a key of 0 bytes"),
         (r#"{"id": "a", "v_base64": "?"}"#, "\"?\" is not base64"),
-        (r#"{"id": "a", "#, "no JSON object"),
-        ("[1]", "no JSON object"),
+        (r#"{"id": "a", "#, "not a JSON object"),
+        ("[1]", "not a JSON object"),
     ] {
         let input =
             format!("{{\"id\":\"before\",\"v\":1}}\n{line}\n{{\"id\":\"after\",\"v\":1}}\n");
@@ -180,7 +183,7 @@ fn tsv_has_escapes_names_and_whole_lines() {
     let message = place.fails(2, "load", &[&named, "--key", "name"]);
     assert!(message.contains("names need --header"), "{message}");
     let message = place.fails(2, "load", &[&named, "--header", "--key", "3"]);
-    assert!(message.contains("there are 2 columns, and no column \"3\""), "{message}");
+    assert!(message.contains("there is no column \"3\": the header has 2 columns"), "{message}");
     let path = place.file("paths.tsv", "ok\tv\nC:\\users\tv\n");
     let message = place.fails(2, "load", &[&path, "--value", "2"]);
     assert!(message.contains("line 2: ") && message.contains("--no-escapes"), "{message}");

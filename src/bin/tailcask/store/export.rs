@@ -1,9 +1,9 @@
 //! `scan` and `export`: keys and values become text.
 
-use super::damage::Source;
 use super::input::Format;
+use super::pairs::PairSource;
 use super::text::{to_base64, write_escaped};
-use crate::output;
+use crate::stdio::output;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use std::fs::File;
@@ -15,22 +15,22 @@ use tailcask::Pair;
 
 pub(super) const HELP: &str = "\
 TSV: key, tab, value; \\t, \\n, \\r and \\\\ stand for a tab, a newline, a carriage return and a \
-backslash. Back with: load --key 1 --value 2
-CSV: a header line \"key,value\", quotes where they are needed. Back with: load --key key --value value
-NDJSON: {\"key\":...,\"value\":...}; what is not UTF-8 comes as base64 in \"key_base64\" or \
-\"value_base64\". Back with: load --key key --value value
+backslash. To load it: load --key 1 --value 2
+CSV: a header line \"key,value\", quotes where needed. To load it: load --key key --value value
+NDJSON: {\"key\":...,\"value\":...}; bytes that are not UTF-8 as base64, in \"key_base64\" or \
+\"value_base64\". To load it: load --key key --value value
 
-All three take any bytes there and back. TSV and CSV pass bytes through that are not UTF-8; where \
-other programs cannot take those, --base64 makes all keys and values base64, here and with load. Times \
-to live are left out: what has expired is not exported, and what has not is loaded for good.";
+All three formats keep any bytes. TSV and CSV contain bytes that are not UTF-8 as they are; for programs \
+that cannot read those, --base64 writes all keys and values as base64, and load --base64 reads them. \
+Expiry times are not exported: expired pairs are left out, and the others do not expire once loaded.";
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Output {
-    /// Key, tab, value, newline; \t, \n, \r and \\ inside them as two characters each
+enum ScanFormat {
+    /// Key, tab, value, newline; inside them \t, \n, \r and \\ as two characters each
     Text,
-    /// A JSON object a line; bytes that are not UTF-8 as base64, in "key_base64", "value_base64"
+    /// One JSON object per line; bytes that are not UTF-8 as base64, in "key_base64", "value_base64"
     Json,
-    /// Bytes as they are, with nothing between them
+    /// The bytes as they are, with nothing between them
     Raw,
 }
 
@@ -42,7 +42,7 @@ enum What {
 }
 
 #[derive(Args)]
-pub(crate) struct Scan {
+pub(crate) struct ScanArgs {
     /// The store's directory
     dir: PathBuf,
     /// What to print
@@ -50,32 +50,32 @@ pub(crate) struct Scan {
     what: What,
     /// How to print it
     #[arg(long, value_enum, default_value = "text")]
-    format: Output,
-    /// Print at most so many
+    format: ScanFormat,
+    /// Print at most N pairs
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
-    /// Only keys that begin with this; all are looked at, for the store has no order
+    /// Print only keys with this prefix. Reads every key: the store keeps no order
     #[arg(long)]
     prefix: Option<String>,
-    /// Go on past damage, and say on standard error what was left out; exit code 4 if anything was
+    /// Leave out what is damaged and list it on standard error; exit code 4 if there was any
     #[arg(long)]
     skip_damaged: bool,
 }
 
 #[derive(Args)]
-pub(crate) struct Export {
+pub(crate) struct ExportArgs {
     /// The store's directory
     dir: PathBuf,
-    /// Where to write; `-` is standard output. A file that is there is overwritten
+    /// The file to write, overwritten if it exists; `-` is standard output
     #[arg(default_value = "-")]
     file: PathBuf,
-    /// What to write; else what the file's name ends with says, or TSV
+    /// The format to write. Default: by the file's extension, otherwise TSV
     #[arg(long, value_enum)]
     format: Option<Format>,
     /// Write keys and values as base64
     #[arg(long)]
     base64: bool,
-    /// Go on past damage, and say on standard error what was left out; exit code 4 if anything was
+    /// Leave out what is damaged and list it on standard error; exit code 4 if there was any
     #[arg(long)]
     skip_damaged: bool,
 }
@@ -83,8 +83,8 @@ pub(crate) struct Export {
 /// A key, a value, or both.
 type Parts<'a> = (Option<&'a [u8]>, Option<&'a [u8]>);
 
-pub(super) fn scan(args: &Scan) -> Result<ExitCode> {
-    let mut store = Source::open(&args.dir, args.skip_damaged)?;
+pub(super) fn scan(args: &ScanArgs) -> Result<ExitCode> {
+    let mut store = PairSource::open(&args.dir, args.skip_damaged)?;
     let mut out = output();
     let prefix = args.prefix.as_deref().unwrap_or_default().as_bytes();
     let mut left = args.limit.unwrap_or(usize::MAX);
@@ -99,9 +99,9 @@ pub(super) fn scan(args: &Scan) -> Result<ExitCode> {
         let key = (args.what != What::Values).then(|| pair.key());
         let value = (args.what != What::Keys).then(|| pair.value());
         match args.format {
-            Output::Text => write_text(&mut out, (key, value))?,
-            Output::Json => write_json(&mut out, (key, value))?,
-            Output::Raw => {
+            ScanFormat::Text => write_text(&mut out, (key, value))?,
+            ScanFormat::Json => write_json(&mut out, (key, value))?,
+            ScanFormat::Raw => {
                 out.write_all(key.unwrap_or_default())?;
                 out.write_all(value.unwrap_or_default())?;
             }
@@ -109,14 +109,14 @@ pub(super) fn scan(args: &Scan) -> Result<ExitCode> {
         Ok(if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     };
     let done = store.each(print);
-    // What was sound is printed before the error is.
+    // Print the pairs before the damage, then the error.
     out.flush()?;
     done?;
     store.finish()
 }
 
-pub(super) fn export(args: &Export) -> Result<ExitCode> {
-    let mut store = Source::open(&args.dir, args.skip_damaged)?;
+pub(super) fn export(args: &ExportArgs) -> Result<ExitCode> {
+    let mut store = PairSource::open(&args.dir, args.skip_damaged)?;
     if args.file == Path::new("-") {
         export_to(output(), &mut store, args)?;
         return store.finish();
@@ -128,7 +128,7 @@ pub(super) fn export(args: &Export) -> Result<ExitCode> {
     store.finish()
 }
 
-fn export_to(mut out: impl Write, store: &mut Source, args: &Export) -> Result<()> {
+fn export_to(mut out: impl Write, store: &mut PairSource, args: &ExportArgs) -> Result<()> {
     let format = args.format.or_else(|| Format::of(&args.file)).unwrap_or(Format::Tsv);
     if format == Format::Csv {
         return export_csv(out, store, args.base64);
@@ -145,7 +145,7 @@ fn export_to(mut out: impl Write, store: &mut Source, args: &Export) -> Result<(
     Ok(out.flush()?)
 }
 
-fn export_csv(out: impl Write, store: &mut Source, base64: bool) -> Result<()> {
+fn export_csv(out: impl Write, store: &mut PairSource, base64: bool) -> Result<()> {
     let mut writer = csv::Writer::from_writer(out);
     writer.write_record(["key", "value"]).map_err(cause)?;
     store.each(|pair| {
@@ -156,7 +156,7 @@ fn export_csv(out: impl Write, store: &mut Source, base64: bool) -> Result<()> {
     Ok(writer.flush()?)
 }
 
-/// The error below, which may be that of a closed pipe.
+/// The I/O error inside, which `main` recognizes if it is that of a closed pipe.
 fn cause(error: csv::Error) -> io::Error {
     match error.into_kind() {
         csv::ErrorKind::Io(error) => error,

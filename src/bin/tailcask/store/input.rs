@@ -1,6 +1,7 @@
-//! Keys and values in lines of text.
+//! The input of `load`: keys and values in lines of TSV, CSV or NDJSON.
 
 use super::text::{from_base64, shown, unescape};
+use crate::stdio::read_line;
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use serde_json::value::RawValue;
@@ -11,17 +12,17 @@ use std::path::Path;
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Format {
-    /// Columns with tabs between them
+    /// Columns separated by tabs
     Tsv,
-    /// Columns with commas between them, some in quotes
+    /// Columns separated by commas, quoted where needed
     Csv,
-    /// A JSON object a line
+    /// One JSON object per line
     #[value(alias = "jsonl")]
     Ndjson,
 }
 
 impl Format {
-    /// What the ending of a file's name says.
+    /// The format that a file's extension names.
     pub(super) fn of(file: &Path) -> Option<Self> {
         match file.extension()?.to_str()?.to_ascii_lowercase().as_str() {
             "tsv" | "tab" => Some(Self::Tsv),
@@ -32,11 +33,11 @@ impl Format {
     }
 }
 
-/// Where in a line the key and the value are.
+/// Where the key and the value are in a line.
 pub(super) struct Layout {
     pub(super) format: Format,
     pub(super) key: String,
-    /// Without one, the value is the whole line.
+    /// `None`: the value is the whole line.
     pub(super) value: Option<String>,
     pub(super) header: bool,
     pub(super) escapes: bool,
@@ -46,7 +47,7 @@ pub(super) struct Layout {
 /// Takes a key and its value.
 type Add<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> Result<()>;
 
-/// Hands all keys and values on, in the order of their lines. Errors name the line.
+/// Calls `add` with every key and value, in the order of the lines. Errors name the line.
 pub(super) fn read(input: impl BufRead, layout: &Layout, add: Add<'_>) -> Result<()> {
     match layout.format {
         Format::Tsv => read_tsv(input, layout, add),
@@ -61,14 +62,14 @@ fn column(text: &str, names: Option<&[&[u8]]>) -> Result<usize> {
     let by_number = text.parse::<usize>().ok().and_then(|number| number.checked_sub(1));
     match (by_name.or(by_number), names) {
         (Some(column), Some(names)) if column >= names.len() => {
-            bail!("there are {} columns, and no column {text:?}", names.len())
+            bail!("there is no column {text:?}: the header has {} columns", names.len())
         }
         (Some(column), _) => Ok(column),
         (None, Some(names)) => {
             let names: Vec<_> = names.iter().map(|name| shown(name)).collect();
-            bail!("there is no column {text:?} among {}", names.join(", "))
+            bail!("there is no column {text:?}; the columns are {}", names.join(", "))
         }
-        (None, None) => bail!("{text:?} is not the number of a column; names need --header"),
+        (None, None) => bail!("{text:?} is not a column number; column names need --header"),
     }
 }
 
@@ -80,13 +81,13 @@ fn columns(layout: &Layout, names: Option<&[&[u8]]>) -> Result<(usize, Option<us
 fn read_tsv(mut input: impl BufRead, layout: &Layout, add: Add<'_>) -> Result<()> {
     let (mut line, mut number) = (Vec::new(), 0u64);
     let (key, value) = if layout.header {
-        crate::read_line(&mut input, &mut line)?;
+        read_line(&mut input, &mut line)?;
         number += 1;
         columns(layout, Some(&line.split(|&b| b == b'\t').collect::<Vec<_>>()))?
     } else {
         columns(layout, None)?
     };
-    while crate::read_line(&mut input, &mut line)? {
+    while read_line(&mut input, &mut line)? {
         number += 1;
         let field = |at: usize| {
             let field = line.split(|&b| b == b'\t').nth(at);
@@ -133,7 +134,7 @@ fn read_csv(input: impl Read, layout: &Layout, add: Add<'_>) -> Result<()> {
     Ok(())
 }
 
-/// A record as a line of CSV, with no end of the line.
+/// A record as a line of CSV, without its newline.
 fn whole_record(record: &csv::ByteRecord) -> Result<Vec<u8>> {
     let mut writer = csv::Writer::from_writer(Vec::new());
     writer.write_byte_record(record)?;
@@ -146,13 +147,13 @@ type Object<'a> = HashMap<String, &'a RawValue>;
 
 fn read_json(mut input: impl BufRead, layout: &Layout, add: Add<'_>) -> Result<()> {
     let (mut line, mut number) = (Vec::new(), 0u64);
-    while crate::read_line(&mut input, &mut line)? {
+    while read_line(&mut input, &mut line)? {
         number += 1;
         if line.trim_ascii().is_empty() {
             continue;
         }
         let mut add_line = || {
-            let object: Object<'_> = serde_json::from_slice(&line).context("no JSON object")?;
+            let object: Object<'_> = serde_json::from_slice(&line).context("not a JSON object")?;
             let key = field(&object, &layout.key, layout)?;
             match &layout.value {
                 Some(value) => add(&key, &field(&object, value, layout)?),
@@ -164,7 +165,7 @@ fn read_json(mut input: impl BufRead, layout: &Layout, add: Add<'_>) -> Result<(
     Ok(())
 }
 
-/// The bytes of a field, or of the one that holds them as base64.
+/// The bytes of the field `name`, or of the field `name_base64`, decoded.
 fn field(object: &Object<'_>, name: &str, layout: &Layout) -> Result<Vec<u8>> {
     if let Some(value) = object.get(name) {
         let bytes = scalar(value).with_context(|| format!("field {name:?}"))?;
@@ -175,14 +176,14 @@ fn field(object: &Object<'_>, name: &str, layout: &Layout) -> Result<Vec<u8>> {
     from_base64(&scalar(encoded)?).with_context(|| format!("field \"{name}_base64\""))
 }
 
-/// Text, or the digits of a number as they stand there.
+/// The text of a string; a number or a boolean as it is written.
 fn scalar(value: &RawValue) -> Result<Vec<u8>> {
     let text = value.get();
     match text.as_bytes()[0] {
         b'"' => Ok(serde_json::from_str::<String>(text)?.into_bytes()),
-        b'{' => bail!("an object, where a string, a number or a boolean is needed"),
-        b'[' => bail!("an array, where a string, a number or a boolean is needed"),
-        b'n' => bail!("null, where a string, a number or a boolean is needed"),
+        b'{' => bail!("is an object; expected a string, a number or a boolean"),
+        b'[' => bail!("is an array; expected a string, a number or a boolean"),
+        b'n' => bail!("is null; expected a string, a number or a boolean"),
         _ => Ok(text.as_bytes().to_vec()),
     }
 }

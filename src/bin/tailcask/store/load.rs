@@ -1,14 +1,14 @@
-//! `load`: text becomes keys and values.
+//! `load`: lines of text become keys and values.
 
 use super::input::{Format, Layout, read};
-use super::{Writing, create};
+use super::open::{WritingArgs, create};
+use super::progress::progress;
 use crate::units::{size, time};
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
-use indicatif::{BinaryBytes, HumanCount, ProgressBar, ProgressState, ProgressStyle};
-use std::fmt;
+use indicatif::{BinaryBytes, HumanCount};
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -16,18 +16,18 @@ use std::time::{Duration, Instant};
 use tailcask::{Batch, Durability, Store, WriteOptions};
 
 pub(super) const HELP: &str = "\
-Columns are named as in the first line (CSV, or --header), or counted from 1; fields of JSON objects \
-are named. Of two lines with one key the later one counts.
+Columns are named by the header line (CSV, or --header) or by their number, starting at 1. Fields of \
+JSON objects are named. If a key occurs more than once, its last line wins.
 
-TSV: a line ends with a newline alone. In the columns that are taken, \\t, \\n, \\r and \\\\ stand for \
-a tab, a newline, a carriage return and a backslash; --no-escapes takes backslashes as they are. A \
-whole line is always taken as it is.
-CSV: a whole line is the record, written as CSV again.
-NDJSON: strings are taken as their text, numbers as their digits. Where the field NAME is missing, \
-NAME_base64 is taken and decoded.
+TSV: lines end with a newline only. In the key and value columns, \\t, \\n, \\r and \\\\ stand for a \
+tab, a newline, a carriage return and a backslash; --no-escapes takes backslashes literally. Without \
+--value the value is the line as it is, escapes included.
+CSV: without --value the value is the whole record, written as CSV.
+NDJSON: a string becomes its text, a number its digits. If the field NAME is missing, NAME_base64 is \
+decoded and used.
 
-Lines are written in batches: all of a batch or none of it. The first line that cannot be read ends \
-it; the lines before it are loaded, and the message says how many.
+Lines are written in batches, each completely or not at all. Loading stops at the first line that \
+cannot be read; the lines before it are loaded, and the error says how many.
 
 Examples:
   tailcask load people.db people.csv --key id --value name
@@ -35,49 +35,49 @@ Examples:
   tailcask export old.db --format tsv | tailcask load new.db - --key 1 --value 2";
 
 #[derive(Args)]
-pub(crate) struct Load {
-    /// The store's directory; made if it is missing
+pub(crate) struct LoadArgs {
+    /// The store's directory; created if it does not exist
     dir: PathBuf,
-    /// Where the lines come from; `-` is standard input
+    /// The file to read lines from; `-` is standard input
     #[arg(default_value = "-")]
     file: PathBuf,
-    /// What the lines are; else what the file's name ends with says, or it is TSV
+    /// The format of the lines. Default: by the file's extension, otherwise TSV
     #[arg(long, value_enum)]
     format: Option<Format>,
-    /// The key's column or field; else the first column, or the field "key"
+    /// The key's column or field. Default: the first column, or the field "key"
     #[arg(long, value_name = "COLUMN")]
     key: Option<String>,
-    /// The value's column or field; without it the value is the whole line
+    /// The value's column or field. Default: the whole line
     #[arg(long, value_name = "COLUMN")]
     value: Option<String>,
-    /// The first line has the columns' names; so for CSV anyway
+    /// The first line names the columns. CSV has such a line by default
     #[arg(long, conflicts_with = "no_header")]
     header: bool,
-    /// The first line of the CSV is a record like the others
+    /// The first line of the CSV is a record
     #[arg(long)]
     no_header: bool,
-    /// Take backslashes in columns of TSV as they are
+    /// Take backslashes in TSV columns literally
     #[arg(long)]
     no_escapes: bool,
-    /// Key and value are base64
+    /// Keys and values are base64
     #[arg(long, requires = "value")]
     base64: bool,
-    /// How long the values are there: 500ms, 90s, 15m, 12h, 7d
+    /// Time until each value expires: 500ms, 90s, 15m, 12h, 7d
     ///
-    /// From when each is loaded on. They are then written one by one, not in batches.
+    /// Counted from the moment each pair is loaded. Pairs are then written one by one, not in batches.
     #[arg(long, value_name = "TIME", value_parser = time)]
     ttl: Option<Duration>,
-    /// Bytes of keys and values to gather for one batch
+    /// Bytes of keys and values gathered into one batch
     #[arg(long, value_name = "SIZE", default_value = "64KiB", value_parser = size)]
     batch_bytes: u64,
-    /// Print `acked N` for each batch: the first N pairs are in the store
+    /// Print `acked N` after each batch: the first N pairs are in the store
     #[arg(long)]
     ack: bool,
     #[command(flatten)]
-    writing: Writing,
+    writing: WritingArgs,
 }
 
-impl Load {
+impl LoadArgs {
     fn layout(&self) -> Layout {
         let format = self.format.or_else(|| Format::of(&self.file)).unwrap_or(Format::Tsv);
         let key = if format == Format::Ndjson { "key" } else { "1" };
@@ -92,10 +92,10 @@ impl Load {
     }
 }
 
-/// Gathers pairs, and writes them in batches.
+/// Gathers pairs and writes them in batches.
 struct Loader<'a> {
     store: &'a Store,
-    args: &'a Load,
+    args: &'a LoadArgs,
     batch: Batch,
     bytes: u64,
     pairs: u64,
@@ -104,7 +104,7 @@ struct Loader<'a> {
 
 impl Loader<'_> {
     fn add(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
-        // Here, where the line is known, and not when the batch is written.
+        // Checked here rather than when the batch is written, so that the error names the line.
         if key.is_empty() || key.len() > usize::from(u16::MAX) {
             bail!("a key of {} bytes; 1 to 65535 are allowed", key.len());
         }
@@ -113,7 +113,7 @@ impl Loader<'_> {
                 self.batch.put(key, value);
             }
             Some(ttl) => {
-                // Synced together, by `flush`.
+                // `flush` syncs them together.
                 let options = WriteOptions::new().ttl(ttl).durability(Durability::Buffered);
                 self.store.put_with(key, value, &options)?;
             }
@@ -130,28 +130,28 @@ impl Loader<'_> {
         if self.args.ttl.is_some() && self.args.writing.durability() == Durability::Synced {
             self.store.sync()?;
         }
-        // ORDERING: Relaxed; a figure for the progress bar, and for this thread.
+        // ORDERING: Relaxed; only the progress bar's thread reads it besides this one.
         self.written.store(self.pairs, Relaxed);
         if self.args.ack {
             let mut out = io::stdout().lock();
-            let told = writeln!(out, "acked {}", self.pairs).and_then(|()| out.flush());
-            // Not a pipe to end at quietly: the rest is not loaded.
-            told.map_err(|error| anyhow!("could not acknowledge: {error}"))?;
+            let acked = writeln!(out, "acked {}", self.pairs).and_then(|()| out.flush());
+            // A closed pipe is an error here (the text hides its kind): the rest is not loaded.
+            acked.map_err(|error| anyhow!("could not acknowledge: {error}"))?;
         }
         Ok(())
     }
 
-    /// Loads everything; what was read before an error, too.
+    /// Loads all pairs; before an error is returned, those read so far are written.
     fn load(&mut self, input: impl BufRead, layout: &Layout) -> Result<()> {
         let read = read(input, layout, &mut |key, value| self.add(key, value));
         let flushed = self.flush();
-        // ORDERING: Relaxed; this thread's own.
+        // ORDERING: Relaxed; this thread stored it.
         let loaded = self.written.load(Relaxed);
-        read.and(flushed).with_context(|| format!("stopped when {loaded} pairs were loaded"))
+        read.and(flushed).with_context(|| format!("stopped after loading {loaded} pairs"))
     }
 }
 
-pub(super) fn load(args: &Load) -> Result<()> {
+pub(super) fn load(args: &LoadArgs) -> Result<()> {
     let (input, total) = open_input(&args.file)?;
     let started = Instant::now();
     let store = create(&args.dir, &args.writing.options())?;
@@ -167,23 +167,29 @@ pub(super) fn load(args: &Load) -> Result<()> {
         input if input == Path::new("-") => "standard input".to_owned(),
         file => file.display().to_string(),
     })?;
-    let (stats, read) = (store.stats(), progress.position());
+    report(store, pairs, progress.position(), started)
+}
+
+/// Closes the store, and says on standard error what was loaded and how fast.
+fn report(store: Store, pairs: u64, bytes: u64, started: Instant) -> Result<()> {
+    let stats = store.stats();
     store.close()?;
     let seconds = started.elapsed().as_secs_f64();
     let mut err = io::stderr();
     writeln!(
         err,
-        "{pairs} pairs loaded in {seconds:.2} s ({}/s, {} pairs/s), {} keys in the store",
-        BinaryBytes((read as f64 / seconds) as u64),
+        "{pairs} pairs loaded in {seconds:.2} s ({}/s, {} pairs/s); the store has {} keys",
+        BinaryBytes((bytes as f64 / seconds) as u64),
         HumanCount((pairs as f64 / seconds) as u64),
-        stats.keys
+        HumanCount(stats.keys)
     )?;
     if stats.merges.merges > 0 {
-        writeln!(err, "meanwhile: {}", super::stat::merges_line(&stats.merges))?;
+        writeln!(err, "merges meanwhile: {}", super::stat::merges_line(&stats.merges))?;
     }
     Ok(())
 }
 
+/// The input, and its length if it is a regular file.
 fn open_input(path: &Path) -> Result<(Box<dyn Read>, Option<u64>)> {
     if path == Path::new("-") {
         return Ok((Box::new(io::stdin()), None));
@@ -194,30 +200,4 @@ fn open_input(path: &Path) -> Result<(Box<dyn Read>, Option<u64>)> {
         bail!("{} is a directory", path.display());
     }
     Ok((Box::new(file), metadata.is_file().then_some(metadata.len())))
-}
-
-/// Bytes of the input, and pairs a second beside them.
-fn progress(total: Option<u64>, pairs: Arc<AtomicU64>) -> ProgressBar {
-    let hidden = !io::stderr().is_terminal();
-    let (bar, template) = match total {
-        Some(total) => (
-            ProgressBar::new(total),
-            "{bar:30} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {pairs}/s {eta}",
-        ),
-        None => (
-            ProgressBar::new_spinner(),
-            "{spinner} {binary_bytes} {binary_bytes_per_sec} {pairs}/s",
-        ),
-    };
-    if hidden {
-        bar.set_draw_target(indicatif::ProgressDrawTarget::hidden());
-    }
-    let rate = move |state: &ProgressState, out: &mut dyn fmt::Write| {
-        let seconds = state.elapsed().as_secs_f64().max(1e-3);
-        // ORDERING: Relaxed; a figure to show.
-        let rate = pairs.load(Relaxed) as f64 / seconds;
-        let _ = write!(out, "{} pairs", HumanCount(rate as u64));
-    };
-    let style = ProgressStyle::with_template(template).expect("a sound template");
-    bar.with_style(style.with_key("pairs", rate))
 }

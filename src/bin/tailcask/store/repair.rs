@@ -1,7 +1,7 @@
-//! `repair`: a good store in a new directory, and a list of what is lost.
+//! `repair`: a repaired copy of a store or log in a new directory, and a list of what is lost.
 
 use super::text::to_base64;
-use crate::output;
+use crate::stdio::output;
 use anyhow::{Error, Result, anyhow};
 use clap::Args;
 use serde_json::{Value, json};
@@ -14,35 +14,36 @@ use tailcask::{
 };
 
 pub(super) const HELP: &str = "\
-Everything that can be read comes back, also what an earlier opening cut off after a power loss. What \
-does not is listed:
+Everything that can be read is recovered, including what an earlier opening cut off after a power loss. \
+The rest is listed:
 
-damaged places  where they begin, how long they are, and what is wrong
-lost            each value, tombstone or entry that is gone, with its key where that can still be told, \
-and the older value of the key if one came back; behind a lost tombstone that is one that was deleted. \
-What is damaged and was overwritten or deleted later is not lost
-in doubt        what was taken, although opening the store would have cut it off
+damaged places  where each begins, its length, and what is wrong there
+lost            each value, tombstone or entry that is gone, with its key if that can still be read, \
+and the older value that the key has now, if there is one. Where a tombstone is lost, that is a value \
+that had been deleted. A damaged value that was overwritten or deleted later is not lost
+in doubt        what was recovered although opening the store would have cut it off
 
 Exit code 0: nothing is lost. 3: something is.";
 
 #[derive(Args)]
-pub(crate) struct Repair {
-    /// The damaged store, or log; it is not changed, and no program may write to it meanwhile
+pub(crate) struct RepairArgs {
+    /// The damaged store or log. It is not changed; no program may write to it meanwhile
     dir: PathBuf,
-    /// Where the good one is made; must not be there yet
+    /// The directory of the repaired copy, which must not exist yet
     new_dir: PathBuf,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
-pub(super) fn repair(args: &Repair) -> Result<ExitCode> {
+pub(super) fn repair(args: &RepairArgs) -> Result<ExitCode> {
     let (dir, new_dir) = (&args.dir, &args.new_dir);
     let (report, is_store) = match Store::repair(dir, new_dir) {
         Err(RepairError::Open(OpenError::NotAStore)) => (CommitLog::repair(dir, new_dir), false),
         other => (other, true),
     };
-    // Without its causes, of which one may be damage: that is no list of what is lost, exit code 3.
+    // As text, without its causes: if one is damage, the exit code would be 3, which promises a list of
+    // what is lost.
     let report = report.map_err(|error| anyhow!("{}: {:#}", dir.display(), Error::from(error)))?;
     let mut out = output();
     if args.json {
@@ -56,12 +57,12 @@ pub(super) fn repair(args: &Repair) -> Result<ExitCode> {
 
 fn write_text(
     out: &mut impl Write,
-    args: &Repair,
+    args: &RepairArgs,
     report: &RecoveryReport,
     is_store: bool,
 ) -> Result<()> {
     let what = if is_store { "store" } else { "log" };
-    writeln!(out, "made a good {what} in {}", args.new_dir.display())?;
+    writeln!(out, "repaired {what} written to {}", args.new_dir.display())?;
     if report.nothing_is_lost() {
         writeln!(out, "nothing is lost")?;
     }
@@ -116,7 +117,7 @@ fn damaged_json(range: &DamagedRange) -> Value {
     })
 }
 
-/// A key that is no text comes as base64.
+/// A key that is not UTF-8 is given as base64.
 fn lost_json(lost: &LostFrame) -> Value {
     let mut json = json!({
         "position": lost.position.to_string(),

@@ -1,7 +1,7 @@
-//! `stat`: what is in a store, and what it takes.
+//! `stat`: how many keys a store has, and what it takes of memory and disk.
 
-use super::open;
-use crate::output;
+use super::open::open;
+use crate::stdio::output;
 use anyhow::Result;
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
@@ -15,32 +15,33 @@ use tailcask::{
 };
 
 pub(super) const HELP: &str = "\
-keys      expired ones included that nothing has reclaimed yet
-live      bytes of frames (header, key, value, padding) that hold a key's value
-dead      bytes of frames that merging would not keep: overwritten, deleted, expired
-keydir    memory that the index of all keys takes while the store is open
-disk      bytes of segment files; the one that is open is allocated ahead, and is cut or goes later
-tail      where the log ended when this looked at it
-state     how it was closed; where a program has it open, that
+keys       number of keys, including expired ones that are not reclaimed yet
+live       bytes of the frames (header, key, value, padding) that hold the keys' current values
+dead       bytes of the frames that a merge would not copy: overwritten, deleted, expired
+keydir     memory that the index of all keys takes while the store is open
+disk       bytes of all segment files; the active one is preallocated, and shrinks later
+tail       where the log ended when this command read it
+state      how the store was closed, or that a program has it open for writing
+set aside  files that an earlier opening moved to set-aside/
 
-It works while a program has the store open, and changes nothing. What only that program counts (reads, \
-writes, merges, syncs) is zero here.
+Works while a program has the store open, and changes nothing. Counters that only that program has \
+(reads, writes, merges, syncs) are zero here.
 
-JSON has bytes as numbers, times in seconds and latencies in nanoseconds.";
+In JSON, sizes are in bytes, times in seconds and latencies in nanoseconds.";
 
 #[derive(Args)]
-pub(crate) struct Stat {
+pub(crate) struct StatArgs {
     /// The store's directory
     dir: PathBuf,
-    /// Print a line for each segment, too
+    /// Also print a line for each segment
     #[arg(long)]
     segments: bool,
-    /// Print JSON, with everything, the segments included
+    /// Print everything as JSON, including the segments
     #[arg(long)]
     json: bool,
 }
 
-pub(super) fn stat(args: &Stat) -> Result<()> {
+pub(super) fn stat(args: &StatArgs) -> Result<()> {
     let store = open(&args.dir)?;
     let stats = store.stats();
     let mut out = output();
@@ -64,23 +65,23 @@ fn overview(stats: &Stats, store: &ReadView) -> Table {
     let mut row = |name: &str, text: String| {
         table.add_row([name, &text]);
     };
-    let a_key = stats.keydir_bytes as f64 / stats.keys.max(1) as f64;
-    let goal = if stats.space_goal_missed { ", more than the goal for dead space" } else { "" };
+    let per_key = stats.keydir_bytes as f64 / stats.keys.max(1) as f64;
+    let goal = if stats.space_goal_missed { ", above the space goal" } else { "" };
     row("keys", HumanCount(stats.keys).to_string());
     row("live", BinaryBytes(stats.live_bytes).to_string());
     row("dead", format!("{} ({})", BinaryBytes(stats.dead_bytes), percent(stats.dead_ratio())));
-    row("keydir", format!("{} ({a_key:.1} bytes a key)", BinaryBytes(stats.keydir_bytes)));
+    row("keydir", format!("{} ({per_key:.1} bytes per key)", BinaryBytes(stats.keydir_bytes)));
     let count = stats.segments.len();
     row("disk", format!("{} in {count} segments{goal}", BinaryBytes(stats.disk_bytes)));
     row("tail", stats.log.tail.to_string());
     row("state", state(store));
     for file in &store.recovery().set_aside {
-        row("aside", format!("set-aside/{}, {}", file.name, BinaryBytes(file.bytes)));
+        row("set aside", format!("set-aside/{}, {}", file.name, BinaryBytes(file.bytes)));
     }
     table
 }
 
-/// What merges read, wrote and gave back.
+/// How many merges ran, and what they read, wrote and reclaimed.
 pub(super) fn merges_line(merges: &MergeTotals) -> String {
     if merges.merges + merges.failures == 0 {
         return "none".to_owned();

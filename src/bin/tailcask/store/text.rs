@@ -1,4 +1,5 @@
-//! Bytes in columns of text: `\t`, `\n`, `\r` and `\\` stand for what would end a column or a line.
+//! Bytes as columns of text: `\t`, `\n` and `\r` stand for the bytes that would end a column or a line, `\\`
+//! for a backslash. And base64.
 
 use anyhow::{Context, Result, bail};
 use base64::Engine;
@@ -16,7 +17,7 @@ fn escape_of(byte: u8) -> Option<u8> {
     }
 }
 
-/// Writes bytes so that no tab and no end of a line is among them.
+/// Writes bytes with every tab, newline, carriage return and backslash escaped.
 pub(super) fn write_escaped(out: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
     let mut rest = bytes;
     while let Some(at) = rest.iter().position(|&byte| escape_of(byte).is_some()) {
@@ -27,7 +28,7 @@ pub(super) fn write_escaped(out: &mut impl Write, bytes: &[u8]) -> io::Result<()
     out.write_all(rest)
 }
 
-/// The bytes that [`write_escaped`] made a column from.
+/// The inverse of [`write_escaped`].
 pub(super) fn unescape(column: &[u8]) -> Result<Cow<'_, [u8]>> {
     if !column.contains(&b'\\') {
         return Ok(column.into());
@@ -41,7 +42,7 @@ pub(super) fn unescape(column: &[u8]) -> Result<Cow<'_, [u8]>> {
             (b'\\', Some(b'r')) => b'\r',
             (b'\\', Some(b'\\')) => b'\\',
             (b'\\', _) => {
-                bail!("a backslash with none of t, n, r and \\ behind it; see --no-escapes")
+                bail!("a backslash not followed by t, n, r or \\; see --no-escapes")
             }
             _ => byte,
         });
@@ -60,7 +61,7 @@ pub(super) fn from_base64(text: &[u8]) -> Result<Vec<u8>> {
     STANDARD.decode(text).with_context(|| format!("{:?} is not base64", shown(text)))
 }
 
-/// The beginning of a text, for messages.
+/// The first 60 bytes of a text, for messages.
 pub(super) fn shown(text: &[u8]) -> Cow<'_, str> {
     String::from_utf8_lossy(&text[..text.len().min(60)])
 }

@@ -1,0 +1,169 @@
+//! `log append`: each line of the input becomes a record.
+
+use crate::stdio::read_line;
+use crate::units::size;
+use anyhow::{Context, Result, anyhow};
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+use tailcask::{BatchWriter, CommitLog, Durability};
+
+#[derive(Args)]
+pub(crate) struct AppendArgs {
+    /// The log's directory; created if it does not exist
+    dir: PathBuf,
+    /// The file to read lines from; `-` is standard input
+    #[arg(default_value = "-")]
+    file: PathBuf,
+    /// Sync each batch to the device before it counts as appended
+    #[arg(long)]
+    sync: bool,
+    /// Number of appending threads; with more than one, lines may be appended out of order
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+    threads: u16,
+    /// Bytes of lines gathered into one batch
+    #[arg(long, default_value = "64KiB", value_parser = size)]
+    batch_bytes: u64,
+    /// Size of new segments
+    #[arg(long, default_value = "64MiB", value_parser = size)]
+    segment_size: u64,
+    /// Append even if the directory holds a store; its merges cannot reclaim segments with such records
+    #[arg(long)]
+    on_store: bool,
+    /// Print `acked N` after each batch: the first N lines are in the log
+    #[arg(long, conflicts_with = "threads")]
+    ack: bool,
+}
+
+pub(super) fn append(args: &AppendArgs) -> Result<()> {
+    let (input, total) = open_input(&args.file)?;
+    let durability = if args.sync { Durability::Synced } else { Durability::Buffered };
+    let log = CommitLog::options()
+        .segment_size(args.segment_size)
+        .durability(durability)
+        .on_store(args.on_store)
+        .open(&args.dir)
+        .with_context(|| format!("{}", args.dir.display()))?;
+    let progress = progress(total);
+    let lines = if args.threads == 1 {
+        append_in_order(&log, input, args, &progress)?
+    } else {
+        append_in_threads(&log, input, args, &progress)?
+    };
+    progress.finish_and_clear();
+    let tail = log.tail();
+    log.close()?;
+    writeln!(io::stderr(), "{lines} records appended; the log ends at {tail}")?;
+    Ok(())
+}
+
+/// The input, and its length if it is a regular file.
+fn open_input(path: &Path) -> Result<(Box<dyn BufRead + Send>, Option<u64>)> {
+    if path == Path::new("-") {
+        return Ok((Box::new(BufReader::with_capacity(1 << 20, io::stdin())), None));
+    }
+    let file = File::open(path).with_context(|| format!("{}", path.display()))?;
+    let total = file.metadata().ok().filter(std::fs::Metadata::is_file).map(|m| m.len());
+    Ok((Box::new(BufReader::with_capacity(1 << 20, file)), total))
+}
+
+fn progress(total: Option<u64>) -> ProgressBar {
+    if !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let (bar, template) = match total {
+        Some(total) => {
+            (ProgressBar::new(total), "{bar:40} {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}")
+        }
+        None => (ProgressBar::new_spinner(), "{spinner} {bytes} {binary_bytes_per_sec}"),
+    };
+    bar.with_style(ProgressStyle::with_template(template).expect("the template is valid"))
+}
+
+fn append_in_order(
+    log: &CommitLog,
+    mut input: impl BufRead,
+    args: &AppendArgs,
+    progress: &ProgressBar,
+) -> Result<u64> {
+    // The writer never flushes by itself: each flush here is acknowledged.
+    let mut writer = log.batch_writer(usize::MAX);
+    let (mut line, mut bytes, mut lines) = (Vec::new(), 0, 0u64);
+    while read_line(&mut input, &mut line)? {
+        writer.push(&line)?;
+        bytes += line.len() as u64 + 1;
+        lines += 1;
+        if bytes >= args.batch_bytes {
+            flush(&mut writer, lines, args.ack)?;
+            progress.inc(std::mem::take(&mut bytes));
+        }
+    }
+    flush(&mut writer, lines, args.ack)?;
+    progress.inc(bytes);
+    Ok(lines)
+}
+
+fn flush(writer: &mut BatchWriter<'_>, lines: u64, ack: bool) -> Result<()> {
+    writer.flush()?;
+    if ack {
+        let mut out = io::stdout().lock();
+        writeln!(out, "acked {lines}")?;
+        out.flush()?;
+    }
+    Ok(())
+}
+
+fn append_in_threads(
+    log: &CommitLog,
+    input: impl BufRead + Send,
+    args: &AppendArgs,
+    progress: &ProgressBar,
+) -> Result<u64> {
+    let input = Mutex::new(input);
+    let total = AtomicU64::new(0);
+    let work = || append_batches(log, &input, args.batch_bytes, &total, progress);
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..args.threads).map(|_| scope.spawn(work)).collect();
+        let join = |thread: std::thread::ScopedJoinHandle<'_, Result<()>>| {
+            thread.join().unwrap_or_else(|_| Err(anyhow!("a thread panicked")))
+        };
+        // Join all threads before returning the first error.
+        let results: Vec<_> = threads.into_iter().map(join).collect();
+        results.into_iter().collect::<Result<()>>()
+    })?;
+    // ORDERING: Relaxed; joining the threads orders their additions before this load.
+    Ok(total.load(Relaxed))
+}
+
+/// One thread's work: takes a batch of lines at a time from the shared input and appends it.
+fn append_batches(
+    log: &CommitLog,
+    input: &Mutex<impl BufRead>,
+    batch_bytes: u64,
+    total: &AtomicU64,
+    progress: &ProgressBar,
+) -> Result<()> {
+    let mut writer = log.batch_writer(usize::MAX);
+    let mut line = Vec::new();
+    loop {
+        let mut bytes = 0;
+        let mut input = input.lock().unwrap_or_else(PoisonError::into_inner);
+        while bytes < batch_bytes && read_line(&mut *input, &mut line)? {
+            writer.push(&line)?;
+            bytes += line.len() as u64 + 1;
+        }
+        drop(input);
+        if writer.is_empty() {
+            return Ok(());
+        }
+        let lines = writer.len() as u64;
+        writer.flush()?;
+        // ORDERING: Relaxed; the sum is read after all threads are joined.
+        total.fetch_add(lines, Relaxed);
+        progress.inc(bytes);
+    }
+}

@@ -1,0 +1,44 @@
+//! The `tailcask log` commands. Each prints to standard output and exits with 0, or with 1 on an error.
+
+mod append;
+mod inspect;
+mod open;
+mod read;
+mod stat;
+mod verify;
+
+use anyhow::Result;
+use clap::Subcommand;
+use std::process::ExitCode;
+
+#[derive(Subcommand)]
+pub(crate) enum LogCommand {
+    /// Append each line of the input as a record
+    Append(append::AppendArgs),
+    /// Print all records, one per line
+    Cat(read::CatArgs),
+    /// Print the last records
+    Tail(read::TailArgs),
+    /// Print positions, sizes and the state of the log
+    Stat(stat::LogStatArgs),
+    /// Check every checksum
+    Verify(open::LogDir),
+    /// Print the frames of the segments, for debugging
+    Inspect(inspect::InspectArgs),
+}
+
+pub(crate) fn run(command: &LogCommand) -> Result<ExitCode> {
+    match command {
+        LogCommand::Append(args) => append::append(args),
+        LogCommand::Cat(args) => read::cat(args),
+        LogCommand::Tail(args) => read::tail(args),
+        LogCommand::Stat(args) => stat::stat(args),
+        LogCommand::Verify(args) => verify::verify(args),
+        LogCommand::Inspect(args) => inspect::inspect(args),
+    }
+    .map(|()| ExitCode::SUCCESS)
+}
+
+pub(crate) const fn exit_code(_: &anyhow::Error) -> ExitCode {
+    ExitCode::FAILURE
+}

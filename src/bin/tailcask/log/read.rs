@@ -1,0 +1,102 @@
+//! `log cat` and `log tail`: the records, one per line.
+
+use super::open::open;
+use crate::stdio::output;
+use anyhow::Result;
+use clap::Args;
+use std::collections::VecDeque;
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+use tailcask::LogPosition;
+
+#[derive(Args)]
+pub(crate) struct CatArgs {
+    /// The log's directory
+    dir: PathBuf,
+    /// Start at this position
+    #[arg(long, value_name = "POSITION")]
+    from: Option<LogPosition>,
+    /// Print at most N records
+    #[arg(long, value_name = "N")]
+    limit: Option<u64>,
+    /// Print each record's position and a tab before it
+    #[arg(long)]
+    positions: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct TailArgs {
+    /// The log's directory
+    dir: PathBuf,
+    /// Number of records
+    #[arg(short = 'n', long, default_value_t = 10)]
+    lines: usize,
+    /// Keep printing records as they are appended, also by another process
+    #[arg(short, long)]
+    follow: bool,
+}
+
+pub(super) fn cat(args: &CatArgs) -> Result<()> {
+    let log = open(&args.dir)?;
+    let mut reader = log.reader_from(args.from.unwrap_or_default());
+    let mut out = output();
+    let mut left = args.limit.unwrap_or(u64::MAX);
+    while left > 0 {
+        let entry = match reader.next_entry() {
+            Ok(Some(entry)) => entry,
+            Ok(None) => break,
+            Err(error) => {
+                // Print the records before the damage, then the error.
+                out.flush()?;
+                return Err(error.into());
+            }
+        };
+        if args.positions {
+            write!(out, "{}\t", entry.position())?;
+        }
+        out.write_all(&entry)?;
+        out.write_all(b"\n")?;
+        left -= 1;
+    }
+    Ok(out.flush()?)
+}
+
+pub(super) fn tail(args: &TailArgs) -> Result<()> {
+    let stop = stop_on_signal()?;
+    let log = open(&args.dir)?;
+    let mut reader = log.reader();
+    let mut last = VecDeque::new();
+    while let Some(entry) = reader.next_entry()? {
+        last.push_back(entry.position());
+        if last.len() > args.lines {
+            last.pop_front();
+        }
+    }
+    let mut out = output();
+    for position in last {
+        out.write_all(&log.read(position)?)?;
+        out.write_all(b"\n")?;
+    }
+    out.flush()?;
+    // ORDERING: Relaxed; the flag publishes no other memory.
+    while args.follow && !stop.load(Relaxed) {
+        if let Some(entry) = reader.wait_entry(Duration::from_millis(100))? {
+            out.write_all(&entry)?;
+            out.write_all(b"\n")?;
+            out.flush()?;
+        }
+    }
+    Ok(())
+}
+
+/// A flag that SIGINT and SIGTERM set.
+fn stop_on_signal() -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register(signal, stop.clone())?;
+    }
+    Ok(stop)
+}

@@ -1,0 +1,56 @@
+//! `backup`: a copy of a store in a new directory.
+
+use super::open::open;
+use crate::stdio::output;
+use anyhow::Result;
+use clap::Args;
+use indicatif::{BinaryBytes, HumanCount};
+use serde_json::json;
+use std::io::Write;
+use std::path::PathBuf;
+
+#[derive(Args)]
+pub(crate) struct BackupArgs {
+    /// The store's directory
+    dir: PathBuf,
+    /// The backup's directory, which must not exist yet. On the store's file system the backup is made
+    /// of hard links, which take no space
+    dest: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn backup(args: &BackupArgs) -> Result<()> {
+    let store = open(&args.dir)?;
+    let report = store.backup(&args.dest)?;
+    let keys = store.len();
+    let mut out = output();
+    if args.json {
+        let json = json!({
+            "position": report.position.to_string(),
+            "keys": keys,
+            "segments": report.segments,
+            "linked": report.linked,
+            "copied": report.copied,
+            "bytes": report.bytes,
+            "duration": report.duration.as_secs_f64(),
+        });
+        writeln!(out, "{json:#}")?;
+    } else {
+        writeln!(
+            out,
+            "backed up to {} in {:.2?}: {} keys, everything before {}; {} segments of {}, {} linked \
+             and {} copied",
+            args.dest.display(),
+            report.duration,
+            HumanCount(keys),
+            report.position,
+            report.segments,
+            BinaryBytes(report.bytes),
+            report.linked,
+            report.copied,
+        )?;
+    }
+    Ok(out.flush()?)
+}

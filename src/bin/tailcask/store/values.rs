@@ -1,0 +1,132 @@
+//! `get`, `put`, `delete` and `count`.
+
+use super::open::{StoreDir, WritingArgs, create, open, open_existing};
+use crate::stdio::output;
+use crate::units::time;
+use anyhow::{Context, Result};
+use clap::Args;
+use std::ffi::OsString;
+use std::io::{self, IsTerminal, Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+use tailcask::{ReadError, Store, WriteOptions};
+
+#[derive(Args)]
+pub(crate) struct KeyArgs {
+    /// The store's directory
+    dir: PathBuf,
+    /// The key
+    key: OsString,
+}
+
+#[derive(Args)]
+pub(crate) struct PutArgs {
+    /// The store's directory; created if it does not exist
+    dir: PathBuf,
+    /// The key
+    key: OsString,
+    /// The value; `-` reads all of standard input
+    #[arg(required_unless_present = "file")]
+    value: Option<OsString>,
+    /// Read the value from a file
+    #[arg(long, conflicts_with = "value")]
+    file: Option<PathBuf>,
+    /// Time until the value expires: 500ms, 90s, 15m, 12h, 7d
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    ttl: Option<Duration>,
+    /// Set the value only if the key has none; exit code 1 if it has one
+    #[arg(long, conflicts_with = "ttl")]
+    if_absent: bool,
+    /// Set the value even if the current one is damaged, which gives that one up
+    #[arg(long, conflicts_with = "if_absent")]
+    force: bool,
+    #[command(flatten)]
+    writing: WritingArgs,
+}
+
+#[derive(Args)]
+pub(crate) struct DeleteArgs {
+    #[command(flatten)]
+    key: KeyArgs,
+    /// Delete the key even if its value is damaged, which gives that value up
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    writing: WritingArgs,
+}
+
+pub(super) fn get(args: &KeyArgs) -> Result<ExitCode> {
+    let store = open(&args.dir)?;
+    let Some(value) = store.get(args.key.as_bytes())? else { return Ok(ExitCode::FAILURE) };
+    let mut out = output();
+    out.write_all(&value)?;
+    if io::stdout().is_terminal() {
+        out.write_all(b"\n")?;
+    }
+    out.flush()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn put(args: &PutArgs) -> Result<ExitCode> {
+    let value = value_of(args)?;
+    let store = create(&args.dir, &args.writing.options())?;
+    let key = args.key.as_bytes();
+    let was_put = if args.if_absent {
+        store.put_if_absent(key, value)?
+    } else {
+        if args.force {
+            give_up_damaged(&store, key)?;
+        }
+        let options = args.ttl.map_or_else(WriteOptions::new, |ttl| WriteOptions::new().ttl(ttl));
+        store.put_with(key, value, &options)?;
+        true
+    };
+    store.close()?;
+    Ok(if was_put { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn value_of(args: &PutArgs) -> Result<Vec<u8>> {
+    match (&args.file, &args.value) {
+        (Some(file), _) => std::fs::read(file).with_context(|| format!("{}", file.display())),
+        (None, Some(value)) if value != "-" => Ok(value.as_bytes().to_vec()),
+        _ => {
+            let mut value = Vec::new();
+            io::stdin().read_to_end(&mut value).context("standard input")?;
+            Ok(value)
+        }
+    }
+}
+
+/// Deletes a key whose current value cannot be read.
+fn give_up_damaged(store: &Store, key: &[u8]) -> Result<()> {
+    match store.contains_key(key) {
+        Err(ReadError::Corrupt(damage)) => {
+            store.delete_damaged(key)?;
+            writeln!(io::stderr(), "tailcask: gave up a damaged value: {damage}")?;
+        }
+        other => _ = other?,
+    }
+    Ok(())
+}
+
+pub(super) fn delete(args: &DeleteArgs) -> Result<ExitCode> {
+    let store = open_existing(&args.key.dir, &args.writing.options())?;
+    let key = args.key.key.as_bytes();
+    let was_there = if args.force { store.delete_damaged(key)? } else { store.delete(key)? };
+    store.close()?;
+    Ok(if was_there { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+pub(super) fn count(args: &StoreDir) -> Result<()> {
+    let mut out = output();
+    // `len` would count expired keys too.
+    let mut keys = 0u64;
+    for key in open(&args.dir)?.keys() {
+        key?;
+        keys += 1;
+    }
+    writeln!(out, "{keys}")?;
+    Ok(out.flush()?)
+}

@@ -1,0 +1,31 @@
+//! `verify`: every checksum of a store or a backup.
+
+use super::damage::is_damage;
+use super::open::{StoreDir, open};
+use crate::stdio::output;
+use anyhow::{Error, Result};
+use indicatif::{BinaryBytes, HumanCount};
+use std::io::Write;
+use std::path::Path;
+
+pub(super) fn verify(args: &StoreDir) -> Result<()> {
+    let report = open(&args.dir).and_then(|store| Ok(store.verify()?));
+    let report = report.map_err(|error| name_damaged_store(error, &args.dir))?;
+    let mut out = output();
+    writeln!(
+        out,
+        "sound: {} keys with {} of values, {} frames in {} segments",
+        HumanCount(report.keys),
+        BinaryBytes(report.bytes),
+        HumanCount(report.frames),
+        report.segments
+    )?;
+    Ok(out.flush()?)
+}
+
+fn name_damaged_store(error: Error, dir: &Path) -> Error {
+    if !is_damage(&error) {
+        return error;
+    }
+    error.context(format!("{} is damaged", dir.display()))
+}
