@@ -16,52 +16,52 @@ unset RUSTFLAGS
 # file | what is weakened | sed -E expression | test | why it survives (empty: it must not)
 rows() {
     cat <<'ROWS'
-log/tail.rs|take: fetch_add Acquire|/fn take/,/^    }/ s/(fetch_add\(units, Ordering::)Acquire/\1Relaxed/|a_roll_between_the_look_and_the_add|
-log/tail.rs|reserve: load of the word Acquire|/fn reserve_unguarded/,/^    }/ s/(word\.load\(Ordering::)Acquire/\1Relaxed/|who_rolls_hands_on_what_was_published|loom never shows the slot as it was before; see docs/concurrency.md
-log/tail.rs|roll: load of the word Acquire|/fn roll\(/,/^    }/ s/(word\.load\(Ordering::)Acquire/\1Relaxed/|a_closed_segment_has_no_standby|
-log/tail.rs|roll: load of the standby Acquire|/fn roll\(/,/^    }/ s/(standby\.load\(Ordering::)Acquire/\1Relaxed/|who_rolls_hands_on_what_was_published|
-log/tail.rs|roll: exchange Release|/fn roll\(/,/^    }/ s/\(Ordering::Release, Ordering::Relaxed\)/(Ordering::Relaxed, Ordering::Relaxed)/|who_rolls_hands_on_what_was_published|
-log/tail.rs|roll_number: Acquire|/fn roll_number/,/^    }/ s/Ordering::Acquire/Ordering::Relaxed/|the_walker_enters_what_others_published|
-log/tail.rs|position: load of the word Acquire|/fn position/,/^    }/ s/(word\.load\(Ordering::)Acquire/\1Relaxed/|a_position_is_of_one_segment|
-log/tail.rs|position: Acquire fence|/fn position/,/^    }/ s/^ *fence\(Ordering::Acquire\);//|a_position_is_not_of_a_later_segment|
-log/tail.rs|publish: Release fence|/fn publish\(/,/^    }/ s/^ *fence\(Ordering::Release\);//|a_position_is_not_of_a_later_segment|
-log/tail.rs|publish: store of the standby Release|/fn publish\(/,/^    }/ s/(standby\.store\(word, Ordering::)Release/\1Relaxed/|who_rolls_hands_on_what_was_published|
-log/tail.rs|finish: Release|/fn finish/,/^    }/ s/(finished\.store\(rolls, Ordering::)Release/\1Relaxed/|a_slot_is_used_again_after_it_is_finished|
-log/tail.rs|has_slot: Acquire|/fn has_slot/,/^    }/ s/(finished\.load\(Ordering::)Acquire/\1Relaxed/|a_slot_is_used_again_after_it_is_finished|
-log/tail.rs|withdraw: Release fence|/fn withdraw\(/,/^    }/ s/^ *fence\(Ordering::Release\);//|a_closed_segment_has_no_standby|
-log/commit.rs|settle: Release (for a reader)|/^fn settle\(/,/^}/ s/(store\(word, Ordering::)Release/\1Relaxed/|a_reader_sees_whole_frames_only|
-log/commit.rs|settle: Release (for the walker)|/^fn settle\(/,/^}/ s/(store\(word, Ordering::)Release/\1Relaxed/|a_segment_is_let_go_after_a_commit|
-log/commit.rs|settle: Release (for a batch)|/^fn settle\(/,/^}/ s/(store\(word, Ordering::)Release/\1Relaxed/|a_batch_is_seen_whole|
-log/commit.rs|settle: Release (of a void)|/^fn settle\(/,/^}/ s/(store\(word, Ordering::)Release/\1Relaxed/|a_segment_is_let_go_after_a_void|
-log/commit.rs|settle: Release (of a pad)|/^fn settle\(/,/^}/ s/(store\(word, Ordering::)Release/\1Relaxed/|a_segment_is_let_go_after_a_pad|
-log/commit.rs|is_frame: Acquire|/fn is_frame/,/^}/ s/(place\.load\(Ordering::)Acquire/\1Relaxed/|what_one_found_another_walks_on_from|
-log/commit.rs|is_frame: Release|/fn is_frame/,/^}/ s/(place\.store\(offset, Ordering::)Release/\1Relaxed/|what_one_found_another_walks_on_from|
-log/commit.rs|claim: Release fence|/unsafe fn new/,/^    }/ s/^ *fence\(Ordering::Release\);//|a_dead_process_leaves_no_body_without_a_claim|
-log/commit.rs|Prefix::position: Acquire|/fn position\(&self\) -> LogPosition \{$/,/^    }/ s/(position\.load\(Ordering::)Acquire/\1Relaxed/|what_is_before_the_prefix_may_be_read|
-log/commit.rs|Prefix::advance: Release|/fn advance/,/^    }/ s/(store\(position\.as_u64\(\), Ordering::)Release/\1Relaxed/|what_is_before_the_prefix_may_be_read|
-log/commit.rs|read: Acquire|/^fn read</,/^}/ s/(load\(Ordering::)Acquire/\1Relaxed/|what_is_before_the_prefix_may_be_read|
-log/commit.rs|read: Acquire (before a slot is let go)|/^fn read</,/^}/ s/(load\(Ordering::)Acquire/\1Relaxed/|a_segment_is_let_go_after_a_void|
-log/group.rs|durable: Acquire|/fn durable/,/^    }/ s/(durable\.load\(Ordering::)Acquire/\1Relaxed/|the_watermark_comes_after_the_sync|
-log/group.rs|finish: Release|/fn finish/,/^    }/ s/(durable\.store\(durable, Ordering::)Release/\1Relaxed/|the_watermark_comes_after_the_sync|
-log/followers.rs|notify: barrier|s/^ *light_barrier\(\);//|no_commit_is_slept_through|
-log/followers.rs|wait: barrier|s/^ *heavy_barrier\(\);//|no_commit_is_slept_through|
+log/append/tail.rs|take: fetch_add Acquire|/fn take/,/^    }/ s/(fetch_add\(units, Ordering::)Acquire/\1Relaxed/|a_roll_between_the_look_and_the_add|
+log/append/tail.rs|reserve: load of the word Acquire|/fn reserve_unguarded/,/^    }/ s/(word\.load\(Ordering::)Acquire/\1Relaxed/|who_rolls_hands_on_what_was_published|loom never shows the slot as it was before; see docs/concurrency.md
+log/append/tail.rs|roll: load of the word Acquire|/fn roll\(/,/^    }/ s/(word\.load\(Ordering::)Acquire/\1Relaxed/|a_closed_segment_has_no_standby|
+log/append/tail.rs|roll: load of the standby Acquire|/fn roll\(/,/^    }/ s/(standby\.load\(Ordering::)Acquire/\1Relaxed/|who_rolls_hands_on_what_was_published|
+log/append/tail.rs|roll: exchange Release|/fn roll\(/,/^    }/ s/\(Ordering::Release, Ordering::Relaxed\)/(Ordering::Relaxed, Ordering::Relaxed)/|who_rolls_hands_on_what_was_published|
+log/append/tail.rs|roll_number: Acquire|/fn roll_number/,/^    }/ s/Ordering::Acquire/Ordering::Relaxed/|the_walker_enters_what_others_published|
+log/append/tail.rs|position: load of the word Acquire|/fn position/,/^    }/ s/(word\.load\(Ordering::)Acquire/\1Relaxed/|a_position_is_of_one_segment|
+log/append/tail.rs|position: Acquire fence|/fn position/,/^    }/ s/^ *fence\(Ordering::Acquire\);//|a_position_is_not_of_a_later_segment|
+log/append/tail.rs|publish: Release fence|/fn publish\(/,/^    }/ s/^ *fence\(Ordering::Release\);//|a_position_is_not_of_a_later_segment|
+log/append/tail.rs|publish: store of the standby Release|/fn publish\(/,/^    }/ s/(standby\.store\(word, Ordering::)Release/\1Relaxed/|who_rolls_hands_on_what_was_published|
+log/append/tail.rs|finish: Release|/fn finish/,/^    }/ s/(finished\.store\(rolls, Ordering::)Release/\1Relaxed/|a_slot_is_used_again_after_it_is_finished|
+log/append/tail.rs|has_slot: Acquire|/fn has_slot/,/^    }/ s/(finished\.load\(Ordering::)Acquire/\1Relaxed/|a_slot_is_used_again_after_it_is_finished|
+log/append/tail.rs|withdraw: Release fence|/fn withdraw\(/,/^    }/ s/^ *fence\(Ordering::Release\);//|a_closed_segment_has_no_standby|
+log/append/claim.rs|settle: Release (for a reader)|/^fn settle\(/,/^}/ s/(store\(word, Ordering::)Release/\1Relaxed/|a_reader_sees_whole_frames_only|
+log/append/claim.rs|settle: Release (for the walker)|/^fn settle\(/,/^}/ s/(store\(word, Ordering::)Release/\1Relaxed/|a_segment_is_let_go_after_a_commit|
+log/append/claim.rs|settle: Release (for a batch)|/^fn settle\(/,/^}/ s/(store\(word, Ordering::)Release/\1Relaxed/|a_batch_is_seen_whole|
+log/append/claim.rs|settle: Release (of a void)|/^fn settle\(/,/^}/ s/(store\(word, Ordering::)Release/\1Relaxed/|a_segment_is_let_go_after_a_void|
+log/append/claim.rs|settle: Release (of a pad)|/^fn settle\(/,/^}/ s/(store\(word, Ordering::)Release/\1Relaxed/|a_segment_is_let_go_after_a_pad|
+log/append/claim.rs|is_frame: Acquire|/fn is_frame/,/^}/ s/(place\.load\(Ordering::)Acquire/\1Relaxed/|what_one_found_another_walks_on_from|
+log/append/claim.rs|is_frame: Release|/fn is_frame/,/^}/ s/(place\.store\(offset, Ordering::)Release/\1Relaxed/|what_one_found_another_walks_on_from|
+log/append/claim.rs|claim: Release fence|/unsafe fn new/,/^    }/ s/^ *fence\(Ordering::Release\);//|a_dead_process_leaves_no_body_without_a_claim|
+log/append/claim.rs|Prefix::position: Acquire|/fn position\(&self\) -> LogPosition \{$/,/^    }/ s/(position\.load\(Ordering::)Acquire/\1Relaxed/|what_is_before_the_prefix_may_be_read|
+log/append/claim.rs|Prefix::advance: Release|/fn advance/,/^    }/ s/(store\(position\.as_u64\(\), Ordering::)Release/\1Relaxed/|what_is_before_the_prefix_may_be_read|
+log/append/claim.rs|read: Acquire|/^fn read</,/^}/ s/(load\(Ordering::)Acquire/\1Relaxed/|what_is_before_the_prefix_may_be_read|
+log/append/claim.rs|read: Acquire (before a slot is let go)|/^fn read</,/^}/ s/(load\(Ordering::)Acquire/\1Relaxed/|a_segment_is_let_go_after_a_void|
+log/group_commit.rs|durable: Acquire|/fn durable/,/^    }/ s/(durable\.load\(Ordering::)Acquire/\1Relaxed/|the_watermark_comes_after_the_sync|
+log/group_commit.rs|finish: Release|/fn finish/,/^    }/ s/(durable\.store\(durable, Ordering::)Release/\1Relaxed/|the_watermark_comes_after_the_sync|
+log/waiters.rs|notify: barrier|s/^ *light_barrier\(\);//|no_commit_is_slept_through|
+log/waiters.rs|wait: barrier|s/^ *heavy_barrier\(\);//|no_commit_is_slept_through|
 segment/pins.rs|unpin: Release|/fn unpin/,/^    }/ s/Ordering::Release\)/Ordering::Relaxed)/|what_is_pinned_stays_mapped|
 segment/pins.rs|is_free: Acquire|/fn is_free/,/^    }/ s/(load\(Ordering::)Acquire/\1Relaxed/|what_is_pinned_stays_mapped|
-log/commit.rs|LOGIC claim: no claimed word|/unsafe fn new/,/^    }/ s/^ *place\.store\(word.*$//|a_dead_process_leaves_no_body_without_a_claim|
-log/commit.rs|LOGIC walk: claims are passed|s/State::Claimed => return,/State::Claimed => {}/|the_prefix_is_contiguous|
-log/commit.rs|LOGIC drop: claims stay|s/, State::Void\)/, State::Claimed)/|an_abandoned_claim_is_void|
-log/tail.rs|LOGIC take: no pad|/fn take/,/^    }/ s/^ *pad\(.*$//|the_end_of_a_segment_is_tiled|
-log/tail.rs|LOGIC withdraw: no close|/fn withdraw\(/,/^    }/ s/self\.tail\.close\(\);//|a_roll_against_a_withdrawal|
-log/tail.rs|LOGIC publish: slots without a wait|/fn has_slot/,/^    }/ s/< finished \+/< 1 + finished +/|slots_are_used_again|
-log/group.rs|LOGIC finish: nobody leads next|s/^ *woken\.extend\(next.*$/let _ = next;/|who_is_left_leads|
-log/group.rs|LOGIC finish: a failure wakes nobody|s/failed \|\| w\.target/w.target/|a_failure_reaches_every_waiter|
-log/group.rs|LOGIC wait: no guard|s/let guard = Leading\(self\);/let guard = ();/|a_panicking_leader_wakes_the_others|
-log/followers.rs|LOGIC wait: not in the list|s/^ *self\.register\(\);$//|no_commit_is_slept_through|
-log/commit.rs|LOGIC settle: nobody is told|/^fn settle\(/,/^}/ s/^ *followers\.notify\(\);$//|no_commit_is_slept_through|
-log/commit.rs|LOGIC finish: nobody is told|/fn finish\(/,/^    }/ s/settle\(self\.followers, place, word\)/place.store(word, Ordering::Release)/|no_append_is_slept_through|
-log/commit.rs|LOGIC commit: nobody is told|/fn commit_written\(/,/^    }/ s/settle\(claim\.followers, (.*), word\);/\1.store(word, Ordering::Release);/|no_sync_mark_is_slept_through|
-log/commit.rs|LOGIC void: nobody is told|/fn drop/,/^    }/ s/settle\(self\.followers, (.*), word\);/\1.store(word, Ordering::Release);/|no_void_is_slept_through|
-log/commit.rs|LOGIC pad: nobody is told|/fn pad</,/^}/ s/settle\(followers, (.*), word\);/\1.store(word, Ordering::Release);/|no_pad_is_slept_through|
+log/append/claim.rs|LOGIC claim: no claimed word|/unsafe fn new/,/^    }/ s/^ *place\.store\(word.*$//|a_dead_process_leaves_no_body_without_a_claim|
+log/append/claim.rs|LOGIC walk: claims are passed|s/State::Claimed => return,/State::Claimed => {}/|the_prefix_is_contiguous|
+log/append/claim.rs|LOGIC drop: claims stay|s/, State::Void\)/, State::Claimed)/|an_abandoned_claim_is_void|
+log/append/tail.rs|LOGIC take: no pad|/fn take/,/^    }/ s/^ *pad\(.*$//|the_end_of_a_segment_is_tiled|
+log/append/tail.rs|LOGIC withdraw: no close|/fn withdraw\(/,/^    }/ s/self\.tail\.close\(\);//|a_roll_against_a_withdrawal|
+log/append/tail.rs|LOGIC publish: slots without a wait|/fn has_slot/,/^    }/ s/< finished \+/< 1 + finished +/|slots_are_used_again|
+log/group_commit.rs|LOGIC finish: nobody leads next|s/^ *woken\.extend\(next.*$/let _ = next;/|who_is_left_leads|
+log/group_commit.rs|LOGIC finish: a failure wakes nobody|s/failed \|\| w\.target/w.target/|a_failure_reaches_every_waiter|
+log/group_commit.rs|LOGIC wait: no guard|s/let guard = Leading\(self\);/let guard = ();/|a_panicking_leader_wakes_the_others|
+log/waiters.rs|LOGIC wait: not in the list|s/^ *self\.register\(\);$//|no_commit_is_slept_through|
+log/append/claim.rs|LOGIC settle: nobody is told|/^fn settle\(/,/^}/ s/^ *waiters\.notify\(\);$//|no_commit_is_slept_through|
+log/append/claim.rs|LOGIC finish: nobody is told|/fn finish\(/,/^    }/ s/settle\(self\.followers, place, word\)/place.store(word, Ordering::Release)/|no_append_is_slept_through|
+log/append/claim.rs|LOGIC commit: nobody is told|/fn commit_written\(/,/^    }/ s/settle\(claim\.followers, (.*), word\);/\1.store(word, Ordering::Release);/|no_sync_mark_is_slept_through|
+log/append/claim.rs|LOGIC void: nobody is told|/fn drop/,/^    }/ s/settle\(self\.followers, (.*), word\);/\1.store(word, Ordering::Release);/|no_void_is_slept_through|
+log/append/claim.rs|LOGIC pad: nobody is told|/fn pad</,/^}/ s/settle\(followers, (.*), word\);/\1.store(word, Ordering::Release);/|no_pad_is_slept_through|
 segment/pins.rs|LOGIC pin: although retired|/fn pin\(/,/^    }/ s/& RETIRED == 0/\& RETIRED != 1/|what_is_pinned_stays_mapped|
 ROWS
 }

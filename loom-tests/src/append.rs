@@ -4,7 +4,7 @@
 
 use crate::format::frame::{self, Header, State};
 use crate::format::header::FIRST_FRAME;
-use crate::log::commit::{Memory, bury, is_frame_before};
+use crate::log::append::claim::{Memory, bury, is_frame_before};
 use crate::memory::{FRAME, Log, LoomSegment, fill};
 use crate::position::LogPosition;
 use crate::sync::{Arc, Ordering, fence};

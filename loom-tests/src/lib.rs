@@ -21,10 +21,9 @@ mod sync;
 
 #[path = "../../src/log"]
 mod log {
-    pub(crate) mod commit;
-    pub(crate) mod followers;
-    pub(crate) mod group;
-    pub(crate) mod tail;
+    pub(crate) mod append;
+    pub(crate) mod group_commit;
+    pub(crate) mod waiters;
 }
 
 #[path = "../../src/segment"]

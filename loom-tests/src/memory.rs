@@ -4,8 +4,8 @@
 
 use crate::format::frame::{self, Header, Kind, State, Word};
 use crate::format::header::FIRST_FRAME;
-use crate::log::commit::{Claim, Memory, Prefix, is_frame};
-use crate::log::tail::{Preparer, Tail};
+use crate::log::append::claim::{Claim, Memory, Prefix, is_frame};
+use crate::log::append::tail::{Preparer, Tail};
 use crate::position::LogPosition;
 use crate::sync::{Arc, AtomicU64, Ordering, UnsafeCell, yield_now};
 use std::sync::Mutex;
@@ -137,7 +137,7 @@ impl Memory for LoomSegment {
     }
 }
 
-/// Tail and prefix as `Core` has them, and every segment that was ever made.
+/// Tail and prefix as `LogWriter` has them, and every segment that was ever made.
 pub(crate) struct Log {
     pub(crate) tail: Tail<LoomSegment>,
     pub(crate) prefix: Prefix<LoomSegment>,
@@ -173,7 +173,7 @@ impl Log {
         self.all.lock().unwrap().len() >= id as usize
     }
 
-    // ---- as in `Core` ----
+    // ---- as in `LogWriter` ----
 
     pub(crate) fn append(&self, body: &[u8]) -> LogPosition {
         let len = frame::frame_len(body.len() as u64);

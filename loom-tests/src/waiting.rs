@@ -7,8 +7,8 @@
 
 use crate::format::frame::{self, Header, Kind, State};
 use crate::format::header::FIRST_FRAME;
-use crate::log::commit::Memory;
-use crate::log::group::{GroupCommit, Poll};
+use crate::log::append::claim::Memory;
+use crate::log::group_commit::{GroupCommit, Poll};
 use crate::memory::{FRAME, Log, fill};
 use crate::segment::pins::Pins;
 use crate::sync::{Arc, AtomicU64, Ordering, UnsafeCell};
@@ -254,7 +254,7 @@ fn reader_beside(room: u64, entries: usize, beside: fn(&Log)) {
         }
         let reader = {
             let log = log.clone();
-            spawn(move || log.tail.followers.wait(None, || finds_an_entry(&log, entries)))
+            spawn(move || log.tail.waiters.wait(None, || finds_an_entry(&log, entries)))
         };
         let other = {
             let log = log.clone();
@@ -306,7 +306,7 @@ pub fn no_commit_is_slept_through_by_two() {
         let log = Arc::new(Log::new(2, 2 * FRAME));
         let readers = [1, 2].map(|entries| {
             let log = log.clone();
-            spawn(move || log.tail.followers.wait(None, || finds_an_entry(&log, entries)))
+            spawn(move || log.tail.waiters.wait(None, || finds_an_entry(&log, entries)))
         });
         begin_main();
         log.append(&[ENTRY; 8]);

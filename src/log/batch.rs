@@ -1,7 +1,7 @@
 //! Gathering entries for one reservation.
 
 use crate::error::AppendError;
-use crate::log::core::{Core, MAX_BATCH};
+use crate::log::writer::{LogWriter, MAX_BATCH};
 use crate::position::LogPosition;
 
 /// Gathers entries and appends them together: one reservation, one atomic batch, for each flush.
@@ -11,7 +11,7 @@ use crate::position::LogPosition;
 /// [`flush`](Self::flush) where it matters.
 #[derive(Debug)]
 pub struct BatchWriter<'a> {
-    core: Result<&'a Core, AppendError>,
+    writer: Result<&'a LogWriter, AppendError>,
     max_bytes: usize,
     bytes: Vec<u8>,
     lengths: Vec<u32>,
@@ -20,8 +20,8 @@ pub struct BatchWriter<'a> {
 }
 
 impl<'a> BatchWriter<'a> {
-    pub(crate) fn new(core: Result<&'a Core, AppendError>, max_bytes: usize) -> Self {
-        Self { core, max_bytes, bytes: Vec::new(), lengths: Vec::new(), framed: 0 }
+    pub(crate) fn new(writer: Result<&'a LogWriter, AppendError>, max_bytes: usize) -> Self {
+        Self { writer, max_bytes, bytes: Vec::new(), lengths: Vec::new(), framed: 0 }
     }
 
     /// Adds an entry, and flushes if the threshold is reached.
@@ -39,9 +39,9 @@ impl<'a> BatchWriter<'a> {
     /// # Errors
     /// As `push`.
     pub fn push_vectored(&mut self, parts: &[&[u8]]) -> Result<(), AppendError> {
-        let core = self.core.clone()?;
+        let writer = self.writer.clone()?;
         let len: usize = parts.iter().map(|part| part.len()).sum();
-        let frame = core.frame_len(len as u64)?;
+        let frame = writer.frame_len(len as u64)?;
         if self.framed + frame > MAX_BATCH {
             self.flush()?;
         }
@@ -74,9 +74,9 @@ impl<'a> BatchWriter<'a> {
     /// and the next flush tries again, unless it got into the log
     /// ([`AppendError::Sync`] with a position).
     pub fn flush(&mut self) -> Result<Option<LogPosition>, AppendError> {
-        let core = self.core.clone()?;
+        let writer = self.writer.clone()?;
         let entries = Entries { bytes: &self.bytes, lengths: &self.lengths };
-        let result = core.append_batch(entries, |_| {});
+        let result = writer.append_batch(entries, |_| {});
         let refused = matches!(&result, Err(error) if !matches!(error, AppendError::Sync { position: Some(_), .. }));
         if !refused {
             self.bytes.clear();

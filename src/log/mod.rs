@@ -1,25 +1,21 @@
 //! The commit log.
 
-pub(crate) mod background;
+pub(crate) mod append;
 mod batch;
-pub(crate) mod commit;
-pub(crate) mod core;
-mod followers;
-mod group;
+mod follower;
+pub(crate) mod group_commit;
+pub(crate) mod maintenance;
 #[cfg(test)]
 mod oversize;
 mod reader;
 pub(crate) mod recovery;
-pub(crate) mod scan;
-pub(crate) mod search;
 mod stats;
-pub(crate) mod table;
-mod tail;
-mod view;
+mod waiters;
+pub(crate) mod writer;
 
-#[doc(hidden)]
-pub use background::FailPoint;
 pub use batch::BatchWriter;
+#[doc(hidden)]
+pub use maintenance::FailPoint;
 pub use reader::{Entry, FrameInfo, Frames, LogReader};
 pub(crate) use recovery::evidence::Suspect;
 pub use recovery::{
@@ -27,15 +23,16 @@ pub use recovery::{
 };
 pub use stats::{Distribution, LogStats};
 
-use self::background::Background;
-use self::core::Core;
-use self::group::Poll as Durable;
-use self::view::{ReadOnly, View};
+use self::follower::{ReadOnly, View};
+use self::group_commit::Poll as Durable;
+use self::maintenance::Signals;
+use self::writer::LogWriter;
 use crate::error::{AppendError, OpenError, ReadError, SyncError, TruncateError};
 use crate::format::manifest::Manifest;
 use crate::options::{Config, Durability, MAX_SEGMENT, Maintenance, RecoveryMode, SEGMENT_UNIT};
 use crate::position::LogPosition;
-use crate::segment::file_name;
+use crate::segment::set::SegmentSet;
+use crate::segment::{file_name, scan};
 use crate::storage::real::Directory;
 use crate::storage::simulated::SimulatedDisk;
 use crate::storage::trust::Rules;
@@ -182,7 +179,7 @@ impl LogOptions {
             found.segments.into_iter().partition(|segment| segment.header.merged);
         let mut ignored = found.ignored;
         ignored.extend(beside.iter().map(|segment| segment.id()));
-        let (table, ignored) = (table::Table::new(segments), Mutex::new(ignored));
+        let (table, ignored) = (SegmentSet::new(segments), Mutex::new(ignored));
         let (id, next_id) = (found.manifest.log_id, AtomicU32::new(found.manifest.next));
         Ok(CommitLog {
             view: View::ReadOnly(ReadOnly { storage, table, gaps, next_id, ignored }),
@@ -284,27 +281,27 @@ impl CommitLog {
         }
         let (found, report) = recovery::recover(&*storage, config.recovery_mode)?;
         let stored = found.manifest.secret.is_some();
-        let core = Core::start(storage, config, found);
-        let core = Arc::new(core.map_err(|e| io_error("create a segment", e))?);
-        core.storage.note_recovered().map_err(|e| io_error("lock LOCK", e))?;
-        if !core.is_manual() {
-            Background::start(&core).map_err(|e| io_error("start a thread", e))?;
+        let writer = LogWriter::start(storage, config, found);
+        let writer = Arc::new(writer.map_err(|e| io_error("create a segment", e))?);
+        writer.storage.note_recovered().map_err(|e| io_error("lock LOCK", e))?;
+        if !writer.is_manual() {
+            Signals::start(&writer).map_err(|e| io_error("start a thread", e))?;
         }
-        let id = lock(&core.manifest).log_id;
-        Ok(Self { view: View::Writer(core), id, report, closed: false, stored })
+        let id = lock(&writer.manifest).log_id;
+        Ok(Self { view: View::Writer(writer), id, report, closed: false, stored })
     }
 
-    pub(crate) fn core(&self) -> Option<&Arc<Core>> {
+    pub(crate) fn writer(&self) -> Option<&Arc<LogWriter>> {
         match &self.view {
-            View::Writer(core) => Some(core),
+            View::Writer(writer) => Some(writer),
             View::ReadOnly(_) => None,
         }
     }
 
     #[inline]
-    fn writer(&self) -> Result<&Core, AppendError> {
+    fn writable(&self) -> Result<&LogWriter, AppendError> {
         match &self.view {
-            View::Writer(core) => Ok(core),
+            View::Writer(writer) => Ok(writer),
             View::ReadOnly(_) => Err(AppendError::ReadOnly),
         }
     }
@@ -315,7 +312,7 @@ impl CommitLog {
     /// [`AppendError`].
     #[inline]
     pub fn append(&self, entry: &[u8]) -> Result<LogPosition, AppendError> {
-        self.writer()?.append(entry)
+        self.writable()?.append(entry)
     }
 
     /// Appends an entry that is in pieces, as one.
@@ -323,7 +320,7 @@ impl CommitLog {
     /// # Errors
     /// [`AppendError`].
     pub fn append_vectored(&self, parts: &[&[u8]]) -> Result<LogPosition, AppendError> {
-        self.writer()?.append_vectored(parts)
+        self.writable()?.append_vectored(parts)
     }
 
     /// Appends an entry of `len` bytes that `fill` writes in place; they are zero before. If it
@@ -338,7 +335,7 @@ impl CommitLog {
         len: usize,
         fill: impl FnOnce(&mut [u8]),
     ) -> Result<LogPosition, AppendError> {
-        self.writer()?.append_with(len, fill)
+        self.writable()?.append_with(len, fill)
     }
 
     /// Appends entries side by side, all or none: no reader and no recovery sees a part of them.
@@ -348,14 +345,14 @@ impl CommitLog {
     /// [`AppendError`].
     pub fn append_batch(&self, entries: &[&[u8]]) -> Result<Vec<LogPosition>, AppendError> {
         let mut positions = Vec::with_capacity(entries.len());
-        self.writer()?.append_batch(entries.iter().copied(), |at| positions.push(at))?;
+        self.writable()?.append_batch(entries.iter().copied(), |at| positions.push(at))?;
         Ok(positions)
     }
 
     /// A writer that gathers entries, up to `max_bytes`, and appends them in batches.
     #[must_use]
     pub fn batch_writer(&self, max_bytes: usize) -> BatchWriter<'_> {
-        BatchWriter::new(self.writer(), max_bytes)
+        BatchWriter::new(self.writable(), max_bytes)
     }
 
     /// Reads the entry at a position, in place. The position may come from anywhere.
@@ -390,7 +387,7 @@ impl CommitLog {
     /// # Errors
     /// [`SyncError`]. After a failed sync the log refuses writes for good.
     pub fn sync(&self) -> Result<LogPosition, SyncError> {
-        self.core().ok_or(SyncError::ReadOnly)?.sync()
+        self.writer().ok_or(SyncError::ReadOnly)?.sync()
     }
 
     /// Waits until the entry at a position is durable (for a position at or behind the tail:
@@ -399,7 +396,7 @@ impl CommitLog {
     /// # Errors
     /// As [`sync`](Self::sync).
     pub fn wait_durable(&self, position: LogPosition) -> Result<(), SyncError> {
-        self.core().ok_or(SyncError::ReadOnly)?.wait_durable(position)
+        self.writer().ok_or(SyncError::ReadOnly)?.wait_durable(position)
     }
 
     /// As [`wait_durable`](Self::wait_durable) for async callers, with any executor. The sync is
@@ -409,26 +406,26 @@ impl CommitLog {
     /// # Errors
     /// As [`sync`](Self::sync).
     pub async fn wait_durable_async(&self, position: LogPosition) -> Result<(), SyncError> {
-        let core = self.core().ok_or(SyncError::ReadOnly)?;
-        if !core.background.is_running() {
-            return core.wait_durable(position);
+        let writer = self.writer().ok_or(SyncError::ReadOnly)?;
+        if !writer.background.is_running() {
+            return writer.wait_durable(position);
         }
-        core.check_outside_append()?;
-        let target = core.target(position);
-        let mut waiting = Waiting { core, ticket: 0 };
+        writer.check_outside_append()?;
+        let target = writer.target(position);
+        let mut waiting = Waiting { writer, ticket: 0 };
         std::future::poll_fn(|context| {
-            if core.is_durable(target) {
+            if writer.is_durable(target) {
                 return Poll::Ready(Ok(()));
             }
-            match core.group.poll(target.as_u64(), &mut waiting.ticket, context.waker()) {
+            match writer.group.poll(target.as_u64(), &mut waiting.ticket, context.waker()) {
                 Durable::Done => Poll::Ready(Ok(())),
                 Durable::Failed(source) => Poll::Ready(Err(SyncError::Failed { source })),
                 Durable::Registered => {
                     // Only now: whoever looks before may be registered after all were woken.
-                    if let Some(failure) = core.background.sync_failure() {
+                    if let Some(failure) = writer.background.sync_failure() {
                         return Poll::Ready(Err(SyncError::Background(failure.clone())));
                     }
-                    core.background.wake_sync();
+                    writer.background.wake_sync();
                     Poll::Pending
                 }
             }
@@ -460,13 +457,13 @@ impl CommitLog {
     /// The end of the contiguous committed part: every append before it is finished.
     #[must_use]
     pub fn committed(&self) -> LogPosition {
-        self.core().map_or_else(|| self.tail(), |core| core.prefix.advance(&core.tail))
+        self.writer().map_or_else(|| self.tail(), |writer| writer.prefix.advance(&writer.tail))
     }
 
     /// The end of what is known to be durable.
     #[must_use]
     pub fn durable(&self) -> LogPosition {
-        self.core().map_or(LogPosition::START, |core| core.durable())
+        self.writer().map_or(LogPosition::START, |writer| writer.durable())
     }
 
     /// Drops segments that lie wholly before a position, and says where the log now begins: at
@@ -475,37 +472,37 @@ impl CommitLog {
     /// # Errors
     /// [`TruncateError`].
     pub fn truncate_before(&self, position: LogPosition) -> Result<LogPosition, TruncateError> {
-        let core = self.core().ok_or(TruncateError::ReadOnly)?;
+        let writer = self.writer().ok_or(TruncateError::ReadOnly)?;
         if self.stored {
             return Err(TruncateError::Store);
         }
         let io = |error: std::io::Error| TruncateError::Io { source: Arc::new(error) };
-        let tail = core.tail.position();
+        let tail = writer.tail.position();
         if position > tail {
             return Err(TruncateError::PastEnd { position, tail });
         }
-        core.seal_finished().map_err(|error| io(std::io::Error::other(error)))?;
+        writer.seal_finished().map_err(|error| io(std::io::Error::other(error)))?;
         // One at a time: who comes second finds nothing left to do.
-        let _alone = lock(&core.truncating);
-        let doomed: Vec<u32> = core.table.with(|all| {
+        let _alone = lock(&writer.truncating);
+        let doomed: Vec<u32> = writer.table.with(|all| {
             let before = all.iter().take_while(|s| s.id() < position.segment() && s.is_sealed());
             before.map(|s| s.id()).collect()
         });
         let Some(&last) = doomed.last() else { return Ok(self.begin()) };
-        let first = core.table.with(|all| all.iter().map(|s| s.id()).find(|&id| id > last));
-        let first = first.or_else(|| core.first_to_come()).unwrap_or(tail.segment());
+        let first = writer.table.with(|all| all.iter().map(|s| s.id()).find(|&id| id > last));
+        let first = first.or_else(|| writer.first_to_come()).unwrap_or(tail.segment());
         let begin_there = |manifest: &mut Manifest| {
             // Those that salvage keeps beside the log are dropped first, and the log begins later.
             manifest.first = manifest.first.max(first);
             manifest.kept.retain(|id| !doomed.contains(id));
             manifest.remove(&doomed);
         };
-        core.change_manifest(begin_there).map_err(io)?;
-        core.table.remove(|id| id <= last);
-        core.tidy();
+        writer.change_manifest(begin_there).map_err(io)?;
+        writer.table.remove(|id| id <= last);
+        writer.tidy();
         // What cannot be removed stays listed, and is removed by the next open.
         let mut failed = None;
-        let gone = doomed.into_iter().filter(|&id| match core.storage.remove(&file_name(id)) {
+        let gone = doomed.into_iter().filter(|&id| match writer.storage.remove(&file_name(id)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 failed.get_or_insert(error);
                 false
@@ -513,8 +510,8 @@ impl CommitLog {
             _ => true,
         });
         let gone: Vec<u32> = gone.collect();
-        core.storage.sync_directory().map_err(io)?;
-        core.files_are_gone(&gone);
+        writer.storage.sync_directory().map_err(io)?;
+        writer.files_are_gone(&gone);
         failed.map_or_else(|| Ok(self.begin()), |error| Err(io(error)))
     }
 
@@ -524,7 +521,7 @@ impl CommitLog {
     /// # Errors
     /// [`AppendError`] if there is no room for a standby, or a sync failed.
     pub fn maintain(&self) -> Result<(), AppendError> {
-        self.writer()?.maintain()
+        self.writable()?.maintain()
     }
 
     /// What was found when the log was opened.
@@ -538,19 +535,19 @@ impl CommitLog {
     #[must_use]
     pub fn stats(&self) -> LogStats {
         let mut stats = LogStats::default();
-        if let Some(core) = self.core() {
-            stats.committed = core.prefix.advance(&core.tail);
-            stats.rolls = core.tail.roll_number().saturating_sub(1);
-            let counts = core.prefix.counts();
+        if let Some(writer) = self.writer() {
+            stats.committed = writer.prefix.advance(&writer.tail);
+            stats.rolls = writer.tail.roll_number().saturating_sub(1);
+            let counts = writer.prefix.counts();
             (stats.entries, stats.batches) = (counts.entries, counts.batches);
             (stats.bytes, stats.voids) = (counts.bytes, counts.voids);
-            core.counters.read(&mut stats);
-            stats.failed_thread = core.background.failure().cloned();
-            stats.durable = core.durable();
+            writer.counters.read(&mut stats);
+            stats.failed_thread = writer.background.failure().cloned();
+            stats.durable = writer.durable();
         }
         stats.begin = self.begin();
         stats.tail = self.tail();
-        if self.core().is_none() {
+        if self.writer().is_none() {
             stats.committed = stats.tail;
         }
         stats.oldest_unfinished = (stats.committed < stats.tail).then_some(stats.committed);
@@ -606,9 +603,9 @@ impl CommitLog {
 
     pub(crate) fn shut(&mut self) -> Result<(), SyncError> {
         match &self.view {
-            View::Writer(core) if !std::mem::replace(&mut self.closed, true) => {
-                core.background.stop();
-                core.close()
+            View::Writer(writer) if !std::mem::replace(&mut self.closed, true) => {
+                writer.background.stop();
+                writer.close()
             }
             _ => Ok(()),
         }
@@ -623,16 +620,16 @@ impl CommitLog {
 
     pub(crate) fn forsake(&mut self) {
         self.closed = true;
-        if let Some(core) = self.core() {
-            core.background.stop();
+        if let Some(writer) = self.writer() {
+            writer.background.stop();
         }
     }
 
     /// Makes a background thread panic. For tests.
     #[doc(hidden)]
     pub fn fail_at(&self, point: FailPoint) {
-        if let Some(core) = self.core() {
-            core.background.fail_at(point);
+        if let Some(writer) = self.writer() {
+            writer.background.fail_at(point);
         }
     }
 
@@ -640,21 +637,21 @@ impl CommitLog {
     /// recovery: everything that waits for appends to finish waits for ever after this.
     #[doc(hidden)]
     pub fn abandon_reservation(&self, len: usize) {
-        if let Some(core) = self.core() {
-            core.tail.abandon(crate::format::frame::frame_len(len as u64));
+        if let Some(writer) = self.writer() {
+            writer.tail.abandon(crate::format::frame::frame_len(len as u64));
         }
     }
 }
 
 /// A task in the group of those who wait for a sync, until this is dropped.
 struct Waiting<'a> {
-    core: &'a Core,
+    writer: &'a LogWriter,
     ticket: u64,
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.core.group.forget(self.ticket);
+        self.writer.group.forget(self.ticket);
     }
 }
 
@@ -663,7 +660,7 @@ impl std::fmt::Debug for CommitLog {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut log = f.debug_struct("CommitLog");
         log.field("id", &self.id).field("begin", &self.begin()).field("tail", &self.tail());
-        log.field("read_only", &self.core().is_none()).finish_non_exhaustive()
+        log.field("read_only", &self.writer().is_none()).finish_non_exhaustive()
     }
 }
 

@@ -118,7 +118,7 @@ fn writers_roll_while_the_segment_of_a_large_entry_is_allocated() {
 #[test]
 fn writers_roll_while_the_segment_of_a_merge_is_allocated() {
     others_roll_meanwhile(|log| {
-        let segment = log.core().unwrap().create_merged(LARGE, &[]).unwrap();
+        let segment = log.writer().unwrap().create_merged(LARGE, &[]).unwrap();
         assert!(segment.header.merged);
     });
 }

@@ -5,11 +5,11 @@
 use crate::error::{Corruption, CorruptionKind, ReadError};
 use crate::format::frame::{HEADER, Header, Kind, State, Word, frame_len};
 use crate::format::header::FIRST_FRAME;
-use crate::log::scan::{self, Frame};
-use crate::log::table::Pin;
-use crate::log::view::View;
+use crate::log::follower::View;
 use crate::position::LogPosition;
 use crate::segment::Segment;
+use crate::segment::scan::{self, Frame};
+use crate::segment::set::Pin;
 use std::fmt;
 use std::ops::Deref;
 use std::time::{Duration, Instant};

@@ -1,8 +1,10 @@
 //! One segment: its file, its map, and who is reading in it.
 
-mod account;
-pub(crate) mod map;
+mod counter;
 mod pins;
+pub(crate) mod scan;
+pub(crate) mod search;
+pub(crate) mod set;
 
 use crate::error::{Corruption, CorruptionKind, OpenError};
 use crate::format::VERSION;
@@ -12,10 +14,10 @@ use crate::format::header::{
 use crate::format::hint::Census;
 use crate::options::MAX_SEGMENT;
 use crate::position::LogPosition;
+use crate::storage::map::Map;
 use crate::storage::{Access, Opened, Prepared, SegmentFile, Storage};
 use crate::sync::{Mutex, lock};
-pub(crate) use account::Sum;
-use map::Map;
+pub(crate) use counter::StripedCounter;
 pub(crate) use pins::{Pins, Stripe};
 use std::io;
 use std::sync::OnceLock;
@@ -36,9 +38,9 @@ pub(crate) struct Segment {
     pub(crate) map: Map,
     pub(crate) pins: Pins,
     /// Bytes of puts that no slot of a store points at any more.
-    pub(crate) dead: Sum,
+    pub(crate) dead: StripedCounter,
     /// Bytes that merges had reclaimed when its tombstones were last looked at.
-    pub(crate) looked_at: Sum,
+    pub(crate) looked_at: StripedCounter,
     /// What a store knows of it, once it is sealed and was looked through.
     pub(crate) census: OnceLock<Census>,
     /// Where no frame begins any more: the capacity, or what the seal says.
@@ -141,8 +143,8 @@ impl Segment {
             identity,
             map,
             pins,
-            dead: Sum::default(),
-            looked_at: Sum::default(),
+            dead: StripedCounter::default(),
+            looked_at: StripedCounter::default(),
             census: OnceLock::new(),
             end,
             sealed,

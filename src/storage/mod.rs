@@ -1,6 +1,7 @@
 //! Where segments live: real files, or memory that can lose power.
 
 mod lock;
+pub(crate) mod map;
 pub(crate) mod real;
 pub(crate) mod simulated;
 mod space;
@@ -8,7 +9,7 @@ pub(crate) mod trust;
 
 use crate::error::OpenError;
 use crate::format::header::FileIdentity;
-use crate::segment::map::Map;
+use crate::storage::map::Map;
 use std::fmt::Debug;
 use std::io;
 

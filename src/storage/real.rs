@@ -8,7 +8,7 @@ use super::{
 use crate::error::OpenError;
 use crate::format::header::FileIdentity;
 use crate::format::u32_at;
-use crate::segment::map::Map;
+use crate::storage::map::Map;
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
 use rustix::io::{Errno, retry_on_intr};
 use std::fs::File;

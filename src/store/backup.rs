@@ -62,16 +62,16 @@ impl Store {
         meanwhile: impl FnOnce(),
     ) -> Result<BackupReport, BackupError> {
         let started = Instant::now();
-        let core = self.core();
-        let from = core.storage.directory().ok_or(BackupError::NotADirectory)?;
+        let writer = self.writer();
+        let from = writer.storage.directory().ok_or(BackupError::NotADirectory)?;
         // No segment is merged away meanwhile.
-        let _still = self.index.merging();
+        let _still = self.inner.merging();
         let place = Place::new(from, dest.as_ref())?;
         // So that what is active is linked, too.
-        core.roll_if_used()?;
-        let position = LogPosition::new(core.tail.position().segment(), FIRST_FRAME as u32);
-        core.sync()?;
-        let segments = core.table.segments().into_iter();
+        writer.roll_if_used()?;
+        let position = LogPosition::new(writer.tail.position().segment(), FIRST_FRAME as u32);
+        writer.sync()?;
+        let segments = writer.table.segments().into_iter();
         let kept: Vec<_> = segments.filter(|s| before(s, position)).collect();
         if let Some(open) = kept.iter().find(|segment| !segment.is_sealed()) {
             let operation = format!("seal segment {}", open.id());
@@ -79,7 +79,7 @@ impl Store {
             return Err(BackupError::Io { operation, source });
         }
         meanwhile();
-        let manifest = manifest_of(&lock(&core.manifest).clone(), position, &kept);
+        let manifest = manifest_of(&lock(&writer.manifest).clone(), position, &kept);
         let put = |segment: &Segment, to: &File| take(from, to, &file_name(segment.id()));
         let mut report = make(from, &place, &kept, &manifest, put)?;
         (report.position, report.duration) = (position, started.elapsed());
@@ -92,11 +92,11 @@ impl Store {
     #[must_use]
     pub fn stats(&self) -> Stats {
         let log = self.log.stats();
-        let (counters, writes) = (&self.index.counters, &self.index.writes);
+        let (counters, writes) = (&self.inner.counters, &self.inner.writes);
         let mut stats = Stats {
             keys: self.len(),
             keydir_bytes: self.keydir_memory(),
-            merges: *lock(&self.index.totals),
+            merges: *lock(&self.inner.totals),
             hits: counters.hits.get(),
             misses: counters.misses.get(),
             puts: writes.puts.get(),
@@ -107,16 +107,16 @@ impl Store {
             log,
             ..Stats::default()
         };
-        let damaged = lock(&self.index.damaged).clone();
+        let damaged = lock(&self.inner.damaged).clone();
         stats.damaged = damaged
             .into_iter()
             .map(|(id, damaged)| DamagedSegment { id, first: damaged.first, bytes: damaged.bytes })
             .collect();
-        let full = self.index.known();
+        let full = self.inner.known();
         let facts: Vec<_> = full.iter().map(|known| known.facts).collect();
-        stats.space_goal_missed = self.index.policy.misses_goal(&facts);
+        stats.space_goal_missed = self.inner.policy.misses_goal(&facts);
         let tail = self.log.tail();
-        for segment in self.core().table.segments() {
+        for segment in self.writer().table.segments() {
             let known = facts.iter().find(|facts| facts.id == segment.id());
             let used = match known {
                 Some(facts) => facts.used,

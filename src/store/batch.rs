@@ -5,13 +5,13 @@
 //! slot is set, so no reader sees a part. The values are copied under the locks: a batch is for many
 //! small writes.
 
-use super::index::Damage;
+use super::inner::Damage;
 use super::{Store, check_key};
 use crate::error::{ReadError, WriteError};
 use crate::format::frame::{self, HEADER, Header, Kind};
 use crate::keydir::Change;
-use crate::log::commit::Claim;
-use crate::log::core::Need;
+use crate::log::append::claim::Claim;
+use crate::log::writer::Need;
 use crate::options::MAX_SEGMENT;
 use crate::position::LogPosition;
 use crate::segment::Segment;
@@ -102,39 +102,39 @@ impl Store {
         if len > MAX_SEGMENT / 2 {
             return Err(WriteError::BatchTooLarge { len, max: MAX_SEGMENT / 2 });
         }
-        let (index, core) = (&*self.index, self.core());
-        let tags: Vec<u32> = (0..batch.len()).map(|n| index.keydir.tag(batch.key(n))).collect();
+        let (inner, writer) = (&*self.inner, self.writer());
+        let tags: Vec<u32> = (0..batch.len()).map(|n| inner.keydir.tag(batch.key(n))).collect();
         let damage = Damage::default();
-        let is = |nth: usize, at| index.is_key(at, batch.key(nth), &damage);
+        let is = |nth: usize, at| inner.is_key(at, batch.key(nth), &damage);
         let deletes = frames.iter().all(|frame| frame.header.kind == Kind::Delete);
         let need = if deletes { Need::Delete } else { Need::Put };
-        let mut alone = core.alone(len, need)?;
+        let mut alone = writer.alone(len, need)?;
         let is_alone = alone.is_some();
         loop {
             let mut position = None;
-            let likely = |positions: &[LogPosition]| index.touch(positions);
+            let likely = |positions: &[LogPosition]| inner.touch(positions);
             let decide = || {
                 if let Some(damage) = damage.take() {
                     return Err(ReadError::Corrupt(damage).into());
                 }
-                let Some(claim) = core.try_claim(&mut alone, len, need) else { return Ok(None) };
+                let Some(claim) = writer.try_claim(&mut alone, len, need) else { return Ok(None) };
                 let (at, changes) = write_all(claim, &frames);
                 // ORDERING: Relaxed; pairs with the loads in `look_up_many`, and the locks order it.
-                index.batches.fetch_add(1, Ordering::Relaxed);
+                inner.batches.fetch_add(1, Ordering::Relaxed);
                 position = Some(at);
                 Ok::<_, WriteError>(Some(changes))
             };
-            let died = |old| index.died(old);
-            let done = index.keydir.change_all(&tags, likely, is, decide, died)?;
+            let died = |old| inner.died(old);
+            let done = inner.keydir.change_all(&tags, likely, is, decide, died)?;
             match position {
                 Some(position) if done => {
                     if is_alone {
-                        core.rolled_with_a_claim();
+                        writer.rolled_with_a_claim();
                     }
-                    index.count_writes(frames.iter().map(|frame| frame.header.kind));
-                    return Ok(core.committed_as(position, core.config.durability)?);
+                    inner.count_writes(frames.iter().map(|frame| frame.header.kind));
+                    return Ok(writer.committed_as(position, writer.config.durability)?);
                 }
-                _ => core.roll(len, need)?,
+                _ => writer.roll(len, need)?,
             }
         }
     }

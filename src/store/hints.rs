@@ -12,15 +12,15 @@
 
 #![allow(unsafe_code, reason = "reads files that nobody writes to any more")]
 
-use super::index::{frame_len, key_at, origin_of};
+use super::inner::{frame_len, key_at, origin_of};
 use crate::error::{Corruption, CorruptionKind};
 use crate::format::frame::{HEADER, Header, Kind};
 use crate::format::header::{FIRST_FRAME, SEAL};
 use crate::format::hint::{self, Census, Entries, Expiring, Subject, TOMBSTONE};
 use crate::format::u64_at;
 use crate::keydir::Keydir;
-use crate::segment::map::Map;
 use crate::segment::{Segment, hint_name};
+use crate::storage::map::Map;
 use crate::storage::{Access, Storage};
 use std::ops::{ControlFlow, Range};
 
@@ -350,7 +350,7 @@ pub(super) fn gather(
     mut lost: Option<&mut Vec<Corruption>>,
 ) -> Result<Gathered, Corruption> {
     let mut gather = Gather::new();
-    crate::log::scan::each_frame(segment, lost.as_deref_mut(), |offset, len, header| {
+    crate::segment::scan::each_frame(segment, lost.as_deref_mut(), |offset, len, header| {
         gather.add(keydir, segment, offset, len, header);
         ControlFlow::Continue(())
     })?;

@@ -9,8 +9,8 @@
 use super::Store;
 use super::view::{Found, View};
 use crate::error::ReadError;
-use crate::log::table::Pin;
 use crate::position::LogPosition;
+use crate::segment::set::Pin;
 use std::fmt;
 
 /// A key and its value, in place.

@@ -1,7 +1,7 @@
 //! Opening: the keydir is made from hints, and from the frames of segments that have none.
 
 use super::hints::{self, Gathered, Listed, Listing};
-use super::index::{Damaged, Index, frame_len, is_put, key_at, origin_of};
+use super::inner::{Damaged, StoreInner, frame_len, is_put, key_at, origin_of};
 use super::maintenance;
 use super::salvage;
 use super::view::View;
@@ -10,12 +10,13 @@ use crate::error::{Corruption, CorruptionKind, OpenError};
 use crate::format::frame::Kind;
 use crate::format::hint::{Census, TOMBSTONE};
 use crate::keydir::{self, Entry, Fate, Keydir, Resolve};
-use crate::log::core::Core;
-use crate::log::{CommitLog, RecoveryReport, scan};
+use crate::log::writer::LogWriter;
+use crate::log::{CommitLog, RecoveryReport};
 use crate::options::RecoveryMode;
 use crate::position::LogPosition;
 use crate::random::random_bytes;
 use crate::segment::Segment;
+use crate::segment::scan;
 use crate::storage::{Storage, io_error};
 use crate::sync::{Mutex, lock};
 use crate::threads::on_threads;
@@ -51,24 +52,24 @@ impl Store {
     pub(super) fn load(mut log: CommitLog, options: &StoreOptions) -> Result<Self, OpenError> {
         let started = Instant::now();
         log.stored = true;
-        let core = log.core().expect("a store's log is open for writing").clone();
-        let keydir = Keydir::new(secret_of(&core)?, options.tag_bits);
+        let writer = log.writer().expect("a store's log is open for writing").clone();
+        let keydir = Keydir::new(secret_of(&writer)?, options.tag_bits);
         let mut report = log.recovery().clone();
-        let active = core.tail.position().segment();
-        let segments = core.table.segments().into_iter().filter(|s| s.id() < active).collect();
+        let active = writer.tail.position().segment();
+        let segments = writer.table.segments().into_iter().filter(|s| s.id() < active).collect();
         let loading = Loading {
-            storage: &*core.storage,
+            storage: &*writer.storage,
             keydir: &keydir,
             segments,
-            salvage: core.config.recovery_mode == RecoveryMode::Salvage,
+            salvage: writer.config.recovery_mode == RecoveryMode::Salvage,
             write_hints: true,
         };
         let damaged = loading.run(&mut report)?;
         report.duration += started.elapsed();
-        let view = View::new(core.table.clone(), keydir, options);
-        let index = Arc::new(Index::new(core, view, options.merge_policy, damaged));
-        let maintainer = maintenance::start(&index).map_err(|e| io_error("start a thread", e))?;
-        Ok(Self { log, index, maintainer, report, max_value: options.max_value })
+        let view = View::new(writer.table.clone(), keydir, options);
+        let inner = Arc::new(StoreInner::new(writer, view, options.merge_policy, damaged));
+        let maintainer = maintenance::start(&inner).map_err(|e| io_error("start a thread", e))?;
+        Ok(Self { log, inner, maintainer, report, max_value: options.max_value })
     }
 }
 
@@ -77,18 +78,18 @@ fn threads() -> usize {
 }
 
 /// The secret of the hash, for good: hints hold tags that were made with it.
-fn secret_of(core: &Core) -> Result<[u8; 16], OpenError> {
-    if let Some(secret) = lock(&core.manifest).secret {
+fn secret_of(writer: &LogWriter) -> Result<[u8; 16], OpenError> {
+    if let Some(secret) = lock(&writer.manifest).secret {
         return Ok(secret);
     }
     // A log that is somebody's own could not be truncated any more.
-    let active = core.tail.position().segment();
-    let is_log = core.table.with(|all| all.iter().any(|segment| segment.id() < active));
-    if is_log && core.config.recovery_mode == RecoveryMode::Strict {
+    let active = writer.tail.position().segment();
+    let is_log = writer.table.with(|all| all.iter().any(|segment| segment.id() < active));
+    if is_log && writer.config.recovery_mode == RecoveryMode::Strict {
         return Err(OpenError::NotAStore);
     }
     let secret = random_bytes().map_err(|e| io_error("draw random bytes", e))?;
-    let written = core.change_manifest(|manifest| manifest.secret = Some(secret));
+    let written = writer.change_manifest(|manifest| manifest.secret = Some(secret));
     written.map_err(|e| io_error("write MANIFEST", e))?;
     Ok(secret)
 }

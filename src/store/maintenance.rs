@@ -1,10 +1,10 @@
 //! What a store does by itself: hints, merges, and its end.
 
 use super::Store;
-use super::index::Index;
+use super::inner::StoreInner;
 use super::merge::{MergeReport, Pace};
 use crate::error::{MergeError, SyncError};
-use crate::log::background::{End, FailPoint, spawn};
+use crate::log::maintenance::{End, FailPoint, spawn};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,28 +17,28 @@ const PERIOD: Duration = Duration::from_millis(100);
 const RETRY: Duration = Duration::from_secs(30);
 
 /// Starts the store's own thread, unless its maintenance is done by hand.
-pub(super) fn start(index: &Arc<Index>) -> io::Result<Option<JoinHandle<()>>> {
-    if index.core.is_manual() {
+pub(super) fn start(inner: &Arc<StoreInner>) -> io::Result<Option<JoinHandle<()>>> {
+    if inner.writer.is_manual() {
         return Ok(None);
     }
-    let kept = index.clone();
-    spawn("tailcask-merge", &index.core, move |_| keep(&kept)).map(Some)
+    let kept = inner.clone();
+    spawn("tailcask-merge", &inner.writer, move |_| keep(&kept)).map(Some)
 }
 
-fn keep(index: &Index) -> End {
+fn keep(inner: &StoreInner) -> End {
     let mut wait = PERIOD;
-    while !index.is_stopping() {
-        index.core.background.fail_point(FailPoint::Merge);
-        wait = match once(index, false) {
+    while !inner.is_stopping() {
+        inner.writer.background.fail_point(FailPoint::Merge);
+        wait = match once(inner, false) {
             Ok(_) => PERIOD,
-            Err(MergeError::Closing) if index.is_stopping() => return End::Told,
+            Err(MergeError::Closing) if inner.is_stopping() => return End::Told,
             Err(MergeError::Closing) => return End::Early,
             Err(error) => {
                 tracing::warn!(%error, "a merge failed");
                 (wait * 2).min(RETRY)
             }
         };
-        if !index.is_stopping() {
+        if !inner.is_stopping() {
             thread::park_timeout(wait);
         }
     }
@@ -46,16 +46,16 @@ fn keep(index: &Index) -> End {
 }
 
 /// Writes the hints that are missing, and merges what the policy says.
-fn once(index: &Index, by_hand: bool) -> Result<MergeReport, MergeError> {
-    let mut merging = index.merging();
-    index.list_sealed(true);
-    let (ids, in_a_hurry) = index.due();
+fn once(inner: &StoreInner, by_hand: bool) -> Result<MergeReport, MergeError> {
+    let mut merging = inner.merging();
+    inner.list_sealed(true);
+    let (ids, in_a_hurry) = inner.due();
     if in_a_hurry && !by_hand {
         // Full segments wait for a quiet moment to be sealed, which may be long in coming.
-        index.core.seal_finished()?;
+        inner.writer.seal_finished()?;
     }
     let pace = if by_hand { Pace::Full } else { Pace::Policy { in_a_hurry } };
-    index.merge_in_runs(&mut merging, &ids, pace)
+    inner.merge_in_runs(&mut merging, &ids, pace)
 }
 
 impl Store {
@@ -66,15 +66,15 @@ impl Store {
     /// [`MergeError`].
     pub fn maintain(&self) -> Result<MergeReport, MergeError> {
         self.log.maintain()?;
-        let merged = once(&self.index, true);
-        self.core().table.reap();
+        let merged = once(&self.inner, true);
+        self.writer().table.reap();
         merged
     }
 
     /// Ends the store's own thread, and a merge that it may be at.
     pub(super) fn end_maintenance(&mut self) {
         // ORDERING: Release; pairs with the Acquire load in `is_stopping`.
-        self.index.stop.store(true, Ordering::Release);
+        self.inner.stop.store(true, Ordering::Release);
         if let Some(thread) = self.maintainer.take() {
             thread.thread().unpark();
             // It catches its panics, which the log then tells.
@@ -83,13 +83,13 @@ impl Store {
     }
 
     pub(super) fn shut(&mut self) -> Result<(), SyncError> {
-        if self.index.is_stopping() {
+        if self.inner.is_stopping() {
             return Ok(());
         }
         self.end_maintenance();
         self.log.shut()?;
-        let _alone = self.index.merging();
-        self.index.list_sealed(false);
+        let _alone = self.inner.merging();
+        self.inner.list_sealed(false);
         Ok(())
     }
 }

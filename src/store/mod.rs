@@ -13,13 +13,12 @@
 mod backup;
 mod batch;
 mod hints;
-mod index;
+mod inner;
 mod iter;
 mod load;
 mod maintenance;
 mod merge;
 mod options;
-mod policy;
 mod read_view;
 mod repair;
 mod salvage;
@@ -32,20 +31,20 @@ pub use backup::BackupReport;
 pub use batch::Batch;
 pub use iter::{Keys, Pair, Pairs};
 pub use merge::MergeReport;
+pub use merge::policy::MergePolicy;
 pub use options::{StoreOptions, WriteOptions};
-pub use policy::MergePolicy;
 pub use read_view::ReadView;
 pub use stats::{DamagedSegment, MergeTotals, SegmentStats, Stats};
 pub use value::Value;
 
-use self::index::{Damage, Index};
+use self::inner::{Damage, StoreInner};
 use self::view::{Clock, Found};
 
 use crate::error::{AppendError, CasMismatch, OpenError, ReadError, SyncError, WriteError};
 use crate::format::frame::{self, EXPIRES, HEADER, Header, Kind};
 use crate::keydir::Change;
-use crate::log::commit::Claim;
-use crate::log::core::{Core, Need, populate};
+use crate::log::append::claim::Claim;
+use crate::log::writer::{LogWriter, Need, populate};
 use crate::log::{CommitLog, RecoveryReport};
 use crate::options::Durability;
 use crate::position::LogPosition;
@@ -72,7 +71,7 @@ use std::thread::JoinHandle;
 #[derive(Debug)]
 pub struct Store {
     log: CommitLog,
-    index: Arc<Index>,
+    inner: Arc<StoreInner>,
     maintainer: Option<JoinHandle<()>>,
     /// Damage that was stepped over when the keys were loaded, beside what the log met.
     report: RecoveryReport,
@@ -109,8 +108,8 @@ impl Store {
         StoreOptions::default()
     }
 
-    fn core(&self) -> &Core {
-        &self.index.core
+    fn writer(&self) -> &LogWriter {
+        &self.inner.writer
     }
 
     // ---- writing ----
@@ -139,15 +138,15 @@ impl Store {
     ) -> Result<LogPosition, WriteError> {
         let (key, value) = (key.as_ref(), value.as_ref());
         let header = self.put_header(key, value, options.ttl.is_some())?;
-        let expiry = options.ttl.map(|ttl| self.index.clock.expiry_after(ttl));
+        let expiry = options.ttl.map(|ttl| self.inner.clock.expiry_after(ttl));
         let claim = self.place(key, header, expiry)?;
         let position = finish(claim, header, value);
-        self.index.writes.puts.add(1);
-        Ok(self.core().committed_as(position, self.durability(options))?)
+        self.inner.writes.puts.add(1);
+        Ok(self.writer().committed_as(position, self.durability(options))?)
     }
 
     fn durability(&self, options: &WriteOptions) -> Durability {
-        options.durability.unwrap_or(self.core().config.durability)
+        options.durability.unwrap_or(self.writer().config.durability)
     }
 
     fn put_header(&self, key: &[u8], value: &[u8], expires: bool) -> Result<Header, WriteError> {
@@ -167,36 +166,36 @@ impl Store {
         header: Header,
         expiry: Option<u64>,
     ) -> Result<Claim<'_, Segment>, WriteError> {
-        let (index, core, tag) = (&*self.index, self.core(), self.index.keydir.tag(key));
+        let (inner, writer, tag) = (&*self.inner, self.writer(), self.inner.keydir.tag(key));
         let len = frame::frame_len(header.body_len());
         let damage = Damage::default();
-        let mut alone = core.alone(len, Need::Put)?;
+        let mut alone = writer.alone(len, Need::Put)?;
         let is_alone = alone.is_some();
         loop {
-            let placed = index.keydir.change(
+            let placed = inner.keydir.change(
                 tag,
-                |at| index.is_key(at, key, &damage),
+                |at| inner.is_key(at, key, &damage),
                 |old| {
                     if let (None, Some(damage)) = (old, damage.take()) {
                         return (Change::Keep, Err(ReadError::Corrupt(damage).into()));
                     }
-                    let Some(mut claim) = core.try_claim(&mut alone, len, Need::Put) else {
+                    let Some(mut claim) = writer.try_claim(&mut alone, len, Need::Put) else {
                         return (Change::Keep, Ok(None));
                     };
                     write_head(&mut claim, 0, header, expiry, key);
-                    old.into_iter().for_each(|old| index.died(old));
+                    old.into_iter().for_each(|old| inner.died(old));
                     (Change::Set(position(&claim)), Ok::<_, WriteError>(Some(claim)))
                 },
             );
             match placed? {
                 Some(claim) => {
                     if is_alone {
-                        core.rolled_with_a_claim();
+                        writer.rolled_with_a_claim();
                         populate(&claim);
                     }
                     return Ok(claim);
                 }
-                None => core.roll(len, Need::Put)?,
+                None => writer.roll(len, Need::Put)?,
             }
         }
     }
@@ -225,7 +224,7 @@ impl Store {
         let header =
             Header { kind: Kind::Delete, flags: 0, key_len: check_key(key)?, value_len: 0 };
         let damage = Damage::default();
-        let is_there = self.remove(key, header, |at| self.index.is_key(at, key, &damage))?;
+        let is_there = self.remove(key, header, |at| self.inner.is_key(at, key, &damage))?;
         match damage.take() {
             Some(place) if !is_there => {
                 let (segment, offset) = (place.segment, place.offset as u32);
@@ -242,25 +241,25 @@ impl Store {
         header: Header,
         is: impl Fn(LogPosition) -> bool,
     ) -> Result<bool, WriteError> {
-        let (index, core, tag) = (&*self.index, self.core(), self.index.keydir.tag(key));
+        let (inner, writer, tag) = (&*self.inner, self.writer(), self.inner.keydir.tag(key));
         let len = frame::frame_len(header.body_len());
         loop {
-            let removed = index.keydir.change(tag, &is, |old| {
+            let removed = inner.keydir.change(tag, &is, |old| {
                 let Some(old) = old else { return (Change::Keep, Some(None)) };
-                let Some(mut claim) = core.try_claim(&mut None, len, Need::Delete) else {
+                let Some(mut claim) = writer.try_claim(&mut None, len, Need::Delete) else {
                     return (Change::Keep, None);
                 };
                 write_head(&mut claim, 0, header, None, key);
                 let position = finish(claim, header, &[]);
-                index.died(old);
+                inner.died(old);
                 (Change::Remove, Some(Some(position)))
             });
             match removed {
-                None => core.roll(len, Need::Delete)?,
+                None => writer.roll(len, Need::Delete)?,
                 Some(None) => return Ok(false),
                 Some(Some(position)) => {
-                    index.count_writes([header.kind].into_iter());
-                    core.committed_as(position, core.config.durability)?;
+                    inner.count_writes([header.kind].into_iter());
+                    writer.committed_as(position, writer.config.durability)?;
                     return Ok(true);
                 }
             }
@@ -317,7 +316,7 @@ impl Store {
         let key = key.as_ref();
         check_key(key)?;
         loop {
-            let found = self.index.find(key)?;
+            let found = self.inner.find(key)?;
             let seen = found.as_ref().map(|found| found.position);
             let new = change(found.as_ref().map(Found::value));
             drop(found);
@@ -345,28 +344,28 @@ impl Store {
         let key_len = check_key(key)?;
         let put = value.map(|value| self.put_header(key, value, false)).transpose()?;
         let delete = Header { kind: Kind::Delete, flags: 0, key_len, value_len: 0 };
-        let (index, core, tag) = (&*self.index, self.core(), self.index.keydir.tag(key));
+        let (inner, writer, tag) = (&*self.inner, self.writer(), self.inner.keydir.tag(key));
         let damage = Damage::default();
         let len = frame::frame_len(put.unwrap_or(delete).body_len());
-        if core.is_alone(len)
-            && let Decision::Leave(result) = decide(self.index.find(key)?.as_ref())
+        if writer.is_alone(len)
+            && let Decision::Leave(result) = decide(self.inner.find(key)?.as_ref())
         {
             // It would have been made for nothing.
             return Ok(result);
         }
         let mut need = if put.is_some() { Need::Put } else { Need::Delete };
-        let mut alone = core.alone(len, need)?;
+        let mut alone = writer.alone(len, need)?;
         let is_alone = alone.is_some();
         loop {
-            let outcome = index.keydir.change(
+            let outcome = inner.keydir.change(
                 tag,
-                |at| index.is_key(at, key, &damage),
+                |at| inner.is_key(at, key, &damage),
                 |at| {
                     if let (None, Some(damage)) = (at, damage.take()) {
                         return (Change::Keep, Err(ReadError::Corrupt(damage).into()));
                     }
-                    let found = match at.map(|at| index.read(at)).transpose() {
-                        Ok(found) => found.filter(|found| found.is_live(&index.clock)),
+                    let found = match at.map(|at| inner.read(at)).transpose() {
+                        Ok(found) => found.filter(|found| found.is_live(&inner.clock)),
                         Err(error) => return (Change::Keep, Err(WriteError::Read(error))),
                     };
                     let (header, result) = match decide(found.as_ref()) {
@@ -376,14 +375,14 @@ impl Store {
                     };
                     let len = frame::frame_len(header.body_len());
                     need = if header.kind == Kind::Put { Need::Put } else { Need::Delete };
-                    let Some(mut claim) = core.try_claim(&mut alone, len, need) else {
+                    let Some(mut claim) = writer.try_claim(&mut alone, len, need) else {
                         return (Change::Keep, Ok(None));
                     };
                     write_head(&mut claim, 0, header, None, key);
                     let body =
                         if header.kind == Kind::Put { value.unwrap_or_default() } else { &[] };
                     let position = finish(claim, header, body);
-                    at.into_iter().for_each(|old| index.died(old));
+                    at.into_iter().for_each(|old| inner.died(old));
                     let change = match header.kind {
                         Kind::Put => Change::Set(position),
                         _ => Change::Remove,
@@ -392,14 +391,14 @@ impl Store {
                 },
             );
             match outcome? {
-                None => core.roll(len, need)?,
+                None => writer.roll(len, need)?,
                 Some((None, result)) => return Ok(result),
                 Some((Some((position, header)), result)) => {
                     if is_alone {
-                        core.rolled_with_a_claim();
+                        writer.rolled_with_a_claim();
                     }
-                    index.count_writes([header.kind].into_iter());
-                    core.committed_as(position, core.config.durability)?;
+                    inner.count_writes([header.kind].into_iter());
+                    writer.committed_as(position, writer.config.durability)?;
                     return Ok(result);
                 }
             }
@@ -413,7 +412,7 @@ impl Store {
     /// # Errors
     /// [`ReadError::Corrupt`] if its checksum does not match.
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Value<'_>>, ReadError> {
-        self.index.get(key.as_ref())
+        self.inner.get(key.as_ref())
     }
 
     /// The values of many keys, in their order. Each [batch](Batch) is seen whole or not at all.
@@ -424,7 +423,7 @@ impl Store {
         &self,
         keys: &[K],
     ) -> Result<Vec<Option<Value<'_>>>, ReadError> {
-        self.index.get_many(keys)
+        self.inner.get_many(keys)
     }
 
     /// Whether a key has a value.
@@ -432,7 +431,7 @@ impl Store {
     /// # Errors
     /// As [`get`](Self::get).
     pub fn contains_key(&self, key: impl AsRef<[u8]>) -> Result<bool, ReadError> {
-        self.index.contains_key(key.as_ref())
+        self.inner.contains_key(key.as_ref())
     }
 
     /// The length of a key's value.
@@ -440,13 +439,13 @@ impl Store {
     /// # Errors
     /// As [`get`](Self::get).
     pub fn value_len(&self, key: impl AsRef<[u8]>) -> Result<Option<usize>, ReadError> {
-        self.index.value_len(key.as_ref())
+        self.inner.value_len(key.as_ref())
     }
 
     /// All keys and values. Every key that is there throughout comes exactly once; nothing is
     /// locked between items. In no particular order.
     pub fn iter(&self) -> Pairs<'_> {
-        Pairs::new(&self.index)
+        Pairs::new(&self.inner)
     }
 
     /// All keys, as [`iter`](Self::iter).
@@ -457,7 +456,7 @@ impl Store {
     /// How many keys there are, expired ones included that nothing has reclaimed yet.
     #[must_use]
     pub fn len(&self) -> u64 {
-        self.index.keydir.len()
+        self.inner.keydir.len()
     }
 
     /// Whether there are none.
@@ -469,7 +468,7 @@ impl Store {
     /// Bytes of memory that the keydir takes.
     #[must_use]
     pub fn keydir_memory(&self) -> u64 {
-        self.index.keydir.memory()
+        self.inner.keydir.memory()
     }
 
     // ---- the log below ----
@@ -518,7 +517,7 @@ impl Drop for Store {
     }
 }
 
-impl Index {
+impl StoreInner {
     fn count_writes(&self, kinds: impl ExactSizeIterator<Item = Kind>) {
         let all = kinds.len() as u64;
         let puts = kinds.filter(|&kind| kind == Kind::Put).count() as u64;

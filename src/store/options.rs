@@ -1,6 +1,6 @@
 //! What a user of a store chooses.
 
-use super::policy::MergePolicy;
+use super::merge::policy::MergePolicy;
 use super::{Clock, ReadView, Store};
 use crate::error::OpenError;
 use crate::log::LogOptions;

@@ -8,10 +8,10 @@
 #![allow(unsafe_code, reason = "copies frames that no longer change")]
 
 use super::backup::{self, BackupReport};
-use super::index::{Contents, Damaged};
+use super::inner::{Contents, Damaged};
 use super::load::Loading;
 use super::merge::disk_bytes;
-use super::policy::Facts;
+use super::merge::policy::Facts;
 use super::stats::{SegmentStats, Stats};
 use super::verify::verify_still;
 use super::view::View;
@@ -22,11 +22,12 @@ use crate::format::header::{FIRST_FRAME, SEAL, Seal};
 use crate::format::manifest::Manifest;
 use crate::keydir::Keydir;
 use crate::log::recovery::{Look, look};
-use crate::log::table::Table;
-use crate::log::{LogStats, RecoveryReport, VerifyReport, scan};
+use crate::log::{LogStats, RecoveryReport, VerifyReport};
 use crate::options::RecoveryMode;
 use crate::position::LogPosition;
 use crate::random::random_bytes;
+use crate::segment::scan;
+use crate::segment::set::SegmentSet;
 use crate::segment::{Gap, Segment, file_name};
 use crate::storage::{Storage, io_error};
 use crate::sync::Mutex;
@@ -311,7 +312,7 @@ fn load(
     let segments = found.segments.clone();
     let loading = Loading { storage, keydir: &keydir, segments, salvage, write_hints: false };
     let damaged = Mutex::new(loading.run(&mut report)?);
-    let table = Arc::new(Table::new(found.segments.clone()));
+    let table = Arc::new(SegmentSet::new(found.segments.clone()));
     Ok((View::new(table, keydir, options), damaged, report))
 }
 

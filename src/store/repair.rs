@@ -116,10 +116,10 @@ impl LogOptions {
 
 /// Whether a store was on a log: it has frames with keys, or merged ones.
 fn has_keys(log: &CommitLog) -> Result<bool, RepairError> {
-    let merged = |core: &std::sync::Arc<crate::log::core::Core>| {
-        core.table.with(|all| all.iter().any(|segment| segment.header.merged))
+    let merged = |writer: &std::sync::Arc<crate::log::writer::LogWriter>| {
+        writer.table.with(|all| all.iter().any(|segment| segment.header.merged))
     };
-    if log.core().is_some_and(merged) {
+    if log.writer().is_some_and(merged) {
         return Ok(true);
     }
     for frame in log.frames(LogPosition::START) {

@@ -6,7 +6,7 @@
 //! that was loaded, tombstones included, which the keydir does not keep.
 
 use super::hints::Listed;
-use super::index::{key_at, origin_of};
+use super::inner::{key_at, origin_of};
 use crate::format::hint::TOMBSTONE;
 use crate::keydir::Keydir;
 use crate::log::{LostFrame, RecoveryReport, Suspect};

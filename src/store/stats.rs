@@ -2,7 +2,7 @@
 
 use crate::error::Corruption;
 use crate::log::LogStats;
-use crate::segment::Sum;
+use crate::segment::StripedCounter;
 use std::time::Duration;
 
 /// What a store did since it was opened, and where it stands.
@@ -117,14 +117,14 @@ pub struct MergeTotals {
 /// Sums of what is counted on the way of reads.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
-    pub(crate) hits: Sum,
-    pub(crate) misses: Sum,
-    pub(crate) expired: Sum,
+    pub(crate) hits: StripedCounter,
+    pub(crate) misses: StripedCounter,
+    pub(crate) expired: StripedCounter,
 }
 
 /// Sums of what is counted on the way of writes.
 #[derive(Debug, Default)]
 pub(crate) struct WriteCounters {
-    pub(crate) puts: Sum,
-    pub(crate) deletes: Sum,
+    pub(crate) puts: StripedCounter,
+    pub(crate) deletes: StripedCounter,
 }

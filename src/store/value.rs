@@ -1,8 +1,8 @@
 //! Values in place.
 
-use crate::log::table::{Pin, Table};
 use crate::position::LogPosition;
 use crate::segment::Segment;
+use crate::segment::set::{Pin, SegmentSet};
 use bytes::Bytes;
 use std::fmt;
 use std::ops::Deref;
@@ -30,7 +30,7 @@ pub struct Value<'a> {
     bytes: &'a [u8],
     position: LogPosition,
     pin: Pin<'a>,
-    table: &'a Table,
+    table: &'a SegmentSet,
 }
 
 impl<'a> Value<'a> {
@@ -39,7 +39,7 @@ impl<'a> Value<'a> {
         bytes: &'a [u8],
         position: LogPosition,
         pin: Pin<'a>,
-        table: &'a Table,
+        table: &'a SegmentSet,
     ) -> Self {
         Self { bytes, position, pin, table }
     }

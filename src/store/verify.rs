@@ -7,17 +7,18 @@
 #![allow(unsafe_code, reason = "reads frames that were verified")]
 
 use super::hints::{self, Gather};
-use super::index::{Contents, Damage, key_at, origin_of};
+use super::inner::{Contents, Damage, key_at, origin_of};
 use super::merge::damage;
 use super::merge::tombstones::TombstoneFilter;
 use super::{Pairs, Store};
 use crate::error::{Corruption, CorruptionKind, ReadError};
 use crate::format::frame::{self, EXPIRES, Header, Kind};
 use crate::format::header::FIRST_FRAME;
-use crate::log::core::Core;
-use crate::log::{VerifyReport, scan};
+use crate::log::VerifyReport;
+use crate::log::writer::LogWriter;
 use crate::position::LogPosition;
 use crate::segment::Segment;
+use crate::segment::scan;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::ops::ControlFlow;
@@ -34,9 +35,9 @@ impl Store {
     /// # Errors
     /// [`ReadError::Corrupt`] at the first damage, or the first contradiction.
     pub fn verify(&self) -> Result<VerifyReport, ReadError> {
-        let _still = self.index.merging();
-        let mut check = Check::new(self.index.contents());
-        check.everything(&self.index.core).map_err(ReadError::Corrupt)?;
+        let _still = self.inner.merging();
+        let mut check = Check::new(self.inner.contents());
+        check.everything(&self.inner.writer).map_err(ReadError::Corrupt)?;
         let mut report = check.report;
         for pair in self {
             let pair = pair?;
@@ -69,7 +70,7 @@ struct Place {
 }
 
 struct Check<'i> {
-    index: Contents<'i>,
+    inner: Contents<'i>,
     segments: BTreeMap<u32, Arc<Segment>>,
     report: VerifyReport,
     /// Puts whose key has no slot.
@@ -80,13 +81,13 @@ struct Check<'i> {
 }
 
 impl<'i> Check<'i> {
-    fn new(index: Contents<'i>) -> Self {
+    fn new(inner: Contents<'i>) -> Self {
         let (segments, report) = (BTreeMap::new(), VerifyReport::default());
-        Self { index, segments, report, gone: Vec::new(), tombstones: Vec::new(), lost: Vec::new() }
+        Self { inner, segments, report, gone: Vec::new(), tombstones: Vec::new(), lost: Vec::new() }
     }
 
-    fn everything(&mut self, core: &Core) -> Result<(), Corruption> {
-        let committed = core.prefix.advance(&core.tail);
+    fn everything(&mut self, writer: &LogWriter) -> Result<(), Corruption> {
+        let committed = writer.prefix.advance(&writer.tail);
         self.list();
         let all: Vec<_> = self.segments.values().cloned().collect();
         for segment in all {
@@ -97,10 +98,10 @@ impl<'i> Check<'i> {
             }
         }
         // What was deleted meanwhile has its tombstone behind that.
-        let now = core.prefix.advance(&core.tail);
+        let now = writer.prefix.advance(&writer.tail);
         self.list();
         self.later_tombstones(committed, now)?;
-        if now < core.tail.position() {
+        if now < writer.tail.position() {
             // A tombstone may be behind an append that is not finished.
             return Ok(());
         }
@@ -118,11 +119,11 @@ impl<'i> Check<'i> {
             }
             self.report.segments += 1;
             scan::verify_sealed(&segment)?;
-            let (index, mut failed) = (self.index, Ok(()));
+            let (inner, mut failed) = (self.inner, Ok(()));
             scan::each_frame(&segment, None, |offset, _, header| {
                 let keyed = header.filter(|header| matches!(header.kind, Kind::Put | Kind::Delete));
                 let key = keyed.and_then(|_| key_at(&segment, offset));
-                let tag = key.map(|key| index.keydir.tag(key));
+                let tag = key.map(|key| inner.keydir.tag(key));
                 failed = self.frame(&segment, offset, header, tag);
                 if failed.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
             })?;
@@ -133,17 +134,17 @@ impl<'i> Check<'i> {
 
     /// Merges wait, so none goes.
     fn list(&mut self) {
-        let all = self.index.table.segments().into_iter();
+        let all = self.inner.table.segments().into_iter();
         self.segments.extend(all.map(|segment| (segment.id(), segment)));
     }
 
     fn sealed(&mut self, segment: &Arc<Segment>) -> Result<(), Corruption> {
-        let index = self.index;
+        let inner = self.inner;
         self.report.segments += 1;
         let sound = scan::verify_sealed(segment);
         let (mut failed, mut lost, mut gather) = (Ok(()), Vec::new(), Gather::new());
         scan::each_frame(segment, Some(&mut lost), |offset, len, header| {
-            let tag = gather.add(&index.keydir, segment, offset, len, header);
+            let tag = gather.add(&inner.keydir, segment, offset, len, header);
             failed = self.frame(segment, offset, header, tag);
             if failed.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })?;
@@ -152,16 +153,16 @@ impl<'i> Check<'i> {
         let Some(first) = lost.first() else {
             sound?;
             hints::check_count(segment, &found.census)?;
-            return hints::compare_all(index.storage, &index.keydir, segment, &found);
+            return hints::compare_all(inner.storage, &inner.keydir, segment, &found);
         };
-        let doubts = damage::judge(index, segment, &found, first)?;
+        let doubts = damage::judge(inner, segment, &found, first)?;
         self.report.damaged += found.gaps.len() as u64;
-        if index.salvage {
+        if inner.salvage {
             return Ok(());
         }
         let Some(newest) = doubts.iter().map(damage::Doubt::before).max() else { return Ok(()) };
         let inputs = [segment.clone()];
-        let Ok(filter) = TombstoneFilter::new(index, &inputs, newest, |_| Ok::<_, Infallible>(()));
+        let Ok(filter) = TombstoneFilter::new(inner, &inputs, newest, |_| Ok::<_, Infallible>(()));
         if doubts.iter().any(|doubt| doubt.matters(&filter)) {
             return Err(first.clone());
         }
@@ -179,7 +180,7 @@ impl<'i> Check<'i> {
         each_committed(segment, FIRST_FRAME, committed, |offset, header| {
             let keyed = header.filter(|header| matches!(header.kind, Kind::Put | Kind::Delete));
             let key = keyed.and_then(|_| key_at(segment, offset));
-            self.frame(segment, offset, header, key.map(|key| self.index.keydir.tag(key)))
+            self.frame(segment, offset, header, key.map(|key| self.inner.keydir.tag(key)))
         })
     }
 
@@ -220,12 +221,12 @@ impl<'i> Check<'i> {
         place: Place,
         key: &[u8],
     ) -> Result<Option<(LogPosition, LogPosition)>, Corruption> {
-        let (index, damage) = (self.index, Damage::default());
-        if index.keydir.get(place.tag, |at| at == place.at, |_| ()).is_some() {
+        let (inner, damage) = (self.inner, Damage::default());
+        if inner.keydir.get(place.tag, |at| at == place.at, |_| ()).is_some() {
             return Ok(Some((place.at, place.origin)));
         }
-        let is = |at| index.is_key(at, key, &damage);
-        let found = index.keydir.get(place.tag, is, |at| (at, index.origin(at)));
+        let is = |at| inner.is_key(at, key, &damage);
+        let found = inner.keydir.get(place.tag, is, |at| (at, inner.origin(at)));
         match (found, damage.take()) {
             (Some((at, Some(origin))), _) => Ok(Some((at, origin))),
             (_, Some(damage)) => Err(damage),
@@ -234,14 +235,14 @@ impl<'i> Check<'i> {
     }
 
     fn later_tombstones(&mut self, from: LogPosition, to: LogPosition) -> Result<(), Corruption> {
-        let (index, mut found) = (self.index, Vec::new());
+        let (inner, mut found) = (self.inner, Vec::new());
         let later = self.segments.range(from.segment()..=to.segment());
         for (&id, segment) in later.filter(|(_, segment)| !segment.header.merged) {
             let first = if id == from.segment() { from.offset().into() } else { FIRST_FRAME };
             each_committed(segment, first, to, |offset, header| {
                 let is_tombstone = header.is_some_and(|header| header.kind == Kind::Delete);
                 if let Some(key) = key_at(segment, offset).filter(|_| is_tombstone) {
-                    let (tag, at) = (index.keydir.tag(key), segment.position(offset));
+                    let (tag, at) = (inner.keydir.tag(key), segment.position(offset));
                     found.push(Place { tag, origin: at, at });
                 }
                 Ok(())

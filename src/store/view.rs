@@ -19,11 +19,11 @@ use crate::error::{Corruption, CorruptionKind, ReadError};
 use crate::format::frame::{self, EXPIRES, HEADER, Header, Kind, State, Word};
 use crate::format::u64_at;
 use crate::keydir::{IN_STEP, Keydir, Locked};
-use crate::log::scan;
-use crate::log::table::{Listed, Pin, Table, locate};
 use crate::position::LogPosition;
 use crate::prefetch::touch;
 use crate::segment::Segment;
+use crate::segment::scan;
+use crate::segment::set::{Listed, Pin, SegmentSet, locate};
 use crate::sync::Patience;
 use crossbeam_utils::CachePadded;
 use std::cell::Cell;
@@ -42,7 +42,7 @@ type Place<'a> = Option<(LogPosition, Pin<'a>)>;
 
 #[derive(Debug)]
 pub(crate) struct View {
-    pub(crate) table: Arc<Table>,
+    pub(crate) table: Arc<SegmentSet>,
     pub(crate) keydir: Keydir,
     pub(crate) clock: Clock,
     pub(crate) counters: Counters,
@@ -112,7 +112,7 @@ fn is_live(header: Header, body: &[u8], clock: &Clock) -> bool {
 }
 
 impl View {
-    pub(crate) fn new(table: Arc<Table>, keydir: Keydir, options: &StoreOptions) -> Self {
+    pub(crate) fn new(table: Arc<SegmentSet>, keydir: Keydir, options: &StoreOptions) -> Self {
         let (clock, verify) = (options.clock.clone(), options.verify);
         let (counters, batches) = (Counters::default(), CachePadded::default());
         Self { table, keydir, clock, counters, batches, verify }
@@ -562,8 +562,8 @@ mod tests {
 
     /// Points the slot of a key somewhere.
     fn point(store: &Store, key: &str, at: LogPosition) {
-        let tag = store.index.keydir.tag(key.as_bytes());
-        store.index.keydir.change(tag, |_| true, |_| (Change::Set(at), ()));
+        let tag = store.inner.keydir.tag(key.as_bytes());
+        store.inner.keydir.change(tag, |_| true, |_| (Change::Set(at), ()));
     }
 
     #[test]

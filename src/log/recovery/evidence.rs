@@ -7,7 +7,7 @@
 
 #![allow(unsafe_code, reason = "reads segments that nobody else has open")]
 
-use super::inspect::{Inspected, Inspection};
+use super::classify::{Inspected, Inspection};
 use super::losses::{DamagedRange, Doubt, InDoubt, LostFrame, LostKind};
 use crate::error::{CorruptionKind, OpenError};
 use crate::format::frame::{self, Header, Kind, Word};
@@ -15,11 +15,11 @@ use crate::format::header::FIRST_FRAME;
 use crate::format::hint::{self, Loose, TOMBSTONE};
 use crate::format::remains::{self, Remains, Remnant};
 use crate::format::u64_at;
-use crate::log::scan::{self, Repair, Rules, Scan};
 use crate::options::RecoveryMode;
 use crate::position::LogPosition;
-use crate::segment::map::Map;
+use crate::segment::scan::{self, Repair, Rules, Scan};
 use crate::segment::{Gap, Segment, file_name, hint_name};
+use crate::storage::map::Map;
 use crate::storage::{Access, Storage};
 use std::collections::BTreeMap;
 use std::io;

@@ -11,9 +11,9 @@ use crate::error::OpenError;
 use crate::format::frame::{Kind, MOVED};
 use crate::format::header::{BadHeader, FIRST_FRAME, FileIdentity, Origin, SEAL, SegmentHeader};
 use crate::format::manifest::Manifest;
-use crate::log::scan;
-use crate::log::search::Search;
 use crate::segment::Segment;
+use crate::segment::scan;
+use crate::segment::search::Search;
 use crate::storage::{Access, Storage};
 use std::ops::ControlFlow;
 

@@ -5,15 +5,15 @@
 //! a log that nobody had open counts only if the MANIFEST is still the same afterwards: every writer
 //! that opens a log replaces it before it changes anything else.
 
+use super::classify::{Inspected, inspect, is_of_another_kernel};
 use super::evidence;
-use super::inspect::{Inspected, inspect, is_of_another_kernel};
 use super::report::{RecoveryReport, SetAside};
 use crate::error::{Corruption, CorruptionKind, OpenError};
 use crate::format::header::FIRST_FRAME;
 use crate::format::manifest::{BadManifest, Manifest};
-use crate::log::scan;
 use crate::options::RecoveryMode;
 use crate::segment::Segment;
+use crate::segment::scan;
 use crate::storage::{Access, Storage, Writer};
 use std::collections::BTreeSet;
 use std::io;

@@ -18,12 +18,12 @@
 //! * Nothing is removed but what the MANIFEST says was removed, what nothing was ever written to, and
 //!   what an interrupted merge made of inputs that are all still there. Anything else is set aside.
 
-mod act;
+mod classify;
 pub(crate) mod evidence;
 mod heads;
-mod inspect;
 mod look;
 mod losses;
+mod repair;
 mod report;
 mod salvage;
 
@@ -33,7 +33,7 @@ pub use report::{Contradiction, RecoveryReport, SetAside};
 
 use crate::error::OpenError;
 use crate::format::manifest::Manifest;
-use crate::log::core::Found;
+use crate::log::writer::Found;
 use crate::options::RecoveryMode;
 use crate::segment::id_of;
 use crate::storage::{Access, Storage};
@@ -47,9 +47,9 @@ pub(crate) fn recover(
     let started = Instant::now();
     let salvaging = mode == RecoveryMode::Salvage;
     let brought = if salvaging { salvage::bring_back(storage)? } else { Vec::new() };
-    let mut inspection = inspect::inspect(storage, mode, Access::Write)?;
+    let mut inspection = classify::inspect(storage, mode, Access::Write)?;
     evidence::note(storage, &mut inspection, &brought)?;
-    let (found, mut report) = act::act(storage, inspection)?;
+    let (found, mut report) = repair::act(storage, inspection)?;
     report.duration = started.elapsed();
     tracing::info!(%report, "opened");
     Ok((found, report))

@@ -3,14 +3,14 @@
 
 #![allow(unsafe_code, reason = "reads segments that nobody else has open")]
 
-use super::act::repaired_word;
+use super::classify::BEHIND_THE_END;
 use super::evidence::Brought;
-use super::inspect::BEHIND_THE_END;
+use super::repair::repaired_word;
 use super::report::{RecoveryReport, SetAside};
 use crate::error::OpenError;
 use crate::format::header::{FIRST_FRAME, SEAL, Seal};
 use crate::format::manifest::Manifest;
-use crate::log::scan::Scan;
+use crate::segment::scan::Scan;
 use crate::segment::{Segment, file_name, id_of};
 use crate::storage::{ASIDE, Access, Storage, io_error};
 use std::io;

@@ -5,7 +5,7 @@ use super::between::{self, Spans};
 use super::memory::{Arena, Memory, PAGE};
 use super::sparse::{SECTOR, Sector, Sparse};
 use super::{Fate, Unsynced};
-use crate::segment::map::Map;
+use crate::storage::map::Map;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};

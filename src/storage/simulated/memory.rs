@@ -4,7 +4,7 @@
 //! another mapping, one aligned word at a time, each an atomic load. It holds no reference to bytes
 //! that a writer may change, and never writes to a file that a log may have mapped.
 
-use crate::segment::map::Map;
+use crate::storage::map::Map;
 use rustix::fs::{FallocateFlags, MemfdFlags, SeekFrom};
 use std::fs::File;
 use std::io;

@@ -22,7 +22,7 @@ use crate::format::hint::TOMBSTONE;
 use crate::position::LogPosition;
 use crate::segment::Segment;
 use crate::store::hints::{self, Gathered};
-use crate::store::index::Contents;
+use crate::store::inner::Contents;
 use crate::sync::lock;
 
 /// Something that a damaged frame may have said.
@@ -59,18 +59,18 @@ impl Doubt {
 
 /// What the damaged frames of a segment may have said, if no slot needs them.
 pub(crate) fn judge(
-    index: Contents<'_>,
+    inner: Contents<'_>,
     segment: &Segment,
     found: &Gathered,
     first: &Corruption,
 ) -> Result<Vec<Doubt>, Corruption> {
     let is_lost = |offset: u64| found.gaps.iter().any(|gap| gap.contains(&offset));
     let is_needed = |at: LogPosition| at.segment() == segment.id() && is_lost(at.offset().into());
-    if index.keydir.find(is_needed).is_some() {
+    if inner.keydir.find(is_needed).is_some() {
         return Err(first.clone());
     }
-    let misled = lock(index.damaged).get(&segment.id()).is_some_and(|damaged| damaged.misled);
-    let hint = hints::read(index.storage, &index.keydir, segment).filter(|_| !misled);
+    let misled = lock(inner.damaged).get(&segment.id()).is_some_and(|damaged| damaged.misled);
+    let hint = hints::read(inner.storage, &inner.keydir, segment).filter(|_| !misled);
     let Some((_, listing)) = hint else {
         let end = found.gaps.last().map_or(0, |gap| gap.end);
         return Ok(vec![Doubt::Anything { before: segment.position(end) }]);

@@ -17,21 +17,22 @@
 
 pub(crate) mod damage;
 mod output;
+pub(crate) mod policy;
 mod run;
 mod throttle;
 pub(crate) mod tombstones;
 
 pub(crate) use throttle::Pace;
 
+use self::policy::Facts;
 use self::run::Run;
 use super::Store;
 use super::hints;
-use super::index::{Damaged, Index, Merging};
-use super::policy::{self, Facts};
+use super::inner::{Damaged, Merging, StoreInner};
 use crate::error::{AppendError, Corruption, CorruptionKind, MergeError};
 use crate::format::frame;
 use crate::format::header::FIRST_FRAME;
-use crate::log::scan;
+use crate::segment::scan;
 use crate::segment::{Segment, hint_name};
 use crate::sync::lock;
 use std::ops::Range;
@@ -91,17 +92,17 @@ impl Store {
     /// # Errors
     /// [`MergeError`]; nothing is lost, and what was merged before the error stays merged.
     pub fn merge(&self) -> Result<MergeReport, MergeError> {
-        let core = self.core();
-        match core.roll_if_used() {
+        let writer = self.writer();
+        match writer.roll_if_used() {
             // Then what is full already is merged, which may make room.
             Err(AppendError::NoSpace { .. }) => {}
             other => other?,
         }
-        core.sync()?;
-        let mut merging = self.index.merging();
-        self.index.list_sealed(true);
-        let all = self.index.known();
-        let small = |known: &Known| known.facts.used < core.config.segment_size / 2;
+        writer.sync()?;
+        let mut merging = self.inner.merging();
+        self.inner.list_sealed(true);
+        let all = self.inner.known();
+        let small = |known: &Known| known.facts.used < writer.config.segment_size / 2;
         let several = all.iter().filter(|known| known.facts.mergeable && small(known)).count() > 1;
         let wanted = |known: &&Known| {
             let facts = &known.facts;
@@ -110,7 +111,7 @@ impl Store {
         };
         let ids: Vec<_> = all.iter().filter(wanted).map(|known| known.facts.id).collect();
         drop(all);
-        self.index.merge_in_runs(&mut merging, &ids, Pace::Full)
+        self.inner.merge_in_runs(&mut merging, &ids, Pace::Full)
     }
 
     /// Merges the segments with these ids, those of them that can be.
@@ -126,29 +127,29 @@ impl Store {
         ids: &[u32],
         meanwhile: impl FnOnce() + Send + 'static,
     ) -> Result<MergeReport, MergeError> {
-        let mut merging = self.index.merging();
+        let mut merging = self.inner.merging();
         merging.meanwhile = Some(Box::new(meanwhile));
-        self.index.list_sealed(true);
-        let all = self.index.known();
+        self.inner.list_sealed(true);
+        let all = self.inner.known();
         let may_be = |known: &Known| known.facts.mergeable || known.retry;
         let mergeable = |id| all.iter().any(|k| k.facts.id == id && may_be(k));
         let ids: Vec<_> = ids.iter().copied().filter(|&id| mergeable(id)).collect();
         drop(all);
-        self.index.merge_in_runs(&mut merging, &ids, Pace::Full)
+        self.inner.merge_in_runs(&mut merging, &ids, Pace::Full)
     }
 
     /// Makes another segment active, and seals the one that was. For tests of merges.
     #[doc(hidden)]
     pub fn roll(&self) -> Result<(), MergeError> {
-        self.core().roll_early()?;
-        self.core().sync()?;
+        self.writer().roll_early()?;
+        self.writer().sync()?;
         Ok(())
     }
 
     /// Whether the policy would merge something now.
     #[must_use]
     pub fn needs_merge(&self) -> bool {
-        !self.index.due().0.is_empty()
+        !self.inner.due().0.is_empty()
     }
 }
 
@@ -161,13 +162,13 @@ pub(crate) struct Known {
     retry: bool,
 }
 
-impl Index {
+impl StoreInner {
     /// The segments that are full.
     pub(super) fn known(&self) -> Vec<Known> {
         let damaged = lock(&self.damaged).clone();
-        let active = self.core.tail.position().segment();
+        let active = self.writer.tail.position().segment();
         let full = |s: &Arc<Segment>| s.header.merged || s.id() < active;
-        let segments = self.core.table.segments().into_iter().filter(full);
+        let segments = self.writer.table.segments().into_iter().filter(full);
         let look = |segment: Arc<Segment>| {
             let damaged = damaged.get(&segment.id());
             self.look_at(segment, damaged)
@@ -205,7 +206,7 @@ impl Index {
         let rest =
             |facts: &Facts| Facts { mergeable: facts.mergeable && !settled.holds(facts), ..*facts };
         let all: Vec<_> = all.iter().map(rest).collect();
-        let segment_size = self.core.config.segment_size;
+        let segment_size = self.writer.config.segment_size;
         let ids = self.policy.choose(&all, segment_size, segment_size * RUN);
         (ids, self.policy.misses_goal(&all))
     }
@@ -214,7 +215,7 @@ impl Index {
     /// being closed, where that is to end it.
     /// Only by who has the merging.
     pub(super) fn list_sealed(&self, until_stop: bool) {
-        for segment in self.core.table.segments() {
+        for segment in self.writer.table.segments() {
             let is_damaged = lock(&self.damaged).contains_key(&segment.id());
             let known = segment.census.get().is_some() || is_damaged;
             if known || !segment.is_sealed() || until_stop && self.is_stopping() {
@@ -225,7 +226,7 @@ impl Index {
                     let (census, entries) = (found.census, found.entries);
                     segment.looked_at.clear();
                     segment.looked_at.add(self.reclaimed.get());
-                    hints::write(&*self.core.storage, &self.keydir, &segment, &census, &entries);
+                    hints::write(&*self.writer.storage, &self.keydir, &segment, &census, &entries);
                     // Only here and before the store is open: it is not set yet.
                     let _ = segment.census.set(census);
                 }
@@ -249,10 +250,10 @@ impl Index {
         let misled = matches!(damage.kind, CorruptionKind::Hint | CorruptionKind::StaleSlot);
         if misled {
             // So that the next open reads the segment.
-            self.core.remove_file(&hint_name(id));
+            self.writer.remove_file(&hint_name(id));
         }
         self.note_damage(damage, &[]);
-        let dead = self.core.table.pin(id).map(|segment| segment.dead.get());
+        let dead = self.writer.table.pin(id).map(|segment| segment.dead.get());
         let mut all = lock(&self.damaged);
         let Some(damaged) = all.get_mut(&id) else { return false };
         let is_news = damaged.dead.is_none();
@@ -285,7 +286,7 @@ impl Index {
         // What is dead wholly comes first, and by itself: it takes no space, and gives some.
         let oldest = |known: &Known| known.segment.census.get().map(|census| census.oldest);
         chosen.sort_by_key(|known| (live(known) > 0, oldest(known)));
-        let (mut budget, mut most) = (self.core.config.segment_size * RUN, usize::MAX);
+        let (mut budget, mut most) = (self.writer.config.segment_size * RUN, usize::MAX);
         let mut failure = None;
         while let Some(first) = chosen.first() {
             let (dead, mut sum) = (live(first) == 0, 0);
@@ -337,7 +338,7 @@ impl Index {
     /// Takes note of what came out of a merge that gained nothing.
     fn settle(&self, report: &MergeReport, outputs: Vec<Arc<Segment>>) {
         let mut settled = lock(&self.settled);
-        let there = self.core.table.segments();
+        let there = self.writer.table.segments();
         settled.forget(|id| there.iter().any(|segment| segment.id() == id));
         let MergeReport { inputs, outputs: made, bytes_read, bytes_reclaimed, .. } = *report;
         if !policy::gains(inputs, made, bytes_read, bytes_reclaimed) {
@@ -365,13 +366,13 @@ impl Index {
         let started = Instant::now();
         let mut run = Run::new(self, inputs, pace);
         let copied = run.copy().and_then(|()| run.keep_tombstones());
-        let copied = copied.and_then(|()| run.writer.seal());
+        let copied = copied.and_then(|()| run.output.seal());
         if let Err(error) = copied {
             run.discard();
             return Err(error);
         }
         merging.meanwhile.take().into_iter().for_each(|meanwhile| meanwhile());
-        let outputs = run.writer.done.clone();
+        let outputs = run.output.done.clone();
         let mut report = run.replace()?;
         report.duration = started.elapsed();
         self.settle(&report, outputs);
@@ -416,7 +417,7 @@ mod tests {
     }
 
     fn full(store: &Store) -> Vec<u32> {
-        store.index.known().iter().map(|known| known.facts.id).collect()
+        store.inner.known().iter().map(|known| known.facts.id).collect()
     }
 
     /// However it came to be: while a slot points into a segment, that does not go.
@@ -432,8 +433,8 @@ mod tests {
         // A pad, a place inside of a frame, and a frame with another key.
         for offset in [1 << 20, 136, 128] {
             let stale = LogPosition::new(ids[0], offset);
-            let tag = store.index.keydir.tag(b"nobody's");
-            store.index.keydir.change(tag, |at| at == stale, |_| (Change::Set(stale), ()));
+            let tag = store.inner.keydir.tag(b"nobody's");
+            store.inner.keydir.change(tag, |at| at == stale, |_| (Change::Set(stale), ()));
             match store.merge_only(&ids).unwrap_err() {
                 MergeError::Corrupt(Corruption { segment, offset: at, kind, .. }) => {
                     assert_eq!((segment, at), (ids[0], offset.into()));
@@ -445,8 +446,8 @@ mod tests {
             assert_eq!(store.stats().damaged.len(), 1);
             assert_eq!(store.get("key").unwrap().as_deref(), Some(&b"value"[..]));
             assert_eq!(store.get("other").unwrap().as_deref(), Some(&b"two"[..]));
-            store.index.keydir.change(tag, |at| at == stale, |_| (Change::Remove, ()));
-            lock(&store.index.damaged).clear();
+            store.inner.keydir.change(tag, |at| at == stale, |_| (Change::Remove, ()));
+            lock(&store.inner.damaged).clear();
         }
         store.merge_only(&ids).unwrap();
         assert!(!full(&store).contains(&ids[0]));
@@ -462,24 +463,24 @@ mod tests {
             store.put([n], "value").unwrap();
             store.roll().unwrap();
         }
-        store.index.list_sealed(false);
+        store.inner.list_sealed(false);
         let newest = store.log().tail();
         let mut read = 0;
-        let all = TombstoneFilter::new(store.index.contents(), &[], newest, |bytes| {
+        let all = TombstoneFilter::new(store.inner.contents(), &[], newest, |bytes| {
             read += u64::from(bytes > 0);
             Ok::<_, ()>(())
         });
         assert!(all.is_ok());
         assert_eq!(read, 5);
         let mut read = 0;
-        let ended = TombstoneFilter::new(store.index.contents(), &[], newest, |_| {
+        let ended = TombstoneFilter::new(store.inner.contents(), &[], newest, |_| {
             read += 1;
             if read == 2 { Err("closing") } else { Ok(()) }
         });
         assert_eq!((ended.unwrap_err(), read), ("closing", 2));
         // What is newer than every tombstone in question is not read.
         let first = LogPosition::new(full(&store)[0], 0);
-        let none = TombstoneFilter::new(store.index.contents(), &[], first, |_| Err("it is read"));
+        let none = TombstoneFilter::new(store.inner.contents(), &[], first, |_| Err("it is read"));
         assert!(none.is_ok());
     }
 }

@@ -5,17 +5,17 @@
 use crate::error::MergeError;
 use crate::format::frame::{self, HEADER, Header, Kind, MOVED};
 use crate::format::header::FIRST_FRAME;
-use crate::log::core::seal_and_shrink;
+use crate::log::writer::seal_and_shrink;
 use crate::position::LogPosition;
 use crate::segment::Segment;
 use crate::store::hints::{self, Gather, Gathered};
-use crate::store::index::Index;
+use crate::store::inner::StoreInner;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// Writes the outputs.
-pub(super) struct Writer<'i> {
-    index: &'i Index,
+pub(super) struct MergeWriter<'i> {
+    inner: &'i StoreInner,
     /// What the outputs are made of.
     inputs: Vec<u32>,
     /// Bytes that are still expected.
@@ -31,9 +31,9 @@ struct Output {
     gather: Gather,
 }
 
-impl<'i> Writer<'i> {
-    pub(super) fn new(index: &'i Index, inputs: Vec<u32>, expected: u64) -> Self {
-        Self { index, inputs, expected, open: None, done: Vec::new() }
+impl<'i> MergeWriter<'i> {
+    pub(super) fn new(inner: &'i StoreInner, inputs: Vec<u32>, expected: u64) -> Self {
+        Self { inner, inputs, expected, open: None, done: Vec::new() }
     }
 
     /// Copies a put, and says where the copy is.
@@ -57,7 +57,7 @@ impl<'i> Writer<'i> {
 
     fn write(&mut self, header: Header, parts: &[&[u8]]) -> Result<LogPosition, MergeError> {
         let len = frame::frame_len(header.body_len());
-        let keydir = &self.index.keydir;
+        let keydir = &self.inner.keydir;
         let output = self.output(len)?;
         let (segment, offset) = (&output.segment, output.at);
         let mut at = offset + frame::WORD;
@@ -86,12 +86,12 @@ impl<'i> Writer<'i> {
             // Copies are 8 bytes longer than what was written first: room for that, too.
             let expected = self.expected + self.expected / 8;
             let head = frame::inputs_len(self.inputs.len());
-            let most = (self.index.core.config.segment_size - FIRST_FRAME).saturating_sub(head);
+            let most = (self.inner.writer.config.segment_size - FIRST_FRAME).saturating_sub(head);
             let room = expected.min(most).max(len);
-            let segment = self.index.core.create_merged(room, &self.inputs)?;
+            let segment = self.inner.writer.create_merged(room, &self.inputs)?;
             let mut gather = Gather::new();
             let inputs = Header::plain(Kind::Inputs, self.inputs.len() as u32 * 4);
-            gather.add(&self.index.keydir, &segment, FIRST_FRAME, head, Some(inputs));
+            gather.add(&self.inner.keydir, &segment, FIRST_FRAME, head, Some(inputs));
             self.open = Some(Output { segment, at: FIRST_FRAME + head, frames: 1, gather });
         }
         self.expected = self.expected.saturating_sub(len);
@@ -108,9 +108,9 @@ impl<'i> Writer<'i> {
         segment.sync(FIRST_FRAME, at).map_err(io)?;
         seal_and_shrink(&segment, at, frames).map_err(io)?;
         let Gathered { census, entries, .. } = gather.finish(&segment);
-        let index = self.index;
-        segment.looked_at.add(self.index.reclaimed.get());
-        hints::write(&*index.core.storage, &index.keydir, &segment, &census, &entries);
+        let inner = self.inner;
+        segment.looked_at.add(self.inner.reclaimed.get());
+        hints::write(&*inner.writer.storage, &inner.keydir, &segment, &census, &entries);
         // A new segment has none yet.
         let _ = segment.census.set(census);
         Ok(())
@@ -120,6 +120,6 @@ impl<'i> Writer<'i> {
     pub(super) fn discard(self) {
         let open = self.open.iter().map(|output| output.segment.id());
         let ids: Vec<_> = self.done.iter().map(|segment| segment.id()).chain(open).collect();
-        self.index.core.discard_merged(&ids);
+        self.inner.writer.discard_merged(&ids);
     }
 }

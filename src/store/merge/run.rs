@@ -2,19 +2,19 @@
 
 #![allow(unsafe_code, reason = "reads frames that were verified")]
 
-use super::output::Writer;
+use super::output::MergeWriter;
 use super::throttle::{Pace, Throttle};
 use super::tombstones::TombstoneFilter;
 use super::{MergeReport, content, damage, disk_bytes};
 use crate::error::{Corruption, CorruptionKind, MergeError};
 use crate::format::frame::{HEADER, Header, Kind};
 use crate::keydir::Change;
-use crate::log::scan;
 use crate::options::RecoveryMode;
 use crate::position::LogPosition;
 use crate::segment::Segment;
+use crate::segment::scan;
 use crate::store::hints::{self, Gather, Gathered};
-use crate::store::index::{Damage, Index, key_at, origin_of};
+use crate::store::inner::{Damage, StoreInner, key_at, origin_of};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -34,10 +34,10 @@ struct Tombstone<'s> {
 
 /// One merge.
 pub(super) struct Run<'i> {
-    index: &'i Index,
+    inner: &'i StoreInner,
     inputs: Vec<Arc<Segment>>,
     throttle: Throttle<'i>,
-    pub(super) writer: Writer<'i>,
+    pub(super) output: MergeWriter<'i>,
     moves: Vec<Move>,
     /// Where in the inputs tombstones are: the input, and the offset.
     tombstones: Vec<(usize, u64)>,
@@ -49,15 +49,15 @@ pub(super) struct Run<'i> {
 }
 
 impl<'i> Run<'i> {
-    pub(super) fn new(index: &'i Index, inputs: Vec<Arc<Segment>>, pace: Pace) -> Self {
+    pub(super) fn new(inner: &'i StoreInner, inputs: Vec<Arc<Segment>>, pace: Pace) -> Self {
         let live = |s: &Arc<Segment>| content(s).saturating_sub(s.dead.get());
         let expected = inputs.iter().map(live).sum();
         let ids = inputs.iter().map(|segment| segment.id()).collect();
         Self {
-            index,
+            inner,
             inputs,
-            throttle: Throttle::new(index, pace),
-            writer: Writer::new(index, ids, expected),
+            throttle: Throttle::new(inner, pace),
+            output: MergeWriter::new(inner, ids, expected),
             moves: Vec::new(),
             tombstones: Vec::new(),
             doubts: Vec::new(),
@@ -72,7 +72,7 @@ impl<'i> Run<'i> {
             let segment = self.inputs[nth].clone();
             let (mut failed, mut lost, mut gather) = (None, Vec::new(), Gather::new());
             scan::each_frame(&segment, Some(&mut lost), |offset, len, header| {
-                let tag = gather.add(&self.index.keydir, &segment, offset, len, header);
+                let tag = gather.add(&self.inner.keydir, &segment, offset, len, header);
                 let done = self.throttle.after(len).and_then(|()| match (header, tag) {
                     (Some(header), Some(tag)) if header.kind == Kind::Put => {
                         self.put(nth, &segment, offset, len, header, tag)
@@ -101,19 +101,19 @@ impl<'i> Run<'i> {
         found: &Gathered,
         lost: Vec<Corruption>,
     ) -> Result<(), MergeError> {
-        let index = self.index;
+        let inner = self.inner;
         let Some(first) = lost.into_iter().next() else {
             hints::check_count(segment, &found.census)?;
-            hints::compare(&*index.core.storage, &index.keydir, segment, found)?;
+            hints::compare(&*inner.writer.storage, &inner.keydir, segment, found)?;
             return Ok(());
         };
-        index.note_damage(&first, &found.gaps);
+        inner.note_damage(&first, &found.gaps);
         if found.census.plain {
             return Err(first.into());
         }
-        let doubts = damage::judge(index.contents(), segment, found, &first)?;
+        let doubts = damage::judge(inner.contents(), segment, found, &first)?;
         // What it may have said was told when the store was opened.
-        if index.core.config.recovery_mode == RecoveryMode::Strict {
+        if inner.writer.config.recovery_mode == RecoveryMode::Strict {
             self.doubts.extend(doubts.into_iter().map(|doubt| (doubt, first.clone())));
         }
         self.damaged.push(segment.id());
@@ -129,8 +129,8 @@ impl<'i> Run<'i> {
         header: Header,
         tag: u32,
     ) -> Result<(), MergeError> {
-        let (keydir, here) = (&self.index.keydir, segment.position(offset));
-        let is_over = |expiry| expiry <= self.index.clock.now();
+        let (keydir, here) = (&self.inner.keydir, segment.position(offset));
+        let is_over = |expiry| expiry <= self.inner.clock.now();
         if hints::expiry_of(segment, offset, header).is_some_and(is_over) {
             let is_there =
                 |at: Option<_>| (at.map_or(Change::Keep, |_| Change::Remove), at.is_some());
@@ -147,7 +147,7 @@ impl<'i> Run<'i> {
         }
         // SAFETY: in the frame, which `each_frame` has verified.
         let body = unsafe { segment.map.slice(offset + HEADER, header.body_len()) };
-        let new = self.writer.copy(header, body, origin_of(segment, offset))?;
+        let new = self.output.copy(header, body, origin_of(segment, offset))?;
         self.moves.push(Move { tag, old: here, new });
         self.report.puts_moved += 1;
         self.throttle.after(len)
@@ -166,13 +166,13 @@ impl<'i> Run<'i> {
                 let at = inputs[nth].position(offset);
                 return Err(Corruption::at(at, CorruptionKind::Header).into());
             };
-            let (tag, origin) = (self.index.keydir.tag(key), origin_of(&inputs[nth], offset));
+            let (tag, origin) = (self.inner.keydir.tag(key), origin_of(&inputs[nth], offset));
             all.push(Tombstone { tag, origin, key });
         }
         let doubted = self.doubts.iter().map(|(doubt, _)| doubt.before());
         let newest = all.iter().map(|tombstone| tombstone.origin).chain(doubted).max();
         let (newest, after) = (newest.unwrap_or_default(), |bytes| self.throttle.after(bytes));
-        let filter = TombstoneFilter::new(self.index.contents(), &inputs, newest, after)?;
+        let filter = TombstoneFilter::new(self.inner.contents(), &inputs, newest, after)?;
         if let Some((_, first)) = self.doubts.iter().find(|(doubt, _)| doubt.matters(&filter)) {
             return Err(first.clone().into());
         }
@@ -184,7 +184,7 @@ impl<'i> Run<'i> {
             self.throttle.after(tombstone.key.len() as u64)?;
             // A key that has a value has it from later on.
             if !self.has_value(&tombstone) && filter.may_hold(tombstone.tag, tombstone.origin) {
-                self.writer.tombstone(tombstone.key, tombstone.origin)?;
+                self.output.tombstone(tombstone.key, tombstone.origin)?;
                 self.report.tombstones_kept += 1;
             } else {
                 self.report.tombstones_dropped += 1;
@@ -194,42 +194,42 @@ impl<'i> Run<'i> {
     }
 
     fn has_value(&self, tombstone: &Tombstone<'_>) -> bool {
-        let (index, damage) = (self.index, Damage::default());
-        index
+        let (inner, damage) = (self.inner, Damage::default());
+        inner
             .keydir
-            .get(tombstone.tag, |at| index.is_key(at, tombstone.key, &damage), |_| ())
+            .get(tombstone.tag, |at| inner.is_key(at, tombstone.key, &damage), |_| ())
             .is_some()
     }
 
     /// Nothing points at what was written: it goes.
     pub(super) fn discard(self) {
-        self.writer.discard();
+        self.output.discard();
     }
 
     /// Puts the outputs in the place of the inputs.
     pub(super) fn replace(mut self) -> Result<MergeReport, MergeError> {
-        let (index, core) = (self.index, &*self.index.core);
-        let outputs = std::mem::take(&mut self.writer.done);
+        let (inner, writer) = (self.inner, &*self.inner.writer);
+        let outputs = std::mem::take(&mut self.output.done);
         for output in &outputs {
-            core.table.insert(output.clone());
+            writer.table.insert(output.clone());
         }
         for Move { tag, old, new } in std::mem::take(&mut self.moves) {
-            index.keydir.change(
+            inner.keydir.change(
                 tag,
                 |at| at == old,
                 |found| {
-                    index.died(if found.is_some() { old } else { new });
+                    inner.died(if found.is_some() { old } else { new });
                     (found.map_or(Change::Keep, |_| Change::Set(new)), ())
                 },
             );
         }
         self.check_slots()?;
-        core.sync()?;
+        writer.sync()?;
         let ids: Vec<_> = self.inputs.iter().map(|segment| segment.id()).collect();
-        let retired = core.retire(&ids, &self.damaged);
+        let retired = writer.retire(&ids, &self.damaged);
         retired.map_err(|source| MergeError::Io { source: Arc::new(source) })?;
-        index.are_gone(&ids);
-        core.tidy();
+        inner.are_gone(&ids);
+        writer.tidy();
         let bytes = |all: &[Arc<Segment>]| all.iter().map(|s| disk_bytes(s)).sum::<u64>();
         self.report.inputs = self.inputs.len() as u64;
         self.report.outputs = outputs.len() as u64;
@@ -246,7 +246,7 @@ impl<'i> Run<'i> {
         let doomed = |at: LogPosition| {
             (first..=last).contains(&at.segment()) && ids.binary_search(&at.segment()).is_ok()
         };
-        match self.index.keydir.find(doomed) {
+        match self.inner.keydir.find(doomed) {
             Some(at) => Err(Corruption::at(at, CorruptionKind::StaleSlot).into()),
             None => Ok(()),
         }

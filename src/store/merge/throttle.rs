@@ -1,7 +1,7 @@
 //! How fast a merge goes, and when it ends early.
 
 use crate::error::MergeError;
-use crate::store::index::Index;
+use crate::store::inner::StoreInner;
 use std::time::{Duration, Instant};
 
 /// How hard a merge works.
@@ -22,15 +22,15 @@ const LONGEST: f64 = 3600.0;
 
 /// Ends a merge when the store is closed, and slows it down as the policy says.
 pub(super) struct Throttle<'i> {
-    index: &'i Index,
+    inner: &'i StoreInner,
     pace: Pace,
     bytes: u64,
     since: Instant,
 }
 
 impl<'i> Throttle<'i> {
-    pub(super) fn new(index: &'i Index, pace: Pace) -> Self {
-        Self { index, pace, bytes: 0, since: Instant::now() }
+    pub(super) fn new(inner: &'i StoreInner, pace: Pace) -> Self {
+        Self { inner, pace, bytes: 0, since: Instant::now() }
     }
 
     /// To be called after each step, with the bytes that it moved.
@@ -44,19 +44,19 @@ impl<'i> Throttle<'i> {
         let pause = match self.pace {
             Pace::Full => 0.0,
             // Somebody waits for this merge to end.
-            Pace::Policy { .. } if self.index.has_waiters() => 0.0,
+            Pace::Policy { .. } if self.inner.has_waiters() => 0.0,
             Pace::Policy { in_a_hurry } => {
                 let took = self.since.elapsed().as_secs_f64();
-                self.index.policy.pause(self.bytes, took, in_a_hurry)
+                self.inner.policy.pause(self.bytes, took, in_a_hurry)
             }
         };
         let until = Instant::now() + Duration::from_secs_f64(pause.min(LONGEST));
         loop {
-            if self.index.is_stopping() {
+            if self.inner.is_stopping() {
                 return Err(MergeError::Closing);
             }
             let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() || self.index.has_waiters() {
+            if left.is_zero() || self.inner.has_waiters() {
                 break;
             }
             std::thread::sleep(left.min(NAP));

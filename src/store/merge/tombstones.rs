@@ -3,7 +3,7 @@
 use crate::position::LogPosition;
 use crate::segment::Segment;
 use crate::store::hints::{self, Listing};
-use crate::store::index::Contents;
+use crate::store::inner::Contents;
 use crate::sync::lock;
 use std::sync::Arc;
 
@@ -23,17 +23,17 @@ impl TombstoneFilter {
     /// For tombstones that were written no later than `newest`.
     /// `after` is called with the bytes of each hint that was read.
     pub(crate) fn new<E>(
-        index: Contents<'_>,
+        inner: Contents<'_>,
         inputs: &[Arc<Segment>],
         newest: LogPosition,
         mut after: impl FnMut(u64) -> Result<(), E>,
     ) -> Result<Self, E> {
         let mut others = Vec::new();
-        for segment in index.table.segments() {
+        for segment in inner.table.segments() {
             if inputs.iter().any(|input| input.id() == segment.id()) {
                 continue;
             }
-            let other = Other::of(index, &segment, newest);
+            let other = Other::of(inner, &segment, newest);
             if other.oldest >= newest.as_u64() {
                 continue;
             }
@@ -57,10 +57,10 @@ impl TombstoneFilter {
 }
 
 impl Other {
-    fn of(index: Contents<'_>, segment: &Segment, newest: LogPosition) -> Self {
+    fn of(inner: Contents<'_>, segment: &Segment, newest: LogPosition) -> Self {
         // What a merge moved is from before its segment was made, and how much so is not known.
         let least = if segment.header.merged { 0 } else { segment.position(0).as_u64() };
-        let misled = lock(index.damaged).get(&segment.id()).is_some_and(|damaged| damaged.misled);
+        let misled = lock(inner.damaged).get(&segment.id()).is_some_and(|damaged| damaged.misled);
         let Some(census) = segment.census.get().filter(|_| !misled) else {
             // Not looked through: the active one, or damaged; or its hint is not to be trusted.
             return Self { oldest: least, listing: None };
@@ -68,7 +68,7 @@ impl Other {
         if census.oldest >= newest.as_u64() {
             return Self { oldest: census.oldest, listing: None };
         }
-        let hint = hints::read(index.storage, &index.keydir, segment);
+        let hint = hints::read(inner.storage, &inner.keydir, segment);
         let listing = hint.filter(|(hinted, _)| hinted == census).map(|(_, listing)| listing);
         Self { oldest: census.oldest, listing }
     }

@@ -71,7 +71,7 @@ impl MergePolicy {
     }
 
     /// Refuses what is out of range.
-    pub(super) fn validate(&self, segment_size: u64) -> Result<(), OpenError> {
+    pub(in crate::store) fn validate(&self, segment_size: u64) -> Result<(), OpenError> {
         let ratio = |option, value: f64, most, range| {
             let least = if most > 1.0 { 1.0 } else { 0.0 };
             // Also for what is not a number.
@@ -97,7 +97,7 @@ impl MergePolicy {
     }
 
     /// How long to sleep after so many bytes, moved in so much time.
-    pub(super) fn pause(&self, bytes: u64, took: f64, in_a_hurry: bool) -> f64 {
+    pub(in crate::store) fn pause(&self, bytes: u64, took: f64, in_a_hurry: bool) -> f64 {
         let share = if in_a_hurry { 0.0 } else { took * (1.0 / self.share - 1.0) };
         let rate = self.rate.map_or(0.0, |rate| bytes as f64 / rate as f64 - took);
         share.max(rate).max(0.0)
@@ -106,14 +106,14 @@ impl MergePolicy {
 
 /// A full segment, as the policy sees it.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Facts {
-    pub(super) id: u32,
+pub(in crate::store) struct Facts {
+    pub(in crate::store) id: u32,
     /// Bytes in use, the head left out.
-    pub(super) used: u64,
+    pub(in crate::store) used: u64,
     /// Bytes of those that nobody needs.
-    pub(super) dead: u64,
+    pub(in crate::store) dead: u64,
     /// Whether it is sealed and was looked through, and holds nothing that has to stay.
-    pub(super) mergeable: bool,
+    pub(in crate::store) mergeable: bool,
 }
 
 impl Facts {
@@ -131,14 +131,19 @@ const PACK: usize = 4;
 
 impl MergePolicy {
     /// Whether full segments take more space than they may.
-    pub(super) fn misses_goal(&self, all: &[Facts]) -> bool {
+    pub(in crate::store) fn misses_goal(&self, all: &[Facts]) -> bool {
         let used: u64 = all.iter().map(|facts| facts.used).sum();
         let live: u64 = all.iter().map(Facts::live).sum();
         used as f64 > self.goal * live as f64 && used - live >= self.min_dead
     }
 
     /// What to merge now: ids, growing. At most about `max_live` bytes have to be copied.
-    pub(super) fn choose(&self, all: &[Facts], segment_size: u64, max_live: u64) -> Vec<u32> {
+    pub(in crate::store) fn choose(
+        &self,
+        all: &[Facts],
+        segment_size: u64,
+        max_live: u64,
+    ) -> Vec<u32> {
         let mut chosen: Vec<_> = all.iter().filter(|f| f.mergeable && self.is_due(f)).collect();
         if self.misses_goal(all) {
             self.add_for_goal(all, &mut chosen);
@@ -197,7 +202,7 @@ impl MergePolicy {
 const LITTLE: u64 = 20;
 
 /// Whether a merge that read so many bytes was good for anything.
-pub(super) const fn gains(inputs: u64, outputs: u64, read: u64, reclaimed: u64) -> bool {
+pub(in crate::store) const fn gains(inputs: u64, outputs: u64, read: u64, reclaimed: u64) -> bool {
     outputs < inputs || reclaimed > read / LITTLE
 }
 
@@ -208,16 +213,16 @@ pub(super) const fn gains(inputs: u64, outputs: u64, read: u64, reclaimed: u64) 
 pub(crate) struct Settled(HashMap<u32, u64>);
 
 impl Settled {
-    pub(super) fn note(&mut self, facts: &Facts) {
+    pub(in crate::store) fn note(&mut self, facts: &Facts) {
         self.0.insert(facts.id, facts.dead);
     }
 
     /// Keeps those that are still there.
-    pub(super) fn forget(&mut self, is_there: impl Fn(u32) -> bool) {
+    pub(in crate::store) fn forget(&mut self, is_there: impl Fn(u32) -> bool) {
         self.0.retain(|&id, _| is_there(id));
     }
 
-    pub(super) fn holds(&self, facts: &Facts) -> bool {
+    pub(in crate::store) fn holds(&self, facts: &Facts) -> bool {
         self.0.get(&facts.id).is_some_and(|dead| facts.dead <= dead + facts.used / LITTLE)
     }
 }

@@ -1,10 +1,10 @@
 //! The log's moving parts put together: append, roll, prepare, sync, seal.
 
-mod durability;
 mod filling;
 mod gather;
-mod merged;
+mod retire;
 mod space;
+mod sync;
 
 pub(crate) use space::Need;
 use space::refused;
@@ -16,14 +16,14 @@ use crate::error::{AppendError, SyncError};
 use crate::format::frame::{self, Header, Kind};
 use crate::format::header::{FIRST_FRAME, Seal};
 use crate::format::manifest::{LogEnd, Manifest};
-use crate::log::background::Background;
-use crate::log::commit::{Claim, Finished, Memory, Prefix};
-use crate::log::group::GroupCommit;
+use crate::log::append::claim::{Claim, Finished, Memory, Prefix};
+use crate::log::append::tail::{Preparer, Tail};
+use crate::log::group_commit::GroupCommit;
+use crate::log::maintenance::Signals;
 use crate::log::stats::Counters;
-use crate::log::table::Table;
-use crate::log::tail::{Preparer, Tail};
 use crate::options::{Config, Durability, MAX_SEGMENT, Maintenance, SEGMENT_UNIT};
 use crate::position::LogPosition;
+use crate::segment::set::SegmentSet;
 use crate::segment::{Segment, file_name};
 use crate::storage::Storage;
 use crate::sync::{Mutex, lock};
@@ -125,16 +125,16 @@ struct Mark {
 }
 
 #[derive(Debug)]
-pub(crate) struct Core {
+pub(crate) struct LogWriter {
     pub(crate) storage: Box<dyn Storage>,
     pub(crate) config: Config,
     pub(crate) tail: Tail<Segment>,
     pub(crate) prefix: Prefix<Segment>,
     pub(crate) group: GroupCommit,
     /// Readers of a store share it.
-    pub(crate) table: Arc<Table>,
+    pub(crate) table: Arc<SegmentSet>,
     pub(crate) counters: Counters,
-    pub(crate) background: Background,
+    pub(crate) background: Signals,
     pub(crate) manifest: Mutex<Manifest>,
     pub(crate) truncating: Mutex<()>,
     /// Whether the reserve is given back: a store then takes no puts.
@@ -156,7 +156,7 @@ pub(crate) struct Core {
 
 /// A segment for one frame, which is not active yet. Until it is, nobody rolls.
 pub(crate) struct Alone<'c> {
-    core: &'c Core,
+    writer: &'c LogWriter,
     preparer: Preparer<'c, Segment>,
     segment: Option<Arc<Segment>>,
     len: u64,
@@ -168,14 +168,14 @@ impl<'c> Alone<'c> {
     pub(crate) fn claim(mut self) -> Claim<'c, Segment> {
         let segment = self.segment.take().expect("it is used once");
         let claim = self.preparer.publish_claimed(segment, FIRST_FRAME, self.len);
-        self.core.tail.roll();
+        self.writer.tail.roll();
         claim
     }
 }
 
 impl Drop for Alone<'_> {
     fn drop(&mut self) {
-        self.segment.take().into_iter().for_each(|unused| self.core.discard(unused));
+        self.segment.take().into_iter().for_each(|unused| self.writer.discard(unused));
     }
 }
 
@@ -188,7 +188,7 @@ pub(crate) struct Found {
     pub(crate) previous: u32,
 }
 
-impl Core {
+impl LogWriter {
     /// Starts with a new active segment behind what was found.
     pub(crate) fn start(
         storage: Box<dyn Storage>,
@@ -218,9 +218,9 @@ impl Core {
             prefix: Prefix::new(&tail),
             tail,
             group: GroupCommit::new(start.as_u64()),
-            table: Arc::new(Table::new(segments)),
+            table: Arc::new(SegmentSet::new(segments)),
             counters: Counters::default(),
-            background: Background::default(),
+            background: Signals::default(),
             manifest: Mutex::new(found.manifest),
             truncating: Mutex::default(),
             short_of_space: AtomicBool::new(storage.reserve_is_given()),
@@ -570,7 +570,7 @@ impl Core {
         }
         self.find_slot(&preparer)?;
         let segment = self.create_of(&preparer, prepared)?;
-        Ok(Alone { core: self, preparer, segment: Some(segment), len })
+        Ok(Alone { writer: self, preparer, segment: Some(segment), len })
     }
 
     /// Removes a segment that never was active, its id noted as used.

@@ -7,7 +7,7 @@
 //! log's statistics. Reads go on; so do syncs by callers, who also unmap what they retire.
 
 use crate::error::ThreadFailure;
-use crate::log::core::{Core, Leader};
+use crate::log::writer::{Leader, LogWriter};
 use crate::options::Durability;
 use crate::position::LogPosition;
 use crate::sync::{Mutex, lock};
@@ -45,7 +45,7 @@ pub enum FailPoint {
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Background {
+pub(crate) struct Signals {
     threads: OnceLock<[Thread; 2]>,
     handles: Mutex<Vec<JoinHandle<()>>>,
     stop: AtomicBool,
@@ -57,17 +57,17 @@ pub(crate) struct Background {
     fail_point: AtomicU8,
 }
 
-impl Background {
-    pub(crate) fn start(core: &Arc<Core>) -> std::io::Result<()> {
-        let standby = spawn(STANDBY, core, keep_standby)?;
-        let syncer = spawn(SYNC, core, keep_synced).inspect_err(|_| {
+impl Signals {
+    pub(crate) fn start(writer: &Arc<LogWriter>) -> std::io::Result<()> {
+        let standby = spawn(STANDBY, writer, keep_standby)?;
+        let syncer = spawn(SYNC, writer, keep_synced).inspect_err(|_| {
             // ORDERING: Release; as in `stop`.
-            core.background.stop.store(true, Ordering::Release);
+            writer.background.stop.store(true, Ordering::Release);
             standby.thread().unpark();
         })?;
         let threads = [standby.thread().clone(), syncer.thread().clone()];
-        core.background.threads.get_or_init(|| threads);
-        lock(&core.background.handles).extend([standby, syncer]);
+        writer.background.threads.get_or_init(|| threads);
+        lock(&writer.background.handles).extend([standby, syncer]);
         Ok(())
     }
 
@@ -142,18 +142,18 @@ pub(crate) enum End {
 /// Starts a background thread of the log, or of the store on it, whose failure is kept and told.
 pub(crate) fn spawn(
     name: &'static str,
-    core: &Arc<Core>,
-    run: impl FnOnce(&Core) -> End + Send + 'static,
+    writer: &Arc<LogWriter>,
+    run: impl FnOnce(&LogWriter) -> End + Send + 'static,
 ) -> std::io::Result<JoinHandle<()>> {
-    let core = core.clone();
+    let writer = writer.clone();
     thread::Builder::new().name(name.into()).spawn(move || {
         // What it shares with others is behind locks and atomics, and consistent between statements.
-        let reason = match catch_unwind(AssertUnwindSafe(|| run(&core))) {
+        let reason = match catch_unwind(AssertUnwindSafe(|| run(&writer))) {
             Ok(End::Told) => return,
             Ok(End::Early) => "it was not told to".into(),
             Err(panic) => message(&*panic).into(),
         };
-        core.thread_failed(ThreadFailure { thread: name, reason });
+        writer.thread_failed(ThreadFailure { thread: name, reason });
     })
 }
 
@@ -163,7 +163,7 @@ fn message(panic: &(dyn Any + Send)) -> String {
     format!("it panicked: {}", text.unwrap_or("no message"))
 }
 
-impl Core {
+impl LogWriter {
     /// Refuses writes from now on, and wakes whoever counted on the thread.
     fn thread_failed(&self, failure: ThreadFailure) {
         tracing::error!(%failure, "a background thread failed; the log refuses writes from now on");
@@ -183,19 +183,19 @@ impl Core {
     }
 }
 
-fn keep_standby(core: &Core) -> End {
+fn keep_standby(writer: &LogWriter) -> End {
     let mut wait = RETRY.start;
-    while !core.background.stopped() {
-        core.background.fail_point(FailPoint::Standby);
-        let prepared = core.prepare_standby();
-        if core.populate_some() {
+    while !writer.background.stopped() {
+        writer.background.fail_point(FailPoint::Standby);
+        let prepared = writer.prepare_standby();
+        if writer.populate_some() {
             continue;
         }
-        if core.is_short_of_space() {
-            core.tend_reserve();
+        if writer.is_short_of_space() {
+            writer.tend_reserve();
         }
         match prepared {
-            Ok(()) if !core.is_short_of_space() => {
+            Ok(()) if !writer.is_short_of_space() => {
                 wait = RETRY.start;
                 thread::park();
             }
@@ -209,28 +209,28 @@ fn keep_standby(core: &Core) -> End {
     End::Told
 }
 
-fn keep_synced(core: &Core) -> End {
-    let period = match core.config.durability {
+fn keep_synced(writer: &LogWriter) -> End {
+    let period = match writer.config.durability {
         Durability::Periodic(period) => Some(period.max(SHORTEST)),
         _ => None,
     };
     // A period beyond what a clock can say never ends.
     let next = || period.and_then(|period| Instant::now().checked_add(period));
     let mut due = next();
-    while !core.background.stopped() {
-        core.background.fail_point(FailPoint::Sync);
+    while !writer.background.stopped() {
+        writer.background.fail_point(FailPoint::Sync);
         // A failure is kept and told to every caller; there is nobody here to tell.
-        if core.wants_seal() {
-            let _ = core.seal_finished();
+        if writer.wants_seal() {
+            let _ = writer.seal_finished();
         }
-        if let Some(target) = core.group.wanted() {
-            let _ = core.wait_strictly(LogPosition::from_u64(target), Leader::Background);
+        if let Some(target) = writer.group.wanted() {
+            let _ = writer.wait_strictly(LogPosition::from_u64(target), Leader::Background);
         }
         if due.is_some_and(|due| due <= Instant::now()) {
-            let _ = core.sync_for(Leader::Background);
+            let _ = writer.sync_for(Leader::Background);
             due = next();
         }
-        core.table.reap();
+        writer.table.reap();
         let left = due.map_or(IDLE, |due| due.saturating_duration_since(Instant::now()).min(IDLE));
         thread::park_timeout(left);
     }

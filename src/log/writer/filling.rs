@@ -3,7 +3,7 @@
 //! Inside the closure of an `append_with` a frame is claimed, and a sync of the same log would wait
 //! for it for ever. Other logs may be synced there.
 
-use super::Core;
+use super::LogWriter;
 use crate::error::SyncError;
 use std::cell::{Cell, RefCell};
 use std::mem::ManuallyDrop;
@@ -11,20 +11,20 @@ use std::ptr;
 
 thread_local! {
     /// The log whose closure runs on this thread, by its address; null outside.
-    static INNERMOST: Cell<*const Core> = const { Cell::new(ptr::null()) };
+    static INNERMOST: Cell<*const LogWriter> = const { Cell::new(ptr::null()) };
     /// Those whose closures that one is inside of. Never destroyed, for a thread may append while it
     /// ends; it owns nothing outside of closures.
-    static OUTER: ManuallyDrop<RefCell<Vec<*const Core>>> =
+    static OUTER: ManuallyDrop<RefCell<Vec<*const LogWriter>>> =
         const { ManuallyDrop::new(RefCell::new(Vec::new())) };
 }
 
 /// Marks this thread as inside an `append_with`, also while unwinding out of it.
 pub(super) struct Filling {
     /// What was innermost before.
-    outer: *const Core,
+    outer: *const LogWriter,
 }
 
-impl Core {
+impl LogWriter {
     pub(super) fn enter_append(&self) -> Filling {
         let outer = INNERMOST.replace(self);
         if !outer.is_null() {

@@ -61,19 +61,19 @@ mod tests {
         let options = CommitLog::options().segment_size(4096).segment_unit(4096);
         let options = options.maintenance(Maintenance::Manual);
         let log = options.open_simulated(&SimulatedDisk::new()).expect("a log");
-        let core = log.core().expect("a writer's");
+        let writer = log.writer().expect("a writer's");
         for _ in 0..10 {
             log.append(&[1; 2500]).expect("room");
             log.maintain().expect("a seal");
         }
         assert!(log.stats().segments_sealed > 5);
-        assert_eq!(core.gathering.expected(), 0);
+        assert_eq!(writer.gathering.expected(), 0);
         assert_eq!(log.stats().group_sizes.count, 0);
-        core.sync_for(Leader::Background).expect("a sync");
-        assert_eq!((core.gathering.expected(), log.stats().group_sizes.count), (0, 0));
+        writer.sync_for(Leader::Background).expect("a sync");
+        assert_eq!((writer.gathering.expected(), log.stats().group_sizes.count), (0, 0));
         log.append(b"x").expect("room");
         log.sync().expect("a sync");
-        assert_eq!((core.gathering.expected(), log.stats().group_sizes.max), (1, 1));
+        assert_eq!((writer.gathering.expected(), log.stats().group_sizes.max), (1, 1));
     }
 
     #[test]

@@ -8,8 +8,8 @@
 
 use crate::format::frame::{self, Header, Kind, State, Word};
 use crate::format::header::FIRST_FRAME;
-use crate::log::followers::Followers;
-use crate::log::tail::Tail;
+use crate::log::append::tail::Tail;
+use crate::log::waiters::Waiters;
 use crate::position::LogPosition;
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering, fence, lock};
 use std::ptr::NonNull;
@@ -59,17 +59,17 @@ pub(crate) trait Memory {
 /// Every range that was reserved comes to its end here, committed, void or padded, so none can be
 /// slept through: the end of any of them may be what uncovers the next entry.
 #[inline(always)]
-fn settle(followers: &Followers, place: &AtomicU64, word: u64) {
+fn settle(waiters: &Waiters, place: &AtomicU64, word: u64) {
     // ORDERING: Release; pairs with the Acquire loads of readers and of `read`: who sees the word
     // sees the bytes, and comes after the last access to the segment by the frame's writer.
     place.store(word, Ordering::Release);
-    followers.notify();
+    waiters.notify();
 }
 
 /// Stores a pad: one word, so that there is no moment at which it is half written.
-pub(crate) fn pad<S: Memory>(followers: &Followers, segment: &S, offset: u64, len: u64) {
+pub(crate) fn pad<S: Memory>(waiters: &Waiters, segment: &S, offset: u64, len: u64) {
     let word = frame::bare_word(segment.salt(), offset, len, State::Pad);
-    settle(followers, segment.word(offset), word);
+    settle(waiters, segment.word(offset), word);
 }
 
 /// Makes void what a dead process claimed, and empties it: sound frames may stand inside a batch that
@@ -101,7 +101,7 @@ pub(crate) struct Reserved<'t, S: Memory> {
     word: NonNull<AtomicU64>,
     offset: u64,
     len: u64,
-    followers: &'t Followers,
+    waiters: &'t Waiters,
 }
 
 impl<'t, S: Memory> Reserved<'t, S> {
@@ -112,7 +112,7 @@ impl<'t, S: Memory> Reserved<'t, S> {
     /// and length are multiples of 8; the segment lives until the frame is finished.
     #[inline(always)]
     pub(crate) unsafe fn new(
-        followers: &'t Followers,
+        waiters: &'t Waiters,
         segment: NonNull<S>,
         offset: u64,
         len: u64,
@@ -127,14 +127,14 @@ impl<'t, S: Memory> Reserved<'t, S> {
         // ORDERING: Release fence; pairs with the death of the process: no byte of the body
         // reaches memory before the claim, so recovery never meets a body behind a zero word.
         fence(Ordering::Release);
-        Self { segment, word: NonNull::from(place), offset, len, followers }
+        Self { segment, word: NonNull::from(place), offset, len, waiters }
     }
 
     /// Puts it under a guard that voids the frame if it is not finished.
     #[inline]
     pub(crate) fn guard(self) -> Claim<'t, S> {
-        let Self { segment, offset, len, followers, .. } = self;
-        Claim { segment, offset, len, followers }
+        let Self { segment, offset, len, waiters, .. } = self;
+        Claim { segment, offset, len, waiters }
     }
 
     /// Writes the whole frame, and makes it readable.
@@ -152,7 +152,7 @@ impl<'t, S: Memory> Reserved<'t, S> {
         let word = frame::commit_word(segment.salt(), self.offset, self.len, header, crc);
         // SAFETY: in the segment, which is alive.
         let place = unsafe { self.word.as_ref() };
-        settle(self.followers, place, word);
+        settle(self.waiters, place, word);
         position
     }
 }
@@ -177,7 +177,7 @@ pub(crate) struct Claim<'t, S: Memory> {
     segment: NonNull<S>,
     offset: u64,
     len: u64,
-    followers: &'t Followers,
+    waiters: &'t Waiters,
 }
 
 impl<S: Memory> Claim<'_, S> {
@@ -248,7 +248,7 @@ impl<S: Memory> Claim<'_, S> {
         let segment = claim.segment();
         let position = LogPosition::new(segment.id(), claim.offset as u32);
         let word = frame::commit_word(segment.salt(), claim.offset, claim.len, header, crc);
-        settle(claim.followers, segment.word(claim.offset), word);
+        settle(claim.waiters, segment.word(claim.offset), word);
         position
     }
 }
@@ -257,7 +257,7 @@ impl<S: Memory> Drop for Claim<'_, S> {
     fn drop(&mut self) {
         let segment = self.segment();
         let word = frame::bare_word(segment.salt(), self.offset, self.len, State::Void);
-        settle(self.followers, segment.word(self.offset), word);
+        settle(self.waiters, segment.word(self.offset), word);
     }
 }
 

@@ -9,11 +9,11 @@
 //! * A log that is opened without a byte free begins with a segment in memory that has no room at
 //!   all; the first write makes a real one in its place, as after any segment that is full.
 
-use super::{Core, Next};
+use super::{LogWriter, Next};
 use crate::error::AppendError;
 use crate::format::frame;
 use crate::format::header::{FIRST_FRAME, FileIdentity, Origin, SegmentHeader};
-use crate::log::tail::Preparer;
+use crate::log::append::tail::Preparer;
 use crate::options::Config;
 use crate::random::random_u64;
 use crate::segment::Segment;
@@ -198,7 +198,7 @@ pub(super) fn create_first(
     }
 }
 
-impl Core {
+impl LogWriter {
     /// Creates a segment that can become active next, with room for a frame of this length.
     pub(super) fn create(
         &self,

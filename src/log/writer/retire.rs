@@ -1,17 +1,17 @@
 //! What a merge asks of the log: segments beside it, and that others are gone for good.
 
-use super::Core;
+use super::LogWriter;
 use crate::error::AppendError;
 use crate::format::frame::{self, Kind, SYNC_MARK};
 use crate::format::header::FIRST_FRAME;
-use crate::log::scan;
-use crate::log::table::Listed;
 use crate::options::MAX_SEGMENT;
+use crate::segment::scan;
+use crate::segment::set::Listed;
 use crate::segment::{Segment, file_name, hint_name};
 use crate::sync::lock;
 use std::io;
 
-impl Core {
+impl LogWriter {
     /// Creates a segment that is no part of the log and in no table yet, with room for frames of
     /// this length together, which are moved out of these segments. That stands in it from the
     /// beginning: so recovery can tell what a merge left that was cut short, whose inputs are all

@@ -56,7 +56,7 @@ struct Kept {
 }
 
 #[derive(Debug)]
-pub(crate) struct Table {
+pub(crate) struct SegmentSet {
     current: Atomic<Snapshot>,
     /// Also makes replacing exclusive.
     owned: Mutex<Kept>,
@@ -90,7 +90,7 @@ impl Drop for Pin<'_> {
     }
 }
 
-impl Table {
+impl SegmentSet {
     pub(crate) fn new(segments: Vec<Arc<Segment>>) -> Self {
         let current = Atomic::new(list(&segments));
         Self { current, owned: Mutex::new(Kept { segments, retired: Vec::new() }) }
@@ -249,7 +249,7 @@ fn list(segments: &[Arc<Segment>]) -> Snapshot {
     segments.iter().map(|segment| Listed(NonNull::from(&**segment))).collect()
 }
 
-impl Drop for Table {
+impl Drop for SegmentSet {
     fn drop(&mut self) {
         let current = std::mem::replace(&mut self.current, Atomic::null());
         // SAFETY: `&mut self`: no other thread loads it any more.
@@ -266,10 +266,10 @@ mod tests {
     #[test]
     fn a_segment_is_kept_while_somebody_looks_at_the_list() {
         let log = CommitLog::in_memory();
-        let core = log.core().expect("a log for writing");
-        let segment = core.table.segments()[0].id();
-        let other = Table::new(Vec::new());
-        other.insert(core.create_merged(64, &[segment]).map(Arc::new).expect("there is room"));
+        let writer = log.writer().expect("a log for writing");
+        let segment = writer.table.segments()[0].id();
+        let other = SegmentSet::new(Vec::new());
+        other.insert(writer.create_merged(64, &[segment]).map(Arc::new).expect("there is room"));
         other.with(|all| {
             let id = all[0].id();
             other.remove(|doomed| doomed == id);
@@ -286,9 +286,9 @@ mod tests {
     #[test]
     fn a_segment_is_kept_while_it_is_pinned() {
         let log = CommitLog::in_memory();
-        let core = log.core().expect("a log for writing");
-        let table = Table::new(Vec::new());
-        table.insert(core.create_merged(64, &[1]).map(Arc::new).expect("there is room"));
+        let writer = log.writer().expect("a log for writing");
+        let table = SegmentSet::new(Vec::new());
+        table.insert(writer.create_merged(64, &[1]).map(Arc::new).expect("there is room"));
         let id = table.segments()[0].id();
         let pin = table.pin(id).expect("it is listed");
         table.remove(|doomed| doomed == id);

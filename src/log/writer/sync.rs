@@ -1,20 +1,20 @@
 //! Group commit as the log does it: who leads a sync, what it syncs and seals, and the mark it leaves.
 
 use super::gather::Leader;
-use super::{Core, Mark, SEAL_BACKLOG, WORTH_RELEASING};
+use super::{LogWriter, Mark, SEAL_BACKLOG, WORTH_RELEASING};
 use crate::error::SyncError;
 use crate::format::frame::{self, Header, Kind};
 use crate::format::header::{FIRST_FRAME, Seal};
-use crate::log::background::FailPoint;
-use crate::log::commit::Finished;
-use crate::log::group::Failure;
+use crate::log::append::claim::Finished;
+use crate::log::group_commit::Failure;
+use crate::log::maintenance::FailPoint;
 use crate::position::LogPosition;
 use crate::sync::{Patience, lock};
 use std::io;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-impl Core {
+impl LogWriter {
     /// Makes everything before the tail durable, and says where that is.
     pub(crate) fn sync(&self) -> Result<LogPosition, SyncError> {
         self.sync_for(Leader::Caller)

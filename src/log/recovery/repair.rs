@@ -2,18 +2,18 @@
 
 #![allow(unsafe_code, reason = "repairs segments that nobody else has open")]
 
-use super::inspect::{BEHIND_THE_END, Fate, Inspected, Inspection, Source};
+use super::classify::{BEHIND_THE_END, Fate, Inspected, Inspection, Source};
 use super::report::{RecoveryReport, SetAside};
 use super::salvage;
 use crate::error::OpenError;
 use crate::format::frame::{self, State};
 use crate::format::header::FIRST_FRAME;
 use crate::format::manifest::Manifest;
-use crate::log::commit;
-use crate::log::core::{Found, seal_and_shrink};
-use crate::log::scan::{self, Repair, Scan};
+use crate::log::append::claim;
+use crate::log::writer::{Found, seal_and_shrink};
 use crate::options::RecoveryMode;
 use crate::random::{random_bytes, random_u64};
+use crate::segment::scan::{self, Repair, Scan};
 use crate::segment::{Segment, file_name, hint_id_of, id_of};
 use crate::storage::{Access, Storage, io_error};
 use std::io;
@@ -256,7 +256,7 @@ fn repair_and_seal(segment: &Segment, scan: &Scan, clear_end: bool) -> io::Resul
     for &(gap, repair) in &scan.repairs {
         if repair == Repair::DeadClaim {
             // SAFETY: the process died, says the scan, and this thread is alone with the segment.
-            unsafe { commit::bury(segment, gap.offset, gap.len) };
+            unsafe { claim::bury(segment, gap.offset, gap.len) };
             continue;
         }
         let word = repaired_word(segment, gap.offset, gap.len, repair);
@@ -274,7 +274,7 @@ fn repair_and_seal(segment: &Segment, scan: &Scan, clear_end: bool) -> io::Resul
     if clear_end {
         return seal_and_shrink(segment, scan.end, scan.frames);
     }
-    crate::log::core::seal_durably(segment, scan.end, scan.frames)
+    crate::log::writer::seal_durably(segment, scan.end, scan.frames)
 }
 
 /// What is in the folder by now, with the reason where it came there just now.

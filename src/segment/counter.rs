@@ -8,10 +8,10 @@ const STRIPES: usize = 4;
 
 /// A sum that many threads add to.
 #[derive(Debug, Default)]
-pub(crate) struct Sum([CachePadded<AtomicU64>; STRIPES]);
+pub(crate) struct StripedCounter([CachePadded<AtomicU64>; STRIPES]);
 
 // ORDERING: Relaxed throughout; sums order nothing.
-impl Sum {
+impl StripedCounter {
     pub(crate) fn add(&self, amount: u64) {
         self.0[stripe() % STRIPES].fetch_add(amount, Relaxed);
     }

@@ -1,13 +1,13 @@
 //! The writer's side of a store: its log, and the one merge, beside what reading takes.
 
-use super::policy::{MergePolicy, Settled};
+use super::merge::policy::{MergePolicy, Settled};
 use super::stats::{MergeTotals, WriteCounters};
 use super::view::View;
 pub(crate) use super::view::{Damage, frame_len, is_put, key_at, origin_of};
 use crate::error::Corruption;
-use crate::log::core::Core;
+use crate::log::writer::LogWriter;
 use crate::options::RecoveryMode;
-use crate::segment::{Segment, Sum};
+use crate::segment::{Segment, StripedCounter};
 use crate::storage::Storage;
 use crate::sync::{Mutex, MutexGuard, lock};
 use std::collections::BTreeMap;
@@ -16,10 +16,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 #[derive(Debug)]
-pub(crate) struct Index {
+pub(crate) struct StoreInner {
     /// Its table is the log's.
     view: View,
-    pub(crate) core: Arc<Core>,
+    pub(crate) writer: Arc<LogWriter>,
     pub(crate) writes: WriteCounters,
     pub(crate) policy: MergePolicy,
     /// Held by the one merge, and by whatever must not see the segments change.
@@ -31,7 +31,7 @@ pub(crate) struct Index {
     /// Segments that merging by the policy gains nothing from.
     pub(crate) settled: Mutex<Settled>,
     /// Bytes of frames that merges have dropped, over the store's life.
-    pub(crate) reclaimed: Sum,
+    pub(crate) reclaimed: StripedCounter,
     /// Held by the one who is next: a mutex alone lets a thread that merges again and again have it
     /// again and again.
     next: Mutex<()>,
@@ -72,20 +72,20 @@ impl std::fmt::Debug for Merging {
     }
 }
 
-impl Index {
+impl StoreInner {
     pub(crate) fn new(
-        core: Arc<Core>,
+        writer: Arc<LogWriter>,
         view: View,
         policy: MergePolicy,
         damaged: BTreeMap<u32, Damaged>,
     ) -> Self {
         // As the newest of the hints has it.
         let looked_at = |segment: &Arc<Segment>| segment.looked_at.get();
-        let reclaimed = Sum::default();
-        reclaimed.add(core.table.segments().iter().map(looked_at).max().unwrap_or(0));
+        let reclaimed = StripedCounter::default();
+        reclaimed.add(writer.table.segments().iter().map(looked_at).max().unwrap_or(0));
         Self {
             view,
-            core,
+            writer,
             writes: WriteCounters::default(),
             policy,
             merging: Mutex::default(),
@@ -140,18 +140,18 @@ impl Deref for Contents<'_> {
     }
 }
 
-impl Index {
+impl StoreInner {
     pub(crate) fn contents(&self) -> Contents<'_> {
         Contents {
             view: &self.view,
-            storage: &*self.core.storage,
+            storage: &*self.writer.storage,
             damaged: &self.damaged,
-            salvage: self.core.config.recovery_mode == RecoveryMode::Salvage,
+            salvage: self.writer.config.recovery_mode == RecoveryMode::Salvage,
         }
     }
 }
 
-impl Deref for Index {
+impl Deref for StoreInner {
     type Target = View;
 
     fn deref(&self) -> &View {

@@ -17,8 +17,8 @@
 
 #![allow(unsafe_code, reason = "slots are shared by the protocol above")]
 
-use crate::log::commit::{Claim, Memory, Reserved, pad};
-use crate::log::followers::Followers;
+use crate::log::append::claim::{Claim, Memory, Reserved, pad};
+use crate::log::waiters::Waiters;
 use crate::position::LogPosition;
 use crate::sync::{
     Arc, AtomicPtr, AtomicU64, Mutex, MutexGuard, Ordering, UnsafeCell, fence, lock,
@@ -71,7 +71,7 @@ pub(crate) struct Tail<S> {
     /// Every roll before this one is finished.
     finished: AtomicU64,
     /// Those who wait for a frame to be finished. Here, so that every range comes with them.
-    pub(crate) followers: Followers,
+    pub(crate) waiters: Waiters,
 }
 
 // SAFETY: slots are written by the holder of `preparing` alone, while no roll uses them, and read
@@ -105,7 +105,7 @@ impl<S: Memory> Tail<S> {
             slots: slots.collect(),
             preparing: Mutex::new(Preparing { next_roll: 1 }),
             finished: AtomicU64::new(1),
-            followers: Followers::default(),
+            waiters: Waiters::default(),
         };
         let published = tail.preparer().publish(first, offset);
         assert!(published.is_ok() && tail.roll());
@@ -160,11 +160,11 @@ impl<S: Memory> Tail<S> {
         if start + units <= LIMIT {
             // SAFETY: the range is this thread's alone, by the fetch_add, and the slot's Arc keeps
             // the segment alive until the frame is finished.
-            return Some(unsafe { Reserved::new(&self.followers, memory, offset, units * 8) });
+            return Some(unsafe { Reserved::new(&self.waiters, memory, offset, units * 8) });
         }
         // SAFETY: start < LIMIT, so this thread owns the rest, and the segment is unfinished until
         // it has padded that.
-        pad(&self.followers, unsafe { memory.as_ref() }, offset, (LIMIT - start) * 8);
+        pad(&self.waiters, unsafe { memory.as_ref() }, offset, (LIMIT - start) * 8);
         None
     }
 
@@ -340,7 +340,7 @@ impl<'t, S: Memory> Preparer<'t, S> {
         let memory = NonNull::from(&*segment);
         // SAFETY: nobody else has the segment yet, and it is published with the range taken; the
         // slot then keeps it alive until the frame is finished.
-        let claim = unsafe { Reserved::new(&self.tail.followers, memory, at, len) }.guard();
+        let claim = unsafe { Reserved::new(&self.tail.waiters, memory, at, len) }.guard();
         self.publish(segment, at + len).expect("the caller has found a slot");
         claim
     }

@@ -2,14 +2,14 @@
 
 use crate::error::{OpenError, ReadError};
 use crate::format::header::FIRST_FRAME;
-use crate::log::commit::{is_frame, is_frame_before};
-use crate::log::core::Core;
+use crate::log::append::claim::{is_frame, is_frame_before};
+use crate::log::append::tail::is_after;
 use crate::log::recovery;
-use crate::log::scan;
-use crate::log::table::{Pin, Table, locate};
-use crate::log::tail::is_after;
+use crate::log::writer::LogWriter;
 use crate::position::LogPosition;
 use crate::segment::Segment;
+use crate::segment::scan;
+use crate::segment::set::{Pin, SegmentSet, locate};
 use crate::storage::Storage;
 use crate::sync::{Mutex, lock};
 use std::collections::BTreeSet;
@@ -23,7 +23,7 @@ const POLL: std::ops::Range<Duration> = Duration::from_micros(200)..Duration::fr
 #[derive(Debug)]
 pub(crate) struct ReadOnly {
     pub(crate) storage: Box<dyn Storage>,
-    pub(crate) table: Table,
+    pub(crate) table: SegmentSet,
     /// Whether segments may be missing: lost to damage, or merged by the store that lives here.
     pub(crate) gaps: bool,
     /// The lowest id that a new segment may take, as the MANIFEST had it when it was read last.
@@ -34,14 +34,14 @@ pub(crate) struct ReadOnly {
 
 #[derive(Debug)]
 pub(crate) enum View {
-    Writer(Arc<Core>),
+    Writer(Arc<LogWriter>),
     ReadOnly(ReadOnly),
 }
 
 impl View {
-    pub(crate) fn table(&self) -> &Table {
+    pub(crate) fn table(&self) -> &SegmentSet {
         match self {
-            Self::Writer(core) => &core.table,
+            Self::Writer(writer) => &writer.table,
             Self::ReadOnly(log) => &log.table,
         }
     }
@@ -54,7 +54,7 @@ impl View {
 
     pub(crate) fn tail(&self) -> LogPosition {
         match self {
-            Self::Writer(core) => core.tail.position(),
+            Self::Writer(writer) => writer.tail.position(),
             Self::ReadOnly(log) => log.tail(),
         }
     }
@@ -63,7 +63,7 @@ impl View {
     pub(crate) fn next_id(&self) -> u32 {
         let known = self.table().last().map_or(0, |id| id.saturating_add(1));
         known.max(match self {
-            Self::Writer(core) => core.next_id(),
+            Self::Writer(writer) => writer.next_id(),
             // ORDERING: Relaxed; a number by itself.
             Self::ReadOnly(log) => log.next_id.load(Ordering::Relaxed),
         })
@@ -72,10 +72,10 @@ impl View {
     /// The next segment of the log, once it is active.
     pub(crate) fn segment_after(&self, id: u32) -> Result<Option<Pin<'_>>, ReadError> {
         match self {
-            Self::Writer(core) => {
+            Self::Writer(writer) => {
                 // Before the table: a standby that was taken back is then not in it any more.
-                let active = core.tail.roll_number();
-                let pin = core.table.pin_after(id);
+                let active = writer.tail.roll_number();
+                let pin = writer.table.pin_after(id);
                 let begun = |roll: u32| !is_after(u64::from(roll), active);
                 Ok(pin.filter(|segment| segment.roll.is_none_or(begun)))
             }
@@ -99,7 +99,7 @@ impl View {
     /// Whether a store lives on the log: then it has gaps, where segments without entries were.
     pub(crate) fn is_store(&self) -> bool {
         match self {
-            Self::Writer(core) => lock(&core.manifest).secret.is_some(),
+            Self::Writer(writer) => lock(&writer.manifest).secret.is_some(),
             Self::ReadOnly(log) => log.gaps,
         }
     }
@@ -131,14 +131,14 @@ impl View {
     /// at all.
     #[inline]
     pub(crate) fn look_until(&self, position: LogPosition, segment: &Segment) -> Option<u64> {
-        let Self::Writer(core) = self else { return look_until_of_others(position, segment) };
-        let mut prefix = core.prefix.position();
+        let Self::Writer(writer) = self else { return look_until_of_others(position, segment) };
+        let mut prefix = writer.prefix.position();
         if position >= prefix {
-            prefix = core.prefix.advance(&core.tail);
+            prefix = writer.prefix.advance(&writer.tail);
         }
         let same = prefix.segment() == segment.id();
         if position >= prefix {
-            let active = core.tail.roll_number();
+            let active = writer.tail.roll_number();
             let begun = segment.roll.is_some_and(|roll| !is_after(u64::from(roll), active));
             let from = if same { u64::from(prefix.offset()) } else { FIRST_FRAME };
             let is_frame = begun && is_frame(segment, from, u64::from(position.offset()));
@@ -150,7 +150,7 @@ impl View {
     /// Waits until `ready` or the deadline.
     pub(crate) fn wait(&self, deadline: Option<Instant>, mut ready: impl FnMut() -> bool) -> bool {
         match self {
-            Self::Writer(core) => core.tail.followers.wait(deadline, ready),
+            Self::Writer(writer) => writer.tail.waiters.wait(deadline, ready),
             Self::ReadOnly(_) => {
                 let mut pause = POLL.start;
                 loop {

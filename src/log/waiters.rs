@@ -11,12 +11,12 @@ use crate::sync::{
 use std::time::Instant;
 
 #[derive(Debug, Default)]
-pub(crate) struct Followers {
+pub(crate) struct Waiters {
     waiting: AtomicUsize,
     threads: Mutex<Vec<Thread>>,
 }
 
-impl Followers {
+impl Waiters {
     /// After a frame was finished: wakes those who wait.
     #[inline]
     pub(crate) fn notify(&self) {
@@ -60,7 +60,7 @@ impl Followers {
 }
 
 /// Until it waits no longer, also if `ready` panics.
-struct Registered<'f>(&'f Followers);
+struct Registered<'f>(&'f Waiters);
 
 impl Drop for Registered<'_> {
     fn drop(&mut self) {
