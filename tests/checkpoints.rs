@@ -1,8 +1,7 @@
 //! Positions that come from elsewhere, and readers of logs that others write, close, or lose.
 
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
 use tailcask::{
     CommitLog, LogOptions, LogPosition, Maintenance, OpenError, ReadError, RecoveryMode,
@@ -90,74 +89,96 @@ fn a_checkpoint_before_the_beginning_is_an_error() {
 /// L3: what stood inside a batch that a death cut short could be read at its positions.
 #[test]
 fn nothing_of_a_dead_batch_can_be_read() {
-    let disk = SimulatedDisk::new();
-    let log = CommitLog::options().maintenance(Maintenance::Manual).open_simulated(&disk).unwrap();
-    let done = AtomicBool::new(false);
-    let batch = vec![&[9u8; 40][..]; 20_000];
-    let image = thread::scope(|scope| {
-        scope.spawn(|| {
-            while !done.load(Ordering::SeqCst) {
-                log.append_batch(&batch).unwrap();
-            }
-        });
-        // Until one is caught in the middle; give up after a while, and test what there is.
-        let deadline = Instant::now() + Duration::from_secs(20);
-        let image = loop {
-            let image = disk.process_death();
-            let look = image.process_death();
-            let log = CommitLog::options().maintenance(Maintenance::Manual).open_simulated(&look);
-            if log.unwrap().recovery().dead_claims > 0 || Instant::now() > deadline {
-                break image;
-            }
-        };
-        done.store(true, Ordering::SeqCst);
-        image
-    });
-    log.abort();
-    let log = CommitLog::options().maintenance(Maintenance::Manual).open_simulated(&image).unwrap();
-    assert!(log.recovery().dead_claims > 0, "no batch was caught in the middle");
-    nothing_behind_the_last_entry_is_one(&log);
+    // The process dies with all of the entries written, with some, and with none.
+    for written in [20_000 * BATCHED, 9_000 * BATCHED + 24, 0] {
+        let disk = SimulatedDisk::new();
+        let log = whole().open_simulated(&disk).unwrap();
+        log.append(b"before").unwrap();
+        let batch = batch_of(&log, 20_000);
+        let image = disk.process_death();
+        log.abort();
+        let mut bytes = image.read(&segment(1)).unwrap();
+        let head = batch[0].offset() as usize - 16;
+        claim(&mut bytes, head);
+        bytes[head + 16 + written..].fill(0);
+        assert!(image.write(&segment(1), &bytes));
+
+        let log = whole().open_simulated(&image).unwrap();
+        assert_eq!(log.recovery().dead_claims, 1);
+        let all = entries(&log);
+        assert_eq!(all.len(), 1);
+        assert_eq!(all[0].1, b"before");
+        // Where its entries began, and everywhere else in the first pages of it.
+        for position in batch.into_iter().chain((head..head + 4096).step_by(8).map(first)) {
+            assert!(log.read(position).is_err(), "{position} is in no entry that counts");
+        }
+    }
 }
 
-/// The same for one who reads what was left, and repairs nothing; or who reads beside the writer.
+/// The same for one who reads beside the writer, and repairs nothing.
 #[test]
 fn nothing_of_an_unfinished_batch_can_be_read_by_another_process() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("log");
-    let log = CommitLog::options().maintenance(Maintenance::Manual).open(&path).unwrap();
-    log.append(b"before").unwrap();
-    let done = AtomicBool::new(false);
-    let batch = vec![&[9u8; 40][..]; 300_000];
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            while !done.load(Ordering::SeqCst) {
-                log.append_batch(&batch).unwrap();
-            }
-        });
-        let (deadline, mut caught) = (Instant::now() + Duration::from_secs(5), 0);
-        while Instant::now() < deadline && caught < 2 {
-            let reader = CommitLog::open_read_only(&path).unwrap();
-            let tail = reader.tail();
-            let state = |at| reader.frames(at).next().map(|frame| frame.unwrap().state);
-            // The first frame inside a batch that is in the making.
-            let read = reader.read(LogPosition::from_u64(tail.as_u64() + 16)).is_ok();
-            if state(tail) == Some("claimed") {
-                assert!(!read, "an entry of a batch that is not committed");
-                caught += 1;
-            }
-        }
-        done.store(true, Ordering::SeqCst);
-    });
+    let log = whole().open(&path).unwrap();
+    let before = log.append(b"before").unwrap();
+    let batch = batch_of(&log, 2000);
+    // The file is what the writer has mapped: now the batch is as it is before its commit.
+    let name = path.join(segment(1));
+    let head = batch[0].offset() as usize - 16;
+    let mut bytes = std::fs::read(&name).unwrap();
+    let committed: [u8; 8] = bytes[head..head + 8].try_into().unwrap();
+    claim(&mut bytes, head);
+    let file = std::fs::OpenOptions::new().write(true).open(&name).unwrap();
+    file.write_all_at(&bytes[head..head + 8], head as u64).unwrap();
+
+    let reader = CommitLog::open_read_only(&path).unwrap();
+    let state = reader.frames(first(head)).next().unwrap().unwrap().state;
+    let read = entries(&reader);
+    let inside: Vec<_> = batch.iter().filter(|at| reader.read(**at).is_ok()).collect();
+    // Before anything can fail here: the writer waits for what is under way when it goes.
+    file.write_all_at(&committed, head as u64).unwrap();
+    assert_eq!(state, "claimed");
+    assert_eq!(read, [(before, b"before".to_vec())]);
+    assert!(inside.is_empty(), "entries of a batch that is not committed: {inside:?}");
+
+    assert_eq!(entries(&reader).len(), 1 + batch.len());
+    assert!(batch.iter().all(|at| *reader.read(*at).unwrap() == [9; 40]));
     log.close().unwrap();
 }
 
-fn nothing_behind_the_last_entry_is_one(log: &CommitLog) {
-    // The dead batch stands behind the last entry.
-    let (last, entry) = entries(log).pop().unwrap();
-    let from = last.as_u64() + 16 + entry.len() as u64;
-    for position in (from..from + 4096).step_by(8).map(LogPosition::from_u64) {
-        assert!(log.read(position).is_err(), "{position} is in no entry that counts");
-    }
+/// Segments that hold a batch as a whole.
+fn whole() -> LogOptions {
+    CommitLog::options().maintenance(Maintenance::Manual).initial_segment_size(4 << 20)
+}
+
+/// Bytes of a frame of such a batch.
+const BATCHED: usize = 16 + 40;
+
+fn batch_of(log: &CommitLog, entries: usize) -> Vec<LogPosition> {
+    let batch = log.append_batch(&vec![&[9u8; 40][..]; entries]).unwrap();
+    assert!(batch.iter().all(|position| position.segment() == 1));
+    batch
+}
+
+/// A position in the first segment.
+fn first(offset: usize) -> LogPosition {
+    LogPosition::from_u64(1 << 32 | offset as u64)
+}
+
+fn segment(id: u32) -> String {
+    format!("{id:020}.seg")
+}
+
+/// Makes the frame at an offset of a segment one that is not committed yet, as in `format/frame.rs`.
+fn claim(bytes: &mut [u8], at: usize) {
+    let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+    let (salt, low) = (word(24), word(at) & 0xffff_fff8 | 1);
+    let place = ((at as u64) << 32 | low) ^ 0x9e37_79b9_7f4a_7c15;
+    let product = u128::from(salt) * u128::from(place);
+    let folded = product as u64 ^ (product >> 64) as u64;
+    let check = folded as u32 ^ (folded >> 32) as u32;
+    bytes[at..at + 8].copy_from_slice(&(u64::from(check) << 32 | low).to_le_bytes());
 }
 
 /// L2: what recovery would leave out, a follower leaves out, too, and goes on doing so.
