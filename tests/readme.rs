@@ -1,0 +1,96 @@
+//! The README tells the truth: its examples run, and its commands and options exist.
+
+use std::error::Error;
+
+const README: &str = include_str!("../README.md");
+
+/// The README's first example, verbatim.
+mod store {
+    use tailcask::{Batch, Durability, Store};
+
+    pub(super) fn main() -> Result<(), Box<dyn std::error::Error>> {
+        let store = Store::options().durability(Durability::Synced).open("my.db")?;
+
+        store.put("colour", "green")?; // on the device when this returns
+        let value = store.get("colour")?.expect("it was just put");
+        assert_eq!(&*value, b"green"); // read in place, checksum verified
+        drop(value);
+
+        let mut batch = Batch::new();
+        batch.put("shape", "round").delete("colour");
+        store.write(&batch)?; // all of it or nothing
+
+        let merged = store.merge()?; // the store also merges in the background, as needed
+        println!("{} bytes reclaimed", merged.bytes_reclaimed);
+        store.backup("my.backup")?; // hard links; readers and writers carry on
+        store.close()?;
+        Ok(())
+    }
+}
+
+/// The README's second example, verbatim.
+mod log {
+    use tailcask::{CommitLog, Durability};
+
+    pub(super) fn main() -> Result<(), Box<dyn std::error::Error>> {
+        let log = CommitLog::options().durability(Durability::Synced).open("my.log")?;
+
+        let position = log.append(b"one record")?; // on the device when this returns
+        log.append_batch(&[b"all", b"or", b"none"])?; // one reservation, one sync
+        assert_eq!(&*log.read(position)?, b"one record"); // read in place, checksum verified
+
+        let mut reader = log.reader();
+        while let Some(entry) = reader.next_entry()? {
+            println!("{} has {} bytes", entry.position(), entry.len());
+        }
+        drop(reader);
+        log.close()?; // the next open has nothing to scan
+        Ok(())
+    }
+}
+
+/// Lines of code, without indentation and visibility.
+fn lines(code: &str) -> Vec<&str> {
+    let lines = code.lines().map(|line| line.trim().trim_start_matches("pub(super) "));
+    lines.filter(|line| !line.is_empty()).collect()
+}
+
+#[test]
+fn the_examples_run_and_are_the_ones_above() -> Result<(), Box<dyn Error>> {
+    let above = lines(include_str!("readme.rs"));
+    let blocks: Vec<_> = README.split("```rust\n").skip(1).collect();
+    assert_eq!(blocks.len(), 2, "an example for the store, and one for the log");
+    for block in blocks {
+        let example = lines(block.split("```").next().unwrap_or_default());
+        let same = above.windows(example.len()).any(|part| part == example);
+        assert!(same, "copy this example into tests/readme.rs: {example:#?}");
+    }
+    let dir = tempfile::tempdir()?;
+    std::env::set_current_dir(dir.path())?;
+    store::main()?;
+    log::main()
+}
+
+/// Each line of the README's list of commands: the command, and options of it.
+#[cfg(feature = "cli")]
+#[test]
+fn the_commands_and_their_options_exist() {
+    let list = README.split("```text\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let commands = list.lines().filter(|line| !line.is_empty());
+    let mut checked = 0;
+    for line in commands {
+        let words = line.split_whitespace().skip(1);
+        let command: Vec<_> = words
+            .take_while(|word| word.chars().all(|letter| letter.is_ascii_lowercase()))
+            .collect();
+        let mut tailcask = std::process::Command::new(env!("CARGO_BIN_EXE_tailcask"));
+        let output = tailcask.args(&command).arg("--help").output().unwrap();
+        let help = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success(), "{line}");
+        for option in line.split([' ', ',', ';']).filter(|word| word.starts_with("--")) {
+            assert!(help.contains(option), "{line}: no {option} in {help}");
+        }
+        checked += 1;
+    }
+    assert_eq!(checked, 18);
+}
