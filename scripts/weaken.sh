@@ -34,13 +34,13 @@ log/append/claim.rs|settle: Release (for the walker)|/^fn settle\(/,/^}/ s/(stor
 log/append/claim.rs|settle: Release (for a batch)|/^fn settle\(/,/^}/ s/(store\(word, Ordering::)Release/\1Relaxed/|a_batch_is_seen_whole|
 log/append/claim.rs|settle: Release (of a void)|/^fn settle\(/,/^}/ s/(store\(word, Ordering::)Release/\1Relaxed/|a_segment_is_let_go_after_a_void|
 log/append/claim.rs|settle: Release (of a pad)|/^fn settle\(/,/^}/ s/(store\(word, Ordering::)Release/\1Relaxed/|a_segment_is_let_go_after_a_pad|
-log/append/claim.rs|is_frame: Acquire|/fn is_frame/,/^}/ s/(place\.load\(Ordering::)Acquire/\1Relaxed/|what_one_found_another_walks_on_from|
-log/append/claim.rs|is_frame: Release|/fn is_frame/,/^}/ s/(place\.store\(offset, Ordering::)Release/\1Relaxed/|what_one_found_another_walks_on_from|
+log/append/prefix.rs|is_frame: Acquire|/fn is_frame/,/^}/ s/(place\.load\(Ordering::)Acquire/\1Relaxed/|what_one_found_another_walks_on_from|
+log/append/prefix.rs|is_frame: Release|/fn is_frame/,/^}/ s/(place\.store\(offset, Ordering::)Release/\1Relaxed/|what_one_found_another_walks_on_from|
 log/append/claim.rs|claim: Release fence|/unsafe fn new/,/^    }/ s/^ *fence\(Ordering::Release\);//|a_dead_process_leaves_no_body_without_a_claim|
-log/append/claim.rs|Prefix::position: Acquire|/fn position\(&self\) -> LogPosition \{$/,/^    }/ s/(position\.load\(Ordering::)Acquire/\1Relaxed/|what_is_before_the_prefix_may_be_read|
-log/append/claim.rs|Prefix::advance: Release|/fn advance/,/^    }/ s/(store\(position\.as_u64\(\), Ordering::)Release/\1Relaxed/|what_is_before_the_prefix_may_be_read|
-log/append/claim.rs|read: Acquire|/^fn read</,/^}/ s/(load\(Ordering::)Acquire/\1Relaxed/|what_is_before_the_prefix_may_be_read|
-log/append/claim.rs|read: Acquire (before a slot is let go)|/^fn read</,/^}/ s/(load\(Ordering::)Acquire/\1Relaxed/|a_segment_is_let_go_after_a_void|
+log/append/prefix.rs|Prefix::position: Acquire|/fn position\(&self\) -> LogPosition \{$/,/^    }/ s/(position\.load\(Ordering::)Acquire/\1Relaxed/|what_is_before_the_prefix_may_be_read|
+log/append/prefix.rs|Prefix::advance: Release|/fn advance/,/^    }/ s/(store\(position\.as_u64\(\), Ordering::)Release/\1Relaxed/|what_is_before_the_prefix_may_be_read|
+log/append/prefix.rs|read: Acquire|/^fn read</,/^}/ s/(load\(Ordering::)Acquire/\1Relaxed/|what_is_before_the_prefix_may_be_read|
+log/append/prefix.rs|read: Acquire (before a slot is let go)|/^fn read</,/^}/ s/(load\(Ordering::)Acquire/\1Relaxed/|a_segment_is_let_go_after_a_void|
 log/group_commit.rs|durable: Acquire|/fn durable/,/^    }/ s/(durable\.load\(Ordering::)Acquire/\1Relaxed/|the_watermark_comes_after_the_sync|
 log/group_commit.rs|finish: Release|/fn finish/,/^    }/ s/(durable\.store\(durable, Ordering::)Release/\1Relaxed/|the_watermark_comes_after_the_sync|
 log/waiters.rs|notify: barrier|s/^ *light_barrier\(\);//|no_commit_is_slept_through|
@@ -48,7 +48,7 @@ log/waiters.rs|wait: barrier|s/^ *heavy_barrier\(\);//|no_commit_is_slept_throug
 segment/pins.rs|unpin: Release|/fn unpin/,/^    }/ s/Ordering::Release\)/Ordering::Relaxed)/|what_is_pinned_stays_mapped|
 segment/pins.rs|is_free: Acquire|/fn is_free/,/^    }/ s/(load\(Ordering::)Acquire/\1Relaxed/|what_is_pinned_stays_mapped|
 log/append/claim.rs|LOGIC claim: no claimed word|/unsafe fn new/,/^    }/ s/^ *place\.store\(word.*$//|a_dead_process_leaves_no_body_without_a_claim|
-log/append/claim.rs|LOGIC walk: claims are passed|s/State::Claimed => return,/State::Claimed => {}/|the_prefix_is_contiguous|
+log/append/prefix.rs|LOGIC walk: claims are passed|s/State::Claimed => return,/State::Claimed => {}/|the_prefix_is_contiguous|
 log/append/claim.rs|LOGIC drop: claims stay|s/, State::Void\)/, State::Claimed)/|an_abandoned_claim_is_void|
 log/append/tail.rs|LOGIC take: no pad|/fn take/,/^    }/ s/^ *pad\(.*$//|the_end_of_a_segment_is_tiled|
 log/append/tail.rs|LOGIC withdraw: no close|/fn withdraw\(/,/^    }/ s/self\.tail\.close\(\);//|a_roll_against_a_withdrawal|
@@ -58,10 +58,10 @@ log/group_commit.rs|LOGIC finish: a failure wakes nobody|s/failed \|\| w\.target
 log/group_commit.rs|LOGIC wait: no guard|s/let guard = Leading\(self\);/let guard = ();/|a_panicking_leader_wakes_the_others|
 log/waiters.rs|LOGIC wait: not in the list|s/^ *self\.register\(\);$//|no_commit_is_slept_through|
 log/append/claim.rs|LOGIC settle: nobody is told|/^fn settle\(/,/^}/ s/^ *waiters\.notify\(\);$//|no_commit_is_slept_through|
-log/append/claim.rs|LOGIC finish: nobody is told|/fn finish\(/,/^    }/ s/settle\(self\.followers, place, word\)/place.store(word, Ordering::Release)/|no_append_is_slept_through|
-log/append/claim.rs|LOGIC commit: nobody is told|/fn commit_written\(/,/^    }/ s/settle\(claim\.followers, (.*), word\);/\1.store(word, Ordering::Release);/|no_sync_mark_is_slept_through|
-log/append/claim.rs|LOGIC void: nobody is told|/fn drop/,/^    }/ s/settle\(self\.followers, (.*), word\);/\1.store(word, Ordering::Release);/|no_void_is_slept_through|
-log/append/claim.rs|LOGIC pad: nobody is told|/fn pad</,/^}/ s/settle\(followers, (.*), word\);/\1.store(word, Ordering::Release);/|no_pad_is_slept_through|
+log/append/claim.rs|LOGIC finish: nobody is told|/fn finish\(/,/^    }/ s/settle\(self\.waiters, place, word\)/place.store(word, Ordering::Release)/|no_append_is_slept_through|
+log/append/claim.rs|LOGIC commit: nobody is told|/fn commit_written\(/,/^    }/ s/settle\(claim\.waiters, (.*), word\);/\1.store(word, Ordering::Release);/|no_sync_mark_is_slept_through|
+log/append/claim.rs|LOGIC void: nobody is told|/fn drop/,/^    }/ s/settle\(self\.waiters, (.*), word\);/\1.store(word, Ordering::Release);/|no_void_is_slept_through|
+log/append/claim.rs|LOGIC pad: nobody is told|/fn pad</,/^}/ s/settle\(waiters, (.*), word\);/\1.store(word, Ordering::Release);/|no_pad_is_slept_through|
 segment/pins.rs|LOGIC pin: although retired|/fn pin\(/,/^    }/ s/& RETIRED == 0/\& RETIRED != 1/|what_is_pinned_stays_mapped|
 ROWS
 }

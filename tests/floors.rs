@@ -37,6 +37,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("segment", 2),
     ("log/append", 3),
     ("log/append/claim", 3),
+    ("log/append/prefix", 3),
     ("log/append/tail", 3),
     ("log/group_commit", 3),
     ("log/waiters", 3),

@@ -4,7 +4,8 @@
 
 use crate::format::frame::{self, Header, State};
 use crate::format::header::FIRST_FRAME;
-use crate::log::append::claim::{Memory, bury, is_frame_before};
+use crate::log::append::claim::{Memory, bury};
+use crate::log::append::prefix::is_frame_before;
 use crate::memory::{FRAME, Log, LoomSegment, fill};
 use crate::position::LogPosition;
 use crate::sync::{Arc, Ordering, fence};

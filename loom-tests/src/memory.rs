@@ -4,7 +4,8 @@
 
 use crate::format::frame::{self, Header, Kind, State, Word};
 use crate::format::header::FIRST_FRAME;
-use crate::log::append::claim::{Claim, Memory, Prefix, is_frame};
+use crate::log::append::claim::{Claim, Memory};
+use crate::log::append::prefix::{Prefix, is_frame};
 use crate::log::append::tail::{Preparer, Tail};
 use crate::position::LogPosition;
 use crate::sync::{Arc, AtomicU64, Ordering, UnsafeCell, yield_now};

@@ -2,7 +2,7 @@
 
 use crate::error::{OpenError, ReadError};
 use crate::format::header::FIRST_FRAME;
-use crate::log::append::claim::{is_frame, is_frame_before};
+use crate::log::append::prefix::{is_frame, is_frame_before};
 use crate::log::append::tail::is_after;
 use crate::log::recovery;
 use crate::log::writer::LogWriter;

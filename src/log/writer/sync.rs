@@ -5,7 +5,7 @@ use super::{LogWriter, Mark, SEAL_BACKLOG, WORTH_RELEASING};
 use crate::error::SyncError;
 use crate::format::frame::{self, Header, Kind};
 use crate::format::header::{FIRST_FRAME, Seal};
-use crate::log::append::claim::Finished;
+use crate::log::append::prefix::Finished;
 use crate::log::group_commit::Failure;
 use crate::log::maintenance::FailPoint;
 use crate::position::LogPosition;

@@ -1,0 +1,360 @@
+//! The walk over commit words: how far the log is complete, and where its frames begin.
+//!
+//! The log is its own ledger. Everything before the prefix's position is finished (committed, void
+//! or padded); the position is found by walking from word to word, by whoever wants to know it.
+//! A segment that the walk has left is finished as a whole, and its slot in the tail is freed.
+
+#![allow(unsafe_code, reason = "reads headers behind words that it saw committed")]
+
+use crate::format::frame::{self, Header, Kind, State, Word};
+use crate::format::header::FIRST_FRAME;
+use crate::log::append::claim::Memory;
+use crate::log::append::tail::Tail;
+use crate::position::LogPosition;
+use crate::sync::{Arc, AtomicU64, Mutex, Ordering, lock};
+
+/// What the walk has counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) entries: u64,
+    pub(crate) batches: u64,
+    pub(crate) bytes: u64,
+    pub(crate) voids: u64,
+}
+
+/// A segment in which every frame is finished.
+pub(crate) struct Finished<S> {
+    pub(crate) segment: Arc<S>,
+    pub(crate) frames: u64,
+    /// Where they end: before the pad at the end, if there is one.
+    pub(crate) end: u64,
+}
+
+struct Cursor<S> {
+    roll: u64,
+    segment: Arc<S>,
+    offset: u64,
+    frames: u64,
+    /// Where the last frame begins, if it is a pad.
+    pad: Option<u64>,
+    counts: Counts,
+    finished: Vec<Finished<S>>,
+}
+
+/// The contiguous committed prefix: everything before it is finished.
+///
+/// Found by walking the commit words, by whoever wants to know; the log is its own ledger.
+pub(crate) struct Prefix<S> {
+    position: AtomicU64,
+    cursor: Mutex<Cursor<S>>,
+}
+
+impl<S: Memory> Prefix<S> {
+    pub(crate) fn new(tail: &Tail<S>) -> Self {
+        let segment = tail.unfinished(1).expect("the first segment");
+        Self::at(segment)
+    }
+
+    fn at(segment: Arc<S>) -> Self {
+        let offset = FIRST_FRAME;
+        let start = LogPosition::new(segment.id(), offset as u32);
+        let (counts, finished) = (Counts::default(), Vec::new());
+        let (roll, frames, pad) = (1, 0, None);
+        let cursor = Cursor { roll, segment, offset, frames, pad, counts, finished };
+        Self { position: AtomicU64::new(start.as_u64()), cursor: Mutex::new(cursor) }
+    }
+
+    /// As far as is known.
+    pub(crate) fn position(&self) -> LogPosition {
+        // ORDERING: Acquire; pairs with the Release store in `advance`: frames before it are seen.
+        LogPosition::from_u64(self.position.load(Ordering::Acquire))
+    }
+
+    /// Walks on, over finished frames, and into segments that became active.
+    pub(crate) fn advance(&self, tail: &Tail<S>) -> LogPosition {
+        let mut cursor = lock(&self.cursor);
+        loop {
+            cursor.walk();
+            if cursor.offset < cursor.segment.capacity() {
+                break;
+            }
+            let Some(next) = tail.unfinished(cursor.roll + 1) else { break };
+            cursor.enter(next);
+            tail.finish(cursor.roll);
+        }
+        let position = LogPosition::new(cursor.segment.id(), cursor.offset as u32);
+        // ORDERING: Release; pairs with the Acquire load in `position`. Stored under the lock, so
+        // it never goes back.
+        self.position.store(position.as_u64(), Ordering::Release);
+        position
+    }
+
+    /// Takes the segments that were finished since the last call, and says where the walk is.
+    pub(crate) fn take_finished(&self) -> (Arc<S>, u64, Vec<Finished<S>>) {
+        let mut cursor = lock(&self.cursor);
+        (cursor.segment.clone(), cursor.offset, std::mem::take(&mut cursor.finished))
+    }
+
+    /// The roll of the first segment that is not taken.
+    pub(crate) fn sealable_from(&self) -> u64 {
+        let cursor = lock(&self.cursor);
+        cursor.roll - cursor.finished.len() as u64
+    }
+
+    /// How many segments are finished and not taken.
+    pub(crate) fn finished(&self) -> usize {
+        lock(&self.cursor).finished.len()
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        lock(&self.cursor).counts
+    }
+
+    /// The segment that the walk is in, how far it is, and over how many frames; but for a pad at
+    /// the end.
+    pub(crate) fn current(&self) -> (Arc<S>, u64, u64) {
+        let cursor = lock(&self.cursor);
+        let (end, frames) = cursor.end();
+        (cursor.segment.clone(), end, frames)
+    }
+}
+
+/// Whether a frame begins at `target`, an offset in a segment that is active or was, going by the
+/// words from `from` on, where one begins. Claims are stepped over by their length; behind a range
+/// that is not even claimed nothing is known.
+///
+/// Invariant: where a frame begins, one begins for as long as the segment is mapped: a word keeps
+/// its length from the claim on, and a batch, once committed, the frames inside it. So what a walk
+/// finds is kept, a place for each `BLOCK`, and a later one begins there: every word is walked over
+/// about once, however often somebody reads behind an unfinished frame. No lock is held: the
+/// caller has the segment pinned, and the words at frames' beginnings are atomics.
+pub(crate) fn is_frame<S: Memory>(segment: &S, from: u64, target: u64) -> bool {
+    is_frame_before(segment, segment.capacity(), |_| None, from, target)
+}
+
+/// As `is_frame`, in a segment that another process writes to, or has left: it ends at `limit`, there
+/// may be gaps to step over, and what is no word of a frame is where nothing is known behind.
+pub(crate) fn is_frame_before<S: Memory>(
+    segment: &S,
+    limit: u64,
+    gap_at: impl Fn(u64) -> Option<u64>,
+    from: u64,
+    target: u64,
+) -> bool {
+    if target > limit {
+        return false;
+    }
+    let found = segment.found_frames();
+    let place = |offset: u64| found.get((offset / S::BLOCK) as usize);
+    let mut offset = from;
+    for block in (from / S::BLOCK..=target / S::BLOCK).rev() {
+        // ORDERING: Acquire; pairs with the Release store below: who begins at a frame that another
+        // thread has found sees its word, too.
+        let known = found.get(block as usize).map_or(0, |place| place.load(Ordering::Acquire));
+        if known > from && known <= target {
+            offset = known;
+            break;
+        }
+    }
+    while offset < target {
+        if let Some(len) = gap_at(offset) {
+            offset += len;
+            continue;
+        }
+        // ORDERING: Acquire; pairs with the Release store of `settle`.
+        let word = segment.word(offset).load(Ordering::Acquire);
+        let Ok(Some(word)) = Word::parse(word, limit - offset) else { return false };
+        // ORDERING: Relaxed; any frame in the block will do.
+        if let Some(place) = place(offset).filter(|place| place.load(Ordering::Relaxed) == 0) {
+            // ORDERING: Release; pairs with the Acquire load above.
+            place.store(offset, Ordering::Release);
+        }
+        offset += stride(segment, offset, word, target);
+    }
+    offset == target
+}
+
+/// How far to step towards `target`: over a frame, or into the batch that `target` is in.
+fn stride<S: Memory>(segment: &S, offset: u64, word: Word, target: u64) -> u64 {
+    if word.state != State::Committed || offset + word.len <= target {
+        return word.len;
+    }
+    // SAFETY: the word was read as committed, with Acquire.
+    let header = Header::from_word(unsafe { segment.header(offset) });
+    match header {
+        Some(Header { kind: Kind::Batch, .. }) => frame::HEADER,
+        _ => word.len,
+    }
+}
+
+fn read<S: Memory>(segment: &S, offset: u64) -> Option<Word> {
+    let room = segment.capacity() - offset;
+    if room == 0 {
+        return None;
+    }
+    // ORDERING: Acquire; pairs with the Release store of `settle`.
+    let word = segment.word(offset).load(Ordering::Acquire);
+    Word::parse(word, room).expect("words of this process are sound")
+}
+
+impl<S: Memory> Cursor<S> {
+    fn walk(&mut self) {
+        while let Some(word) = read(&*self.segment, self.offset) {
+            match word.state {
+                State::Claimed => return,
+                State::Committed => self.count(word.len),
+                State::Void => self.counts.voids += 1,
+                State::Pad => {}
+            }
+            self.frames += 1;
+            self.pad = (word.state == State::Pad).then_some(self.offset);
+            self.offset += word.len;
+        }
+    }
+
+    fn count(&mut self, len: u64) {
+        // SAFETY: the word was read as committed, with Acquire.
+        let header = unsafe { self.segment.header(self.offset) };
+        self.counts.bytes += len;
+        match Header::from_word(header) {
+            Some(Header { kind: Kind::Entry | Kind::Put | Kind::Delete, .. }) => {
+                self.counts.entries += 1;
+            }
+            Some(Header { kind: Kind::Batch, value_len, .. }) => {
+                self.counts.batches += 1;
+                self.counts.entries += u64::from(value_len);
+            }
+            _ => {}
+        }
+    }
+
+    fn enter(&mut self, next: Arc<S>) {
+        let (end, frames) = self.end();
+        let segment = std::mem::replace(&mut self.segment, next);
+        self.finished.push(Finished { segment, frames, end });
+        self.roll += 1;
+        (self.offset, self.frames, self.pad) = (FIRST_FRAME, 0, None);
+    }
+
+    /// Where the frames end that were walked over, and how many they are, without a pad at the end.
+    fn end(&self) -> (u64, u64) {
+        self.pad.map_or((self.offset, self.frames), |pad| (pad, self.frames - 1))
+    }
+}
+
+impl<S> std::fmt::Debug for Prefix<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Prefix").finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, not(tailcask_loom)))]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    const ROOM: u64 = 1 << 20;
+
+    /// A segment that counts how often a word is looked at.
+    struct Counting {
+        words: Vec<AtomicU64>,
+        found: Vec<AtomicU64>,
+        looks: Cell<u64>,
+    }
+
+    impl Memory for Counting {
+        fn id(&self) -> u32 {
+            1
+        }
+        fn salt(&self) -> u64 {
+            7
+        }
+        fn capacity(&self) -> u64 {
+            FIRST_FRAME + ROOM
+        }
+        fn word(&self, offset: u64) -> &AtomicU64 {
+            self.looks.set(self.looks.get() + 1);
+            &self.words[(offset / 8) as usize]
+        }
+        unsafe fn write(&self, _: u64, _: &[u8]) {}
+        unsafe fn header(&self, offset: u64) -> u64 {
+            self.words[(offset / 8) as usize + 1].load(Ordering::Relaxed)
+        }
+        fn found_frames(&self) -> &[AtomicU64] {
+            &self.found
+        }
+    }
+
+    /// Frames of 24 to 96 bytes, every fifth one a batch of two; and where all of them begin.
+    fn segment(used: u64) -> (Counting, Vec<u64>) {
+        let zeros = |n: u64| (0..n).map(|_| AtomicU64::new(0)).collect::<Vec<_>>();
+        let capacity = FIRST_FRAME + ROOM;
+        let (words, found) = (zeros(capacity / 8), zeros(capacity.div_ceil(Counting::BLOCK)));
+        let segment = Counting { words, found, looks: Cell::new(0) };
+        let (mut offset, mut begins) = (FIRST_FRAME, Vec::new());
+        let put = |offset, len, header: Option<Header>| {
+            let (salt, state) =
+                (segment.salt(), [State::Claimed, State::Void][len as usize / 8 % 2]);
+            let word = match header {
+                None => frame::bare_word(salt, offset, len, state),
+                Some(header) => frame::commit_word(salt, offset, len, header.to_word(), 0),
+            };
+            segment.word(offset).store(word, Ordering::Relaxed);
+            segment.word(offset + 8).store(header.map_or(0, Header::to_word), Ordering::Relaxed);
+        };
+        for n in 0u64.. {
+            let len = 24 + n * 7 % 10 * 8;
+            if offset + 2 * len + frame::HEADER > FIRST_FRAME + used {
+                break;
+            }
+            begins.push(offset);
+            if n % 5 == 0 {
+                put(offset, frame::HEADER + 2 * len, Some(Header::plain(Kind::Batch, 2)));
+                offset += frame::HEADER;
+                for _ in 0..2 {
+                    put(offset, len, Some(Header::plain(Kind::Entry, 8)));
+                    begins.push(offset);
+                    offset += len;
+                }
+            } else {
+                put(offset, len, None);
+                offset += len;
+            }
+        }
+        begins.push(offset);
+        segment.looks.set(0);
+        (segment, begins)
+    }
+
+    #[test]
+    fn reading_behind_an_unfinished_frame_walks_over_each_frame_about_once() {
+        let (segment, begins) = segment(ROOM);
+        // From back to front, the worst order there is, and then again.
+        for _ in 0..2 {
+            for &target in begins.iter().rev() {
+                assert!(is_frame(&segment, FIRST_FRAME, target), "{target}");
+            }
+        }
+        // Each target costs a walk of half a block, and not of half the segment.
+        let (frames, in_a_block) = (begins.len() as u64, Counting::BLOCK / 24);
+        let looks = segment.looks.get();
+        assert!(looks < 2 * frames * in_a_block, "{looks} looks for {frames} frames");
+        segment.looks.set(0);
+        let target = *begins.last().expect("many");
+        assert!(is_frame(&segment, FIRST_FRAME, target));
+        assert!(segment.looks.get() < in_a_block, "{} looks", segment.looks.get());
+    }
+
+    #[test]
+    fn only_where_a_frame_begins_is_one_found() {
+        let (segment, begins) = segment(100_000);
+        let end = *begins.last().expect("many");
+        for target in (0..end + 100).step_by(4) {
+            let is = begins.binary_search(&target).is_ok();
+            assert_eq!(is_frame(&segment, FIRST_FRAME, target), is, "{target}");
+        }
+        for target in [segment.capacity(), segment.capacity() + 8, u64::from(u32::MAX)] {
+            assert!(!is_frame(&segment, FIRST_FRAME, target), "nothing is known behind zeros");
+        }
+    }
+}
