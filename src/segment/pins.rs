@@ -1,4 +1,6 @@
-//! Who is reading in a segment, counted so that many threads do not meet on one cache line.
+//! Pins: the number of readers in a segment, which stays mapped while there are any.
+//!
+//! The count is spread over several cache lines, so that reading threads do not contend for one.
 
 use crate::sync::{AtomicU64, Ordering};
 use crossbeam_utils::CachePadded;
@@ -13,8 +15,8 @@ pub(crate) struct Stripe(usize);
 /// Counts of readers, with a bit that turns new ones away.
 ///
 /// Invariant: once [`retire`](Self::retire) has returned, no pin is taken; so once
-/// [`is_free`](Self::is_free) has then returned true, nobody reads the memory and nobody will.
-/// Bit and count share a word, so that which came first is never in doubt.
+/// [`is_free`](Self::is_free) has returned true after that, no thread reads the memory, then or later.
+/// Bit and count share a word, so a pin and a retirement are always ordered.
 #[derive(Debug)]
 pub(crate) struct Pins([CachePadded<AtomicU64>; STRIPES]);
 
@@ -28,8 +30,12 @@ impl Pins {
     /// Takes a pin, unless the segment is retired.
     pub(crate) fn pin(&self) -> Option<Stripe> {
         let stripe = stripe();
-        // ORDERING: Relaxed; the word alone decides, and what is read afterwards was published
-        // by the commit words. It cannot be read before: the branch below depends on it.
+        // ORDERING: Relaxed. This add and the one in `retire` change the same word, so one of them
+        // comes first. If this one does, `is_free` sees the count. If `retire` does, the pin is
+        // refused, and nothing read from the segment is used. The processor may read from the segment
+        // before this add; that read is still inside the caller's epoch, in which the segment stays
+        // mapped, and `unpin` (Release) puts it before the unmap. What the bytes hold was published by
+        // the commit words.
         if self.0[stripe].fetch_add(1, Ordering::Relaxed) & RETIRED == 0 {
             return Some(Stripe(stripe));
         }
@@ -43,7 +49,7 @@ impl Pins {
         self.0[stripe.0].fetch_sub(1, Ordering::Release);
     }
 
-    /// Turns new pins away from now on.
+    /// Refuses all pins from now on.
     pub(crate) fn retire(&self) {
         for stripe in &self.0 {
             // ORDERING: Relaxed; see `pin`.

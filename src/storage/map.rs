@@ -1,4 +1,7 @@
-//! Mapped memory: every unsafe access to a segment's bytes is in this file.
+//! Mapped memory: the one type through which a segment's bytes are read and written.
+//!
+//! The pointer arithmetic is all in this file. Its unsafe functions say what their callers have to
+//! make sure of: that they own the bytes, or have seen them committed.
 
 #![allow(unsafe_code, reason = "the one file that touches mapped memory")]
 
