@@ -20,6 +20,8 @@ impl Waiters {
     /// After a frame was finished: wakes those who wait.
     #[inline]
     pub(crate) fn notify(&self) {
+        // ORDERING: SeqCst; pairs with the heavy barrier in `wait`: one of the two sees the other, a waiter
+        // the frame that was finished before this, or this writer the waiter.
         light_barrier();
         // ORDERING: Relaxed; between the light barrier above and the heavy one in `wait`.
         if self.waiting.load(Ordering::Relaxed) != 0 {
@@ -48,6 +50,7 @@ impl Waiters {
         let _registered = Registered(self);
         loop {
             self.register();
+            // ORDERING: SeqCst; pairs with the light barrier in `notify`, as explained there.
             heavy_barrier();
             if ready() {
                 return true;

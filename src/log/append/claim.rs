@@ -121,9 +121,9 @@ impl<'t, S: Memory> Reserved<'t, S> {
         // SAFETY: alive, says the contract.
         let memory = unsafe { segment.as_ref() };
         let word = frame::bare_word(memory.salt(), offset, len, State::Claimed);
-        // ORDERING: Relaxed; ordered before the body by the fence below.
         // SAFETY: inside the range.
         let place = unsafe { memory.reserved_word(offset) };
+        // ORDERING: Relaxed; ordered before the body by the fence below.
         place.store(word, Ordering::Relaxed);
         // ORDERING: Release fence; pairs with the death of the process: no byte of the body
         // reaches memory before the claim, so recovery never meets a body behind a zero word.
