@@ -69,7 +69,7 @@ impl Manifest {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let lists = [&self.kept, &self.removed, &self.cut_off];
         let ids = lists.into_iter().flatten();
-        let flags = if self.secret.is_some() { STORE } else { 0 }
+        let flags = if self.is_store() { STORE } else { 0 }
             | if self.closed.is_some() { CLOSED } else { 0 };
         let closed = self.closed.unwrap_or_default();
         let counts = lists.map(|ids| ids.len() as u32);
@@ -155,6 +155,11 @@ impl Manifest {
         self.removed.extend(ids);
         self.removed.sort_unstable();
         self.removed.dedup();
+    }
+
+    /// Whether a store lives on the log: it has the secret of the store's hash.
+    pub(crate) const fn is_store(&self) -> bool {
+        self.secret.is_some()
     }
 
     /// Whether it is of version 1, and is to be replaced by one of this version.

@@ -4,6 +4,7 @@ pub(crate) mod frame;
 pub(crate) mod header;
 pub(crate) mod hint;
 pub(crate) mod manifest;
+pub(crate) mod names;
 pub(crate) mod remains;
 
 /// The version of segments and of the MANIFEST; version 1 is read, too, and made this one.

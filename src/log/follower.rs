@@ -99,7 +99,7 @@ impl View {
     /// Whether a store lives on the log: then it has gaps, where segments without entries were.
     pub(crate) fn is_store(&self) -> bool {
         match self {
-            Self::Writer(writer) => lock(&writer.manifest).secret.is_some(),
+            Self::Writer(writer) => lock(&writer.manifest).is_store(),
             Self::ReadOnly(log) => log.gaps,
         }
     }

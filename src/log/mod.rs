@@ -173,7 +173,7 @@ impl LogOptions {
             return Err(OpenError::NotFound { path: dir.as_ref().into() });
         }
         let found = recovery::look(&*storage, config.recovery_mode, false)?;
-        let stored = found.manifest.secret.is_some();
+        let stored = found.manifest.is_store();
         let gaps = stored || config.recovery_mode == RecoveryMode::Salvage;
         let (beside, segments): (Vec<_>, Vec<_>) =
             found.segments.into_iter().partition(|segment| segment.header.merged);
@@ -240,7 +240,7 @@ pub struct CommitLog {
 }
 
 fn has_segments(storage: &dyn Storage) -> Result<bool, OpenError> {
-    Ok(storage.list()?.iter().any(|name| crate::segment::id_of(name).is_some()))
+    Ok(storage.list()?.iter().any(|name| crate::format::names::segment_id(name).is_some()))
 }
 
 impl CommitLog {
@@ -280,7 +280,7 @@ impl CommitLog {
             return Err(OpenError::HoldsStore);
         }
         let (found, report) = recovery::recover(&*storage, config.recovery_mode)?;
-        let stored = found.manifest.secret.is_some();
+        let stored = found.manifest.is_store();
         let writer = LogWriter::start(storage, config, found);
         let writer = Arc::new(writer.map_err(|e| io_error("create a segment", e))?);
         writer.storage.note_recovered().map_err(|e| io_error("lock LOCK", e))?;

@@ -12,6 +12,7 @@ use crate::format::header::{
     BadHeader, FIRST_FRAME, FileIdentity, Origin, SEAL, SEAL_MAGIC, Seal, SegmentHeader,
 };
 use crate::format::hint::Census;
+pub(crate) use crate::format::names::{hint_name, segment_id as id_of, segment_name as file_name};
 use crate::options::MAX_SEGMENT;
 use crate::position::LogPosition;
 use crate::storage::map::Map;
@@ -72,27 +73,6 @@ impl SegmentFile for NoFile {
     fn allocate(&self, _len: u64) -> io::Result<()> {
         Ok(())
     }
-}
-
-/// The name of a segment's file.
-pub(crate) fn file_name(id: u32) -> String {
-    format!("{id:020}.seg")
-}
-
-/// The id in a name that `file_name` made, `None` for any other.
-pub(crate) fn id_of(name: &str) -> Option<u32> {
-    let digits = name.strip_suffix(".seg").filter(|d| d.len() == 20)?;
-    digits.parse().ok().filter(|&id| id > 0 && file_name(id) == name)
-}
-
-/// The name of a segment's hint.
-pub(crate) fn hint_name(id: u32) -> String {
-    format!("{id:020}.hint")
-}
-
-/// The id in a name that `hint_name` made, `None` for any other.
-pub(crate) fn hint_id_of(name: &str) -> Option<u32> {
-    id_of(&format!("{}.seg", name.strip_suffix(".hint")?))
 }
 
 impl Segment {
@@ -368,23 +348,5 @@ impl Segment {
         if let Err(error) = self.with_file(|file| file.release(keep, len)) {
             tracing::warn!(segment = self.id(), %error, "could not give space back");
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_round_trip_and_others_are_ignored() {
-        assert_eq!(file_name(7), "00000000000000000007.seg");
-        assert_eq!(id_of(&file_name(7)), Some(7));
-        assert_eq!(id_of(&file_name(u32::MAX)), Some(u32::MAX));
-        for stray in ["7.seg", "00000000000000000000.seg", "+0000000000000000007.seg", "x", ""] {
-            assert_eq!(id_of(stray), None, "{stray}");
-        }
-        assert_eq!(id_of("00000000004294967296.seg"), None);
-        assert_eq!(hint_id_of(&hint_name(7)), Some(7));
-        assert_eq!(hint_id_of(&file_name(7)), None);
     }
 }

@@ -19,9 +19,6 @@ pub(crate) type Head<'h> = &'h dyn Fn(FileIdentity) -> Vec<u8>;
 /// Bytes of a file, and where they stand in it.
 pub(crate) type Pieces<'p> = &'p [(u64, &'p [u8])];
 
-/// The folder of what was set aside.
-pub(crate) const ASIDE: &str = "set-aside";
-
 /// A directory of segments. Every method is off the writers' path.
 pub(crate) trait Storage: Send + Sync + Debug {
     /// Which start of the kernel this is; `None` where the kernel does not tell.

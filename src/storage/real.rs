@@ -3,10 +3,11 @@
 use super::lock::{Lock, Record, has_record, is_unsupported};
 use super::trust::Rules;
 use super::{
-    ASIDE, Access, Head, Opened, Pieces, Prepared, SegmentFile, Storage, Writer, io_error, space,
+    Access, Head, Opened, Pieces, Prepared, SegmentFile, Storage, Writer, io_error, space,
 };
 use crate::error::OpenError;
 use crate::format::header::FileIdentity;
+use crate::format::names::{self, LOCK, MANIFEST, MANIFEST_SPARE, RESERVE, SET_ASIDE};
 use crate::format::u32_at;
 use crate::storage::map::Map;
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
@@ -18,18 +19,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-const MANIFEST: &str = "MANIFEST";
-const LOCK: &str = "LOCK";
-/// Space that is given back when there is no other.
-const RESERVE: &str = "RESERVE";
-/// The last MANIFEST but one: its blocks take the next one where there are no others.
-const SPARE: &str = "MANIFEST.spare";
 const SPARE_LEN: u64 = 4096;
 /// How many times the size of the reserve has to be free for one to be made.
 const PLENTY: u64 = 4;
 /// More than a MANIFEST with all ids that there can be on a device of some petabytes.
 const MANIFEST_MAX: u64 = 64 << 20;
-const TEMPORARY: &str = ".tmp";
 /// How long a writer waits for readers that look at what is there.
 const READERS: Duration = Duration::from_secs(10);
 
@@ -251,7 +245,7 @@ impl Directory {
         existing: Existing,
         write: impl FnOnce(&File) -> io::Result<()>,
     ) -> io::Result<File> {
-        let temporary = format!("{name}{TEMPORARY}");
+        let temporary = names::temporary_name(name);
         let file = self.new_file(&temporary)?;
         let done = write(&file).and_then(|()| self.rename(&temporary, name, existing));
         if let Err(error) = done {
@@ -316,11 +310,11 @@ impl Directory {
     }
 
     fn make_spare(&self) -> io::Result<()> {
-        match self.open_at(SPARE, OFlags::RDONLY) {
+        match self.open_at(MANIFEST_SPARE, OFlags::RDONLY) {
             Ok(_) => Ok(()),
             Err(OpenError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
                 let allocate = |file: &File| space::allocate(file, SPARE_LEN);
-                self.publish_with(SPARE, Existing::Replace, allocate).map(drop)
+                self.publish_with(MANIFEST_SPARE, Existing::Replace, allocate).map(drop)
             }
             Err(error) => Err(io::Error::other(error)),
         }
@@ -329,7 +323,7 @@ impl Directory {
     /// Writes a MANIFEST in the place of the one before the last, and lets the two change names: that
     /// takes no space.
     fn write_spare(&self, bytes: &[u8]) -> io::Result<()> {
-        let file = self.open_at(SPARE, OFlags::RDWR).map_err(io::Error::other)?;
+        let file = self.open_at(MANIFEST_SPARE, OFlags::RDWR).map_err(io::Error::other)?;
         // If somebody died between the exchange and the sync behind it, what is the spare now is still
         // the MANIFEST on the device.
         self.sync_directory()?;
@@ -337,11 +331,12 @@ impl Directory {
         file.set_len(bytes.len() as u64)?;
         file.sync_all()?;
         let here = &self.handle;
-        let exchange =
-            || rustix::fs::renameat_with(here, SPARE, here, MANIFEST, RenameFlags::EXCHANGE);
+        let exchange = || {
+            rustix::fs::renameat_with(here, MANIFEST_SPARE, here, MANIFEST, RenameFlags::EXCHANGE)
+        };
         match retry_on_intr(exchange) {
             Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::NOENT) => {
-                self.rename(SPARE, MANIFEST, Existing::Replace)?;
+                self.rename(MANIFEST_SPARE, MANIFEST, Existing::Replace)?;
             }
             other => other?,
         }
@@ -380,7 +375,7 @@ fn publish_in(
     name: &str,
     write: impl FnOnce(&File) -> io::Result<()>,
 ) -> io::Result<File> {
-    let temporary = format!("{name}{TEMPORARY}");
+    let temporary = names::temporary_name(name);
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let open = || rustix::fs::openat(folder, &*temporary, flags, Mode::RUSR | Mode::WUSR);
     let remove = || rustix::fs::unlinkat(folder, &*temporary, AtFlags::empty());
@@ -408,13 +403,13 @@ fn write_pieces(file: &File, pieces: Pieces<'_>) -> io::Result<()> {
 impl Directory {
     fn open_aside(&self) -> io::Result<File> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        Ok(rustix::fs::openat(&self.handle, ASIDE, flags, Mode::empty())?.into())
+        Ok(rustix::fs::openat(&self.handle, SET_ASIDE, flags, Mode::empty())?.into())
     }
 
     /// The folder of what was set aside, made where it is missing.
     fn aside_folder(&self) -> io::Result<File> {
         let mode = Mode::from_bits_truncate(self.rules.directory_mode());
-        match rustix::fs::mkdirat(&self.handle, ASIDE, mode) {
+        match rustix::fs::mkdirat(&self.handle, SET_ASIDE, mode) {
             Ok(()) => self.handle.sync_all()?,
             Err(Errno::EXIST) => {}
             Err(e) => return Err(e.into()),
@@ -511,7 +506,7 @@ impl Storage for Directory {
     fn prepare(&self, len: u64) -> io::Result<Prepared> {
         // ORDERING: Relaxed; each number is drawn once.
         let number = self.unnamed.fetch_sub(1, Ordering::Relaxed);
-        let name = format!("{}{TEMPORARY}", crate::segment::file_name(number));
+        let name = names::temporary_name(&names::segment_name(number));
         let directory = self.handle.try_clone()?;
         let file = self.new_file(&name)?;
         let unnamed = Unnamed { directory, file, name, named: false };
@@ -646,7 +641,7 @@ impl Storage for Directory {
     }
 
     fn aside(&self) -> Result<Vec<(String, u64)>, OpenError> {
-        let error = |e: io::Error| io_error(self.describe("list", ASIDE), e);
+        let error = |e: io::Error| io_error(self.describe("list", SET_ASIDE), e);
         let folder = match self.open_aside() {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             other => other.map_err(error)?,
@@ -655,7 +650,7 @@ impl Storage for Directory {
         for entry in rustix::fs::Dir::read_from(&folder).map_err(|e| error(e.into()))? {
             let entry = entry.map_err(|e| error(e.into()))?;
             let Ok(name) = entry.file_name().to_str() else { continue };
-            if name.ends_with(TEMPORARY) {
+            if names::is_temporary(name) {
                 // What a crash left half written.
                 continue;
             }
@@ -698,7 +693,7 @@ impl Storage for Directory {
         }
         // Hints are of use, and not needed: the segments say the same.
         for name in self.list().map_err(io::Error::other)? {
-            if crate::segment::hint_id_of(&name).is_some() && self.remove(&name).is_ok() {
+            if names::hint_id(&name).is_some() && self.remove(&name).is_ok() {
                 tracing::warn!(name, "there is no space left: a hint was removed");
                 match write() {
                     Err(error) if is_no_space(&error) => {}

@@ -12,9 +12,9 @@ use super::stats::{DamagedSegment, SegmentStats, Stats};
 use crate::error::BackupError;
 use crate::format::header::FIRST_FRAME;
 use crate::format::manifest::{LogEnd, Manifest};
+use crate::format::names::{MANIFEST, SET_ASIDE, hint_name, segment_name};
 use crate::position::LogPosition;
-use crate::segment::{Segment, file_name, hint_name};
-use crate::storage::ASIDE;
+use crate::segment::Segment;
 use crate::sync::lock;
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
@@ -80,7 +80,7 @@ impl Store {
         }
         meanwhile();
         let manifest = manifest_of(&lock(&writer.manifest).clone(), position, &kept);
-        let put = |segment: &Segment, to: &File| take(from, to, &file_name(segment.id()));
+        let put = |segment: &Segment, to: &File| take(from, to, &segment_name(segment.id()));
         let mut report = make(from, &place, &kept, &manifest, put)?;
         (report.position, report.duration) = (position, started.elapsed());
         tracing::info!(?report, "backed up");
@@ -189,7 +189,7 @@ fn fill(
     report: &mut BackupReport,
 ) -> Result<(), BackupError> {
     for segment in kept {
-        let name = file_name(segment.id());
+        let name = segment_name(segment.id());
         let linked = put(segment, &to.folder).map_err(failed(|| format!("copy {name}")))?;
         report.linked += u64::from(linked);
         report.copied += u64::from(!linked);
@@ -207,7 +207,7 @@ fn fill(
         }
     }
     let write = || {
-        let mut file = create(&to.folder, "MANIFEST")?;
+        let mut file = create(&to.folder, MANIFEST)?;
         file.write_all(&manifest.encode())?;
         file.sync_all()?;
         to.folder.sync_all()
@@ -345,10 +345,10 @@ impl<'p> Partial<'p> {
 
     fn try_remove(&self) -> io::Result<()> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        match rustix::fs::openat(&self.folder, ASIDE, flags, Mode::empty()) {
+        match rustix::fs::openat(&self.folder, SET_ASIDE, flags, Mode::empty()) {
             Ok(aside) => {
                 remove_files(&aside.into())?;
-                rustix::fs::unlinkat(&self.folder, ASIDE, AtFlags::REMOVEDIR)?;
+                rustix::fs::unlinkat(&self.folder, SET_ASIDE, AtFlags::REMOVEDIR)?;
             }
             Err(Errno::NOENT) => {}
             Err(error) => return Err(error.into()),

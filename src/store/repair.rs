@@ -8,12 +8,12 @@ use super::backup::{Partial, Place, create};
 use super::{Store, StoreOptions};
 use crate::error::{BackupError, OpenError, RepairError};
 use crate::format::manifest::Manifest;
+use crate::format::names::{MANIFEST, SET_ASIDE, is_segment_or_hint, segment_id, temporary_name};
 use crate::log::{CommitLog, LogOptions, RecoveryReport};
 use crate::options::{Maintenance, RecoveryMode};
 use crate::position::LogPosition;
-use crate::segment::{hint_id_of, id_of};
+use crate::storage::Storage;
 use crate::storage::real::Directory;
-use crate::storage::{ASIDE, Storage};
 use rustix::fs::{Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 use std::fs::File;
@@ -21,7 +21,6 @@ use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-const MANIFEST: &str = "MANIFEST";
 /// What stands in place of the MANIFEST until all files are there: nothing opens it.
 const UNFINISHED: &[u8] = b"a repair was not finished here\n";
 /// Bytes that are copied at a time, and those that are given up where the device cannot read them.
@@ -56,7 +55,7 @@ impl StoreOptions {
     ) -> Result<RecoveryReport, RepairError> {
         let from = self.log.directory(dir.as_ref())?;
         let manifest = from.read_manifest()?.and_then(|bytes| Manifest::decode(&bytes).ok());
-        if manifest.as_ref().is_some_and(|manifest| manifest.secret.is_none()) {
+        if manifest.as_ref().is_some_and(|manifest| !manifest.is_store()) {
             return Err(OpenError::NotAStore.into());
         }
         let options = self.clone().maintenance(Maintenance::Manual);
@@ -140,7 +139,7 @@ fn salvage_copy(
     let lock = from.lock_shared()?;
     let names = from.list()?;
     let has = |is: fn(&str) -> bool| names.iter().any(|name| is(name));
-    if !has(|name| id_of(name).is_some()) && !has(|name| name == MANIFEST) {
+    if !has(|name| segment_id(name).is_some()) && !has(|name| name == MANIFEST) {
         return Err(OpenError::NotFound { path: dir.into() }.into());
     }
     let handle = from.directory().ok_or(OpenError::NotFound { path: dir.into() })?;
@@ -168,19 +167,20 @@ fn fill(from: &Directory, old: &File, names: &[String], new: &File) -> Result<()
     unfinished.write_all(UNFINISHED).map_err(failed(MANIFEST))?;
     let aside = from.aside()?;
     if !aside.is_empty() {
-        let folder = make_folder(old, new).map_err(failed(ASIDE))?;
+        let folder = make_folder(old, new).map_err(failed(SET_ASIDE))?;
         for (name, _) in &aside {
             copy(&folder.0, &folder.1, name, name).map_err(failed(name))?;
         }
-        folder.1.sync_all().map_err(failed(ASIDE))?;
+        folder.1.sync_all().map_err(failed(SET_ASIDE))?;
     }
-    for name in names.iter().filter(|name| id_of(name).or(hint_id_of(name)).is_some()) {
+    for name in names.iter().filter(|name| is_segment_or_hint(name)) {
         copy(old, new, name, name).map_err(failed(name))?;
     }
     let manifest = || {
         if names.iter().any(|name| name == MANIFEST) {
-            copy(old, new, MANIFEST, "MANIFEST.tmp")?;
-            rustix::fs::renameat(new, "MANIFEST.tmp", new, MANIFEST)?;
+            let temporary = temporary_name(MANIFEST);
+            copy(old, new, MANIFEST, &temporary)?;
+            rustix::fs::renameat(new, &*temporary, new, MANIFEST)?;
         } else {
             rustix::fs::unlinkat(new, MANIFEST, rustix::fs::AtFlags::empty())?;
         }
@@ -192,9 +192,9 @@ fn fill(from: &Directory, old: &File, names: &[String], new: &File) -> Result<()
 fn make_folder(old: &File, new: &File) -> io::Result<(File, File)> {
     let open = |parent: &File| {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        Ok::<File, Errno>(rustix::fs::openat(parent, ASIDE, flags, Mode::empty())?.into())
+        Ok::<File, Errno>(rustix::fs::openat(parent, SET_ASIDE, flags, Mode::empty())?.into())
     };
-    rustix::fs::mkdirat(new, ASIDE, Mode::RWXU)?;
+    rustix::fs::mkdirat(new, SET_ASIDE, Mode::RWXU)?;
     Ok((open(old)?, open(new)?))
 }
 

@@ -5,10 +5,11 @@ use crate::error::{Corruption, CorruptionKind, OpenError};
 use crate::format::frame::{self, State};
 use crate::format::header::{FIRST_FRAME, SEAL};
 use crate::format::manifest::{BadManifest, Manifest};
+use crate::format::names::set_aside_id;
 use crate::options::RecoveryMode;
 use crate::position::LogPosition;
+use crate::segment::Segment;
 use crate::segment::scan::{self, Repair, Rules, Scan, Stop};
-use crate::segment::{Segment, id_of};
 use crate::storage::{Access, Storage, io_error};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -95,7 +96,7 @@ pub(super) fn inspect(
 ) -> Result<Inspection, OpenError> {
     let ids = super::ids(storage)?;
     let aside = storage.aside()?;
-    let aside = aside.iter().filter_map(|(name, _)| id_of(&format!("{}.seg", name.get(..20)?)));
+    let aside = aside.iter().filter_map(|(name, _)| set_aside_id(name));
     let highest = ids.iter().copied().chain(aside).max().unwrap_or(0);
     let (manifest, source) = read_manifest(storage, mode, &ids)?;
     let report = RecoveryReport { same_boot: true, ..RecoveryReport::default() };

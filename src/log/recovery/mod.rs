@@ -66,5 +66,5 @@ fn ids(storage: &dyn Storage) -> Result<Vec<u32>, OpenError> {
 pub(crate) fn is_store(storage: &dyn Storage) -> Result<bool, OpenError> {
     let bytes = storage.read_manifest()?;
     let manifest = bytes.and_then(|bytes| Manifest::decode(&bytes).ok());
-    Ok(manifest.is_some_and(|manifest| manifest.secret.is_some()))
+    Ok(manifest.is_some_and(|manifest| manifest.is_store()))
 }

@@ -9,12 +9,13 @@ use crate::error::OpenError;
 use crate::format::frame::{self, State};
 use crate::format::header::FIRST_FRAME;
 use crate::format::manifest::Manifest;
+use crate::format::names::{cut_tail_name, hint_id, is_own_temporary, segment_name};
 use crate::log::append::claim;
 use crate::log::writer::{Found, seal_and_shrink};
 use crate::options::RecoveryMode;
 use crate::random::{random_bytes, random_u64};
+use crate::segment::Segment;
 use crate::segment::scan::{self, Repair, Scan};
-use crate::segment::{Segment, file_name, hint_id_of, id_of};
 use crate::storage::{Access, Storage, io_error};
 use std::io;
 use std::sync::Arc;
@@ -62,10 +63,7 @@ pub(super) fn act(
 /// What a creation left that a crash interrupted.
 fn remove_temporary(storage: &dyn Storage) -> Result<(), OpenError> {
     for name in storage.list()? {
-        let stem = name.strip_suffix(".tmp");
-        let named = |stem| ["MANIFEST", "MANIFEST.spare", "RESERVE"].contains(&stem);
-        let ours = |stem| id_of(stem).or(hint_id_of(stem)).is_some() || named(stem);
-        if stem.is_some_and(ours) && is_file(storage, &name)? {
+        if is_own_temporary(&name) && is_file(storage, &name)? {
             storage.remove(&name).map_err(|e| io_error(format!("remove {name}"), e))?;
         }
     }
@@ -97,7 +95,7 @@ fn set_aside(
         if (reason == BEHIND_THE_END) != cut_off {
             continue;
         }
-        let name = file_name(id);
+        let name = segment_name(id);
         let moved = storage.set_aside(&name, &salvage::aside_name(id, reason));
         let name = moved.map_err(|e| io_error(format!("set {name} aside"), e))?;
         tracing::warn!(name, reason, "a segment was set aside");
@@ -155,14 +153,14 @@ fn remove(
     let all = inspection.log.iter().chain(&inspection.beside);
     let sound = |inspected: &&Inspected| inspected.scan.is_none();
     let hinted: Vec<_> = all.filter(sound).map(|inspected| inspected.segment.id()).collect();
-    let stray = |name: &String| hint_id_of(name).is_some_and(|id| !hinted.contains(&id));
+    let stray = |name: &String| hint_id(name).is_some_and(|id| !hinted.contains(&id));
     let mut doomed = Vec::new();
     for name in storage.list()?.into_iter().filter(stray) {
         if is_file(storage, &name)? {
             doomed.push(name);
         }
     }
-    doomed.extend(manifest.removed.iter().map(|&id| file_name(id)));
+    doomed.extend(manifest.removed.iter().map(|&id| segment_name(id)));
     for name in &doomed {
         match storage.remove(name) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
@@ -184,7 +182,7 @@ fn sync_old_seals(storage: &dyn Storage, inspection: &Inspection) -> Result<(), 
     let all = inspection.log.iter().chain(&inspection.beside);
     let sealed = all.filter(|inspected| inspected.scan.is_none()).map(|sealed| &sealed.segment);
     for segment in sealed.filter(|segment| segment.ends_by_its_seal() && !segment.has_file()) {
-        let name = file_name(segment.id());
+        let name = segment_name(segment.id());
         let synced = storage.open(&name, Access::Write)?.file.sync(0, FIRST_FRAME);
         synced.map_err(|e| io_error(format!("sync {name}"), e))?;
     }
@@ -203,7 +201,7 @@ fn copy_torn(
     if torn == 0 {
         return Ok(true);
     }
-    let name = salvage::torn_name(segment.id(), scan.end);
+    let name = cut_tail_name(segment.id(), scan.end);
     // SAFETY: nobody writes to the segment: the log is locked, and not open yet.
     let bytes = |from, len| unsafe { segment.map.slice(from, len) };
     let pieces = [(0, bytes(0, FIRST_FRAME)), (scan.end, bytes(scan.end, torn))];

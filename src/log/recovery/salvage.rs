@@ -10,30 +10,11 @@ use super::report::{RecoveryReport, SetAside};
 use crate::error::OpenError;
 use crate::format::header::{FIRST_FRAME, SEAL, Seal};
 use crate::format::manifest::Manifest;
+use crate::format::names::{self, segment_name};
+use crate::segment::Segment;
 use crate::segment::scan::Scan;
-use crate::segment::{Segment, file_name, id_of};
-use crate::storage::{ASIDE, Access, Storage, io_error};
+use crate::storage::{Access, Storage, io_error};
 use std::io;
-
-/// The name of the file with what stood behind the end of a segment.
-pub(super) fn torn_name(id: u32, end: u64) -> String {
-    format!("{id:020}.{end}.cut")
-}
-
-/// The name of a whole segment that was behind the end of the log.
-pub(super) fn cut_name(id: u32) -> String {
-    format!("{id:020}.seg.cut")
-}
-
-/// What a name says that one of those two made: the id, and where the segment ended.
-fn parse(name: &str) -> Option<(u32, Option<u64>)> {
-    let (stem, rest) = (name.get(..20)?, name.get(20..)?);
-    let id = id_of(&format!("{stem}.seg"))?;
-    match rest.strip_suffix(".cut")?.strip_prefix('.')? {
-        "seg" => Some((id, None)),
-        end => Some((id, Some(end.parse().ok()?))),
-    }
-}
 
 /// Puts back what recoveries after a power loss have cut off: nothing was written to those places
 /// since. What was set aside for other reasons stays there. Says what was put back.
@@ -41,8 +22,8 @@ pub(super) fn bring_back(storage: &dyn Storage) -> Result<Vec<Brought>, OpenErro
     let mut brought = Vec::new();
     let manifest = storage.read_manifest()?.and_then(|bytes| Manifest::decode(&bytes).ok());
     for (name, _) in storage.aside()? {
-        let Some((id, end)) = parse(&name) else { continue };
-        let path = format!("{ASIDE}/{name}");
+        let Some((id, end)) = names::cut_id(&name) else { continue };
+        let path = names::set_aside_path(&name);
         let cut = match Segment::open_as(storage, &path, id, Access::Read) {
             Ok(cut) => cut,
             // Nothing that can be used. It stays where it is.
@@ -56,7 +37,7 @@ pub(super) fn bring_back(storage: &dyn Storage) -> Result<Vec<Brought>, OpenErro
         match end {
             Some(end) if append_to(storage, &cut, end)? => brought.push((id, end)),
             Some(_) => {}
-            None => match storage.bring_back(&name, &file_name(id)) {
+            None => match storage.bring_back(&name, &segment_name(id)) {
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(e) => return Err(io_error(format!("bring back {name}"), e)),
                 Ok(()) => brought.push((id, FIRST_FRAME)),
@@ -88,7 +69,7 @@ fn append_to(storage: &dyn Storage, cut: &Segment, end: u64) -> Result<bool, Ope
     let before = unsafe { there.map.slice(FIRST_FRAME, end - FIRST_FRAME) };
     // SAFETY: as above.
     let behind = unsafe { cut.map.slice(end, of_cut - end) };
-    let name = file_name(cut.id());
+    let name = segment_name(cut.id());
     let pieces = [(0, &head[..]), (FIRST_FRAME, before), (end, behind)];
     let replaced = storage.replace(&name, len, &pieces);
     replaced.map(|()| true).map_err(|e| io_error(format!("replace {name}"), e))
@@ -103,7 +84,7 @@ pub(super) fn rewrite(
     scan: &Scan,
     report: &mut RecoveryReport,
 ) -> Result<Segment, OpenError> {
-    let (id, name, len) = (segment.id(), file_name(segment.id()), segment.map.len() as u64);
+    let (id, name, len) = (segment.id(), segment_name(segment.id()), segment.map.len() as u64);
     let mut head = segment.header.encode();
     let seal = Seal { end: scan.end, frames: scan.frames }.words(segment.salt());
     for (word, to) in seal.iter().zip(head[SEAL as usize..].chunks_exact_mut(8)) {
@@ -123,7 +104,7 @@ pub(super) fn rewrite(
         at = gap.offset + gap.len;
     }
     pieces.push((at, bytes(at, scan.end.max(at))));
-    let kept = storage.link_aside(&name, &format!("{id:020}.seg.damaged"));
+    let kept = storage.link_aside(&name, &names::damaged_segment_name(id));
     let kept = kept.map_err(|e| io_error(format!("set {name} aside"), e))?;
     report.set_aside.push(SetAside { name: kept, bytes: 0, reason: Some("it is damaged") });
     let replaced = storage.replace(&name, len, &pieces);
@@ -135,5 +116,5 @@ pub(super) fn rewrite(
 
 /// The name under which a segment is set aside.
 pub(super) fn aside_name(id: u32, reason: &str) -> String {
-    if reason == BEHIND_THE_END { cut_name(id) } else { file_name(id) }
+    if reason == BEHIND_THE_END { names::cut_segment_name(id) } else { segment_name(id) }
 }

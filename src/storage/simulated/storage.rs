@@ -4,12 +4,10 @@ use super::content::Content;
 use super::{DiskOperation, SimulatedDisk};
 use crate::error::OpenError;
 use crate::format::header::FileIdentity;
-use crate::storage::{ASIDE, Access, Head, Opened, Pieces, SegmentFile, Storage, io_error};
+use crate::format::names::{self, MANIFEST, SET_ASIDE, set_aside_path};
+use crate::storage::{Access, Head, Opened, Pieces, SegmentFile, Storage, io_error};
 use std::io;
 use std::sync::Arc;
-
-pub(super) const MANIFEST: &str = "MANIFEST";
-const TEMPORARY: &str = ".tmp";
 
 /// The lock on a simulated disk, and its directory.
 #[derive(Debug)]
@@ -61,14 +59,14 @@ impl SimulatedStorage {
             number => format!("{name}.{number}"),
         });
         let is_free = |name: &String| {
-            let there = disk.names.get(&format!("{ASIDE}/{name}"));
+            let there = disk.names.get(&set_aside_path(name));
             there.is_none_or(|there| disk.names.get(from).is_some_and(|c| Arc::ptr_eq(c, there)))
         };
         names.find(is_free).expect("no folder holds 2^32 files of one name")
     }
 
     fn sync_aside(&self) -> io::Result<()> {
-        self.step(DiskOperation::SyncDirectory, ASIDE)?;
+        self.step(DiskOperation::SyncDirectory, SET_ASIDE)?;
         self.0.disk().sync_names(true);
         Ok(())
     }
@@ -90,7 +88,7 @@ impl SimulatedStorage {
         takes: Takes,
         durably: bool,
     ) -> io::Result<Arc<Content>> {
-        let temporary = format!("{name}{TEMPORARY}");
+        let temporary = names::temporary_name(name);
         if self.0.disk().names.contains_key(&temporary) {
             self.remove(&temporary)?;
         }
@@ -169,7 +167,7 @@ impl Storage for SimulatedStorage {
 
     fn set_aside(&self, name: &str, to: &str) -> io::Result<String> {
         let free = self.free_name(name, to);
-        self.add_name(name, &format!("{ASIDE}/{free}"))?;
+        self.add_name(name, &set_aside_path(&free))?;
         self.sync_aside()?;
         self.remove(name)?;
         self.sync_directory()?;
@@ -178,13 +176,13 @@ impl Storage for SimulatedStorage {
 
     fn link_aside(&self, name: &str, to: &str) -> io::Result<String> {
         let free = self.free_name(name, to);
-        self.add_name(name, &format!("{ASIDE}/{free}"))?;
+        self.add_name(name, &set_aside_path(&free))?;
         self.sync_aside()?;
         Ok(free)
     }
 
     fn keep_aside(&self, name: &str, len: u64, pieces: Pieces<'_>) -> io::Result<()> {
-        let path = format!("{ASIDE}/{name}");
+        let path = set_aside_path(name);
         if self.0.disk().names.contains_key(&path) {
             return Ok(());
         }
@@ -193,7 +191,7 @@ impl Storage for SimulatedStorage {
     }
 
     fn bring_back(&self, name: &str, to: &str) -> io::Result<()> {
-        let from = format!("{ASIDE}/{name}");
+        let from = set_aside_path(name);
         {
             let disk = self.0.disk();
             let (there, file) = (disk.names.get(to), disk.names.get(&from));
@@ -214,11 +212,11 @@ impl Storage for SimulatedStorage {
     }
 
     fn aside(&self) -> Result<Vec<(String, u64)>, OpenError> {
-        self.step(DiskOperation::List, ASIDE).map_err(|e| io_error("list", e))?;
+        self.step(DiskOperation::List, SET_ASIDE).map_err(|e| io_error("list", e))?;
         let disk = self.0.disk();
         let aside = disk.names.iter().filter_map(|(name, content)| {
-            let name = name.strip_prefix(ASIDE)?.strip_prefix('/')?;
-            (!name.ends_with(TEMPORARY)).then_some(())?;
+            let name = name.strip_prefix(SET_ASIDE)?.strip_prefix('/')?;
+            (!names::is_temporary(name)).then_some(())?;
             Some((name.to_owned(), content.len() as u64))
         });
         Ok(aside.collect())
