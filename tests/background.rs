@@ -1,54 +1,20 @@
 //! What becomes of a log whose background threads fail, of tasks that wait, and of odd periods.
 
+mod common;
+
+use common::tasks::spawn_task;
+use common::{HANG, until};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tailcask::{
     AppendError, CommitLog, Durability, FailPoint, MergeError, SimulatedDisk, Store, SyncError,
     WriteError,
 };
-
-/// Far longer than anything here takes.
-const HANG: Duration = Duration::from_secs(60);
-
-struct Unpark(thread::Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
-}
-
-/// Runs a future to its end, in a thread of its own.
-fn spawn_task<T: Send + 'static>(
-    future: impl Future<Output = T> + Send + 'static,
-) -> mpsc::Receiver<T> {
-    let (done, result) = mpsc::channel();
-    thread::spawn(move || {
-        let mut future = Box::pin(future);
-        let waker = Waker::from(Arc::new(Unpark(thread::current())));
-        let value = loop {
-            match future.as_mut().poll(&mut Context::from_waker(&waker)) {
-                Poll::Ready(value) => break value,
-                Poll::Pending => thread::park(),
-            }
-        };
-        let _ = done.send(value);
-    });
-    result
-}
-
-fn until(what: &str, mut is: impl FnMut() -> bool) {
-    let started = Instant::now();
-    while !is() {
-        assert!(started.elapsed() < HANG, "{what}");
-        thread::sleep(Duration::from_millis(1));
-    }
-}
 
 fn is_background(result: Result<impl Sized, AppendError>) -> bool {
     matches!(
@@ -153,6 +119,7 @@ fn a_task_that_waits_while_the_sync_thread_panics_is_woken() {
     let (go, slow) = slow_append(&log);
     let earlier = wait_for(first);
     // The thread is in a sync now, which waits for the first append.
+    // It needs no more than this as a rule, and if it does the test is a weaker one.
     thread::sleep(Duration::from_millis(200));
     let second = log.tail();
     let (go_on, slower) = slow_append(&log);
@@ -160,9 +127,9 @@ fn a_task_that_waits_while_the_sync_thread_panics_is_woken() {
     thread::sleep(Duration::from_millis(50));
     log.fail_at(FailPoint::Sync);
     go.send(()).unwrap();
-    // On a slow machine its sync may wait for the second one, too, and there is nothing to see.
+    // On a slow machine the sync may wait for the second append, too, or may not have begun.
     if let Ok(earlier) = earlier.recv_timeout(Duration::from_secs(10)) {
-        earlier.unwrap();
+        assert!(matches!(earlier, Ok(()) | Err(SyncError::Background(_))), "{earlier:?}");
         let later = later.recv_timeout(HANG).expect("the task is woken");
         assert!(matches!(later, Err(SyncError::Background(_))), "{later:?}");
     }

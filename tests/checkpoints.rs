@@ -1,5 +1,10 @@
 //! Positions that come from elsewhere, and readers of logs that others write, close, or lose.
 
+mod common;
+
+use common::content::placed_entries as entries;
+use common::frames::{HEADER, place, uncommit};
+use common::{HANG, log_by_hand, segment, small_log};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,15 +16,7 @@ use tailcask::{
 const UNIT: u64 = 16 << 10;
 
 fn options() -> LogOptions {
-    CommitLog::options().maintenance(Maintenance::Manual).segment_unit(UNIT).segment_size(UNIT)
-}
-
-fn entries(log: &CommitLog) -> Vec<(LogPosition, Vec<u8>)> {
-    let (mut reader, mut all) = (log.reader(), Vec::new());
-    while let Some(entry) = reader.next_entry().unwrap() {
-        all.push((entry.position(), entry.to_vec()));
-    }
-    all
+    small_log(UNIT)
 }
 
 /// U6: a checkpoint of a log that was made anew waited for ever, where the new one is shorter.
@@ -43,7 +40,7 @@ fn a_checkpoint_beyond_the_end_is_an_error() {
     let far = log.reader_from(last).next_entry().map(|entry| entry.is_some());
     assert!(matches!(far, Err(ReadError::PastEnd { position, .. }) if position == last), "{far:?}");
     let near = LogPosition::from_u64(log.tail().as_u64() + 800);
-    let near = log.reader_from(near).wait_entry(Duration::from_secs(60)).map(|e| e.is_some());
+    let near = log.reader_from(near).wait_entry(HANG).map(|e| e.is_some());
     assert!(matches!(near, Err(ReadError::PastEnd { .. })), "{near:?}");
     // At the end is a place.
     assert!(log.reader_from(log.tail()).next_entry().unwrap().is_none());
@@ -98,9 +95,9 @@ fn nothing_of_a_dead_batch_can_be_read() {
         let image = disk.process_death();
         log.abort();
         let mut bytes = image.read(&segment(1)).unwrap();
-        let head = batch[0].offset() as usize - 16;
-        claim(&mut bytes, head);
-        bytes[head + 16 + written..].fill(0);
+        let head = batch[0].offset() as usize - HEADER;
+        uncommit(&mut bytes, head);
+        bytes[head + HEADER + written..].fill(0);
         assert!(image.write(&segment(1), &bytes));
 
         let log = whole().open_simulated(&image).unwrap();
@@ -125,10 +122,10 @@ fn nothing_of_an_unfinished_batch_can_be_read_by_another_process() {
     let batch = batch_of(&log, 2000);
     // The file is what the writer has mapped: now the batch is as it is before its commit.
     let name = path.join(segment(1));
-    let head = batch[0].offset() as usize - 16;
+    let head = batch[0].offset() as usize - HEADER;
     let mut bytes = std::fs::read(&name).unwrap();
     let committed: [u8; 8] = bytes[head..head + 8].try_into().unwrap();
-    claim(&mut bytes, head);
+    uncommit(&mut bytes, head);
     let file = std::fs::OpenOptions::new().write(true).open(&name).unwrap();
     file.write_all_at(&bytes[head..head + 8], head as u64).unwrap();
 
@@ -147,38 +144,22 @@ fn nothing_of_an_unfinished_batch_can_be_read_by_another_process() {
     log.close().unwrap();
 }
 
+fn first(offset: usize) -> LogPosition {
+    place(1, offset as u64)
+}
+
 /// Segments that hold a batch as a whole.
 fn whole() -> LogOptions {
-    CommitLog::options().maintenance(Maintenance::Manual).initial_segment_size(4 << 20)
+    log_by_hand().segment_size(4 << 20).initial_segment_size(4 << 20)
 }
 
 /// Bytes of a frame of such a batch.
-const BATCHED: usize = 16 + 40;
+const BATCHED: usize = HEADER + 40;
 
 fn batch_of(log: &CommitLog, entries: usize) -> Vec<LogPosition> {
     let batch = log.append_batch(&vec![&[9u8; 40][..]; entries]).unwrap();
     assert!(batch.iter().all(|position| position.segment() == 1));
     batch
-}
-
-/// A position in the first segment.
-fn first(offset: usize) -> LogPosition {
-    LogPosition::from_u64(1 << 32 | offset as u64)
-}
-
-fn segment(id: u32) -> String {
-    format!("{id:020}.seg")
-}
-
-/// Makes the frame at an offset of a segment one that is not committed yet, as in `format/frame.rs`.
-fn claim(bytes: &mut [u8], at: usize) {
-    let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
-    let (salt, low) = (word(24), word(at) & 0xffff_fff8 | 1);
-    let place = ((at as u64) << 32 | low) ^ 0x9e37_79b9_7f4a_7c15;
-    let product = u128::from(salt) * u128::from(place);
-    let folded = product as u64 ^ (product >> 64) as u64;
-    let check = folded as u32 ^ (folded >> 32) as u32;
-    bytes[at..at + 8].copy_from_slice(&(u64::from(check) << 32 | low).to_le_bytes());
 }
 
 /// L2: what recovery would leave out, a follower leaves out, too, and goes on doing so.
@@ -215,7 +196,7 @@ fn a_follower_sees_no_more_than_recovery_finds() {
     let log = options().open(&path).unwrap();
     assert_eq!(entries(&log), seen);
     log.append(b"after").unwrap();
-    let next = reader.wait_entry(Duration::from_secs(20)).unwrap().map(|entry| entry.to_vec());
+    let next = reader.wait_entry(HANG).unwrap().map(|entry| entry.to_vec());
     assert_eq!(next.as_deref(), Some(&b"after"[..]));
     log.close().unwrap();
     assert_eq!(entries(&follower).len(), seen.len() + 1);
@@ -295,7 +276,7 @@ fn salvage_takes_time_linear_in_what_is_there() {
     assert_eq!(&*log.read(behind).unwrap(), b"behind");
     assert_eq!(log.recovery().lost.len(), 1);
     // It was hours; this is a guard against that, and no measurement.
-    assert!(started.elapsed() < Duration::from_secs(120), "{:?}", started.elapsed());
+    assert!(started.elapsed() < HANG, "{:?}", started.elapsed());
 }
 
 #[test]

@@ -2,16 +2,18 @@
 //! meanwhile.
 #![cfg(target_os = "linux")]
 
+mod common;
+
+use common::children::{self, ARGUMENTS, prepare};
+use common::files::{mode, paths as files};
+use common::{HANG, count};
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
-use std::time::Duration;
+use std::process::{Command, Output, Stdio};
 use tailcask::{CommitLog, LogOptions, Maintenance, OpenError, Store};
 
-const ROLE: &str = "TAILCASK_ROLE";
-const PLACE: &str = "TAILCASK_PLACE";
 const NOBODY: u32 = 65534;
 
 fn options() -> LogOptions {
@@ -19,11 +21,8 @@ fn options() -> LogOptions {
 }
 
 /// Runs a role in a process of its own.
-fn run(role: &str, place: &Path, prepare: impl FnOnce(&mut Command) -> &mut Command) -> Output {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.env(ROLE, role).env(PLACE, place);
-    command.args(["--exact", "child", "--ignored", "--nocapture", "--test-threads=1"]);
-    prepare(&mut command).output().unwrap()
+fn run(role: &str, place: &Path, change: impl FnOnce(&mut Command) -> &mut Command) -> Output {
+    change(children::command(role, place).stdout(Stdio::piped())).output().unwrap()
 }
 
 fn check(output: &Output) {
@@ -35,8 +34,8 @@ fn check(output: &Output) {
 #[test]
 #[ignore = "the other process of the tests below"]
 fn child() {
-    let (Ok(role), Some(place)) = (std::env::var(ROLE), std::env::var_os(PLACE)) else { return };
-    let place = Path::new(&place);
+    let Some((role, place)) = children::role() else { return };
+    let place = &place;
     match &role[..] {
         "wanderer" => wander(place),
         "threadless" => without_threads(place),
@@ -44,7 +43,7 @@ fn child() {
         "limited" => be_limited(place),
         other => panic!("there is no role {other}"),
     }
-    eprintln!("child: done");
+    children::say("done");
 }
 
 fn is_root() -> bool {
@@ -64,16 +63,6 @@ fn closed_log(dir: &Path) -> PathBuf {
     path
 }
 
-fn files(path: &Path) -> Vec<PathBuf> {
-    let mut all: Vec<_> = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()).collect();
-    all.sort();
-    all
-}
-
-fn mode(path: &Path, mode: u32) {
-    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
-}
-
 #[test]
 fn a_second_writer_is_kept_out_also_where_lock_was_removed() {
     let dir = tempfile::tempdir().unwrap();
@@ -91,11 +80,7 @@ fn a_second_writer_is_kept_out_also_where_lock_was_removed() {
     log.append(b"two").unwrap();
     log.close().unwrap();
     let log = options().open(&moved).unwrap();
-    let (mut reader, mut count) = (log.reader(), 0);
-    while reader.next_entry().unwrap().is_some() {
-        count += 1;
-    }
-    assert_eq!(count, 2);
+    assert_eq!(count(&log), 2);
     assert!(log.recovery().is_clean());
 }
 
@@ -180,11 +165,10 @@ fn a_directory_that_a_group_shares_is_opened_where_that_is_asked_for() {
     let store = options.open(&path).unwrap();
     store.put("a", "b").unwrap();
     store.close().unwrap();
-    let umask = rustix::process::umask(rustix::fs::Mode::empty());
-    rustix::process::umask(umask);
+    let umask = umask();
     for file in files(&path) {
         let mode = fs::metadata(&file).unwrap().mode() & 0o777;
-        assert_eq!(mode, 0o660 & !umask.as_raw_mode(), "{}", file.display());
+        assert_eq!(mode, 0o660 & !umask, "{}", file.display());
     }
     files(&path).iter().for_each(|file| mode(file, 0o660));
     assert!(matches!(Store::open(&path), Err(OpenError::NotPrivate { .. })));
@@ -195,6 +179,13 @@ fn a_directory_that_a_group_shares_is_opened_where_that_is_asked_for() {
     mode(&path.join("MANIFEST"), 0o660);
     mode(&path, 0o2777);
     assert!(matches!(options.open(&path), Err(OpenError::NotPrivate { mode: 0o2777, .. })));
+}
+
+/// Asking for it by system call would set it for a moment, under the other tests of this file.
+fn umask() -> u32 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let umask = status.lines().find_map(|line| line.strip_prefix("Umask:")).unwrap();
+    u32::from_str_radix(umask.trim(), 8).unwrap()
 }
 
 #[test]
@@ -228,12 +219,12 @@ fn wander(place: &Path) {
         log.append(&vec![2; 1 << 20]).unwrap();
     }
     for _ in 0..6 {
-        let entry = reader.wait_entry(Duration::from_secs(30)).unwrap();
+        let entry = reader.wait_entry(HANG).unwrap();
         assert_eq!(entry.expect("it was appended").len(), 1 << 20);
     }
     fs::rename(place.join("log"), place.join("moved")).unwrap();
     log.append(b"moved").unwrap();
-    assert_eq!(&*reader.wait_entry(Duration::from_secs(30)).unwrap().unwrap(), b"moved");
+    assert_eq!(&*reader.wait_entry(HANG).unwrap().unwrap(), b"moved");
     log.close().unwrap();
     assert!(options().open(place.join("moved")).unwrap().recovery().is_clean());
 }
@@ -300,14 +291,10 @@ fn without_threads(path: &Path) {
 #[test]
 fn a_limit_on_the_size_of_files_makes_segments_smaller_where_its_signal_is_ignored() {
     let dir = tempfile::tempdir().unwrap();
-    let output = Command::new("sh")
-        .args(["-c", "trap '' XFSZ; ulimit -f 1000; exec \"$@\"", "sh"])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "child", "--ignored", "--nocapture", "--test-threads=1"])
-        .env(ROLE, "limited")
-        .env(PLACE, dir.path().join("log"))
-        .output();
-    check(&output.unwrap());
+    let mut command = Command::new("sh");
+    command.args(["-c", "trap '' XFSZ; ulimit -f 1000; exec \"$@\"", "sh"]);
+    command.arg(std::env::current_exe().unwrap()).args(ARGUMENTS);
+    check(&prepare(&mut command, "limited", &dir.path().join("log")).output().unwrap());
 }
 
 /// Blocks of 512 bytes: some 500 KB.

@@ -2,9 +2,10 @@
 //! written to. Skipped, with a message, where this machine cannot make them.
 #![cfg(target_os = "linux")]
 
-mod mounts;
+mod common;
 
-use mounts::{Kind, fill, run_on};
+use common::entries;
+use common::mounts::{self, Kind, fill, run_on};
 use std::path::Path;
 use std::process::Command;
 use tailcask::{CommitLog, LogOptions, Maintenance, OpenError, Store};
@@ -25,11 +26,6 @@ fn child() {
         other => panic!("there is no role {other}"),
     }
     mounts::done();
-}
-
-fn entries(log: &CommitLog) -> Vec<Vec<u8>> {
-    let mut reader = log.reader();
-    std::iter::from_fn(|| reader.next_entry().unwrap().map(|entry| entry.to_vec())).collect()
 }
 
 #[test]

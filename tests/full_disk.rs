@@ -3,9 +3,11 @@
 //! cannot make them.
 #![cfg(target_os = "linux")]
 
-mod mounts;
+mod common;
 
-use mounts::{Kind, fill, run_on};
+use common::files::paths_with;
+use common::mounts::{self, Kind, fill, run_on};
+use common::{count, entries, until};
 use std::path::Path;
 use std::time::Duration;
 use tailcask::{
@@ -178,15 +180,10 @@ fn open_a_log(place: &Path) {
         log.append(&vec![n; 100_000]).unwrap();
     }
     log.close().unwrap();
-    let all = |log: &CommitLog| {
-        let mut reader = log.reader();
-        let all = std::iter::from_fn(|| reader.next_entry().unwrap().map(|entry| entry.to_vec()));
-        all.collect::<Vec<_>>()
-    };
     let ballast = fill(place, 0);
     for mode in [RecoveryMode::Strict, RecoveryMode::Salvage] {
         let log = log_options().recovery_mode(mode).open(&path).unwrap();
-        assert_eq!(all(&log).len(), 40);
+        assert_eq!(entries(&log).len(), 40);
         let refused = log.append(&vec![1; 100_000]);
         assert!(matches!(refused, Err(AppendError::NoSpace { .. })), "{refused:?}");
         log.sync().unwrap();
@@ -200,10 +197,10 @@ fn open_a_log(place: &Path) {
     assert!(position >= tail);
     log.sync().unwrap();
     assert_eq!(log.read(position).unwrap().len(), 100_000);
-    assert_eq!(all(&log).len(), 41);
+    assert_eq!(entries(&log).len(), 41);
     log.abort();
     let log = log_options().open(&path).unwrap();
-    let all = all(&log);
+    let all = entries(&log);
     assert!(all.iter().enumerate().all(|(n, entry)| *entry == vec![n as u8; 100_000]));
     assert_eq!(all.len(), 41);
 }
@@ -222,14 +219,6 @@ fn recover(place: &Path) {
     log.append(b"behind").unwrap();
     log.abort();
     let ballast = fill(place, 0);
-    let count = |log: &CommitLog| {
-        let mut reader = log.reader();
-        let mut count = 0;
-        while reader.next_entry().unwrap().is_some() {
-            count += 1;
-        }
-        count
-    };
     assert_eq!(count(&log_options().open_read_only(&path).unwrap()), 41);
     for round in 0..3 {
         let log = log_options().open(&path).unwrap();
@@ -256,14 +245,16 @@ fn leave_room(place: &Path) {
         found.f_bfree * found.f_frsize
     };
     let log = CommitLog::options().segment_size(16 << 20).initial_segment_size(4 << 20);
-    let log = log.open(place.join("log")).unwrap();
+    let path = place.join("log");
+    let log = log.open(&path).unwrap();
     log.append(b"one").unwrap();
-    std::thread::sleep(Duration::from_millis(500));
+    until("there is a standby", || paths_with(&path, "seg").len() > 1);
     fill(place, 6 << 20);
     // Rolls into the standby, and so another one is wanted.
     for _ in 0..50 {
         log.append(&vec![1; 100_000]).unwrap();
     }
+    // For the thread that makes it to try.
     std::thread::sleep(Duration::from_secs(1));
     assert!(free() >= 4 << 20, "{} bytes are left", free());
 }

@@ -1,21 +1,11 @@
 //! Bugs that logs like this one have had, where no other test is about them.
 
-use tailcask::{
-    CommitLog, Durability, LogOptions, LogPosition, Maintenance, OpenError, ReadError,
-    SimulatedDisk,
-};
+mod common;
 
-fn options() -> LogOptions {
-    CommitLog::options().segment_size(2 << 20).maintenance(Maintenance::Manual)
-}
-
-fn count(log: &CommitLog) -> usize {
-    let (mut reader, mut count) = (log.reader(), 0);
-    while reader.next_entry().unwrap().is_some() {
-        count += 1;
-    }
-    count
-}
+use common::tasks::spawn_task;
+use common::{HANG, count, log_by_hand as options, until};
+use std::sync::Arc;
+use tailcask::{CommitLog, Durability, LogPosition, OpenError, ReadError, SimulatedDisk};
 
 /// Hazard 24.
 #[test]
@@ -107,13 +97,10 @@ fn churn_leaves_no_garbage_behind() {
         if n % 10 == 9 {
             log.sync().unwrap();
             log.truncate_before(position).unwrap();
-            // Generous: other tests' threads are in the same epochs.
-            let waiting = || log.stats().segments_waiting_for_readers;
-            let free = (0..5000).any(|_| {
-                std::thread::sleep(std::time::Duration::from_millis(1));
-                waiting() == 0
+            // Other tests' threads are in the same epochs.
+            until("what nobody reads is unmapped", || {
+                log.stats().segments_waiting_for_readers == 0
             });
-            assert!(free, "{} segments wait, and nobody reads", waiting());
             (mapped, opened) = (mapped.max(maps(of)), opened.max(descriptors(of)));
         }
     }
@@ -232,18 +219,8 @@ fn a_segment_of_more_than_four_gib_is_refused() {
 /// A task that waits for the place right behind a sync mark, which needs a sync of its own.
 #[test]
 fn a_task_that_waits_for_what_a_sync_left_behind_is_woken() {
-    use std::future::Future;
-    use std::sync::Arc;
-    use std::task::{Context, Wake, Waker};
-    struct Unpark(std::thread::Thread);
-    impl Wake for Unpark {
-        fn wake(self: Arc<Self>) {
-            self.0.unpark();
-        }
-    }
     let dir = tempfile::tempdir().unwrap();
-    let log = CommitLog::open(dir.path().join("log")).unwrap();
-    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let log = Arc::new(CommitLog::open(dir.path().join("log")).unwrap());
     for _ in 0..300 {
         log.append(b"something").unwrap();
         std::thread::scope(|scope| {
@@ -252,13 +229,9 @@ fn a_task_that_waits_for_what_a_sync_left_behind_is_woken() {
             while log.tail() == before && !sync.is_finished() {
                 std::hint::spin_loop();
             }
-            let mut future = std::pin::pin!(log.wait_durable_async(log.tail()));
-            let mut patience = 0;
-            while future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {
-                std::thread::park_timeout(std::time::Duration::from_secs(5));
-                patience += 1;
-                assert!(patience < 10, "not woken");
-            }
+            let (log, tail) = (log.clone(), log.tail());
+            let woken = spawn_task(async move { log.wait_durable_async(tail).await });
+            woken.recv_timeout(HANG).expect("it is woken").unwrap();
         });
     }
 }

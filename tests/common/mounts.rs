@@ -1,12 +1,8 @@
 //! Runs a part of a test in a process of its own, on a file system of its own.
 
-#![allow(dead_code, reason = "each of the tests that share it uses a part")]
-
+use super::children;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-
-const ROLE: &str = "TAILCASK_ROLE";
-const PLACE: &str = "TAILCASK_PLACE";
 
 /// Which file system, with its options for `mkfs` or `mount`.
 #[derive(Clone, Copy, Debug)]
@@ -19,7 +15,7 @@ pub(crate) enum Kind {
 
 /// The role and the place of this process, if it is one that `run_on` has started.
 pub(crate) fn role() -> Option<(String, PathBuf)> {
-    let (role, place) = (std::env::var(ROLE).ok()?, PathBuf::from(std::env::var_os(PLACE)?));
+    let (role, place) = children::role()?;
     let (usual, shown) = (std::panic::take_hook(), place.clone());
     std::panic::set_hook(Box::new(move |panic| {
         // What is where is what one wants to know first.
@@ -32,10 +28,10 @@ pub(crate) fn role() -> Option<(String, PathBuf)> {
 
 /// Says that the role was played to its end.
 pub(crate) fn done() {
-    eprintln!("child: done");
+    children::say("done");
 }
 
-/// Makes a file system of so many MiB, mounts it where only the child sees it, and lets the test
+/// Makes a file system of this size, mounts it where only the child sees it, and lets the test
 /// `child` play a role there. False where it cannot be made on this machine, with a message.
 pub(crate) fn run_on(kind: Kind, mib: u64, role: &str) -> bool {
     let dir = tempfile::tempdir().unwrap();
@@ -64,8 +60,7 @@ pub(crate) fn run_on(kind: Kind, mib: u64, role: &str) -> bool {
         command.args(["-U", "-r"]);
     }
     command.args(["sh", "-c", &script, "sh"]).arg(std::env::current_exe().unwrap());
-    command.args(["--exact", "child", "--ignored", "--nocapture", "--test-threads=1"]);
-    let output = command.env(ROLE, role).env(PLACE, &place).output();
+    let output = children::prepare(&mut command, role, &place).args(children::ARGUMENTS).output();
     let said = output.as_ref().map_or(String::new(), |o| String::from_utf8_lossy(&o.stderr).into());
     if !said.contains("mounted\n") {
         eprintln!("skipped: no {kind:?} of {mib} MiB can be made here: {said}{output:?}");
@@ -80,7 +75,7 @@ fn check(output: &Output, said: &str) {
     assert!(output.status.success() && said.contains("child: done"), "{said}\n{out}\n{output:?}");
 }
 
-/// Takes all of the space that is free, but for so many bytes that are freed again.
+/// Takes all of the space that is free, and then frees `leave` bytes of it.
 pub(crate) fn fill(place: &Path, leave: u64) -> PathBuf {
     use std::io::Write;
     let path = place.join("ballast");
