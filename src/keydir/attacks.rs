@@ -64,8 +64,9 @@ fn work(secret: [u8; 16], keys: &[Key]) -> [u64; 3] {
         at == entry(nth, 0)
     };
     for (nth, key) in (0..).zip(keys) {
-        let set = |old: Option<_>| (Change::Set(entry(nth, 0)), assert_eq!(old, None));
-        keydir.change(keydir.tag(key), |at| compare(at, nth), set);
+        let slot = keydir.entry(keydir.tag(key), |at| compare(at, nth));
+        assert_eq!(slot.position(), None);
+        slot.set(entry(nth, 0));
     }
     let puts = compared.take();
     for (nth, key) in (0..).zip(keys) {

@@ -9,8 +9,10 @@
 //! by chance, they are set aside and sorted by their keys instead: with each compared to each, opening
 //! would take time quadratic in their number.
 
+use super::Keydir;
+use super::entry::KeydirEntry;
+use super::slot::{SHARDS, Slot};
 use super::table::{self, Table, hash};
-use super::{Keydir, SHARDS, Slot};
 use crate::position::LogPosition;
 use crate::threads::on_threads;
 use std::collections::BTreeMap;
@@ -29,7 +31,7 @@ pub(crate) enum Fate {
 
 /// An entry to be loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Entry {
+pub(crate) struct LoadEntry {
     pub(crate) tag: u32,
     pub(crate) at: LogPosition,
     /// Whether it says that its key is not there: it takes part, and has no slot in the end.
@@ -37,9 +39,9 @@ pub(crate) struct Entry {
 }
 
 /// Entries to be loaded, growing by their tags.
-pub(crate) trait Source: Sync {
+pub(crate) trait LoadSource: Sync {
     fn len(&self) -> usize;
-    fn get(&self, nth: usize) -> Entry;
+    fn get(&self, nth: usize) -> LoadEntry;
 }
 
 /// Tells which entries with equal tags have one key, and which of those is the newest.
@@ -73,7 +75,7 @@ impl Keydir {
     /// After an error, some entries are loaded, and some are not, tombstones among them.
     pub(crate) fn load<R: Resolve>(
         &self,
-        sources: &[impl Source],
+        sources: &[impl LoadSource],
         threads: usize,
         resolve: &R,
     ) -> Result<(), R::Error> {
@@ -94,7 +96,7 @@ impl Keydir {
     fn fill<R: Resolve>(
         &self,
         shard: usize,
-        sources: &[impl Source],
+        sources: &[impl LoadSource],
         resolve: &R,
     ) -> Result<(), R::Error> {
         // Tags as 64 bits: the end of the last shard is not one of 32.
@@ -128,7 +130,7 @@ impl Keydir {
 }
 
 /// The index of the first entry with a tag of at least this.
-fn first(source: &impl Source, tag: u64) -> usize {
+fn first(source: &impl LoadSource, tag: u64) -> usize {
     let (mut low, mut high) = (0, source.len());
     while low < high {
         let middle = low + (high - low) / 2;
@@ -152,7 +154,7 @@ struct Filler<'f, R> {
 }
 
 impl<R: Resolve> Filler<'_, R> {
-    fn add(&mut self, entry: Entry) -> Result<(), R::Error> {
+    fn add(&mut self, entry: LoadEntry) -> Result<(), R::Error> {
         let mark = if entry.tombstone { TOMBSTONE } else { 0 };
         self.tombstones |= entry.tombstone;
         let new = Slot { tag: entry.tag, position: entry.at.as_u64() | mark };
@@ -163,20 +165,18 @@ impl<R: Resolve> Filler<'_, R> {
             return Ok(());
         }
         let (mut fate, mut others) = (Ok(Fate::Other), 0);
-        let there = self.table.get_mut(hash(self.table, new.tag), |(old, _)| {
-            if old.tag == new.tag {
-                fate = self.resolve.fate(place(*old), entry.at);
-                others += 1;
-            }
+        let slot = KeydirEntry::find(&mut *self.table, new.tag, |old| {
+            fate = self.resolve.fate(unmarked(old), entry.at);
+            others += 1;
             !matches!(fate, Ok(Fate::Other))
         });
-        match (fate?, there) {
-            (Fate::Newer, Some((old, _))) => {
-                let old = std::mem::replace(old, new);
-                self.resolve.dropped(place(old));
+        match (fate?, slot.position()) {
+            (Fate::Newer, Some(old)) => {
+                slot.set(new.position());
+                self.resolve.dropped(unmarked(old));
             }
             (Fate::Older, _) => self.resolve.dropped(entry.at),
-            _ if others < CROWD => table::insert(self.table, new),
+            _ if others < CROWD => slot.set(new.position()),
             _ => self.set_aside(new),
         }
         Ok(())
@@ -198,7 +198,7 @@ impl<R: Resolve> Filler<'_, R> {
         for (_, crowd) in std::mem::take(&mut self.crowds) {
             let mut all = Vec::with_capacity(crowd.len());
             for slot in crowd {
-                match self.resolve.look(place(slot))? {
+                match self.resolve.look(unmarked(slot.position()))? {
                     Some((key, age)) => all.push((key, age, slot)),
                     None => self.keep(slot),
                 }
@@ -206,7 +206,9 @@ impl<R: Resolve> Filler<'_, R> {
             all.sort_unstable_by(|(a, old, _), (b, new, _)| (a, old).cmp(&(b, new)));
             for same in all.chunk_by(|(a, ..), (b, ..)| a == b) {
                 let (&(.., newest), older) = same.split_last().expect("chunks are not empty");
-                older.iter().for_each(|&(.., slot)| self.resolve.dropped(place(slot)));
+                older
+                    .iter()
+                    .for_each(|&(.., slot)| self.resolve.dropped(unmarked(slot.position())));
                 self.keep(newest);
             }
         }
@@ -228,15 +230,14 @@ impl<R: Resolve> Filler<'_, R> {
     }
 }
 
-/// Where the frame of a slot is that is being loaded.
-fn place(slot: Slot) -> LogPosition {
-    LogPosition::from_u64(slot.position & !TOMBSTONE)
+/// The position of a slot that is being loaded, without the mark of a tombstone.
+fn unmarked(position: LogPosition) -> LogPosition {
+    LogPosition::from_u64(position.as_u64() & !TOMBSTONE)
 }
 
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::keydir::Change;
     use std::sync::Mutex;
 
     /// Where the frame of a key's version is: which key is told by the position's segment, which is
@@ -293,39 +294,44 @@ pub(super) mod tests {
     }
 
     fn all(keydir: &Keydir) -> Vec<LogPosition> {
-        let mut all: Vec<_> =
-            (0..keydir.shards()).flat_map(|n| keydir.copy(n)).map(|slot| slot.at()).collect();
+        let all = Mutex::new(Vec::new());
+        keydir.find(|at| {
+            all.lock().unwrap().push(at);
+            false
+        });
+        let mut all = all.into_inner().unwrap();
         all.sort_unstable();
         all
     }
 
-    impl Source for Vec<Entry> {
+    impl LoadSource for Vec<LoadEntry> {
         fn len(&self) -> usize {
             self.len()
         }
 
-        fn get(&self, nth: usize) -> Entry {
+        fn get(&self, nth: usize) -> LoadEntry {
             self[nth]
         }
     }
 
     pub(in crate::keydir) fn sorted(
         source: impl Iterator<Item = (u32, LogPosition)>,
-    ) -> Vec<Entry> {
-        let mut all: Vec<_> = source.map(|(tag, at)| Entry { tag, at, tombstone: false }).collect();
+    ) -> Vec<LoadEntry> {
+        let mut all: Vec<_> =
+            source.map(|(tag, at)| LoadEntry { tag, at, tombstone: false }).collect();
         all.sort_unstable();
         all
     }
 
     /// Keys of each source, with versions, one in seven of them a tombstone.
-    fn sources(keydir: &Keydir) -> Vec<Vec<Entry>> {
+    fn sources(keydir: &Keydir) -> Vec<Vec<LoadEntry>> {
         let tag = |key: u32| keydir.tag(&key.to_le_bytes());
         let one = |source: u32, n: u32| {
             let key = (n * 7 + source * 13) % 3000;
             let version = (source * 5 + n) % 11;
             // The same for all that is said of a version.
             let tombstone = (key + version).is_multiple_of(7);
-            Entry { tag: tag(key), at: entry(key, version), tombstone }
+            LoadEntry { tag: tag(key), at: entry(key, version), tombstone }
         };
         let of = |source| {
             let mut all: Vec<_> = (0..2500).map(|n| one(source, n)).collect();
@@ -335,16 +341,16 @@ pub(super) mod tests {
         (0..4).map(of).collect()
     }
 
-    fn one_by_one(keydir: &Keydir, sources: &[Vec<Entry>]) {
-        for &Entry { tag, at: new, .. } in sources.iter().flatten() {
+    fn one_by_one(keydir: &Keydir, sources: &[Vec<LoadEntry>]) {
+        for &LoadEntry { tag, at: new, .. } in sources.iter().flatten() {
             let is = |old: LogPosition| old.segment() == new.segment();
-            keydir.change(tag, is, |old| match old {
-                Some(old) if old.offset() >= new.offset() => (Change::Keep, ()),
-                _ => (Change::Set(new), ()),
-            });
+            let slot = keydir.entry(tag, is);
+            if slot.position().is_none_or(|old| old.offset() < new.offset()) {
+                slot.set(new);
+            }
         }
         for tombstone in sources.iter().flatten().filter(|entry| entry.tombstone) {
-            keydir.change(tombstone.tag, |at| at == tombstone.at, |_| (Change::Remove, ()));
+            keydir.entry(tombstone.tag, |at| at == tombstone.at).remove();
         }
     }
 

@@ -4,12 +4,12 @@
 //! A lookup anywhere in 100 MiB misses the TLB, and on 4 KiB pages the walk that follows misses the
 //! cache as well.
 
-use super::{IN_STEP, SHARDS, Slot};
+use super::slot::{LOOKUP_BATCH, SHARDS, Slot};
 use crate::prefetch::{prefetch, touch};
 use dashmap::SharedValue;
 use hashbrown::raw::RawTable;
 
-pub(super) type Table = RawTable<(Slot, SharedValue<()>)>;
+pub(crate) type Table = RawTable<(Slot, SharedValue<()>)>;
 
 /// What a slot takes, with its control byte.
 pub(super) const EACH: usize = size_of::<(Slot, SharedValue<()>)>() + 1;
@@ -35,7 +35,7 @@ pub(super) fn prefetch_slot(table: &Table, hash: u64) {
 #[inline]
 #[allow(unsafe_code, reason = "touches what is the table's")]
 pub(super) fn touch_slots<'t>(probes: impl Iterator<Item = (&'t Table, u32)>) {
-    let mut all = [[std::ptr::null(); 4]; IN_STEP];
+    let mut all = [[std::ptr::null(); 4]; LOOKUP_BATCH];
     let mut count = 0;
     for (table, tag) in probes {
         let last = table.buckets() - 1;
@@ -115,6 +115,15 @@ fn shrink_to(table: &mut Table, enough: usize) {
     if let Ok(new) = Table::try_with_capacity(enough) {
         move_into(table, new);
     }
+}
+
+/// A copy of every slot.
+#[allow(unsafe_code, reason = "hashbrown's raw iterator")]
+pub(super) fn slots(table: &Table) -> impl Iterator<Item = Slot> {
+    // SAFETY: the table is borrowed for as long as the iterator lives, so it is not changed or freed.
+    let buckets = unsafe { table.iter() };
+    // SAFETY: the iterator gives buckets that are full.
+    buckets.map(|bucket| unsafe { bucket.as_ref() }.0)
 }
 
 /// Removes the slots that are doomed.

@@ -9,7 +9,6 @@ use super::inner::Damage;
 use super::{Store, check_key};
 use crate::error::{ReadError, WriteError};
 use crate::format::frame::{self, HEADER, Header, Kind};
-use crate::keydir::Change;
 use crate::log::append::claim::Claim;
 use crate::log::writer::Need;
 use crate::options::MAX_SEGMENT;
@@ -104,39 +103,54 @@ impl Store {
         }
         let (inner, writer) = (&*self.inner, self.writer());
         let tags: Vec<u32> = (0..batch.len()).map(|n| inner.keydir.tag(batch.key(n))).collect();
-        let damage = Damage::default();
-        let is = |nth: usize, at| inner.is_key(at, batch.key(nth), &damage);
         let deletes = frames.iter().all(|frame| frame.header.kind == Kind::Delete);
         let need = if deletes { Need::Delete } else { Need::Put };
         let mut alone = writer.alone(len, need)?;
         let is_alone = alone.is_some();
-        loop {
-            let mut position = None;
-            let likely = |positions: &[LogPosition]| inner.touch(positions);
-            let decide = || {
-                if let Some(damage) = damage.take() {
-                    return Err(ReadError::Corrupt(damage).into());
-                }
-                let Some(claim) = writer.try_claim(&mut alone, len, need) else { return Ok(None) };
-                let (at, changes) = write_all(claim, &frames);
-                // ORDERING: Relaxed; pairs with the loads in `look_up_many`, and the locks order it.
-                inner.batches.fetch_add(1, Ordering::Relaxed);
-                position = Some(at);
-                Ok::<_, WriteError>(Some(changes))
-            };
-            let died = |old| inner.died(old);
-            let done = inner.keydir.change_all(&tags, likely, is, decide, died)?;
-            match position {
-                Some(position) if done => {
-                    if is_alone {
-                        writer.rolled_with_a_claim();
-                    }
-                    inner.count_writes(frames.iter().map(|frame| frame.header.kind));
-                    return Ok(writer.committed_as(position, writer.config.durability)?);
-                }
-                _ => writer.roll(len, need)?,
+        let position = loop {
+            let claim = || writer.try_claim(&mut alone, len, need);
+            match self.try_write(batch, &tags, &frames, claim)? {
+                Some(position) => break position,
+                None => writer.roll(len, need)?,
+            }
+        };
+        if is_alone {
+            writer.rolled_with_a_claim();
+        }
+        inner.count_writes(frames.iter().map(|frame| frame.header.kind));
+        Ok(writer.committed_as(position, writer.config.durability)?)
+    }
+
+    /// Writes a batch, all of it under the locks of its keys' shards; `None` where there is no room.
+    fn try_write<'s>(
+        &'s self,
+        batch: &Batch,
+        tags: &[u32],
+        frames: &[Frame<'_>],
+        claim: impl FnOnce() -> Option<Claim<'s, Segment>>,
+    ) -> Result<Option<LogPosition>, WriteError> {
+        let (inner, damage) = (&*self.inner, Damage::default());
+        let is = |nth: usize, at| inner.is_key(at, batch.key(nth), &damage);
+        let mut entries = inner.keydir.entries(tags);
+        // Damage is met before anything is written.
+        entries.compare(tags, |positions| inner.touch(positions), is);
+        if let Some(damage) = damage.take() {
+            return Err(ReadError::Corrupt(damage).into());
+        }
+        let Some(claim) = claim() else { return Ok(None) };
+        let (position, puts) = write_all(claim, frames);
+        // ORDERING: Relaxed; pairs with the loads in `look_up_many`, and the locks order it.
+        inner.batches.fetch_add(1, Ordering::Relaxed);
+        for (nth, (&tag, put)) in tags.iter().zip(puts).enumerate() {
+            // In order, and looked up now: a batch may hold a key twice.
+            let entry = entries.entry(tag, |at| is(nth, at));
+            entry.position().into_iter().for_each(|old| inner.died(old));
+            match put {
+                Some(position) => entry.set(position),
+                None => entry.remove(),
             }
         }
+        Ok(Some(position))
     }
 
     /// What can be made of a write before its place is known, and so without a lock.
@@ -158,13 +172,16 @@ impl Store {
     }
 }
 
-/// Writes and commits the frame of a batch, and says what becomes of each key's slot.
-fn write_all(mut claim: Claim<'_, Segment>, frames: &[Frame<'_>]) -> (LogPosition, Vec<Change>) {
-    let mut changes = Vec::with_capacity(frames.len());
+/// Writes and commits the frame of a batch, and says where each put's frame is: `None` for a delete.
+fn write_all(
+    mut claim: Claim<'_, Segment>,
+    frames: &[Frame<'_>],
+) -> (LogPosition, Vec<Option<LogPosition>>) {
+    let mut puts = Vec::with_capacity(frames.len());
     let mut at = HEADER;
     for &Frame { header, crc, body } in frames {
-        let change = Change::Set(claim.segment().position(claim.offset() + at));
-        changes.push(if header.kind == Kind::Put { change } else { Change::Remove });
+        let position = claim.segment().position(claim.offset() + at);
+        puts.push((header.kind == Kind::Put).then_some(position));
         claim.write(at + frame::WORD, &header.to_word().to_le_bytes());
         claim.write(at + HEADER, body);
         let len = frame::frame_len(header.body_len());
@@ -172,5 +189,5 @@ fn write_all(mut claim: Claim<'_, Segment>, frames: &[Frame<'_>]) -> (LogPositio
         at += len;
     }
     let header = Header::plain(Kind::Batch, frames.len() as u32);
-    (claim.commit(header, frame::crc(&[])), changes)
+    (claim.commit(header, frame::crc(&[])), puts)
 }

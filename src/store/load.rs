@@ -9,7 +9,7 @@ use super::{Store, StoreOptions};
 use crate::error::{Corruption, CorruptionKind, OpenError};
 use crate::format::frame::Kind;
 use crate::format::hint::{Census, TOMBSTONE};
-use crate::keydir::{self, Entry, Fate, Keydir, Resolve};
+use crate::keydir::{Fate, Keydir, LoadEntry, LoadSource, Resolve};
 use crate::log::writer::LogWriter;
 use crate::log::{CommitLog, RecoveryReport};
 use crate::options::RecoveryMode;
@@ -254,15 +254,15 @@ impl<'s> Entries<'s> {
     }
 }
 
-impl keydir::Source for Entries<'_> {
+impl LoadSource for Entries<'_> {
     fn len(&self) -> usize {
         self.listed.len()
     }
 
     #[inline]
-    fn get(&self, nth: usize) -> Entry {
+    fn get(&self, nth: usize) -> LoadEntry {
         let entry = self.listed.get(nth);
-        Entry {
+        LoadEntry {
             tag: (entry >> 32) as u32,
             at: self.segment.position(entry & 0xffff_ffff & !TOMBSTONE),
             tombstone: entry & TOMBSTONE != 0,

@@ -42,9 +42,8 @@ use self::view::{Clock, Found};
 
 use crate::error::{AppendError, CasMismatch, OpenError, ReadError, SyncError, WriteError};
 use crate::format::frame::{self, EXPIRES, HEADER, Header, Kind};
-use crate::keydir::Change;
 use crate::log::append::claim::Claim;
-use crate::log::writer::{LogWriter, Need, populate};
+use crate::log::writer::{Alone, LogWriter, Need, populate};
 use crate::log::{CommitLog, RecoveryReport};
 use crate::options::Durability;
 use crate::position::LogPosition;
@@ -83,6 +82,13 @@ enum Decision<R> {
     Put(R),
     Delete(R),
     Leave(R),
+}
+
+/// A conditional write, before it is known what it does.
+struct Conditional<'v> {
+    key: &'v [u8],
+    put: Option<(Header, &'v [u8])>,
+    delete: Header,
 }
 
 impl Store {
@@ -159,45 +165,53 @@ impl Store {
         Ok(Header { kind: Kind::Put, flags, key_len, value_len: len as u32 })
     }
 
-    /// Claims a put's frame and points the key's slot at it.
+    /// Claims a put's frame and points the key's slot at it, rolling where there is no room.
+    #[inline]
     fn place(
         &self,
         key: &[u8],
         header: Header,
         expiry: Option<u64>,
     ) -> Result<Claim<'_, Segment>, WriteError> {
-        let (inner, writer, tag) = (&*self.inner, self.writer(), self.inner.keydir.tag(key));
+        let writer = self.writer();
         let len = frame::frame_len(header.body_len());
-        let damage = Damage::default();
         let mut alone = writer.alone(len, Need::Put)?;
         let is_alone = alone.is_some();
         loop {
-            let placed = inner.keydir.change(
-                tag,
-                |at| inner.is_key(at, key, &damage),
-                |old| {
-                    if let (None, Some(damage)) = (old, damage.take()) {
-                        return (Change::Keep, Err(ReadError::Corrupt(damage).into()));
-                    }
-                    let Some(mut claim) = writer.try_claim(&mut alone, len, Need::Put) else {
-                        return (Change::Keep, Ok(None));
-                    };
-                    write_head(&mut claim, 0, header, expiry, key);
-                    old.into_iter().for_each(|old| inner.died(old));
-                    (Change::Set(position(&claim)), Ok::<_, WriteError>(Some(claim)))
-                },
-            );
-            match placed? {
-                Some(claim) => {
-                    if is_alone {
-                        writer.rolled_with_a_claim();
-                        populate(&claim);
-                    }
-                    return Ok(claim);
+            if let Some(claim) = self.try_place(key, header, expiry, &mut alone)? {
+                if is_alone {
+                    writer.rolled_with_a_claim();
+                    populate(&claim);
                 }
-                None => writer.roll(len, Need::Put)?,
+                return Ok(claim);
             }
+            writer.roll(len, Need::Put)?;
         }
+    }
+
+    /// As `place`, all of it under the lock of the key's shard; `None` where there is no room.
+    #[inline]
+    fn try_place<'s>(
+        &'s self,
+        key: &[u8],
+        header: Header,
+        expiry: Option<u64>,
+        alone: &mut Option<Alone<'s>>,
+    ) -> Result<Option<Claim<'s, Segment>>, WriteError> {
+        let (inner, damage) = (&*self.inner, Damage::default());
+        let entry = inner.keydir.entry(inner.keydir.tag(key), |at| inner.is_key(at, key, &damage));
+        let old = entry.position();
+        if let (None, Some(damage)) = (old, damage.take()) {
+            return Err(ReadError::Corrupt(damage).into());
+        }
+        let len = frame::frame_len(header.body_len());
+        let Some(mut claim) = self.writer().try_claim(alone, len, Need::Put) else {
+            return Ok(None);
+        };
+        write_head(&mut claim, 0, header, expiry, key);
+        old.into_iter().for_each(|old| inner.died(old));
+        entry.set(position(&claim));
+        Ok(Some(claim))
     }
 
     /// Removes a key, and says whether it was there.
@@ -234,28 +248,17 @@ impl Store {
         }
     }
 
-    /// Writes a tombstone for a key if there is the slot that is looked for, and removes that.
+    /// Writes a tombstone for a key if it has a slot that `is` accepts, and removes that slot.
     fn remove(
         &self,
         key: &[u8],
         header: Header,
         is: impl Fn(LogPosition) -> bool,
     ) -> Result<bool, WriteError> {
-        let (inner, writer, tag) = (&*self.inner, self.writer(), self.inner.keydir.tag(key));
-        let len = frame::frame_len(header.body_len());
+        let (inner, writer) = (&*self.inner, self.writer());
         loop {
-            let removed = inner.keydir.change(tag, &is, |old| {
-                let Some(old) = old else { return (Change::Keep, Some(None)) };
-                let Some(mut claim) = writer.try_claim(&mut None, len, Need::Delete) else {
-                    return (Change::Keep, None);
-                };
-                write_head(&mut claim, 0, header, None, key);
-                let position = finish(claim, header, &[]);
-                inner.died(old);
-                (Change::Remove, Some(Some(position)))
-            });
-            match removed {
-                None => writer.roll(len, Need::Delete)?,
+            match self.try_remove(key, header, &is) {
+                None => writer.roll(frame::frame_len(header.body_len()), Need::Delete)?,
                 Some(None) => return Ok(false),
                 Some(Some(position)) => {
                     inner.count_writes([header.kind].into_iter());
@@ -264,6 +267,25 @@ impl Store {
                 }
             }
         }
+    }
+
+    /// As `remove`, all of it under the lock of the key's shard; `None` where there is no room.
+    fn try_remove(
+        &self,
+        key: &[u8],
+        header: Header,
+        is: impl Fn(LogPosition) -> bool,
+    ) -> Option<Option<LogPosition>> {
+        let inner = &*self.inner;
+        let entry = inner.keydir.entry(inner.keydir.tag(key), is);
+        let Some(old) = entry.position() else { return Some(None) };
+        let len = frame::frame_len(header.body_len());
+        let mut claim = self.writer().try_claim(&mut None, len, Need::Delete)?;
+        write_head(&mut claim, 0, header, None, key);
+        let position = finish(claim, header, &[]);
+        inner.died(old);
+        entry.remove();
+        Some(Some(position))
     }
 
     /// Sets a key's value if it has none, and says whether it had none.
@@ -334,7 +356,7 @@ impl Store {
         }
     }
 
-    /// A write that depends on the current value, all of it under the key's lock.
+    /// A write that depends on the current value, all of it under the lock of the key's shard.
     fn decide<R>(
         &self,
         key: &[u8],
@@ -344,65 +366,68 @@ impl Store {
         let key_len = check_key(key)?;
         let put = value.map(|value| self.put_header(key, value, false)).transpose()?;
         let delete = Header { kind: Kind::Delete, flags: 0, key_len, value_len: 0 };
-        let (inner, writer, tag) = (&*self.inner, self.writer(), self.inner.keydir.tag(key));
-        let damage = Damage::default();
+        let change = Conditional { key, put: put.zip(value), delete };
+        let (inner, writer) = (&*self.inner, self.writer());
         let len = frame::frame_len(put.unwrap_or(delete).body_len());
         if writer.is_alone(len)
-            && let Decision::Leave(result) = decide(self.inner.find(key)?.as_ref())
+            && let Decision::Leave(result) = decide(inner.find(key)?.as_ref())
         {
-            // It would have been made for nothing.
+            // Decide first: do not create a segment that may not be used.
             return Ok(result);
         }
         let mut need = if put.is_some() { Need::Put } else { Need::Delete };
         let mut alone = writer.alone(len, need)?;
         let is_alone = alone.is_some();
         loop {
-            let outcome = inner.keydir.change(
-                tag,
-                |at| inner.is_key(at, key, &damage),
-                |at| {
-                    if let (None, Some(damage)) = (at, damage.take()) {
-                        return (Change::Keep, Err(ReadError::Corrupt(damage).into()));
-                    }
-                    let found = match at.map(|at| inner.read(at)).transpose() {
-                        Ok(found) => found.filter(|found| found.is_live(&inner.clock)),
-                        Err(error) => return (Change::Keep, Err(WriteError::Read(error))),
-                    };
-                    let (header, result) = match decide(found.as_ref()) {
-                        Decision::Leave(result) => return (Change::Keep, Ok(Some((None, result)))),
-                        Decision::Put(result) => (put.expect("there is a value to put"), result),
-                        Decision::Delete(result) => (delete, result),
-                    };
-                    let len = frame::frame_len(header.body_len());
-                    need = if header.kind == Kind::Put { Need::Put } else { Need::Delete };
-                    let Some(mut claim) = writer.try_claim(&mut alone, len, need) else {
-                        return (Change::Keep, Ok(None));
-                    };
-                    write_head(&mut claim, 0, header, None, key);
-                    let body =
-                        if header.kind == Kind::Put { value.unwrap_or_default() } else { &[] };
-                    let position = finish(claim, header, body);
-                    at.into_iter().for_each(|old| inner.died(old));
-                    let change = match header.kind {
-                        Kind::Put => Change::Set(position),
-                        _ => Change::Remove,
-                    };
-                    (change, Ok(Some((Some((position, header)), result))))
-                },
-            );
-            match outcome? {
+            match self.try_decide(&change, &mut alone, &mut need, &mut decide)? {
                 None => writer.roll(len, need)?,
                 Some((None, result)) => return Ok(result),
-                Some((Some((position, header)), result)) => {
+                Some((Some((position, kind)), result)) => {
                     if is_alone {
                         writer.rolled_with_a_claim();
                     }
-                    inner.count_writes([header.kind].into_iter());
+                    inner.count_writes([kind].into_iter());
                     writer.committed_as(position, writer.config.durability)?;
                     return Ok(result);
                 }
             }
         }
+    }
+
+    /// As `decide`, all of it under the lock of the key's shard; `None` where there is no room for what
+    /// was decided, and `need` says what that is.
+    #[inline]
+    fn try_decide<'s, R>(
+        &'s self,
+        change: &Conditional<'_>,
+        alone: &mut Option<Alone<'s>>,
+        need: &mut Need,
+        decide: impl FnOnce(Option<&Found<'_>>) -> Decision<R>,
+    ) -> Result<Option<(Option<(LogPosition, Kind)>, R)>, WriteError> {
+        let (inner, damage, key) = (&*self.inner, Damage::default(), change.key);
+        let entry = inner.keydir.entry(inner.keydir.tag(key), |at| inner.is_key(at, key, &damage));
+        let old = entry.position();
+        if let (None, Some(damage)) = (old, damage.take()) {
+            return Err(ReadError::Corrupt(damage).into());
+        }
+        let found = old.map(|at| inner.read(at)).transpose().map_err(WriteError::Read)?;
+        let found = found.filter(|found| found.is_live(&inner.clock));
+        let ((header, value), result) = match decide(found.as_ref()) {
+            Decision::Leave(result) => return Ok(Some((None, result))),
+            Decision::Put(result) => (change.put.expect("there is a value to put"), result),
+            Decision::Delete(result) => ((change.delete, &[][..]), result),
+        };
+        *need = if header.kind == Kind::Put { Need::Put } else { Need::Delete };
+        let len = frame::frame_len(header.body_len());
+        let Some(mut claim) = self.writer().try_claim(alone, len, *need) else { return Ok(None) };
+        write_head(&mut claim, 0, header, None, key);
+        let position = finish(claim, header, value);
+        old.into_iter().for_each(|at| inner.died(at));
+        match header.kind {
+            Kind::Put => entry.set(position),
+            _ => entry.remove(),
+        }
+        Ok(Some((Some((position, header.kind)), result)))
     }
 
     // ---- reading ----

@@ -18,7 +18,7 @@ use super::value::Value;
 use crate::error::{Corruption, CorruptionKind, ReadError};
 use crate::format::frame::{self, EXPIRES, HEADER, Header, Kind, State, Word};
 use crate::format::u64_at;
-use crate::keydir::{IN_STEP, Keydir, Locked};
+use crate::keydir::{Keydir, LOOKUP_BATCH, ReadShards};
 use crate::position::LogPosition;
 use crate::prefetch::touch;
 use crate::segment::Segment;
@@ -204,18 +204,18 @@ impl View {
         let mut damaged = Vec::new();
         // The bytes of all keys first, and once: `as_ref` is the caller's code and may use the store,
         // so it runs under no lock and in no epoch.
-        if keys.len() > IN_STEP {
+        if keys.len() > LOOKUP_BATCH {
             let keys: Vec<&[u8]> = keys.iter().map(AsRef::as_ref).collect();
             let mut places = self.look_up_many(&keys, &mut damaged);
             return self.values(&mut places, &damaged);
         }
-        let (mut bytes, mut tags) = ([&[][..]; IN_STEP], [0; IN_STEP]);
+        let (mut bytes, mut tags) = ([&[][..]; LOOKUP_BATCH], [0; LOOKUP_BATCH]);
         for ((bytes, tag), key) in bytes.iter_mut().zip(&mut tags).zip(keys) {
             *bytes = key.as_ref();
             *tag = self.keydir.tag(bytes);
         }
         let (bytes, tags) = (&bytes[..keys.len()], &tags[..keys.len()]);
-        let mut places = [const { None }; IN_STEP];
+        let mut places = [const { None }; LOOKUP_BATCH];
         self.look_up(&self.keydir.read_all(tags), bytes, tags, &mut places, |nth, corruption| {
             damaged.push((nth, corruption));
         });
@@ -228,14 +228,14 @@ impl View {
     fn look_up_many(&self, keys: &[&[u8]], damaged: &mut Damages) -> Vec<Place<'_>> {
         let tags: Vec<u32> = keys.iter().map(|key| self.keydir.tag(key)).collect();
         let mut places: Vec<Place<'_>> = std::iter::repeat_with(|| None).take(keys.len()).collect();
-        let mut look_up = |all: Option<&Locked<'_>>| {
+        let mut look_up = |all: Option<&ReadShards<'_>>| {
             damaged.clear();
-            let groups = keys.chunks(IN_STEP).zip(tags.chunks(IN_STEP));
+            let groups = keys.chunks(LOOKUP_BATCH).zip(tags.chunks(LOOKUP_BATCH));
             for (group, ((keys, tags), places)) in
-                groups.zip(places.chunks_mut(IN_STEP)).enumerate()
+                groups.zip(places.chunks_mut(LOOKUP_BATCH)).enumerate()
             {
                 places.fill_with(|| None);
-                let note = |nth, corruption| damaged.push((group * IN_STEP + nth, corruption));
+                let note = |nth, corruption| damaged.push((group * LOOKUP_BATCH + nth, corruption));
                 match all {
                     Some(locked) => self.look_up(locked, keys, tags, places, note),
                     None => self.look_up(&self.keydir.read_all(tags), keys, tags, places, note),
@@ -258,7 +258,7 @@ impl View {
     /// Looks a group of keys up, in shards that are locked.
     fn look_up<'a>(
         &'a self,
-        locked: &Locked<'_>,
+        locked: &ReadShards<'_>,
         keys: &[&[u8]],
         tags: &[u32],
         places: &mut [Place<'a>],
@@ -267,7 +267,7 @@ impl View {
         let (damage, mut stale_places) = (Damage::default(), Vec::new());
         // In one epoch: each takes some of the nanoseconds that are gained here.
         self.table.with(|all| {
-            locked.get_all(
+            locked.get_group(
                 tags,
                 |positions| touch_in::<3>(all, positions),
                 |nth, at| {
@@ -393,7 +393,7 @@ impl View {
 /// Loads the first lines of frames that slots point at, those in segments that are listed.
 #[inline]
 fn touch_in<const LINES: usize>(all: &[Listed], positions: &[LogPosition]) {
-    let mut places = [[std::ptr::null(); LINES]; IN_STEP];
+    let mut places = [[std::ptr::null(); LINES]; LOOKUP_BATCH];
     let mut count = 0;
     for at in positions {
         if let Some(found) = locate(all, at.segment()) {
@@ -545,7 +545,6 @@ fn commit_of(segment: &Segment, offset: u64) -> Result<u64, CorruptionKind> {
 mod tests {
     use super::*;
     use crate::error::WriteError;
-    use crate::keydir::Change;
     use crate::options::Maintenance;
     use crate::storage::simulated::SimulatedDisk;
     use crate::store::{Batch, Store};
@@ -563,7 +562,7 @@ mod tests {
     /// Points the slot of a key somewhere.
     fn point(store: &Store, key: &str, at: LogPosition) {
         let tag = store.inner.keydir.tag(key.as_bytes());
-        store.inner.keydir.change(tag, |_| true, |_| (Change::Set(at), ()));
+        store.inner.keydir.entry(tag, |_| true).set(at);
     }
 
     #[test]

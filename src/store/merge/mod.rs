@@ -406,7 +406,6 @@ pub(super) fn disk_bytes(segment: &Segment) -> u64 {
 mod tests {
     use super::tombstones::TombstoneFilter;
     use super::*;
-    use crate::keydir::Change;
     use crate::options::Maintenance;
     use crate::position::LogPosition;
     use crate::storage::simulated::SimulatedDisk;
@@ -434,7 +433,7 @@ mod tests {
         for offset in [1 << 20, 136, 128] {
             let stale = LogPosition::new(ids[0], offset);
             let tag = store.inner.keydir.tag(b"nobody's");
-            store.inner.keydir.change(tag, |at| at == stale, |_| (Change::Set(stale), ()));
+            store.inner.keydir.entry(tag, |at| at == stale).set(stale);
             match store.merge_only(&ids).unwrap_err() {
                 MergeError::Corrupt(Corruption { segment, offset: at, kind, .. }) => {
                     assert_eq!((segment, at), (ids[0], offset.into()));
@@ -446,7 +445,7 @@ mod tests {
             assert_eq!(store.stats().damaged.len(), 1);
             assert_eq!(store.get("key").unwrap().as_deref(), Some(&b"value"[..]));
             assert_eq!(store.get("other").unwrap().as_deref(), Some(&b"two"[..]));
-            store.inner.keydir.change(tag, |at| at == stale, |_| (Change::Remove, ()));
+            store.inner.keydir.entry(tag, |at| at == stale).remove();
             lock(&store.inner.damaged).clear();
         }
         store.merge_only(&ids).unwrap();

@@ -8,7 +8,6 @@ use super::tombstones::TombstoneFilter;
 use super::{MergeReport, content, damage, disk_bytes};
 use crate::error::{Corruption, CorruptionKind, MergeError};
 use crate::format::frame::{HEADER, Header, Kind};
-use crate::keydir::Change;
 use crate::options::RecoveryMode;
 use crate::position::LogPosition;
 use crate::segment::Segment;
@@ -132,9 +131,9 @@ impl<'i> Run<'i> {
         let (keydir, here) = (&self.inner.keydir, segment.position(offset));
         let is_over = |expiry| expiry <= self.inner.clock.now();
         if hints::expiry_of(segment, offset, header).is_some_and(is_over) {
-            let is_there =
-                |at: Option<_>| (at.map_or(Change::Keep, |_| Change::Remove), at.is_some());
-            if keydir.change(tag, |at| at == here, is_there) {
+            let entry = keydir.entry(tag, |at| at == here);
+            if entry.position().is_some() {
+                entry.remove();
                 segment.dead.add(len);
             }
             // Whether it had a slot or not: a merge that failed may have taken that.
@@ -214,14 +213,15 @@ impl<'i> Run<'i> {
             writer.table.insert(output.clone());
         }
         for Move { tag, old, new } in std::mem::take(&mut self.moves) {
-            inner.keydir.change(
-                tag,
-                |at| at == old,
-                |found| {
-                    inner.died(if found.is_some() { old } else { new });
-                    (found.map_or(Change::Keep, |_| Change::Set(new)), ())
-                },
-            );
+            let entry = inner.keydir.entry(tag, |at| at == old);
+            match entry.position() {
+                Some(_) => {
+                    inner.died(old);
+                    entry.set(new);
+                }
+                // It was written or deleted meanwhile.
+                None => inner.died(new),
+            }
         }
         self.check_slots()?;
         writer.sync()?;
