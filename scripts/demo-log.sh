@@ -18,7 +18,7 @@ find / -xdev \( -path /proc -o -path /sys -o -path "$work" \) -prune -o -printf 
 [ -s "$work/names" ] || seq 1000 >"$work/names"
 while cat "$work/names"; do :; done 2>/dev/null | awk -v n="$lines" '{ print NR "\t" $0 } NR == n { exit }' \
     >"$work/input" || true
-ls -lh "$work/input" | awk '{ print "   " $5 " bytes" }'
+echo "   $(du -h --apparent-size "$work/input" | cut -f1) of text"
 
 echo "== append, and SIGKILL in the middle"
 "$tailcask" log append "$work/log" "$work/input" --ack >"$work/acked" 2>/dev/null &

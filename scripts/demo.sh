@@ -22,6 +22,7 @@ store=$work/store
 lines() {
     local cargo=${CARGO_HOME:-$HOME/.cargo}/registry/src rust
     rust=$(rustc --print sysroot 2>/dev/null || true)
+    # shellcheck disable=SC2016 # awk's own variables
     find "$PWD/src" "$PWD/tests" "$cargo" "$rust/lib/rustlib/src" "$rust/share/doc" \
         -type f \( -name '*.rs' -o -name '*.md' -o -name '*.html' \) -print0 2>/dev/null |
         xargs -0 awk '{ print FILENAME ":" FNR "\001" $0 }'

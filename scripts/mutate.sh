@@ -11,7 +11,7 @@
 set -uo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd)
-check= part=0/1
+check='' part=0/1
 while [ $# -gt 0 ]; do
     case $1 in
     --check) check=yes ;;
@@ -39,26 +39,26 @@ rows() {
 
 fresh() {
     rm -rf "${copy:?}/src" "${copy:?}/tests"
-    (cd "$root" && tar cf - Cargo.toml $([ -f Cargo.lock ] && echo Cargo.lock) src tests benches) |
+    (cd "$root" && tar cf - Cargo.toml Cargo.lock src tests benches) |
         tar xf - -m -C "$copy"
     # The copy is a package of its own.
     sed -i '/^\[workspace\]/,/^$/ s/^members = .*/members = []/' "$copy/Cargo.toml"
 }
 
 # A test is `FILE:NAME` for tests/FILE.rs, or `lib:NAME`.
-target() { if [ "$1" = lib ]; then echo --lib; else echo "--test $1"; fi; }
+target() { if [ "$1" = lib ]; then echo --lib; else echo "--test=$1"; fi; }
 
 # Builds what some tests are in, and nothing else. All of a row's files at once.
 build() {
     local targets
-    targets=($(printf '%s\n' "${@%%:*}" | sort -u | while read -r file; do target "$file"; done))
+    mapfile -t targets < <(printf '%s\n' "${@%%:*}" | sort -u | while read -r file; do target "$file"; done)
     (cd "$copy" && cargo test -q "${config[@]}" "${targets[@]}" --no-run) >"$copy/build.out" 2>&1
 }
 
 # 0: passed. 124: took too long.
 run() {
     (cd "$copy" && timeout "${limit:-300}" \
-        cargo test -q "${config[@]}" $(target "${1%%:*}") -- "${1#*:}") >"$copy/test.out" 2>&1
+        cargo test -q "${config[@]}" "$(target "${1%%:*}")" -- "${1#*:}") >"$copy/test.out" 2>&1
 }
 
 is_there() {
@@ -73,7 +73,8 @@ split() {
     file=${row%%|*} rest=${row#*|}
     what=${rest%%|*} rest=${rest#*|}
     why=${rest##*|} rest=${rest%|*}
-    tests=${rest##*|} expression=${rest%|*}
+    read -ra tests <<<"${rest##*|}"
+    expression=${rest%|*}
 }
 
 killed=0 survived=0 known=0 broken=0
@@ -83,7 +84,7 @@ if [ -n "$check" ]; then
     while IFS= read -r row; do
         split
         if ! cmp -s <(sed -E "$expression" "$root/src/$file") "$root/src/$file"; then
-            for test in $tests; do
+            for test in "${tests[@]}"; do
                 is_there "$test" || { report BROKEN "$file" "$what" "no test $test"; broken=1; }
             done
         else
@@ -98,8 +99,8 @@ fi
 fresh
 # What the rows name has to pass as it is, each in its time.
 declare -A took fails
-named() { while IFS= read -r row; do split; printf '%s\n' $tests; done < <(rows) | sort -u; }
-build $(named) || { cat "$copy/build.out"; exit 2; }
+mapfile -t named < <(while IFS= read -r row; do split; printf '%s\n' "${tests[@]}"; done < <(rows) | sort -u)
+build "${named[@]}" || { cat "$copy/build.out"; exit 2; }
 while IFS= read -r test; do
     started=$SECONDS
     if ! run "$test" || ! grep -q '^running [1-9]' "$copy/test.out"; then
@@ -108,12 +109,12 @@ while IFS= read -r test; do
         fails[$test]=yes
     fi
     took[$test]=$((SECONDS - started))
-done < <(named)
+done < <(printf '%s\n' "${named[@]}")
 
 report result file changed "killed by (or why it survives)"
 while IFS= read -r row; do
     split
-    for test in $tests; do
+    for test in "${tests[@]}"; do
         [ -z "${fails[$test]:-}" ] && continue
         report BROKEN "$file" "$what" "$test does not pass as it is"
         broken=$((broken + 1))
@@ -121,13 +122,13 @@ while IFS= read -r row; do
     done
     cp "$copy/src/$file" "$copy/before"
     sed -E "$expression" "$copy/before" >"$copy/src/$file"
-    if cmp -s "$copy/before" "$copy/src/$file" || ! build $tests; then
+    if cmp -s "$copy/before" "$copy/src/$file" || ! build "${tests[@]}"; then
         report BROKEN "$file" "$what" \
             "$(cmp -s "$copy/before" "$copy/src/$file" && echo 'nothing changed' || echo 'does not compile')"
         broken=$((broken + 1))
     else
         by=
-        for test in $tests; do
+        for test in "${tests[@]}"; do
             limit=$((60 + 20 * took[$test]))
             run "$test"
             status=$?
@@ -144,7 +145,7 @@ while IFS= read -r row; do
             report survives "$file" "$what" "$why"
             known=$((known + 1))
         else
-            report SURVIVED "$file" "$what" "$tests"
+            report SURVIVED "$file" "$what" "${tests[*]}"
             survived=$((survived + 1))
         fi
     fi

@@ -1,11 +1,28 @@
 #!/usr/bin/env bash
-# Weakens one ordering at a time in a copy of the tree, and checks that the loom model which is
-# there for it fails. Usage: scripts/weaken.sh [PATTERN]  (only rows whose line matches)
+# Weakens one ordering at a time in a copy of the tree, and checks that the loom model that is there
+# for it fails.
+#
+# Usage: scripts/weaken.sh [--check] [--part N/M] [PATTERN]
+#   --check     only checks that every change still changes the source, and that its model is there
+#   --part N/M  every M-th row, from the N-th on (0 to M-1)
+#   PATTERN     only rows that match
+# WEAKEN_DIR keeps the copy and what was built for it. The table of all rows is docs/orderings.txt.
 #
 # Exits 1 if a weakening survived that should not have, 2 if a row no longer fits the source.
 set -uo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd)
+check='' part=0/1
+while [ $# -gt 0 ]; do
+    case $1 in
+    --check) check=yes ;;
+    --part) part=$2 && shift ;;
+    *) break ;;
+    esac
+    shift
+done
+pattern=${1:-.}
+
 copy=${WEAKEN_DIR:-$(mktemp -d)}
 [ -n "${WEAKEN_DIR:-}" ] || trap 'rm -rf "$copy"' EXIT
 mkdir -p "$copy"
@@ -66,63 +83,87 @@ segment/pins.rs|LOGIC pin: although retired|/fn pin\(/,/^    }/ s/& RETIRED == 0
 ROWS
 }
 
+selected() {
+    rows | awk -v n="${part%/*}" -v m="${part#*/}" '(NR - 1) % m == n' | grep -E -- "$pattern"
+}
+
+# The sed expression may hold `|`, so it is what is left between the first and last fields.
+split() {
+    file=${row%%|*} rest=${row#*|}
+    what=${rest%%|*} rest=${rest#*|}
+    why=${rest##*|} rest=${rest%|*}
+    test=${rest##*|} expression=${rest%|*}
+}
+
+killed=0 survived=0 known=0 broken=0
+report() { printf '%-10s %-24s %-40s %s\n' "$@"; }
+
+if [ -n "$check" ]; then
+    while IFS= read -r row; do
+        split
+        if cmp -s <(sed -E "$expression" "$root/src/$file") "$root/src/$file"; then
+            report BROKEN "$file" "$what" 'nothing changed'
+            broken=$((broken + 1))
+        elif ! grep -qE "^ *$test;?\$" "$root/loom-tests/tests/models.rs"; then
+            report BROKEN "$file" "$what" "no model $test"
+            broken=$((broken + 1))
+        fi
+    done < <(selected)
+    [ "$broken" -eq 0 ] && echo "$(selected | wc -l) rows fit"
+    exit $((broken > 0 ? 2 : 0))
+fi
+
 fresh() {
-    (cd "$root" && tar cf - Cargo.toml $([ -f Cargo.lock ] && echo Cargo.lock) src benches loom-tests) | tar xf - -m -C "$copy"
+    rm -rf "${copy:?}/src"
+    (cd "$root" && tar cf - Cargo.toml Cargo.lock src benches loom-tests) | tar xf - -m -C "$copy"
+    # It may be a package of its own, where this is a copy already.
     sed -i 's/^members = \[\]/members = ["loom-tests"]/' "$copy/Cargo.toml"
 }
 
 build() { (cd "$copy" && cargo test -q -p loom-tests --no-run) >"$copy/build.out" 2>&1; }
 # 124 where it took too long: that says nothing.
-run() { (cd "$copy" && timeout 600 cargo test -q -p loom-tests --test models -- --exact "$1") >"$copy/test.out" 2>&1; }
+run() { (cd "$copy" && timeout 600 cargo test -q -p loom-tests --test models -- --exact "$@") >"$copy/test.out" 2>&1; }
 
+# The models have to pass as they are.
 fresh
-if ! build || ! (cd "$copy" && timeout 600 cargo test -q -p loom-tests) >"$copy/test.out" 2>&1; then
+mapfile -t named < <(while IFS= read -r row; do split; echo "$test"; done < <(selected) | sort -u)
+if ! build || ! run "${named[@]}" || ! grep -q "^test result: ok. ${#named[@]} passed" "$copy/test.out"; then
     cat "$copy"/*.out
     echo "the models do not pass as they are" >&2
     exit 2
 fi
 
-killed=0 survived=0 known=0 broken=0
-report() { printf '%-10s %-18s %-40s %s\n' "$@"; }
 report result file weakened "model (or why it survives)"
 while IFS= read -r row; do
-    # The sed expression may hold `|`, so it is what is left between the first and last fields.
-    file=${row%%|*} rest=${row#*|}
-    what=${rest%%|*} rest=${rest#*|}
-    why=${rest##*|} rest=${rest%|*}
-    test=${rest##*|} expression=${rest%|*}
+    split
     cp "$root/src/$file" "$copy/before"
     sed -E "$expression" "$copy/before" >"$copy/src/$file"
     if cmp -s "$copy/before" "$copy/src/$file" || ! build; then
         report BROKEN "$file" "$what" "$(cmp -s "$copy/before" "$copy/src/$file" && echo 'nothing changed' || echo 'does not compile')"
         broken=$((broken + 1))
-        cp "$copy/before" "$copy/src/$file"
-        touch "$copy/src/$file"
-        continue
-    fi
-    run "$test"
-    status=$?
-    if [ "$status" -eq 124 ]; then
-        report BROKEN "$file" "$what" "$test did not come to its end"
-        broken=$((broken + 1))
-    elif [ "$status" -eq 0 ]; then
-        if [ -n "$why" ]; then
+    else
+        run "$test"
+        status=$?
+        if [ "$status" -eq 124 ]; then
+            report BROKEN "$file" "$what" "$test did not come to its end"
+            broken=$((broken + 1))
+        elif [ "$status" -eq 0 ] && [ -n "$why" ]; then
             report survives "$file" "$what" "$why"
             known=$((known + 1))
-        else
+        elif [ "$status" -eq 0 ]; then
             report SURVIVED "$file" "$what" "$test"
             survived=$((survived + 1))
+        elif [ -n "$why" ]; then
+            report KILLED "$file" "$what" "$test, though listed as surviving"
+            broken=$((broken + 1))
+        else
+            report killed "$file" "$what" "$test"
+            killed=$((killed + 1))
         fi
-    elif [ -n "$why" ]; then
-        report KILLED "$file" "$what" "$test, though listed as surviving"
-        broken=$((broken + 1))
-    else
-        report killed "$file" "$what" "$test"
-        killed=$((killed + 1))
     fi
     cp "$copy/before" "$copy/src/$file"
     touch "$copy/src/$file"
-done < <(rows | grep -E -- "${1:-.}")
+done < <(selected)
 echo "killed $killed, survived $survived, known to survive $known, broken $broken"
 [ "$broken" -eq 0 ] || exit 2
 [ "$survived" -eq 0 ]
