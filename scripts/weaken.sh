@@ -67,7 +67,7 @@ segment/pins.rs|is_free: Acquire|/fn is_free/,/^    }/ s/(load\(Ordering::)Acqui
 log/append/claim.rs|LOGIC claim: no claimed word|/unsafe fn new/,/^    }/ s/^ *place\.store\(word.*$//|a_dead_process_leaves_no_body_without_a_claim|
 log/append/prefix.rs|LOGIC walk: claims are passed|s/State::Claimed => return,/State::Claimed => {}/|the_prefix_is_contiguous|
 log/append/claim.rs|LOGIC drop: claims stay|s/, State::Void\)/, State::Claimed)/|an_abandoned_claim_is_void|
-log/append/tail.rs|LOGIC take: no pad|/fn take/,/^    }/ s/^ *pad\(.*$//|the_end_of_a_segment_is_tiled|
+log/append/tail.rs|LOGIC take: no pad|/fn take/,/^    }/ s/^ *unsafe \{ pad\(.*$//|the_end_of_a_segment_is_tiled|
 log/append/tail.rs|LOGIC withdraw: no close|/fn withdraw\(/,/^    }/ s/self\.tail\.close\(\);//|a_roll_against_a_withdrawal|
 log/append/tail.rs|LOGIC publish: slots without a wait|/fn has_slot/,/^    }/ s/< finished \+/< 1 + finished +/|slots_are_used_again|
 log/group_commit.rs|LOGIC finish: nobody leads next|s/^ *woken\.extend\(next.*$/let _ = next;/|who_is_left_leads|

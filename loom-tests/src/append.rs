@@ -367,8 +367,7 @@ pub fn a_slot_is_used_again_after_it_is_finished() {
         {
             let mut preparer = log.tail.preparer();
             if preparer.has_slot() {
-                let segment = log.create(FRAME);
-                preparer.publish(segment, FIRST_FRAME).expect("there is a slot");
+                log.publish(&mut preparer, FRAME);
             }
         }
         walker.join().unwrap();
@@ -403,11 +402,8 @@ pub fn a_segment_is_let_go_after_a_pad() {
 fn let_go(room: u64, write: fn(&Log)) {
     model(3, move || {
         let log = Arc::new(Log::new(2, room));
-        {
-            // With room for whoever comes late.
-            let segment = log.create(2 * FRAME);
-            log.tail.preparer().publish(segment, FIRST_FRAME).expect("there is a slot");
-        }
+        // With room for whoever comes late.
+        log.publish(&mut log.tail.preparer(), 2 * FRAME);
         let writer = go(&log, write);
         begin_main();
         log.tail.close();
@@ -442,8 +438,7 @@ pub fn a_position_is_of_one_segment() {
         let log = Arc::new(Log::new(2, FRAME));
         log.append(&[1; 8]);
         let writer = go(&log, |log| {
-            let segment = log.create(2 * FRAME);
-            log.tail.preparer().publish(segment, FIRST_FRAME).expect("there is a slot");
+            log.publish(&mut log.tail.preparer(), 2 * FRAME);
             log.tail.roll();
         });
         let begin = LogPosition::new(2, FIRST_FRAME as u32);
@@ -466,8 +461,7 @@ pub fn a_position_is_not_of_a_later_segment() {
             log.prepare_standby();
             log.tail.roll();
             log.prefix.advance(&log.tail);
-            let segment = log.create(2 * FRAME);
-            log.tail.preparer().publish(segment, FIRST_FRAME).expect("there is a slot");
+            log.publish(&mut log.tail.preparer(), 2 * FRAME);
         });
         let end = LogPosition::new(1, (FIRST_FRAME + FRAME) as u32);
         let begin = LogPosition::new(2, FIRST_FRAME as u32);
@@ -513,7 +507,7 @@ pub fn a_reader_beside_recovery_sees_whole_frames_only() {
         });
         begin_main();
         let gap_at = |offset| (offset == hole).then_some(8);
-        let is_frame = |at| is_frame_before(&*segment, segment.capacity(), gap_at, FIRST_FRAME, at);
+        let is_frame = |at| is_frame_before(&*segment, segment.capacity(), gap_at, at);
         assert!(!is_frame(batch + frame::HEADER), "inside of a batch that does not count");
         assert!(is_frame(hole + 8));
         let (mut offset, mut seen) = (FIRST_FRAME, Vec::<u8>::new());

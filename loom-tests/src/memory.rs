@@ -5,7 +5,7 @@
 use crate::format::frame::{self, Header, Kind, State, Word};
 use crate::format::header::FIRST_FRAME;
 use crate::log::append::claim::{Claim, Memory};
-use crate::log::append::prefix::{Prefix, is_frame};
+use crate::log::append::prefix::Prefix;
 use crate::log::append::tail::{Preparer, Tail};
 use crate::position::LogPosition;
 use crate::sync::{Arc, AtomicU64, Ordering, UnsafeCell, yield_now};
@@ -95,7 +95,8 @@ impl LoomSegment {
     }
 }
 
-impl Memory for LoomSegment {
+// SAFETY: plain vectors, which live as long as it; the models write to it by claims.
+unsafe impl Memory for LoomSegment {
     fn id(&self) -> u32 {
         self.id
     }
@@ -154,8 +155,9 @@ impl Log {
     }
 
     pub(crate) fn with(slots: usize, first: Arc<LoomSegment>, room: u64) -> Self {
-        let tail = Tail::new(slots, first.clone(), FIRST_FRAME);
-        let prefix = Prefix::new(&tail);
+        // SAFETY: it is new, and nobody else writes to it.
+        let (tail, walker) = unsafe { Tail::new(slots, first.clone(), FIRST_FRAME) };
+        let prefix = Prefix::new(&tail, walker);
         Self { tail, prefix, room, all: Mutex::new(vec![first]) }
     }
 
@@ -215,6 +217,13 @@ impl Log {
         }
     }
 
+    /// Publishes a new segment as the standby.
+    pub(crate) fn publish(&self, preparer: &mut Preparer<'_, LoomSegment>, room: u64) {
+        let segment = self.create(room);
+        // SAFETY: it is new, and nobody else writes to it.
+        unsafe { preparer.publish(segment, FIRST_FRAME) }.expect("there is a slot");
+    }
+
     fn find_slot(&self, preparer: &Preparer<'_, LoomSegment>) -> bool {
         preparer.has_slot() || {
             self.prefix.advance(&self.tail);
@@ -224,8 +233,7 @@ impl Log {
 
     pub(crate) fn prepare(&self, preparer: &mut Preparer<'_, LoomSegment>) -> bool {
         self.find_slot(preparer) && {
-            let segment = self.create(self.room);
-            preparer.publish(segment, FIRST_FRAME).expect("there is a slot");
+            self.publish(preparer, self.room);
             true
         }
     }
@@ -237,7 +245,8 @@ impl Log {
         let withdrawn = preparer.withdraw().map(|segment| segment.id());
         assert!(self.find_slot(&preparer), "enough slots for this model");
         let segment = self.create(len);
-        let claim = preparer.publish_claimed(segment, FIRST_FRAME, len);
+        // SAFETY: it is new, has room for the frame, and nobody else writes to it.
+        let claim = unsafe { preparer.publish_claimed(segment, FIRST_FRAME, len) };
         self.tail.roll();
         drop(preparer);
         (fill(claim, body), withdrawn)
@@ -245,10 +254,7 @@ impl Log {
 
     /// Whether a frame begins at a position, as a reader finds out that has the segment pinned.
     pub(crate) fn is_frame(&self, target: LogPosition) -> bool {
-        let prefix = self.prefix.position();
-        let same = prefix.segment() == target.segment();
-        let from = if same { u64::from(prefix.offset()) } else { FIRST_FRAME };
-        is_frame(&*self.segment(target.segment()), from, u64::from(target.offset()))
+        self.prefix.is_frame(&self.segment(target.segment()), u64::from(target.offset()))
     }
 
     // ---- to look at ----

@@ -247,11 +247,8 @@ const ENTRY: u8 = 1;
 fn reader_beside(room: u64, entries: usize, beside: fn(&Log)) {
     followed(2, move || {
         let log = Arc::new(Log::new(2, room));
-        {
-            // With room for all of them.
-            let segment = log.create(3 * FRAME);
-            log.tail.preparer().publish(segment, FIRST_FRAME).expect("there is a slot");
-        }
+        // With room for all of them.
+        log.publish(&mut log.tail.preparer(), 3 * FRAME);
         let reader = {
             let log = log.clone();
             spawn(move || log.tail.waiters.wait(None, || finds_an_entry(&log, entries)))

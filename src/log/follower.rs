@@ -2,7 +2,7 @@
 
 use crate::error::{OpenError, ReadError};
 use crate::format::header::FIRST_FRAME;
-use crate::log::append::prefix::{is_frame, is_frame_before};
+use crate::log::append::prefix::is_frame_before;
 use crate::log::append::tail::is_after;
 use crate::log::recovery;
 use crate::log::writer::LogWriter;
@@ -140,8 +140,8 @@ impl View {
         if position >= prefix {
             let active = writer.tail.roll_number();
             let begun = segment.roll.is_some_and(|roll| !is_after(u64::from(roll), active));
-            let from = if same { u64::from(prefix.offset()) } else { FIRST_FRAME };
-            let is_frame = begun && is_frame(segment, from, u64::from(position.offset()));
+            let offset = u64::from(position.offset());
+            let is_frame = begun && writer.prefix.is_frame(segment, offset);
             return is_frame.then(|| segment.end());
         }
         Some(if same { u64::from(prefix.offset()) } else { segment.end() })
@@ -177,7 +177,7 @@ fn look_until_of_others(position: LogPosition, segment: &Segment) -> Option<u64>
     }
     let gap_at = |offset| segment.gap_at(offset).map(|gap| gap.len);
     let offset = u64::from(position.offset());
-    is_frame_before(segment, end, gap_at, FIRST_FRAME, offset).then_some(end)
+    is_frame_before(segment, end, gap_at, offset).then_some(end)
 }
 
 impl ReadOnly {

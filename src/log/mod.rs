@@ -601,11 +601,14 @@ impl CommitLog {
         self.shut()
     }
 
+    #[allow(unsafe_code, reason = "the end of the log, at which nobody else uses it")]
     pub(crate) fn shut(&mut self) -> Result<(), SyncError> {
         match &self.view {
             View::Writer(writer) if !std::mem::replace(&mut self.closed, true) => {
                 writer.background.stop();
-                writer.close()
+                // SAFETY: the log is borrowed mutably, its own threads have ended, and a store on it
+                // has ended its own before.
+                unsafe { writer.close() }
             }
             _ => Ok(()),
         }

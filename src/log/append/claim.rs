@@ -16,7 +16,12 @@ use crate::sync::{AtomicU64, Ordering, fence};
 use std::ptr::NonNull;
 
 /// A segment as the protocol sees it: the map, or loom's cells.
-pub(crate) trait Memory {
+///
+/// # Safety
+/// Id, salt and capacity never change, and the memory up to the capacity lives as long as the value.
+/// Frames tile it from the first one on, and are written as this module does it: so the word where a
+/// frame begins is only accessed as an atomic.
+pub(crate) unsafe trait Memory {
     fn id(&self) -> u32;
     fn salt(&self) -> u64;
     fn capacity(&self) -> u64;
@@ -68,7 +73,11 @@ fn settle(waiters: &Waiters, place: &AtomicU64, word: u64) {
 }
 
 /// Stores a pad: one word, so that there is no moment at which it is half written.
-pub(crate) fn pad<S: Memory>(waiters: &Waiters, segment: &S, offset: u64, len: u64) {
+///
+/// # Safety
+/// The range was reserved by this thread and by no other, and lies before the capacity; offset and
+/// length are multiples of 8.
+pub(crate) unsafe fn pad<S: Memory>(waiters: &Waiters, segment: &S, offset: u64, len: u64) {
     let word = frame::bare_word(segment.salt(), offset, len, State::Pad);
     settle(waiters, segment.word(offset), word);
 }

@@ -9,7 +9,7 @@
 use crate::format::frame::{self, Header, Kind, State, Word};
 use crate::format::header::FIRST_FRAME;
 use crate::log::append::claim::Memory;
-use crate::log::append::tail::Tail;
+use crate::log::append::tail::{Tail, Walker};
 use crate::position::LogPosition;
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering, lock};
 
@@ -31,6 +31,7 @@ pub(crate) struct Finished<S> {
 }
 
 struct Cursor<S> {
+    walker: Walker,
     roll: u64,
     segment: Arc<S>,
     offset: u64,
@@ -50,17 +51,13 @@ pub(crate) struct Prefix<S> {
 }
 
 impl<S: Memory> Prefix<S> {
-    pub(crate) fn new(tail: &Tail<S>) -> Self {
-        let segment = tail.unfinished(1).expect("the first segment");
-        Self::at(segment)
-    }
-
-    fn at(segment: Arc<S>) -> Self {
+    pub(crate) fn new(tail: &Tail<S>, walker: Walker) -> Self {
+        let segment = tail.unfinished(&walker, 1).expect("the first segment");
         let offset = FIRST_FRAME;
         let start = LogPosition::new(segment.id(), offset as u32);
         let (counts, finished) = (Counts::default(), Vec::new());
         let (roll, frames, pad) = (1, 0, None);
-        let cursor = Cursor { roll, segment, offset, frames, pad, counts, finished };
+        let cursor = Cursor { walker, roll, segment, offset, frames, pad, counts, finished };
         Self { position: AtomicU64::new(start.as_u64()), cursor: Mutex::new(cursor) }
     }
 
@@ -78,15 +75,36 @@ impl<S: Memory> Prefix<S> {
             if cursor.offset < cursor.segment.capacity() {
                 break;
             }
-            let Some(next) = tail.unfinished(cursor.roll + 1) else { break };
+            let Some(next) = tail.unfinished(&cursor.walker, cursor.roll + 1) else { break };
             cursor.enter(next);
-            tail.finish(cursor.roll);
+            let roll = cursor.roll;
+            // SAFETY: the walk finishes roll by roll, and has just walked over the last frame of the
+            // one before `roll`, each of which it saw finished (Acquire, in `read`).
+            unsafe { tail.finish(&mut cursor.walker, roll) };
         }
         let position = LogPosition::new(cursor.segment.id(), cursor.offset as u32);
         // ORDERING: Release; pairs with the Acquire load in `position`. Stored under the lock, so
         // it never goes back.
         self.position.store(position.as_u64(), Ordering::Release);
         position
+    }
+
+    /// Whether a frame begins at `target`, an offset in a segment of this log that is active or was.
+    ///
+    /// Found by walking over the segment's words: claims are stepped over by their length; behind a
+    /// range that is not even claimed nothing is known.
+    ///
+    /// Invariant: where a frame begins, one begins for as long as the segment is mapped: a word keeps
+    /// its length from the claim on, and a batch, once committed, the frames inside it. So what a
+    /// walk finds is kept, a place for each `BLOCK`, and a later walk begins there: every word is
+    /// walked over about once, however often somebody reads behind an unfinished frame. It takes no
+    /// lock: the words at frames' beginnings are atomics.
+    pub(crate) fn is_frame(&self, segment: &S, target: u64) -> bool {
+        let prefix = self.position();
+        let offset = u64::from(prefix.offset());
+        let known = prefix.segment() == segment.id() && offset <= target;
+        let from = if known { offset } else { FIRST_FRAME };
+        is_frame_from(segment, segment.capacity(), |_| None, from, target)
     }
 
     /// Takes the segments that were finished since the last call, and says where the walk is.
@@ -119,22 +137,20 @@ impl<S: Memory> Prefix<S> {
     }
 }
 
-/// Whether a frame begins at `target`, an offset in a segment that is active or was, going by the
-/// words from `from` on, where one begins. Claims are stepped over by their length; behind a range
-/// that is not even claimed nothing is known.
-///
-/// Invariant: where a frame begins, one begins for as long as the segment is mapped: a word keeps
-/// its length from the claim on, and a batch, once committed, the frames inside it. So what a walk
-/// finds is kept, a place for each `BLOCK`, and a later one begins there: every word is walked over
-/// about once, however often somebody reads behind an unfinished frame. No lock is held: the
-/// caller has the segment pinned, and the words at frames' beginnings are atomics.
-pub(crate) fn is_frame<S: Memory>(segment: &S, from: u64, target: u64) -> bool {
-    is_frame_before(segment, segment.capacity(), |_| None, from, target)
+/// Whether a frame begins at `target`, in a segment that another process writes to, or has left. It
+/// ends at `limit`; there may be gaps to step over; and behind a word that belongs to no frame nothing
+/// is known. See [`Prefix::is_frame`].
+pub(crate) fn is_frame_before<S: Memory>(
+    segment: &S,
+    limit: u64,
+    gap_at: impl Fn(u64) -> Option<u64>,
+    target: u64,
+) -> bool {
+    is_frame_from(segment, limit, gap_at, FIRST_FRAME, target)
 }
 
-/// As `is_frame`, in a segment that another process writes to, or has left: it ends at `limit`, there
-/// may be gaps to step over, and what is no word of a frame is where nothing is known behind.
-pub(crate) fn is_frame_before<S: Memory>(
+/// As `is_frame_before`, walking from `from` on, where a frame begins.
+fn is_frame_from<S: Memory>(
     segment: &S,
     limit: u64,
     gap_at: impl Fn(u64) -> Option<u64>,
@@ -262,7 +278,8 @@ mod tests {
         looks: Cell<u64>,
     }
 
-    impl Memory for Counting {
+    // SAFETY: plain vectors, which live as long as it.
+    unsafe impl Memory for Counting {
         fn id(&self) -> u32 {
             1
         }
@@ -332,7 +349,10 @@ mod tests {
         // From back to front, the worst order there is, and then again.
         for _ in 0..2 {
             for &target in begins.iter().rev() {
-                assert!(is_frame(&segment, FIRST_FRAME, target), "{target}");
+                assert!(
+                    is_frame_before(&segment, segment.capacity(), |_| None, target),
+                    "{target}"
+                );
             }
         }
         // Each target costs a walk of half a block, and not of half the segment.
@@ -341,7 +361,7 @@ mod tests {
         assert!(looks < 2 * frames * in_a_block, "{looks} looks for {frames} frames");
         segment.looks.set(0);
         let target = *begins.last().expect("many");
-        assert!(is_frame(&segment, FIRST_FRAME, target));
+        assert!(is_frame_before(&segment, segment.capacity(), |_| None, target));
         assert!(segment.looks.get() < in_a_block, "{} looks", segment.looks.get());
     }
 
@@ -351,10 +371,17 @@ mod tests {
         let end = *begins.last().expect("many");
         for target in (0..end + 100).step_by(4) {
             let is = begins.binary_search(&target).is_ok();
-            assert_eq!(is_frame(&segment, FIRST_FRAME, target), is, "{target}");
+            assert_eq!(
+                is_frame_before(&segment, segment.capacity(), |_| None, target),
+                is,
+                "{target}"
+            );
         }
         for target in [segment.capacity(), segment.capacity() + 8, u64::from(u32::MAX)] {
-            assert!(!is_frame(&segment, FIRST_FRAME, target), "nothing is known behind zeros");
+            assert!(
+                !is_frame_before(&segment, segment.capacity(), |_| None, target),
+                "nothing is known behind zeros"
+            );
         }
     }
 }

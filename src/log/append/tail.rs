@@ -70,6 +70,8 @@ pub(crate) struct Tail<S> {
     preparing: Mutex<Preparing>,
     /// Every roll before this one is finished.
     finished: AtomicU64,
+    /// Which walker belongs to this tail.
+    identity: Arc<()>,
     /// Those who wait for a frame to be finished. Here, so that every range comes with them.
     pub(crate) waiters: Waiters,
 }
@@ -84,13 +86,23 @@ struct Preparing {
     next_roll: u64,
 }
 
+/// The exclusive right to walk behind a tail: to take unfinished segments out of its slots, and to
+/// free the slots. There is one for each tail, made with it; the prefix keeps it under its lock.
+#[derive(Debug)]
+pub(crate) struct Walker {
+    tail: Arc<()>,
+}
+
 /// All slots hold unfinished segments.
 #[derive(Debug)]
 pub(crate) struct NoSlot;
 
 impl<S: Memory> Tail<S> {
-    /// A tail with `first` active, from `offset` on.
-    pub(crate) fn new(slots: usize, first: Arc<S>, offset: u64) -> Self {
+    /// A tail with `first` active, from `offset` on, and its one walker.
+    ///
+    /// # Safety
+    /// As for [`Preparer::publish`].
+    pub(crate) unsafe fn new(slots: usize, first: Arc<S>, offset: u64) -> (Self, Walker) {
         // So that a roll's slot is the same with its number modulo 2^24.
         assert!(slots.is_power_of_two());
         let slots = (0..slots).map(|_| Slot {
@@ -99,17 +111,21 @@ impl<S: Memory> Tail<S> {
             memory: AtomicPtr::new(std::ptr::null_mut()),
             segment: UnsafeCell::new(None),
         });
+        let identity = Arc::new(());
+        let walker = Walker { tail: identity.clone() };
         let tail = Self {
             word: CachePadded::new(AtomicU64::new(LIMIT)),
             standby: CachePadded::new(AtomicU64::new(0)),
             slots: slots.collect(),
             preparing: Mutex::new(Preparing { next_roll: 1 }),
             finished: AtomicU64::new(1),
+            identity,
             waiters: Waiters::default(),
         };
-        let published = tail.preparer().publish(first, offset);
+        // SAFETY: the same contract.
+        let published = unsafe { tail.preparer().publish(first, offset) };
         assert!(published.is_ok() && tail.roll());
-        tail
+        (tail, walker)
     }
 
     #[inline]
@@ -164,7 +180,9 @@ impl<S: Memory> Tail<S> {
         }
         // SAFETY: start < LIMIT, so this thread owns the rest, and the segment is unfinished until
         // it has padded that.
-        pad(&self.waiters, unsafe { memory.as_ref() }, offset, (LIMIT - start) * 8);
+        let segment = unsafe { memory.as_ref() };
+        // SAFETY: the rest is this thread's alone.
+        unsafe { pad(&self.waiters, segment, offset, (LIMIT - start) * 8) };
         None
     }
 
@@ -252,27 +270,38 @@ impl<S: Memory> Tail<S> {
         Preparer { tail: self, preparing: lock(&self.preparing) }
     }
 
-    /// The segment of an active or earlier roll that is not finished. Only for the one walker.
-    pub(crate) fn unfinished(&self, roll: u64) -> Option<Arc<S>> {
+    /// The segment of an active or earlier roll that is not finished.
+    pub(crate) fn unfinished(&self, walker: &Walker, roll: u64) -> Option<Arc<S>> {
+        self.check(walker);
         let active = self.roll_number();
-        // ORDERING: Relaxed; `finish` is called by the same one walker.
+        // ORDERING: Relaxed; stored in `finish`, by the same one walker.
         let known = roll >= self.finished.load(Ordering::Relaxed) && !is_after(roll, active);
         known.then(|| {
             self.slot(roll).segment.with(|cell| {
-                // SAFETY: active or earlier and not finished, so nobody writes the slot; written
-                // before the roll that was acquired above.
+                // SAFETY: active or earlier and not finished, so no preparer writes the slot; it was
+                // written before the roll that was acquired above. `finish`, which also writes it,
+                // takes this tail's one walker mutably.
                 let segment = unsafe { &*cell };
                 segment.clone().expect("a roll has a segment")
             })
         })
     }
 
-    /// Says that every frame of every roll before this one is finished, and lets go of the last.
-    /// Only for the one walker, roll by roll.
-    pub(crate) fn finish(&self, rolls: u64) {
+    fn check(&self, walker: &Walker) {
+        assert!(Arc::ptr_eq(&self.identity, &walker.tail), "a walker of another log");
+    }
+
+    /// Says that every frame of every roll before this one is finished, and frees the slot of the
+    /// last of them.
+    ///
+    /// # Safety
+    /// All rolls before the last one were finished by earlier calls. Every frame of the last one is
+    /// finished, and the walker has seen so (Acquire).
+    pub(crate) unsafe fn finish(&self, walker: &mut Walker, rolls: u64) {
+        self.check(walker);
         self.slot(rolls - 1).segment.with_mut(|cell| {
-            // SAFETY: no range of this roll is owned any more, `unfinished` is called by this
-            // walker alone, and the preparer waits for the store below.
+            // SAFETY: no range of this roll is owned any more; `unfinished` takes the same one
+            // walker; and the preparer waits for the store below.
             unsafe { *cell = None };
         });
         // ORDERING: Release; pairs with the Acquire load in `has_slot`: the slot is reused after
@@ -307,8 +336,12 @@ impl<'t, S: Memory> Preparer<'t, S> {
         self.preparing.next_roll < finished + self.tail.slots.len() as u64
     }
 
-    /// Publishes the standby: free from `offset` on, and what is before is the caller's.
-    pub(crate) fn publish(&mut self, segment: Arc<S>, offset: u64) -> Result<(), NoSlot> {
+    /// Publishes the standby, to be appended to from `offset` on.
+    ///
+    /// # Safety
+    /// The offset is a multiple of 8, up to the capacity. Nobody else writes to the segment from
+    /// there on, and it is zero there: from now on ranges in it are handed out.
+    pub(crate) unsafe fn publish(&mut self, segment: Arc<S>, offset: u64) -> Result<(), NoSlot> {
         debug_assert!(!self.has_standby());
         if !self.has_slot() {
             return Err(NoSlot);
@@ -336,18 +369,31 @@ impl<'t, S: Memory> Preparer<'t, S> {
     }
 
     /// Publishes a segment whose first frame is the caller's, claimed before anyone can see it.
-    pub(crate) fn publish_claimed(&mut self, segment: Arc<S>, at: u64, len: u64) -> Claim<'t, S> {
+    ///
+    /// # Safety
+    /// As for `publish`, from `at` on, where `len` bytes fit; the length is a multiple of 8.
+    pub(crate) unsafe fn publish_claimed(
+        &mut self,
+        segment: Arc<S>,
+        at: u64,
+        len: u64,
+    ) -> Claim<'t, S> {
+        assert!(self.has_slot(), "the caller has found a slot");
         let memory = NonNull::from(&*segment);
-        // SAFETY: nobody else has the segment yet, and it is published with the range taken; the
-        // slot then keeps it alive until the frame is finished.
+        // SAFETY: nobody else writes to the segment, says the contract, and it is published with the
+        // range taken; the slot then keeps it alive until the frame is finished.
         let claim = unsafe { Reserved::new(&self.tail.waiters, memory, at, len) }.guard();
-        self.publish(segment, at + len).expect("the caller has found a slot");
+        // SAFETY: the same contract.
+        let published = unsafe { self.publish(segment, at + len) };
+        published.expect("there is a slot");
         claim
     }
 
-    /// Takes back the standby for good, and leaves the active segment as it is: nobody appends any
-    /// more.
-    pub(crate) fn withdraw_for_close(&mut self) -> Option<Arc<S>> {
+    /// Takes the standby back at the end of the log, and leaves the active segment as it is.
+    ///
+    /// # Safety
+    /// Nobody appends or rolls any more.
+    pub(crate) unsafe fn withdraw_for_close(&mut self) -> Option<Arc<S>> {
         if !self.has_standby() {
             return None;
         }

@@ -47,7 +47,10 @@ pub(crate) const MAX_BATCH: u64 = MAX_SEGMENT - FIRST_FRAME - frame::HEADER;
 /// Frames above this get a segment of their own, which bounds what late writers add to the tail.
 const MAX_SHARED: u64 = 256 << 20;
 
-impl Memory for Segment {
+// SAFETY: the header never changes, and the map is as long as the capacity and lives as long as the
+// segment. What is written to a segment of the log is written by claims.
+#[allow(unsafe_code, reason = "forwards the contract")]
+unsafe impl Memory for Segment {
     fn id(&self) -> u32 {
         Self::id(self)
     }
@@ -64,24 +67,20 @@ impl Memory for Segment {
         self.map.word(offset)
     }
     #[inline]
-    #[allow(unsafe_code, reason = "forwards the contract")]
     unsafe fn write(&self, offset: u64, bytes: &[u8]) {
         // SAFETY: the same contract; active segments are writable maps.
         unsafe { self.map.write(offset, bytes) };
     }
     #[inline(always)]
-    #[allow(unsafe_code, reason = "forwards the contract")]
     unsafe fn reserved_word(&self, offset: u64) -> &AtomicU64 {
         // SAFETY: the same contract; an active segment is mapped up to its capacity.
         unsafe { self.map.word_unchecked(offset) }
     }
     #[inline(always)]
-    #[allow(unsafe_code, reason = "forwards the contract")]
     unsafe fn write_frame(&self, offset: u64, header: u64, body: &[u8]) {
         // SAFETY: the same contract; active segments are writable maps.
         unsafe { self.map.write_frame(offset, header, body) };
     }
-    #[allow(unsafe_code, reason = "forwards the contract")]
     unsafe fn header(&self, offset: u64) -> u64 {
         // SAFETY: the same contract.
         crate::format::u64_at(unsafe { self.map.slice(offset + 8, 8) }, 0)
@@ -166,9 +165,11 @@ pub(crate) struct Alone<'c> {
 impl<'c> Alone<'c> {
     /// Makes the segment active, with the frame claimed in it; to be followed by
     /// `rolled` or `rolled_with_a_claim`.
+    #[allow(unsafe_code, reason = "hands a new segment to the tail")]
     pub(crate) fn claim(mut self) -> Claim<'c, Segment> {
         let segment = self.segment.take().expect("it is used once");
-        let claim = self.preparer.publish_claimed(segment, FIRST_FRAME, self.len);
+        // SAFETY: the segment was just created with room for the frame, and nobody else writes to it.
+        let claim = unsafe { self.preparer.publish_claimed(segment, FIRST_FRAME, self.len) };
         self.writer.tail.roll();
         claim
     }
@@ -191,6 +192,7 @@ pub(crate) struct Found {
 
 impl LogWriter {
     /// Starts with a new active segment behind what was found.
+    #[allow(unsafe_code, reason = "hands the first segment to the tail")]
     pub(crate) fn start(
         storage: Box<dyn Storage>,
         config: Config,
@@ -214,9 +216,10 @@ impl LogWriter {
         }
         let start = first.position(FIRST_FRAME);
         let pending = Pending { finished: VecDeque::new(), from: FIRST_FRAME };
-        let tail = Tail::new(SLOTS, first, FIRST_FRAME);
+        // SAFETY: the segment was just created, and nobody else writes to it.
+        let (tail, walker) = unsafe { Tail::new(SLOTS, first, FIRST_FRAME) };
         Ok(Self {
-            prefix: Prefix::new(&tail),
+            prefix: Prefix::new(&tail, walker),
             tail,
             group: GroupCommit::new(start.as_u64()),
             table: Arc::new(SegmentSet::new(segments)),
@@ -475,6 +478,7 @@ impl LogWriter {
         self.prepare(&mut preparer, 0, Need::Append)
     }
 
+    #[allow(unsafe_code, reason = "hands a new segment to the tail")]
     fn prepare(
         &self,
         preparer: &mut Preparer<'_, Segment>,
@@ -489,7 +493,9 @@ impl LogWriter {
         let segment = self.create(preparer, len, need)?;
         let unpopulated = Unpopulated { segment: segment.clone(), from: 0 };
         lock(&self.unpopulated).push_back(unpopulated);
-        preparer.publish(segment, FIRST_FRAME).expect("there is a slot");
+        // SAFETY: the segment was just created, and nobody else writes to it.
+        let published = unsafe { preparer.publish(segment, FIRST_FRAME) };
+        published.expect("there is a slot");
         Ok(())
     }
 
@@ -628,10 +634,15 @@ impl LogWriter {
         Ok(())
     }
 
-    /// Syncs and seals everything. The log is not used afterwards.
-    pub(crate) fn close(&self) -> Result<(), SyncError> {
+    /// Syncs and seals everything.
+    ///
+    /// # Safety
+    /// Nobody uses the log any more but to read, neither meanwhile nor afterwards.
+    #[allow(unsafe_code, reason = "passes the contract on")]
+    pub(crate) unsafe fn close(&self) -> Result<(), SyncError> {
         let failed = |error| SyncError::Failed { source: Arc::new(error) };
-        let standby = self.tail.preparer().withdraw_for_close();
+        // SAFETY: the same contract.
+        let standby = unsafe { self.tail.preparer().withdraw_for_close() };
         self.sync()?;
         self.prefix.advance(&self.tail);
         let (active, end, frames) = self.prefix.current();
