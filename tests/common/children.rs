@@ -60,15 +60,16 @@ impl Iterator for Said {
 pub(crate) struct Process(pub(crate) Child);
 
 impl Process {
-    /// Starts a child, and gives what it says.
-    pub(crate) fn start(role: &str, place: &Path) -> (Self, Said) {
-        Self::run(&mut command(role, place))
+    /// Starts a process whose standard input is open for as long as this one lives.
+    pub(crate) fn spawn(command: &mut Command) -> Self {
+        Self(command.stdin(Stdio::piped()).spawn().unwrap())
     }
 
-    pub(crate) fn run(command: &mut Command) -> (Self, Said) {
-        let mut child = command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        (Self(child), Said(lines))
+    /// Starts a child, and gives what it says.
+    pub(crate) fn start(role: &str, place: &Path) -> (Self, Said) {
+        let mut this = Self::spawn(command(role, place).stderr(Stdio::piped()));
+        let lines = BufReader::new(this.0.stderr.take().unwrap()).lines();
+        (this, Said(lines))
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
