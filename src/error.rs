@@ -1,9 +1,62 @@
-//! What can go wrong, one type for each kind of operation.
+//! The errors: one type for each kind of operation, and [`Error`] over all of them.
+//!
+//! A message names the place and includes its cause, in one line; the cause is also the error's `source`.
 
-use crate::position::LogPosition;
+use crate::position::{LogPosition, ParsePositionError};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+
+/// Any error of this crate, for programs that treat them all alike: every other error converts into it.
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// fn count(dir: &std::path::Path) -> Result<u64, tailcask::Error> {
+///     let store = tailcask::Store::open(dir)?;
+///     store.put("key", "value")?;
+///     store.close()?;
+///     Ok(tailcask::Store::open_read_only(dir)?.len())
+/// }
+/// # assert_eq!(count(&dir.path().join("store"))?, 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Opening a log or a store failed.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// Appending to a log failed.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    /// Making a log durable failed.
+    #[error(transparent)]
+    Sync(#[from] SyncError),
+    /// Reading failed.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// Dropping the beginning of a log failed.
+    #[error(transparent)]
+    Truncate(#[from] TruncateError),
+    /// Writing to a store failed.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// A compare-and-swap met another value.
+    #[error(transparent)]
+    CasMismatch(#[from] CasMismatch),
+    /// A merge failed.
+    #[error(transparent)]
+    Merge(#[from] MergeError),
+    /// A backup failed.
+    #[error(transparent)]
+    Backup(#[from] BackupError),
+    /// A repair failed.
+    #[error(transparent)]
+    Repair(#[from] RepairError),
+    /// A text is not a position.
+    #[error(transparent)]
+    ParsePosition(#[from] ParsePositionError),
+}
 
 /// A damaged place: where it is and what is wrong with it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -14,7 +67,7 @@ pub struct Corruption {
     pub segment: u32,
     /// Byte offset in the segment's file.
     pub offset: u64,
-    /// What was expected there, and what was found.
+    /// What is wrong there.
     pub kind: CorruptionKind,
 }
 
@@ -28,59 +81,62 @@ impl Corruption {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CorruptionKind {
-    /// The checksum stored with the bytes is not the one computed from them.
+    /// The stored checksum does not match the bytes.
     #[error("checksum {found:#010x}, expected {expected:#010x}")]
     Checksum {
         /// Computed from the bytes.
         expected: u32,
-        /// Stored beside them.
+        /// As stored.
         found: u32,
     },
-    /// A length that cannot be right.
-    #[error("a frame of {length} bytes where at most {room} fit")]
+    /// An impossible length.
+    #[error("a frame of {length} bytes, where at most {room} fit")]
     Length {
         /// As stored.
         length: u64,
         /// Bytes up to the end of the segment (or of the batch).
         room: u64,
     },
-    /// A state that no frame has.
+    /// A frame state that does not exist.
     #[error("unknown frame state {0}")]
     State(u8),
-    /// A header whose fields contradict one another or the frame's length.
+    /// A frame header whose fields contradict one another or the frame's length.
     #[error("a frame header that does not fit its frame")]
     Header,
-    /// The frames inside a batch do not fill it, or are not as many as it says.
-    #[error("a batch that says {expected} entries and holds {found}")]
+    /// The frames inside a batch do not fill it, or their number is not the stated one.
+    #[error("a batch of {expected} entries that holds {found}")]
     Batch {
-        /// As the batch frame says.
+        /// As the batch frame states.
         expected: u32,
         /// As counted.
         found: u32,
     },
-    /// Nothing was written where the log is known to go on.
-    #[error("nothing is written here, but the log is known to go on")]
+    /// Nothing is written here, although the log is known to continue.
+    #[error("nothing is written here, but the log is known to continue")]
     Missing,
-    /// The keydir points at a place where no value is, or into a segment that is not there.
-    #[error("the keydir points here, and there is no value here")]
+    /// The keydir points here, but there is no value here, or no such segment.
+    #[error("the keydir points here, but there is no value here")]
     StaleSlot,
-    /// The hint of the segment, from which the keydir was made, does not say what is here. It was
-    /// removed: when the store is opened again the segment is read.
-    #[error("the segment's hint does not say what is here")]
+    /// The segment's hint, from which the keydir was loaded, does not match the segment here. The hint was
+    /// removed: the next open reads the segment instead.
+    #[error("the segment's hint does not match the segment here")]
     Hint,
-    /// A key's newest frame, which no slot of the keydir points at.
-    #[error("the newest value of the key {} is here, and the keydir does not know", show(key))]
+    /// A key's newest frame is here, but the keydir does not point at it.
+    #[error(
+        "the newest value of the key {} is here, but the keydir does not point at it",
+        show(key)
+    )]
     Unlisted {
         /// The key.
         key: Vec<u8>,
     },
-    /// A key that was deleted later, or set, and of which a slot of the keydir points here.
-    #[error("the key {} has a newer frame than this, and the keydir does not know", show(key))]
+    /// The keydir points here, but the key was set or deleted later.
+    #[error("the keydir points here, but the key {} has a newer frame", show(key))]
     Outdated {
         /// The key.
         key: Vec<u8>,
     },
-    /// There are not as many frames as the seal says.
+    /// The number of frames is not the one in the seal.
     #[error("{found} frames in a segment that was sealed with {expected}")]
     Frames {
         /// As sealed.
@@ -88,12 +144,12 @@ pub enum CorruptionKind {
         /// As counted.
         found: u64,
     },
-    /// The segment's own header.
+    /// The segment's header, or its file as a whole.
     #[error("segment header: {0}")]
     SegmentHeader(&'static str),
 }
 
-/// A key for people, as a byte string.
+/// A key as printable text, cut after 64 bytes.
 fn show(key: &[u8]) -> String {
     let shown = key.get(..64).unwrap_or(key).escape_ascii();
     if key.len() > 64 {
@@ -103,58 +159,58 @@ fn show(key: &[u8]) -> String {
     }
 }
 
-/// Opening a log failed. Nothing was lost by trying.
+/// Opening a log or a store failed. Nothing was lost: acknowledged data is unchanged.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// Another handle, of this process or of another one, has the log open for writing.
+    /// Another handle, in this process or another one, has the log open for writing.
     #[error("{} is in use by another writer", path.display())]
     Locked {
         /// The directory.
         path: PathBuf,
     },
-    /// The directory, or a file in it, can be written by others than its owner. See
+    /// Users other than its owner can write to the directory or a file in it. See
     /// [`shared_directory`](crate::LogOptions::shared_directory).
-    #[error("{} may be written by others (mode {mode:o}); a log must be private to its user", path.display())]
+    #[error("other users can write to {} (mode {mode:o}); a log must be private to its user", path.display())]
     NotPrivate {
         /// The directory or file.
         path: PathBuf,
         /// Its permission bits.
         mode: u32,
     },
-    /// The directory, or a file in it, belongs to somebody who is neither this process's user nor
+    /// The directory, or a file in it, belongs to a user who is neither this process's effective user nor
     /// root. See [`shared_directory`](crate::LogOptions::shared_directory).
-    #[error("{} belongs to user {owner}, and this process runs as user {user}", path.display())]
+    #[error("{} belongs to user {owner}, but this process runs as user {user}", path.display())]
     NotOwned {
         /// The directory or file.
         path: PathBuf,
-        /// Who owns it.
+        /// Its owner's user id.
         owner: u32,
-        /// The effective user of this process.
+        /// The effective user id of this process.
         user: u32,
     },
-    /// The directory is on a file system that may not write preallocated blocks in place: on a full
-    /// disk writing to a mapped file would kill the process with SIGBUS. See
+    /// The directory is on a file system that may not write preallocated blocks in place: on a full disk,
+    /// a write to a mapped file would kill the process with SIGBUS. See
     /// [`any_file_system`](crate::LogOptions::any_file_system).
     #[error("{} is on a file system ({name}) that may not write in place; use ext4, xfs or tmpfs", path.display())]
     FileSystem {
         /// The directory.
         path: PathBuf,
-        /// The file system's name, or its number.
+        /// The file system's name, or its type number.
         name: String,
     },
-    /// A name that belongs to the log is not a regular file (or the directory not a directory).
+    /// A file of the log is not a regular file, or its directory is not a directory.
     #[error("{} is not a {expected}", path.display())]
     NotRegular {
         /// The offending path.
         path: PathBuf,
-        /// What it should be.
+        /// What it should be: "regular file" or "directory".
         expected: &'static str,
     },
-    /// A damaged place in the part that is known to be durable, or that a dead process left.
+    /// Damage in the part of the log that is known to be durable, or that only a process death left behind.
     #[error(transparent)]
     Corrupt(#[from] Corruption),
-    /// A segment that the log needs is not there.
+    /// A segment that the log needs does not exist.
     #[error("segment {id} is missing: {} it", if *needed_by == 0 {
         "the MANIFEST names".to_owned()
     } else {
@@ -163,13 +219,13 @@ pub enum OpenError {
     MissingSegment {
         /// The id of the missing segment.
         id: u32,
-        /// The id of the segment, or 0 for the MANIFEST, that says it was there.
+        /// The id of the segment that follows it; 0 if it is the MANIFEST that names it.
         needed_by: u32,
     },
-    /// A segment contradicts the MANIFEST: one of the two is from another time, or another log.
-    /// Nothing is used or removed on the word of either. Put the right file back; or open with
-    /// [`RecoveryMode::Salvage`](crate::RecoveryMode::Salvage), which takes the segment if it can be
-    /// one of this log, and sets it aside if not.
+    /// A segment and the MANIFEST contradict each other: one of them is an older copy, or of another log.
+    /// Neither is trusted, and nothing is changed. Restore the right file, or open with
+    /// [`RecoveryMode::Salvage`](crate::RecoveryMode::Salvage), which takes the segment if it can belong to
+    /// this log, and sets it aside otherwise.
     #[error("segment {segment} contradicts the MANIFEST: {what}")]
     Contradiction {
         /// The id of the segment.
@@ -177,120 +233,120 @@ pub enum OpenError {
         /// What is wrong.
         what: &'static str,
     },
-    /// The log was not closed, and whether the kernel has been restarted since cannot be known. What
-    /// counts depends on it: if only the process died, everything does; if not, the log ends here.
+    /// The log was not closed, and it is unknown whether the machine has been restarted since, because there
+    /// is no boot id. If only the process died, everything is valid; otherwise the log ends here.
     /// [`RecoveryMode::Salvage`](crate::RecoveryMode::Salvage) takes everything that can be read.
     #[error(
-        "segment {segment}, offset {offset}: whether the machine was restarted cannot be known \
-         (there is no boot id), and what counts depends on it"
+        "segment {segment}, offset {offset}: the log may end here, which depends on whether the machine \
+         was restarted, and there is no boot id to tell"
     )]
     UnknownBoot {
         /// The id of the segment.
         segment: u32,
-        /// The first place that is in doubt.
+        /// The first offset that is in doubt.
         offset: u64,
     },
     /// The MANIFEST is missing or damaged.
-    #[error("MANIFEST: {0}")]
+    #[error("the MANIFEST is unusable: {0}")]
     Manifest(&'static str),
-    /// Written by a version of tailcask that this one does not know.
-    #[error("format version {found} is not known; this library reads version {known}")]
+    /// The files are of a newer format version than this library reads.
+    #[error("unknown format version {found}; this library reads versions up to {known}")]
     Version {
         /// In the file.
         found: u32,
-        /// The one this library knows.
+        /// The newest one that this library reads.
         known: u32,
     },
-    /// An option out of its range.
-    #[error("{option} is {value}, and must be {range}")]
+    /// An option is out of range.
+    #[error("{option} is {value}, but must be {range}")]
     Option {
         /// The option's name.
         option: &'static str,
-        /// What was given.
+        /// The value given.
         value: u64,
-        /// What is allowed.
+        /// The allowed values.
         range: &'static str,
     },
-    /// An option that is a ratio, out of its range.
-    #[error("{option} is {value}, and must be {range}")]
+    /// An option that is a ratio is out of range.
+    #[error("{option} is {value}, but must be {range}")]
     Ratio {
         /// The option's name.
         option: &'static str,
-        /// What was given.
+        /// The value given.
         value: f64,
-        /// What is allowed.
+        /// The allowed values.
         range: &'static str,
     },
-    /// There is a log, and no store on it. (Where the MANIFEST is lost, salvage opens it as one.)
-    #[error("this is a log, with no store on it")]
+    /// The directory holds a log without a store.
+    #[error("the directory holds a log, not a store")]
     NotAStore,
-    /// A store lives on the log, and entries among its values would keep their segments from being
-    /// merged. [`LogOptions::on_store`](crate::LogOptions::on_store) opens it all the same.
-    #[error("a store lives on this log; to append beside it has to be asked for")]
+    /// The log belongs to a store. Plain entries among its values would keep their segments from being
+    /// merged; [`LogOptions::on_store`](crate::LogOptions::on_store) opens it nevertheless.
+    #[error("this log belongs to a store; appending to it needs the option `on_store`")]
     HoldsStore,
-    /// There is no log in this directory, and none was to be created.
+    /// There is no log in this directory, and opening it was not to create one.
     #[error("there is no log in {}", path.display())]
     NotFound {
         /// The directory.
         path: PathBuf,
     },
-    /// All segment ids are used up.
+    /// All 2^32 segment ids are used up.
     #[error("all 2^32 segment ids are used up")]
     IdsExhausted,
-    /// The operating system said no.
-    #[error("could not {operation}")]
+    /// An I/O error.
+    #[error("could not {operation}: {source}")]
     Io {
         /// What was being done, and to which file.
         operation: String,
-        /// What it said.
+        /// Its cause.
         source: io::Error,
     },
 }
 
-/// An append was refused. Nothing of it is in the log, save where [`AppendError::Sync`] says so.
+/// An append was refused. Nothing of it is in the log, unless it is [`AppendError::Sync`] with a position.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AppendError {
-    /// Larger than the configured limit; nothing was reserved.
-    #[error("{len} bytes are more than the limit of {max}")]
+    /// The entry is larger than the configured limit.
+    #[error("an entry of {len} bytes is above the limit of {max}")]
     TooLarge {
-        /// Bytes asked for.
+        /// Bytes of the entry, or of the batch.
         len: u64,
         /// Bytes allowed.
         max: u64,
     },
-    /// No room on the device for another segment. Later appends succeed once there is.
-    #[error("no space for another segment")]
+    /// The device has no room for another segment. Appends succeed again once it has.
+    #[error("no space for another segment: {source}")]
     NoSpace {
-        /// What the operating system said.
+        /// Its cause.
         source: Arc<io::Error>,
     },
-    /// Another segment could not be created for a reason other than space.
-    #[error("could not create another segment")]
+    /// Another segment could not be created, for a reason other than space.
+    #[error("could not create another segment: {source}")]
     Io {
-        /// What the operating system said.
+        /// Its cause.
         source: Arc<io::Error>,
     },
-    /// One append is so far behind (it was left unfinished while hundreds of segments filled)
-    /// that there is no place for another segment.
-    #[error("an unfinished append holds up the log at {oldest}")]
+    /// An append has been left unfinished while 256 segments filled behind it. The log can hold no more
+    /// unfinished segments.
+    #[error("the append at {oldest} is unfinished and holds up the log")]
     Stalled {
         /// The oldest unfinished append.
         oldest: LogPosition,
     },
-    /// A sync failed. If the append reached the log before that, `position` says where: it can be
-    /// read, and survives the death of the process, but is not known to be durable.
-    #[error("the log refuses writes")]
+    /// A sync failed, now or earlier. If the entry reached the log before that, `position` says where: it
+    /// can be read, and survives the death of the process, but is not known to be durable.
+    #[error("the log refuses writes: {source}")]
     Sync {
         /// Where the entry is, if it got that far.
         position: Option<LogPosition>,
         /// The failure.
         source: SyncError,
     },
-    /// The log was opened for reading only.
-    #[error("the log is open for reading only")]
+    /// The log was opened read-only.
+    #[error("the log is open read-only")]
     ReadOnly,
-    /// All segment ids are used up.
+    /// All 2^32 segment ids are used up.
     #[error("all 2^32 segment ids are used up")]
     IdsExhausted,
 }
@@ -299,33 +355,33 @@ pub enum AppendError {
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SyncError {
-    /// A sync failed, now or earlier. The kernel may have dropped the pages it could not write,
-    /// so this handle refuses writes for good; reads go on. Reopen the log to find what is there.
-    #[error("a sync failed")]
+    /// A sync failed, now or earlier. The kernel may have dropped the pages that it could not write, so this
+    /// handle refuses writes permanently; reads go on. Reopen the log to find out what survived.
+    #[error("a sync failed: {source}")]
     Failed {
-        /// What the operating system said first.
+        /// The cause of the first failure.
         source: Arc<io::Error>,
     },
-    /// A background thread of the log, or of the store on it, ended that should not have: a bug.
-    /// Writes are refused, and nobody syncs by themselves any more; reads go on, and so do syncs.
-    #[error("a background thread failed")]
+    /// A background thread of the log, or of its store, ended unexpectedly, which is a bug. Writes are
+    /// refused, and nothing is synced in the background any more; reads and explicit syncs go on.
+    #[error("a background thread failed: {0}")]
     Background(#[source] ThreadFailure),
-    /// Called from inside an `append_with` closure, whose own frame it would wait for.
-    #[error("called from inside append_with, whose frame is not finished")]
+    /// Called inside an `append_with` closure: the sync would wait for that closure's own frame.
+    #[error("called inside an append_with closure, whose frame is unfinished")]
     InsideAppend,
-    /// The log was opened for reading only.
-    #[error("the log is open for reading only")]
+    /// The log was opened read-only.
+    #[error("the log is open read-only")]
     ReadOnly,
 }
 
-/// How a background thread ended that nobody told to.
+/// The unexpected end of a background thread.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{thread} ended: {reason}")]
 #[non_exhaustive]
 pub struct ThreadFailure {
     /// The name of the thread.
     pub thread: &'static str,
-    /// What it panicked with, or that it ended by itself.
+    /// Its panic message, or that it returned.
     pub reason: Arc<str>,
 }
 
@@ -333,18 +389,18 @@ pub struct ThreadFailure {
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReadError {
-    /// The position is before the beginning of the log: it was truncated away.
+    /// The position is before the beginning of the log: that part was truncated.
     #[error("{position} is before the beginning of the log, {begin}")]
     Truncated {
-        /// As asked.
+        /// The position given.
         position: LogPosition,
-        /// Where the log now begins.
+        /// Where the log begins now.
         begin: LogPosition,
     },
     /// The position is at or after the end of the log.
     #[error("{position} is not before the end of the log, {tail}")]
     PastEnd {
-        /// As asked.
+        /// The position given.
         position: LogPosition,
         /// The end of the log.
         tail: LogPosition,
@@ -352,22 +408,22 @@ pub enum ReadError {
     /// No entry begins at this position.
     #[error("no entry begins at {position}")]
     NotAnEntry {
-        /// As asked.
+        /// The position given.
         position: LogPosition,
     },
-    /// The entry at this position is not finished.
-    #[error("the entry at {position} is not finished")]
+    /// The entry at this position is still being written.
+    #[error("the entry at {position} is unfinished")]
     Unfinished {
-        /// As asked.
+        /// The position given.
         position: LogPosition,
     },
-    /// Damage.
+    /// The entry or value is damaged.
     #[error(transparent)]
     Corrupt(#[from] Corruption),
-    /// The operating system said no.
-    #[error("could not open a segment")]
+    /// A segment could not be opened.
+    #[error("could not open a segment: {source}")]
     Io {
-        /// What it said.
+        /// Its cause.
         source: Arc<io::Error>,
     },
 }
@@ -376,25 +432,25 @@ pub enum ReadError {
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TruncateError {
-    /// A store lives on the log, and its values may be anywhere in it.
-    #[error("a store lives on the log")]
+    /// The log belongs to a store, whose values may be anywhere in it.
+    #[error("the log belongs to a store")]
     Store,
     /// The position is after the end of the log.
     #[error("{position} is after the end of the log, {tail}")]
     PastEnd {
-        /// As asked.
+        /// The position given.
         position: LogPosition,
         /// The end of the log.
         tail: LogPosition,
     },
-    /// The operating system said no. The log begins where it did, or at a segment in between.
-    #[error("could not drop the beginning of the log")]
+    /// An I/O error. The log begins where it did, or at a segment in between.
+    #[error("could not drop the beginning of the log: {source}")]
     Io {
-        /// What it said.
+        /// Its cause.
         source: Arc<io::Error>,
     },
-    /// The log was opened for reading only.
-    #[error("the log is open for reading only")]
+    /// The log was opened read-only.
+    #[error("the log is open read-only")]
     ReadOnly,
 }
 
@@ -402,33 +458,33 @@ pub enum TruncateError {
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WriteError {
-    /// A key has 1 to 65,535 bytes. Nothing was changed.
+    /// The key does not have 1 to 65,535 bytes. Nothing was changed.
     #[error("a key of {len} bytes; 1 to 65535 are allowed")]
     KeyLength {
         /// Bytes of the key.
         len: usize,
     },
     /// The value is larger than the configured limit. Nothing was changed.
-    #[error("a value of {len} bytes is more than the limit of {max}")]
+    #[error("a value of {len} bytes is above the limit of {max}")]
     ValueTooLarge {
         /// Bytes of the value.
         len: u64,
         /// Bytes allowed.
         max: u64,
     },
-    /// The batch is larger than a frame can be. Nothing was changed.
-    #[error("a batch of {len} bytes is more than the limit of {max}")]
+    /// The batch is too large. Nothing was changed.
+    #[error("a batch of {len} bytes is above the limit of {max}")]
     BatchTooLarge {
         /// Bytes of its frames.
         len: u64,
         /// Bytes allowed.
         max: u64,
     },
-    /// The log refused the frame.
-    #[error("the log refused the write")]
+    /// The log refused the write.
+    #[error("the log refused the write: {0}")]
     Append(#[source] AppendError),
-    /// The current value, which the write depends on, cannot be read.
-    #[error("the current value cannot be read")]
+    /// The write depends on the key's current value, which cannot be read.
+    #[error("the current value cannot be read: {0}")]
     Read(#[source] ReadError),
 }
 
@@ -438,74 +494,74 @@ impl From<ReadError> for WriteError {
     }
 }
 
-/// The value was not the expected one.
+/// A compare-and-swap found another value than the expected one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the value is not the expected one")]
 pub struct CasMismatch {
-    /// The value that it was; `None`: there was none.
+    /// The current value; `None` if the key has none.
     pub current: Option<Vec<u8>>,
 }
 
-/// A merge failed. Nothing was lost: what it was to replace is still there.
+/// A merge failed. Nothing was lost: its inputs still exist.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MergeError {
-    /// No segment could be created for what is to be moved.
-    #[error("no segment to merge into")]
+    /// No segment could be created to merge into.
+    #[error("no segment to merge into: {0}")]
     Append(#[from] AppendError),
-    /// A segment that was to be merged is damaged. It is left alone from now on.
+    /// An input is damaged. Merges leave it alone from now on.
     #[error(transparent)]
     Corrupt(#[from] Corruption),
-    /// What was written could not be made durable, or could not be put in place.
-    #[error("could not write what was merged")]
+    /// The merged segments could not be made durable, or could not replace their inputs.
+    #[error("could not write the merged segments: {source}")]
     Io {
-        /// What the operating system said.
+        /// Its cause.
         source: Arc<io::Error>,
     },
-    /// The log could not be made durable, which has to come before anything is removed.
-    #[error("could not make the log durable")]
+    /// The log could not be made durable, which must happen before inputs are removed.
+    #[error("could not make the log durable: {0}")]
     Sync(#[from] SyncError),
     /// The store is being closed.
     #[error("the store is being closed")]
     Closing,
 }
 
-/// A backup failed. The store is as it was.
+/// A backup failed. The store is unchanged, and nothing is left at the destination.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BackupError {
-    /// The log could not be made durable, which comes first.
-    #[error("could not make the log durable")]
+    /// The log could not be made durable.
+    #[error("could not make the log durable: {0}")]
     Sync(#[from] SyncError),
-    /// Another segment could not be made active, so that the current one can be linked.
-    #[error("could not roll the log")]
+    /// The log could not be rolled to another segment, which is needed to link the active one.
+    #[error("could not roll the log: {0}")]
     Append(#[from] AppendError),
-    /// There is something at the destination already.
-    #[error("{} is there already", path.display())]
+    /// The destination already exists.
+    #[error("{} already exists", path.display())]
     Exists {
         /// The destination.
         path: PathBuf,
     },
-    /// The destination is in the store's own directory.
-    #[error("{} is inside of the store", path.display())]
+    /// The destination is inside the store's own directory.
+    #[error("{} is inside the store", path.display())]
     Inside {
         /// The destination.
         path: PathBuf,
     },
-    /// The store is not in a directory.
+    /// The store is not in a directory: it is in memory, or on a simulated disk.
     #[error("only a store in a directory can be backed up")]
     NotADirectory,
-    /// The operating system said no.
-    #[error("could not {operation}")]
+    /// An I/O error.
+    #[error("could not {operation}: {source}")]
     Io {
         /// What was being done, and to which file.
         operation: String,
-        /// What it said.
+        /// Its cause.
         source: io::Error,
     },
 }
 
-/// A repair failed. The damaged store is as it was.
+/// A repair failed. The damaged store is unchanged, and nothing is left at the new directory's name.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RepairError {
@@ -516,26 +572,26 @@ pub enum RepairError {
     #[error(transparent)]
     Read(#[from] ReadError),
     /// The copy could not be made durable.
-    #[error("could not make the copy durable")]
+    #[error("could not make the copy durable: {0}")]
     Sync(#[from] SyncError),
-    /// There is something at the new directory's name already.
-    #[error("{} is there already", path.display())]
+    /// The new directory already exists.
+    #[error("{} already exists", path.display())]
     Exists {
         /// The new directory.
         path: PathBuf,
     },
-    /// The new directory is in the damaged store's own directory.
-    #[error("{} is inside of the store", path.display())]
+    /// The new directory is inside the damaged store's own directory.
+    #[error("{} is inside the store", path.display())]
     Inside {
         /// The new directory.
         path: PathBuf,
     },
-    /// An I/O error. Its cause.
-    #[error("could not {operation}")]
+    /// An I/O error.
+    #[error("could not {operation}: {source}")]
     Io {
         /// What was being done, and to which file.
         operation: String,
-        /// What the operating system said.
+        /// Its cause.
         source: io::Error,
     },
 }

@@ -1,9 +1,84 @@
-//! A lock-free, memory-mapped commit log for programs that must write a great deal, fast, and
-//! lose none of it.
+//! An append-only log and a key-value store for programs that write a lot of data, fast, and must not
+//! lose any of it.
 //!
-//! Writers reserve space with one `fetch_add` on the tail of a preallocated, mapped segment;
-//! frames carry checksums and are read in place; what a dead process left is found again. Start
-//! at [`CommitLog`].
+//! * [`CommitLog`] is a lock-free log in memory-mapped, preallocated segments. A writer reserves space with
+//!   one `fetch_add`; entries carry checksums and are read in place, without copying.
+//! * [`Store`] is a key-value store in the manner of Bitcask on such a log. Values are written once, to the
+//!   log; an index in memory finds them; merges reclaim the space of overwritten and deleted values.
+//!
+//! An acknowledged write survives SIGKILL at any moment, without a system call on the write path. With
+//! [`Durability::Synced`] it also survives a power loss.
+//!
+//! # The store
+//!
+//! ```
+//! # let dir = tempfile::tempdir()?;
+//! use tailcask::{Batch, Store};
+//!
+//! let store = Store::open(dir.path().join("store"))?;
+//! store.put("colour", "green")?;
+//! assert_eq!(&*store.get("colour")?.expect("it was just put"), b"green");
+//!
+//! let mut batch = Batch::new();
+//! batch.put("shape", "round").delete("colour");
+//! store.write(&batch)?; // all of it or nothing
+//! assert!(store.get("colour")?.is_none());
+//! store.close()?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # The log
+//!
+//! ```
+//! # let dir = tempfile::tempdir()?;
+//! use tailcask::{CommitLog, Durability};
+//!
+//! let log = CommitLog::options().durability(Durability::Synced).open(dir.path().join("log"))?;
+//! let position = log.append(b"one record")?; // on the device when this returns
+//! assert_eq!(&*log.read(position)?, b"one record");
+//!
+//! let mut reader = log.reader();
+//! while let Some(entry) = reader.next_entry()? {
+//!     println!("{} has {} bytes", entry.position(), entry.len());
+//! }
+//! # drop(reader);
+//! log.close()?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Where to look
+//!
+//! | for | see |
+//! |---|---|
+//! | opening | [`LogOptions`], [`StoreOptions`], [`RecoveryMode`], [`RecoveryReport`] |
+//! | when a write counts as done | [`Durability`], [`WriteOptions`] |
+//! | many writes at once | [`CommitLog::append_batch`], [`BatchWriter`], [`Batch`] |
+//! | writes that depend on the current value | [`Store::put_if_absent`], [`Store::compare_and_swap`], [`Store::update`] |
+//! | reading a log, and following its tail | [`LogReader`], [`Entry`] |
+//! | reading many keys, or all of them | [`Store::get_many`], [`Pairs`], [`Keys`] |
+//! | reading beside a writer in another process | [`CommitLog::open_read_only`], [`Store::open_read_only`] |
+//! | reclaiming space | [`CommitLog::truncate_before`], [`Store::merge`], [`MergePolicy`], [`Maintenance`] |
+//! | backup, verification, repair | [`Store::backup`], [`Store::verify`], [`Store::repair`], [`CommitLog::repair`] |
+//! | errors | [`Error`], and a type for each operation |
+//! | testing against failing disks and power loss | [`SimulatedDisk`], [`CommitLog::in_memory`] |
+//!
+//! Inside, the modules build on each other in this order: `format` (bytes), `storage` (files, or the
+//! simulated disk), `segment` (mapped files and their pins), `log` (append protocol, group commit, recovery),
+//! `keydir` (the index), `store`. `docs/architecture.md` describes them, `docs/glossary.md` the terms.
+//!
+//! # Guarantees and limits
+//!
+//! * `docs/durability.md` lists the promises, each with the tests that show it, and what they assume.
+//! * Any number of threads share one handle; one process at a time writes, and any number read meanwhile.
+//!   Operations on one key are linearizable, and batches are atomic.
+//! * Linux, on ext4, xfs or tmpfs. Other file systems are refused unless asked for, since they may kill the
+//!   process with SIGBUS on a full disk ([`LogOptions::any_file_system`]).
+//! * Keys have 1 to 65,535 bytes, values and entries up to 1 GiB by default. All keys have a slot in memory.
+//! * Iteration over a store is in no particular order.
+//!
+//! # Features
+//!
+//! * `cli`: the command `tailcask`. Off by default, and not needed by the library.
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr))]
 
@@ -22,8 +97,8 @@ mod sync;
 mod threads;
 
 pub use error::{
-    AppendError, BackupError, CasMismatch, Corruption, CorruptionKind, MergeError, OpenError,
-    ReadError, RepairError, SyncError, ThreadFailure, TruncateError, WriteError,
+    AppendError, BackupError, CasMismatch, Corruption, CorruptionKind, Error, MergeError,
+    OpenError, ReadError, RepairError, SyncError, ThreadFailure, TruncateError, WriteError,
 };
 #[doc(hidden)]
 pub use log::FailPoint;

@@ -1,56 +1,56 @@
-//! What a user chooses.
+//! The options that the log and the store share.
 
 use std::time::Duration;
 
 /// When a write counts as done.
 ///
-/// At every level a write that returned survives the death of the process.
+/// At every level an acknowledged write survives the death of the process. The levels differ in what a power
+/// loss may take.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Durability {
-    /// As soon as it is in the page cache. A power loss drops a suffix of the log, of up to what
-    /// the kernel has not written back (on Linux some 30 seconds of writes).
+    /// As soon as it is in the page cache. A power loss may drop a suffix of the log: what the kernel has not
+    /// written back yet (on Linux, some 30 seconds of writes).
     #[default]
     Buffered,
-    /// As [`Buffered`](Self::Buffered), and the log is synced in the background this often: as often as
-    /// the device allows for 0, never for periods beyond what a clock can tell.
+    /// As [`Buffered`](Self::Buffered), and the log is synced in the background at this interval: 0 means as
+    /// often as the device allows, and an interval too long for the clock means never.
     Periodic(Duration),
-    /// When it is on the device. Concurrent writers share one sync (group commit).
+    /// Once it is on the device. Concurrent writers share one sync (group commit).
     Synced,
 }
 
-/// What opening does about damage.
+/// How opening treats damage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RecoveryMode {
-    /// Damage in the part of the log that is known to be durable is an error, and nothing is
-    /// changed.
+    /// Damage in the part of the log that is known to be durable is an error, and nothing is changed.
     #[default]
     Strict,
-    /// Take what can be read, and list the rest in the
+    /// Takes everything that can be read, and lists the rest in the
     /// [`RecoveryReport`](crate::RecoveryReport).
     Salvage,
 }
 
-/// Who prepares standby segments, seals full ones, and syncs periodically.
+/// Who creates standby segments, seals full ones, syncs periodically, and merges.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Maintenance {
-    /// Threads of the log's own.
+    /// Background threads of the log and the store.
     #[default]
     Background,
-    /// Nobody: a writer that fills a segment creates the next one, and full segments are sealed
-    /// when the program calls `maintain`. For tests, and for programs with threads of their own.
+    /// No threads: a writer that fills a segment creates the next one, and the rest is done when the program
+    /// calls `maintain`. For tests, and for programs that use their own threads.
     Manual,
 }
 
 pub(crate) const SEGMENT_UNIT: u64 = 2 << 20;
 pub(crate) const MAX_SEGMENT: u64 = (4 << 30) - SEGMENT_UNIT;
 
-/// The configuration of a log, checked.
+/// The validated configuration of a log.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Config {
-    /// What segments are multiples of.
+    /// Segment sizes are multiples of this.
     pub(crate) segment_unit: u64,
     pub(crate) segment_size: u64,
     pub(crate) initial_segment_size: u64,
@@ -58,9 +58,9 @@ pub(crate) struct Config {
     pub(crate) durability: Durability,
     pub(crate) recovery_mode: RecoveryMode,
     pub(crate) maintenance: Maintenance,
-    /// Whether a store may live on it.
+    /// Whether the log of a store may be opened.
     pub(crate) on_store: bool,
-    /// Others in the group may write to the directory.
+    /// Whether members of the group may own and write to the directory.
     pub(crate) shared_directory: bool,
     pub(crate) any_file_system: bool,
 }

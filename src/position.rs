@@ -1,18 +1,18 @@
-//! Places in the log.
+//! Positions: places in the log.
 
 use std::fmt;
 
-/// The place of a frame in the log: a segment and a byte offset in its file.
+/// The place of a frame in the log: a segment, and a byte offset in its file.
 ///
-/// Positions order as the log does: if one append returned before another began, its position is
-/// the lower one. A position is never used twice, also not after a crash, so it may be stored
-/// elsewhere (as a checkpoint, say) and be handed back later. It need not be trusted then:
-/// [`CommitLog::read`](crate::CommitLog::read) checks it and says what is wrong with it.
+/// Positions are ordered as the log is: if one append returned before another began, its position is lower. A
+/// position is never used twice, not even after a crash, so it can be stored elsewhere, for example as a
+/// checkpoint. A stored position need not be trusted: [`CommitLog::read`](crate::CommitLog::read) checks it.
+/// It is written as `SEGMENT:OFFSET`.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LogPosition(u64);
 
 impl LogPosition {
-    /// Before everything that a log can hold.
+    /// Before every entry of any log.
     pub const START: Self = Self(0);
 
     pub(crate) const fn new(segment: u32, offset: u32) -> Self {
@@ -26,8 +26,8 @@ impl LogPosition {
         self.0
     }
 
-    /// The inverse of [`as_u64`](Self::as_u64). Every number is accepted; whether there is an
-    /// entry is found out by reading.
+    /// The inverse of [`as_u64`](Self::as_u64). Every number is accepted; reading finds out whether an entry
+    /// begins there.
     #[must_use]
     pub const fn from_u64(value: u64) -> Self {
         Self(value)
@@ -59,7 +59,7 @@ impl fmt::Debug for LogPosition {
     }
 }
 
-/// A string that is not `SEGMENT:OFFSET` nor a plain number.
+/// A string that is neither `SEGMENT:OFFSET` nor a number.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a log position is SEGMENT:OFFSET or a number, not {0:?}")]
 pub struct ParsePositionError(String);
@@ -67,7 +67,7 @@ pub struct ParsePositionError(String);
 impl std::str::FromStr for LogPosition {
     type Err = ParsePositionError;
 
-    /// Reads what `Display` writes, or the number of [`as_u64`](LogPosition::as_u64).
+    /// Parses what `Display` writes, or the number that [`as_u64`](LogPosition::as_u64) returns.
     fn from_str(s: &str) -> Result<Self, Self::Err> {
         let error = || ParsePositionError(s.to_owned());
         match s.split_once(':') {

@@ -182,11 +182,11 @@ fn repair_refuses_what_it_must_not_do_and_leaves_nothing_behind() {
     let before = place.files();
     fs::create_dir(&place.new).unwrap();
     let (_, complaint) = run(2, &["repair", &place.store, &place.new]);
-    assert!(complaint.contains("is there already"), "{complaint}");
+    assert!(complaint.contains("already exists"), "{complaint}");
     fs::remove_dir(&place.new).unwrap();
     let inside = format!("{}/inside", place.store);
     let (_, complaint) = run(2, &["repair", &place.store, &inside]);
-    assert!(complaint.contains("is inside of the store"), "{complaint}");
+    assert!(complaint.contains("is inside the store"), "{complaint}");
     let (_, complaint) = run(2, &["repair", &format!("{}x", place.store), &place.new]);
     assert!(complaint.contains("there is no log in"), "{complaint}");
     let store = options().open(&place.store).unwrap();

@@ -276,7 +276,7 @@ fn a_value_comes_from_the_command_line_a_file_or_standard_input() {
     place.fails(2, "put", &["key"]);
     place.fails(2, "put", &["key", "value", "--durability", "sometimes"]);
     let message = place.fails(2, "put", &["key", "value", "--segment-size", "3"]);
-    assert!(message.contains("segment_size is 3, and must be"), "{message}");
+    assert!(message.contains("segment_size is 3, but must be"), "{message}");
 }
 
 #[test]
@@ -410,7 +410,7 @@ fn a_store_without_its_manifest_is_not_said_to_be_no_store() {
         ("delete", &["key"]),
     ] {
         let message = place.fails(3, command, args);
-        assert!(message.contains("MANIFEST: it is missing"), "{command}: {message}");
+        assert!(message.contains("MANIFEST is unusable: it is missing"), "{command}: {message}");
     }
 }
 
@@ -587,7 +587,7 @@ fn a_backup_opens_and_stands_still() {
     assert_eq!(run(&["get", &backup, "key7"], b"").stdout, b"old 7");
     assert_eq!(place.ok("get", &["key7"]), b"new 7");
     let message = place.fails(2, "backup", &[&backup]);
-    assert!(message.contains("is there already"), "{message}");
+    assert!(message.contains("already exists"), "{message}");
     let message = place.fails(2, "backup", &[&place.path("no/such")]);
     assert!(message.contains("No such file"), "the cause is told: {message}");
     let human = text(&place.ok("backup", &[&place.path("second")]));

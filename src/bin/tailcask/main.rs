@@ -48,7 +48,7 @@ fn main() -> ExitCode {
         // The reader of our output has closed it: it has all it wants.
         Err(error) if stdio::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = writeln!(io::stderr(), "tailcask: {error:#}");
+            let _ = writeln!(io::stderr(), "tailcask: {}", stdio::message(&error));
             exit_code(&error)
         }
     }

@@ -295,18 +295,18 @@ mod tests {
         };
         let policy = MergePolicy::new;
         assert_eq!(refused(policy()), "none");
-        let range = "and must be above 0 and at most 1";
+        let range = "but must be above 0 and at most 1";
         assert_eq!(refused(policy().dead_ratio(0.0)), format!("dead_ratio is 0, {range}"));
         assert_eq!(refused(policy().dead_ratio(f64::NAN)), format!("dead_ratio is NaN, {range}"));
         assert_eq!(refused(policy().time_share(1.5)), format!("time_share is 1.5, {range}"));
-        assert_eq!(refused(policy().space_goal(1.0)), "space_goal is 1, and must be above 1");
+        assert_eq!(refused(policy().space_goal(1.0)), "space_goal is 1, but must be above 1");
         assert_eq!(refused(policy().space_goal(1e9)), "none");
-        assert_eq!(refused(policy().rate_limit(0)), "rate_limit is 0, and must be above 0");
+        assert_eq!(refused(policy().rate_limit(0)), "rate_limit is 0, but must be above 0");
         let small = policy().pack_below(32 * MIB);
         assert_eq!(refused(small), "none");
         assert_eq!(
             refused(policy().pack_below(32 * MIB + 1)),
-            "pack_below is 33554433, and must be at most half of the segment size"
+            "pack_below is 33554433, but must be at most half of the segment size"
         );
     }
 

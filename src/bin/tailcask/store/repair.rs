@@ -1,7 +1,7 @@
 //! `repair`: a repaired copy of a store or log in a new directory, and a list of what is lost.
 
 use super::text::to_base64;
-use crate::stdio::output;
+use crate::stdio::{message, output};
 use anyhow::{Error, Result, anyhow};
 use clap::Args;
 use serde_json::{Value, json};
@@ -44,7 +44,8 @@ pub(super) fn repair(args: &RepairArgs) -> Result<ExitCode> {
     };
     // As text, without its causes: if one is damage, the exit code would be 3, which promises a list of
     // what is lost.
-    let report = report.map_err(|error| anyhow!("{}: {:#}", dir.display(), Error::from(error)))?;
+    let report =
+        report.map_err(|error| anyhow!("{}: {}", dir.display(), message(&Error::from(error))))?;
     let mut out = output();
     if args.json {
         writeln!(out, "{:#}", to_json(&report, is_store))?;
