@@ -1,5 +1,6 @@
 //! Asking for memory before it is needed.
 
+#[cfg(target_arch = "x86_64")]
 use std::arch::asm;
 
 /// Asks for the cache line at an address, which need not be one.

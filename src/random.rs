@@ -1,22 +1,12 @@
 //! Random bytes from the operating system.
 
+use crate::storage::sys;
 use std::io;
 
 /// Random bytes that nobody can predict.
 pub(crate) fn random_bytes<const LEN: usize>() -> io::Result<[u8; LEN]> {
-    use rustix::rand::{GetRandomFlags, getrandom};
     let mut bytes = [0; LEN];
-    let mut done = 0;
-    while done < LEN {
-        match getrandom(&mut bytes[done..], GetRandomFlags::empty()) {
-            // Not among the answers that there are; it would never end.
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(more) => done += more,
-            // A signal came before the kernel's generator was ready, early in a boot.
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
+    sys::fill_random(&mut bytes)?;
     Ok(bytes)
 }
 

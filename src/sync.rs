@@ -5,6 +5,7 @@
 
 #[cfg(not(tailcask_loom))]
 mod imp {
+    use crate::storage::sys;
     use std::sync::atomic::compiler_fence;
     pub(crate) use std::sync::atomic::{
         AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence,
@@ -31,10 +32,7 @@ mod imp {
 
     /// Asks the kernel for expedited barriers. To be called before the first append.
     pub(crate) fn register_barrier() {
-        #[cfg(target_os = "linux")]
-        if rustix::thread::membarrier(rustix::thread::MembarrierCommand::RegisterPrivateExpedited)
-            .is_ok()
-        {
+        if sys::register_membarrier() {
             // ORDERING: SeqCst; never set back. A thread that does not see it yet uses a fence.
             EXPEDITED.store(true, Ordering::SeqCst);
         }
@@ -58,11 +56,8 @@ mod imp {
         // ORDERING: SeqCst fence; pairs with the one in `light_barrier`.
         fence(Ordering::SeqCst);
         // ORDERING: Relaxed; stored before there was a log to wait on.
-        #[cfg(target_os = "linux")]
         if EXPEDITED.load(Ordering::Relaxed) {
-            let done =
-                rustix::thread::membarrier(rustix::thread::MembarrierCommand::PrivateExpedited);
-            done.expect("a registered membarrier works");
+            sys::membarrier();
         }
     }
 

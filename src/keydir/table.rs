@@ -6,6 +6,7 @@
 
 use super::slot::{LOOKUP_BATCH, SHARDS, Slot};
 use crate::prefetch::{prefetch, touch};
+use crate::storage::sys;
 use dashmap::SharedValue;
 use hashbrown::raw::RawTable;
 
@@ -161,13 +162,11 @@ fn move_into(table: &mut Table, mut new: Table) {
 /// Asks for huge pages under an empty table. The kernel may do as it likes, so failure is no error.
 #[allow(unsafe_code, reason = "advice about memory that is the table's")]
 fn prefer_huge_pages(table: &mut Table) {
-    use rustix::mm::Advice;
     let (start, layout) = table.allocation_info();
     let from = start.as_ptr().wrapping_sub(start.as_ptr() as usize % PAGE);
     let len = (start.as_ptr() as usize - from as usize + layout.size()).next_multiple_of(PAGE);
-    // SAFETY: the range is mapped, as the table's allocation touches each of its pages; the advice
-    // changes nothing that can be seen in it, nor in what else is on its first and last page.
-    let _ = unsafe { rustix::mm::madvise(from.cast(), len, Advice::LinuxHugepage) };
+    // SAFETY: the range is mapped, as the table's allocation touches each of its pages.
+    unsafe { sys::prefer_huge_pages(from, len) };
 }
 
 const PAGE: usize = 4096;

@@ -33,9 +33,8 @@ use crate::options::{Config, Durability, MAX_SEGMENT, Maintenance, RecoveryMode,
 use crate::position::LogPosition;
 use crate::segment::set::SegmentSet;
 use crate::segment::{file_name, scan};
-use crate::storage::real::Directory;
+use crate::storage::dir::{Directory, TrustRules};
 use crate::storage::simulated::SimulatedDisk;
-use crate::storage::trust::Rules;
 use crate::storage::{Access, Storage, io_error};
 use crate::sync::{Mutex, lock};
 use std::path::Path;
@@ -204,8 +203,8 @@ impl LogOptions {
     }
 }
 
-fn rules(config: &Config) -> Rules {
-    Rules { shared: config.shared_directory, any_file_system: config.any_file_system }
+fn rules(config: &Config) -> TrustRules {
+    TrustRules { shared: config.shared_directory, any_file_system: config.any_file_system }
 }
 
 /// A lock-free, memory-mapped commit log.

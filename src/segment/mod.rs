@@ -62,7 +62,7 @@ pub(crate) struct Segment {
 struct NoFile;
 
 impl SegmentFile for NoFile {
-    fn sync(&self, _from: u64, _to: u64) -> io::Result<()> {
+    fn sync(&self, _map: &Map, _from: u64, _to: u64) -> io::Result<()> {
         Ok(())
     }
 
@@ -304,7 +304,7 @@ impl Segment {
     }
 
     pub(crate) fn sync(&self, from: u64, to: u64) -> io::Result<()> {
-        self.with_file(|file| file.sync(from, to))
+        self.with_file(|file| file.sync(&self.map, from, to))
     }
 
     fn with_file(&self, run: impl FnOnce(&dyn SegmentFile) -> io::Result<()>) -> io::Result<()> {

@@ -1,31 +1,25 @@
-//! Mapped memory: the one type through which a segment's bytes are read and written.
+//! The memory of a segment or a hint, mapped whole: every access to its bytes goes through [`Map`].
 //!
-//! The pointer arithmetic is all in this file. Its unsafe functions say what their callers have to
-//! make sure of: that they own the bytes, or have seen them committed.
+//! Words are atomic and can be had by everybody, with the place checked; all other accesses are
+//! `unsafe`, since a claim or a commit is what makes them exclusive or constant, and the compiler
+//! knows nothing of either. `sys/mapping.rs` makes the mappings.
 
-#![allow(unsafe_code, reason = "the one file that touches mapped memory")]
+#![allow(unsafe_code, reason = "accesses to mapped bytes")]
 
+use super::sys::Mapping;
 use crate::format::frame::HEADER;
-use memmap2::{Advice, Mmap, MmapMut, MmapOptions};
 use std::fs::File;
 use std::io;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+/// A mapping, and what has to live as long.
 #[derive(Debug)]
-enum Owner {
-    Writable(MmapMut),
-    ReadOnly(Mmap),
-    /// A part of a memory file, which is kept for as long as it is mapped.
-    Memory {
-        map: MmapMut,
-        _keep: Keep,
-    },
-    MemoryReadOnly {
-        map: Mmap,
-        _keep: Keep,
-    },
+struct MapOwner {
+    mapping: Mapping,
+    /// Of a part of a memory file: what keeps the part.
+    keep: Option<Keep>,
 }
 
 /// What has to live as long as a mapping.
@@ -42,7 +36,7 @@ pub(crate) struct Map {
     ptr: NonNull<u8>,
     len: usize,
     writable: bool,
-    owner: Arc<Owner>,
+    owner: Arc<MapOwner>,
 }
 
 // SAFETY: the mapping belongs to no thread; how its bytes are shared is the contract above, which
@@ -52,10 +46,9 @@ unsafe impl Send for Map {}
 unsafe impl Sync for Map {}
 
 impl Map {
-    fn writable(mut map: MmapMut) -> Self {
-        let ptr = NonNull::from(&mut map[..]).cast();
-        let len = map.len();
-        Self { ptr, len, writable: true, owner: Arc::new(Owner::Writable(map)) }
+    fn new(mut mapping: Mapping, keep: Option<Keep>) -> Self {
+        let (ptr, len, writable) = (mapping.start(), mapping.len(), mapping.is_writable());
+        Self { ptr, len, writable, owner: Arc::new(MapOwner { mapping, keep }) }
     }
 
     /// Maps a preallocated file for writing.
@@ -63,17 +56,16 @@ impl Map {
         // SAFETY: the directory is private to its user and locked by this handle, so no one
         // changes the file but this process and those who could change its memory anyway
         // (docs/durability.md, "assumptions"); and it was preallocated, so no access faults.
-        let map = unsafe { MmapOptions::new().len(len).map_mut(file)? };
-        Ok(Self::writable(map))
+        let mapping = unsafe { Mapping::writable(file, 0, len)? };
+        Ok(Self::new(mapping, None))
     }
 
     /// Maps a file for reading.
     pub(crate) fn of_file_read_only(file: &File, len: usize) -> io::Result<Self> {
         // SAFETY: as in `of_file`. A live writer may append meanwhile, which the contract of this
         // type covers: committed bytes do not change.
-        let map = unsafe { MmapOptions::new().len(len).map(file)? };
-        let ptr = NonNull::from(&map[..]).cast();
-        Ok(Self { ptr, len, writable: false, owner: Arc::new(Owner::ReadOnly(map)) })
+        let mapping = unsafe { Mapping::read_only(file, 0, len)? };
+        Ok(Self::new(mapping, None))
     }
 
     /// Maps a part of a memory file, which begins at a page. Little of it is ever touched.
@@ -84,27 +76,34 @@ impl Map {
         writable: bool,
         keep: Keep,
     ) -> io::Result<Self> {
-        let mut options = MmapOptions::new();
-        options.offset(offset).len(len);
-        if writable {
-            // SAFETY: a memory file of this process that is never cut short. The bytes of the part
-            // are accessed through mappings only, as the contract of this type has it, from before
-            // the first one is made until `keep` goes with the last.
-            let mut map = unsafe { options.map_mut(file)? };
-            let ptr = NonNull::from(&mut map[..]).cast();
-            let owner = Arc::new(Owner::Memory { map, _keep: keep });
-            return Ok(Self { ptr, len, writable, owner });
-        }
-        // SAFETY: as above.
-        let map = unsafe { options.map(file)? };
-        let ptr = NonNull::from(&map[..]).cast();
-        let owner = Arc::new(Owner::MemoryReadOnly { map, _keep: keep });
-        Ok(Self { ptr, len, writable, owner })
+        // SAFETY: a memory file of this process that is never cut short. While the part is mapped,
+        // its bytes are accessed through mappings only, as the contract of this type has it, except
+        // that holes are punched where the log asks for it, beyond all frames; `keep` goes with the
+        // last mapping.
+        let mapping = unsafe {
+            if writable {
+                Mapping::writable(file, offset, len)?
+            } else {
+                Mapping::read_only(file, offset, len)?
+            }
+        };
+        Ok(Self::new(mapping, Some(keep)))
     }
 
     /// Zeroed memory without a file.
     pub(crate) fn anonymous(len: usize) -> io::Result<Self> {
-        Ok(Self::writable(MmapOptions::new().len(len).map_anon()?))
+        Ok(Self::new(Mapping::anonymous(len)?, None))
+    }
+
+    /// Copies bytes into a map that has no clone.
+    pub(crate) fn fill(&mut self, offset: u64, bytes: &[u8]) {
+        let at = self.check(offset, bytes.len() as u64);
+        assert!(self.writable && Arc::get_mut(&mut self.owner).is_some(), "a map of one's own");
+        // SAFETY: `check` keeps the range inside the mapping.
+        let to = unsafe { self.ptr.as_ptr().add(at) };
+        // SAFETY: in bounds; there is no other handle of this mapping, and this one is borrowed
+        // exclusively, so nobody else touches the range, and `bytes` is not in it.
+        unsafe { to.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
     }
 
     pub(crate) const fn len(&self) -> usize {
@@ -123,31 +122,37 @@ impl Map {
         std::array::from_fn(|line| self.ptr.as_ptr().wrapping_add(at(line)).cast_const())
     }
 
+    /// Whether it is mapped from a file of its own, or from none.
+    fn is_whole(&self) -> bool {
+        self.owner.keep.is_none()
+    }
+
     /// Asks for huge pages.
     pub(crate) fn prefer_huge_pages(&self) {
-        if let Owner::Writable(map) = &*self.owner {
-            let _ = map.advise(Advice::HugePage);
+        if self.writable && self.is_whole() {
+            self.owner.mapping.prefer_huge_pages();
         }
     }
 
     /// Says that pages are touched here and there, and that reading ahead is of no use; or no longer.
     /// The kernel may read 8 MiB for one header.
     pub(crate) fn expect_scattered(&self, scattered: bool) {
-        let advice = if scattered { Advice::Random } else { Advice::Normal };
-        let _ = match &*self.owner {
-            Owner::Writable(map) | Owner::Memory { map, .. } => map.advise(advice),
-            Owner::ReadOnly(map) | Owner::MemoryReadOnly { map, .. } => map.advise(advice),
-        };
+        self.owner.mapping.expect_scattered(scattered);
     }
 
     /// Faults a range of pages in for writing. What the kernel cannot do is done by the first touch
     /// instead, only slower, so failure is not an error; nor is it if the segment was sealed and
     /// cut short meanwhile.
     pub(crate) fn populate(&self, from: u64, to: u64) {
-        if let Owner::Writable(map) = &*self.owner {
+        if self.writable && self.is_whole() {
             let (from, to) = (from as usize, (to as usize).min(self.len));
-            let _ = map.advise_range(Advice::PopulateWrite, from, to.saturating_sub(from));
+            self.owner.mapping.populate(from, to.saturating_sub(from));
         }
+    }
+
+    /// Hands what was stored in a range to the file. To be called before the file is synced.
+    pub(crate) fn flush(&self, from: u64, to: u64) -> io::Result<()> {
+        self.owner.mapping.flush(from as usize, to as usize)
     }
 
     /// Takes write permission away from the pages of a sealed segment. Memory that is shared with
@@ -156,11 +161,9 @@ impl Map {
         if Arc::strong_count(&self.owner) > 1 || !self.writable {
             return Ok(());
         }
-        let flags = rustix::mm::MprotectFlags::READ;
-        // SAFETY: the range is exactly this mapping. The segment is sealed: no claim on it is
-        // open and none can be made, so nothing writes through this map any more.
-        unsafe { rustix::mm::mprotect(self.ptr.as_ptr().cast(), self.len, flags) }?;
-        Ok(())
+        // SAFETY: the segment is sealed: no claim on it is open and none can be made, so nothing
+        // writes through this map any more.
+        unsafe { self.owner.mapping.protect() }
     }
 
     #[inline]

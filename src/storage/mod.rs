@@ -1,15 +1,15 @@
 //! Where segments live: real files, or memory that can lose power.
 
-mod lock;
+pub(crate) mod dir;
 pub(crate) mod map;
-pub(crate) mod real;
 pub(crate) mod simulated;
-mod space;
-pub(crate) mod trust;
+pub(crate) mod sys;
+mod temporary;
 
 use crate::error::OpenError;
 use crate::format::header::FileIdentity;
 use crate::storage::map::Map;
+use crate::storage::temporary::TemporaryFile;
 use std::fmt::Debug;
 use std::io;
 
@@ -122,7 +122,7 @@ pub(crate) enum Access {
 pub(crate) struct Prepared {
     pub(crate) len: u64,
     /// Where it is allocated already.
-    file: Option<real::Unnamed>,
+    file: Option<TemporaryFile>,
 }
 
 /// An open segment file, mapped.
@@ -135,8 +135,8 @@ pub(crate) struct Opened {
 
 /// What is done to a segment file beside its mapping.
 pub(crate) trait SegmentFile: Send + Sync + Debug {
-    /// Makes a range of bytes durable.
-    fn sync(&self, from: u64, to: u64) -> io::Result<()>;
+    /// Makes a range of bytes durable. They were stored through `map`, the map of this file.
+    fn sync(&self, map: &Map, from: u64, to: u64) -> io::Result<()>;
     /// Gives back the space of a range, which reads as zeros afterwards, where that can be done.
     fn release(&self, from: u64, to: u64) -> io::Result<()>;
     /// Sees to it that each of the first `len` bytes can be written to: allocated, and not shared

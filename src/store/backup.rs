@@ -15,9 +15,8 @@ use crate::format::manifest::{LogEnd, Manifest};
 use crate::format::names::{MANIFEST, SET_ASIDE, hint_name, segment_name};
 use crate::position::LogPosition;
 use crate::segment::Segment;
+use crate::storage::sys::{self, OpenMode};
 use crate::sync::lock;
-use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
-use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -217,19 +216,18 @@ fn fill(
 
 /// Links a file, and says whether that could be done.
 pub(super) fn link(from: &File, to: &File, name: &str) -> bool {
-    rustix::fs::linkat(from, name, to, name, AtFlags::empty()).is_ok()
+    sys::link(from, name, to, name).is_ok()
 }
 
 /// Links a file, or copies it where that cannot be done; says whether it was linked.
 fn take(from: &File, to: &File, name: &str) -> io::Result<bool> {
-    match rustix::fs::linkat(from, name, to, name, AtFlags::empty()) {
+    match sys::link(from, name, to, name) {
         Ok(()) => return Ok(true),
-        Err(Errno::NOENT) => return Err(Errno::NOENT.into()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(error),
         // Another file system, or one that has no links, or has too many.
         Err(error) => tracing::debug!(name, %error, "a file is copied, for it cannot be linked"),
     }
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mut old = File::from(rustix::fs::openat(from, name, flags, Mode::empty())?);
+    let mut old = sys::open_at(from, name, OpenMode::Read, 0)?;
     let mut new = create(to, name)?;
     io::copy(&mut old, &mut new)?;
     new.sync_all()?;
@@ -237,8 +235,7 @@ fn take(from: &File, to: &File, name: &str) -> io::Result<bool> {
 }
 
 pub(super) fn create(folder: &File, name: &str) -> io::Result<File> {
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    Ok(rustix::fs::openat(folder, name, flags, Mode::RUSR | Mode::WUSR)?.into())
+    sys::open_at(folder, name, OpenMode::CreateNew, 0o600)
 }
 
 /// Where a backup is to be: a name in a directory.
@@ -259,10 +256,12 @@ impl<'d> Place<'d> {
             return Err(BackupError::Inside { path: dest.into() });
         }
         let parent = File::open(parent).map_err(look)?;
-        match rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+        match sys::stat(&parent, name) {
             Ok(_) => Err(exists()),
-            Err(Errno::NOENT) => Ok(Self { parent, name, dest }),
-            Err(error) => Err(failed(|| format!("look at {}", dest.display()))(error.into())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Ok(Self { parent, name, dest })
+            }
+            Err(error) => Err(failed(|| format!("look at {}", dest.display()))(error)),
         }
     }
 }
@@ -289,9 +288,8 @@ pub(super) struct Partial<'p> {
 impl<'p> Partial<'p> {
     pub(super) fn make(place: &'p Place<'p>) -> Result<Self, BackupError> {
         let make = |name: &OsStr| {
-            rustix::fs::mkdirat(&place.parent, name, Mode::RWXU)?;
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            Ok(File::from(rustix::fs::openat(&place.parent, name, flags, Mode::empty())?))
+            sys::make_directory(&place.parent, name, 0o700)?;
+            sys::open_directory_at(&place.parent, name)
         };
         let mut number = 0u32;
         loop {
@@ -301,10 +299,12 @@ impl<'p> Partial<'p> {
             match make(&name) {
                 Ok(folder) => return Ok(Self { place, name, folder }),
                 // That of one that died.
-                Err(Errno::EXIST) if number < 1000 => number += 1,
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && number < 1000 => {
+                    number += 1;
+                }
                 Err(error) => {
                     let create = failed(|| format!("create {}", place.dest.display()));
-                    return Err(create(error.into()));
+                    return Err(create(error));
                 }
             }
         }
@@ -312,23 +312,23 @@ impl<'p> Partial<'p> {
 
     /// Gives it its own name, durably.
     pub(super) fn publish(&self) -> Result<(), BackupError> {
+        use io::ErrorKind::{AlreadyExists, DirectoryNotEmpty, NotADirectory};
         let (parent, name) = (&self.place.parent, self.place.name);
-        let flags = RenameFlags::NOREPLACE;
-        let renamed = match rustix::fs::renameat_with(parent, &self.name, parent, name, flags) {
+        let renamed = match sys::rename_new(parent, &self.name, parent, name) {
             // Where that is not known: a directory replaces none but an empty one.
-            Err(Errno::INVAL | Errno::NOSYS) => {
-                rustix::fs::renameat(parent, &self.name, parent, name)
+            Err(error) if sys::is_unsupported(&error) => {
+                sys::rename(parent, &self.name, parent, name)
             }
             other => other,
         };
-        match renamed {
-            Err(Errno::EXIST | Errno::NOTEMPTY | Errno::NOTDIR) => {
-                return Err(BackupError::Exists { path: self.place.dest.into() });
-            }
-            other => other.map_err(io::Error::from),
+        if let Err(error) = &renamed
+            && matches!(error.kind(), AlreadyExists | DirectoryNotEmpty | NotADirectory)
+        {
+            return Err(BackupError::Exists { path: self.place.dest.into() });
         }
-        .and_then(|()| parent.sync_all())
-        .map_err(failed(|| format!("create {}", self.place.dest.display())))
+        renamed
+            .and_then(|()| parent.sync_all())
+            .map_err(failed(|| format!("create {}", self.place.dest.display())))
     }
 
     /// Removes what was made, under the one name or the other.
@@ -344,33 +344,25 @@ impl<'p> Partial<'p> {
     }
 
     fn try_remove(&self) -> io::Result<()> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        match rustix::fs::openat(&self.folder, SET_ASIDE, flags, Mode::empty()) {
+        match sys::open_directory_at(&self.folder, SET_ASIDE) {
             Ok(aside) => {
-                remove_files(&aside.into())?;
-                rustix::fs::unlinkat(&self.folder, SET_ASIDE, AtFlags::REMOVEDIR)?;
+                remove_files(&aside)?;
+                sys::remove_directory(&self.folder, SET_ASIDE)?;
             }
-            Err(Errno::NOENT) => {}
-            Err(error) => return Err(error.into()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
         }
         remove_files(&self.folder)?;
-        let remove =
-            |name: &OsStr| rustix::fs::unlinkat(&self.place.parent, name, AtFlags::REMOVEDIR);
+        let remove = |name: &OsStr| sys::remove_directory(&self.place.parent, name);
         match remove(&self.name) {
-            Err(Errno::NOENT) => Ok(remove(self.place.name)?),
-            other => Ok(other?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => remove(self.place.name),
+            other => other,
         }
     }
 }
 
 fn remove_files(folder: &File) -> io::Result<()> {
-    for entry in rustix::fs::Dir::read_from(folder)? {
-        let entry = entry?;
-        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
-            rustix::fs::unlinkat(folder, entry.file_name(), AtFlags::empty())?;
-        }
-    }
-    Ok(())
+    sys::names(folder)?.into_iter().try_for_each(|name| sys::remove(folder, name))
 }
 
 fn failed(operation: impl Fn() -> String) -> impl Fn(io::Error) -> BackupError {

@@ -13,9 +13,8 @@ use crate::log::{CommitLog, LogOptions, RecoveryReport};
 use crate::options::{Maintenance, RecoveryMode};
 use crate::position::LogPosition;
 use crate::storage::Storage;
-use crate::storage::real::Directory;
-use rustix::fs::{Mode, OFlags, SeekFrom};
-use rustix::io::Errno;
+use crate::storage::dir::Directory;
+use crate::storage::sys::{self, OpenMode};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
@@ -180,9 +179,9 @@ fn fill(from: &Directory, old: &File, names: &[String], new: &File) -> Result<()
         if names.iter().any(|name| name == MANIFEST) {
             let temporary = temporary_name(MANIFEST);
             copy(old, new, MANIFEST, &temporary)?;
-            rustix::fs::renameat(new, &*temporary, new, MANIFEST)?;
+            sys::rename(new, &temporary, new, MANIFEST)?;
         } else {
-            rustix::fs::unlinkat(new, MANIFEST, rustix::fs::AtFlags::empty())?;
+            sys::remove(new, MANIFEST)?;
         }
         new.sync_all()
     };
@@ -190,25 +189,20 @@ fn fill(from: &Directory, old: &File, names: &[String], new: &File) -> Result<()
 }
 
 fn make_folder(old: &File, new: &File) -> io::Result<(File, File)> {
-    let open = |parent: &File| {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        Ok::<File, Errno>(rustix::fs::openat(parent, SET_ASIDE, flags, Mode::empty())?.into())
-    };
-    rustix::fs::mkdirat(new, SET_ASIDE, Mode::RWXU)?;
-    Ok((open(old)?, open(new)?))
+    sys::make_directory(new, SET_ASIDE, 0o700)?;
+    Ok((sys::open_directory_at(old, SET_ASIDE)?, sys::open_directory_at(new, SET_ASIDE)?))
 }
 
 /// Copies a file, durably: by sharing its blocks, where the file system can. What the device cannot read
 /// becomes zeros, which is damage as any other.
 fn copy(from: &File, to: &File, name: &str, new_name: &str) -> io::Result<()> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let old = File::from(rustix::fs::openat(from, name, flags, Mode::empty())?);
+    let old = sys::open_at(from, name, OpenMode::Read, 0)?;
     let metadata = old.metadata()?;
     if !metadata.is_file() {
         return Err(io::Error::other("it is not a regular file"));
     }
     let new = create(to, new_name)?;
-    if rustix::fs::ioctl_ficlone(&new, &old).is_err() {
+    if sys::share_blocks(&new, &old).is_err() {
         // Whatever was the reason: what is really wrong is met here again.
         new.set_len(metadata.len())?;
         copy_data(&old, &new, metadata.len())?;
@@ -220,13 +214,13 @@ fn copy(from: &File, to: &File, name: &str, new_name: &str) -> io::Result<()> {
 fn copy_data(old: &File, new: &File, len: u64) -> io::Result<()> {
     let mut at = 0;
     while at < len {
-        let from = match rustix::fs::seek(old, SeekFrom::Data(at)) {
-            Ok(from) => from,
-            Err(Errno::NXIO) => break,
+        let from = match sys::next_data(old, at) {
+            Ok(Some(from)) => from,
+            Ok(None) => break,
             // A file system that does not say.
             Err(_) => at,
         };
-        let to = rustix::fs::seek(old, SeekFrom::Hole(from)).unwrap_or(len);
+        let to = sys::next_hole(old, from).unwrap_or(len);
         let to = if to > from { to.min(len) } else { len };
         copy_range(old, new, from, to)?;
         at = to;
@@ -243,7 +237,7 @@ fn copy_range(old: &File, new: &File, from: u64, to: u64) -> io::Result<()> {
             Ok(0) => break,
             Ok(read) => read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) if is_unreadable(&error) => {
+            Err(error) if sys::is_unreadable(&error) => {
                 at += copy_block(old, new, at, wanted)?;
                 continue;
             }
@@ -260,18 +254,12 @@ fn copy_block(old: &File, new: &File, at: u64, piece: &mut [u8]) -> io::Result<u
     let len = (BLOCK - at as usize % BLOCK).min(piece.len());
     match old.read_exact_at(&mut piece[..len], at) {
         Ok(()) => new.write_all_at(&piece[..len], at)?,
-        Err(error) if is_unreadable(&error) => {
+        Err(error) if sys::is_unreadable(&error) => {
             tracing::warn!(at, %error, "a block that cannot be read is left out");
         }
         Err(error) => return Err(error),
     }
     Ok(len as u64)
-}
-
-/// Whether it is the device that cannot read.
-fn is_unreadable(error: &io::Error) -> bool {
-    let code = error.raw_os_error().map(Errno::from_raw_os_error);
-    matches!(code, Some(Errno::IO | Errno::ILSEQ | Errno::UCLEAN | Errno::BADMSG))
 }
 
 impl From<BackupError> for RepairError {

@@ -183,7 +183,8 @@ fn sync_old_seals(storage: &dyn Storage, inspection: &Inspection) -> Result<(), 
     let sealed = all.filter(|inspected| inspected.scan.is_none()).map(|sealed| &sealed.segment);
     for segment in sealed.filter(|segment| segment.ends_by_its_seal() && !segment.has_file()) {
         let name = segment_name(segment.id());
-        let synced = storage.open(&name, Access::Write)?.file.sync(0, FIRST_FRAME);
+        let opened = storage.open(&name, Access::Write)?;
+        let synced = opened.file.sync(&opened.map, 0, FIRST_FRAME);
         synced.map_err(|e| io_error(format!("sync {name}"), e))?;
     }
     Ok(())

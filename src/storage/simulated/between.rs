@@ -286,7 +286,7 @@ mod tests {
         damaged[1300] ^= 4;
         for bytes in [segment(), damaged, vec![3; 5000], vec![1; 13], Vec::new()] {
             let len = bytes.len().max(1);
-            let memory = Memory::new(&arena, len).unwrap();
+            let mut memory = Memory::new(&arena, len).unwrap();
             memory.fill(0, &bytes).unwrap();
             assert_eq!(snapshot(&memory).read(0..bytes.len()), bytes);
         }

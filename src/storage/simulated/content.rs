@@ -71,7 +71,7 @@ impl Content {
 
     /// A file with these bytes, in the page cache and on the device.
     pub(super) fn durable(arena: &Arc<Arena>, len: usize, durable: Sparse) -> io::Result<Self> {
-        let content = Self::new(Some(arena), len)?;
+        let mut content = Self::new(Some(arena), len)?;
         content.fill_with(&durable)?;
         *content.device() = Device { durable, len, seen: BTreeMap::new() };
         Ok(content)
@@ -89,7 +89,7 @@ impl Content {
         self.memory.map(writable)
     }
 
-    fn fill_with(&self, bytes: &Sparse) -> io::Result<()> {
+    fn fill_with(&mut self, bytes: &Sparse) -> io::Result<()> {
         for page in bytes.pages() {
             let at = page * PAGE;
             let len = PAGE.min(self.len().saturating_sub(at));
@@ -169,7 +169,7 @@ impl Content {
     /// As it is after the death of the process: the page cache stays, and is no more durable than
     /// before.
     pub(super) fn after_death(&self, arena: &Arc<Arena>) -> io::Result<Self> {
-        let content = Self { inode: self.inode, ..Self::new(Some(arena), self.len())? };
+        let mut content = Self { inode: self.inode, ..Self::new(Some(arena), self.len())? };
         content.fill_with(&self.snapshot())?;
         *content.device() = self.device().clone();
         Ok(content)

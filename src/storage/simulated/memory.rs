@@ -5,7 +5,7 @@
 //! that a writer may change, and never writes to a file that a log may have mapped.
 
 use crate::storage::map::Map;
-use rustix::fs::{FallocateFlags, MemfdFlags, SeekFrom};
+use crate::storage::sys;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -27,9 +27,7 @@ pub(super) struct Arena {
 
 impl Arena {
     pub(super) fn new() -> io::Result<Self> {
-        let file = rustix::fs::memfd_create("tailcask", MemfdFlags::CLOEXEC)?;
-        rustix::fs::ftruncate(&file, ARENA)?;
-        Ok(Self { file: file.into(), end: AtomicU64::new(0) })
+        Ok(Self { file: sys::memory_file(ARENA)?, end: AtomicU64::new(0) })
     }
 }
 
@@ -43,8 +41,7 @@ struct Extent {
 
 impl Extent {
     fn punch(&self, from: u64, len: u64) -> io::Result<()> {
-        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        Ok(rustix::fs::fallocate(&self.arena.file, flags, self.base + from, len)?)
+        sys::punch(&self.arena.file, self.base + from, self.base + from + len)
     }
 }
 
@@ -97,19 +94,16 @@ impl Memory {
         Map::of_memory(file, extent.base, self.len.max(1), writable, keep)
     }
 
-    /// Puts bytes into a file that no log has mapped yet.
-    #[allow(unsafe_code, reason = "private memory has no file to write through")]
-    pub(super) fn fill(&self, at: usize, bytes: &[u8]) -> io::Result<()> {
+    /// Puts bytes into a new file. No log may have mapped it yet.
+    pub(super) fn fill(&mut self, at: usize, bytes: &[u8]) -> io::Result<()> {
         assert!(at + bytes.len() <= self.len);
-        match &self.extent {
-            Some(extent) => extent.arena.file.write_all_at(bytes, extent.base + at as u64),
-            None => {
-                // SAFETY: a new file, says the contract of this module's callers: `map` was not
-                // called yet, so this thread is alone with the memory.
-                unsafe { self.map.write(at as u64, bytes) };
-                Ok(())
-            }
-        }
+        let Some(extent) = &self.extent else {
+            self.map.fill(at as u64, bytes);
+            return Ok(());
+        };
+        // Of this and of `map`, whose bytes nobody has borrowed.
+        assert_eq!(Arc::strong_count(extent), 2, "it is mapped already");
+        extent.arena.file.write_all_at(bytes, extent.base + at as u64)
     }
 
     /// Makes zeros of a range, as punching a hole does.
@@ -146,9 +140,10 @@ impl Memory {
         let mut pages = Vec::new();
         let mut page = 0;
         while page < end {
-            let seek = |what| rustix::fs::seek(&extent.arena.file, what);
-            let Ok(data) = seek(SeekFrom::Data(base + (page * PAGE) as u64)) else { break };
-            let hole = seek(SeekFrom::Hole(data)).expect("a hole is behind all data");
+            let file = &extent.arena.file;
+            let data = sys::next_data(file, base + (page * PAGE) as u64);
+            let Ok(Some(data)) = data else { break };
+            let hole = sys::next_hole(file, data).expect("a hole is behind all data");
             let (data, hole) = ((data - base) as usize / PAGE, (hole - base) as usize);
             let hole = hole.div_ceil(PAGE).min(end);
             pages.extend(data..hole);

@@ -1,10 +1,11 @@
-//! What the log sees of a simulated disk: it does what `storage/real.rs` does with files, step by step.
+//! What the log sees of a simulated disk: it does what `storage/dir` does with files, step by step.
 
 use super::content::Content;
 use super::{DiskOperation, SimulatedDisk};
 use crate::error::OpenError;
 use crate::format::header::FileIdentity;
 use crate::format::names::{self, MANIFEST, SET_ASIDE, set_aside_path};
+use crate::storage::map::Map;
 use crate::storage::{Access, Head, Opened, Pieces, SegmentFile, Storage, io_error};
 use std::io;
 use std::sync::Arc;
@@ -98,8 +99,10 @@ impl SimulatedStorage {
             if takes != Takes::Nothing {
                 disk.check_room(len as u64)?;
             }
-            let content = Arc::new(Content::new(disk.arena.as_ref(), len)?);
-            content.memory.fill(0, &head(disk.identity(&content)))?;
+            let mut content = Content::new(disk.arena.as_ref(), len)?;
+            let bytes = head(disk.identity(&content));
+            content.memory.fill(0, &bytes)?;
+            let content = Arc::new(content);
             disk.link(&temporary, content.clone());
             content
         };
@@ -243,7 +246,7 @@ struct SimulatedFile {
 }
 
 impl SegmentFile for SimulatedFile {
-    fn sync(&self, from: u64, to: u64) -> io::Result<()> {
+    fn sync(&self, _map: &Map, from: u64, to: u64) -> io::Result<()> {
         self.disk.step(DiskOperation::Sync, &self.name)?;
         self.disk.disk().sync(&self.content, from as usize, to as usize);
         Ok(())

@@ -30,7 +30,7 @@ fn word(disk: &SimulatedDisk, at: usize) -> u64 {
 fn a_death_makes_nothing_durable() {
     let (disk, _storage, opened) = one_segment();
     store(&opened, 4096, 1);
-    opened.file.sync(4096, 4104).unwrap();
+    opened.file.sync(&opened.map, 4096, 4104).unwrap();
     store(&opened, 4096, 2);
     let dead = disk.process_death().process_death();
     assert_eq!(word(&dead, 4096), 2);
@@ -54,7 +54,7 @@ fn every_seen_state_of_a_sector_may_be_left() {
         word(&image, 4096)
     };
     assert_eq!((0..5).map(left).collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
-    opened.file.sync(0, LEN).unwrap();
+    opened.file.sync(&opened.map, 0, LEN).unwrap();
     assert!(disk.unsynced().is_empty());
 }
 
@@ -62,13 +62,13 @@ fn every_seen_state_of_a_sector_may_be_left() {
 fn a_punched_hole_is_durable_after_a_sync() {
     let (disk, _storage, opened) = one_segment();
     store(&opened, 8192, 5);
-    opened.file.sync(0, LEN).unwrap();
+    opened.file.sync(&opened.map, 0, LEN).unwrap();
     opened.file.release(8192, LEN).unwrap();
     assert_eq!(opened.map.word(8192).load(std::sync::atomic::Ordering::Relaxed), 0);
     assert_eq!(word(&disk.process_death(), 8192), 0);
     assert_eq!(word(&disk.power_loss(|_, _| false), 8192), 5);
     assert_eq!(word(&disk.power_loss(|_, _| true), 8192), 0);
-    opened.file.sync(0, LEN).unwrap();
+    opened.file.sync(&opened.map, 0, LEN).unwrap();
     assert_eq!(word(&disk.power_loss(|_, _| false), 8192), 0);
 }
 
@@ -120,9 +120,9 @@ fn one_operation_of_a_kind_fails_once() {
     let (disk, storage, opened) = one_segment();
     disk.fail_once(DiskOperation::Sync, 1);
     disk.fail_once_with(DiskOperation::Rename, "MANIFEST", 0, io::ErrorKind::StorageFull);
-    opened.file.sync(0, LEN).unwrap();
-    opened.file.sync(0, LEN).unwrap_err();
-    opened.file.sync(0, LEN).unwrap();
+    opened.file.sync(&opened.map, 0, LEN).unwrap();
+    opened.file.sync(&opened.map, 0, LEN).unwrap_err();
+    opened.file.sync(&opened.map, 0, LEN).unwrap();
     storage.publish("b.hint", b"x").unwrap();
     let error = storage.write_manifest(b"x").unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::StorageFull);

@@ -1,0 +1,172 @@
+//! The handle of a directory, and how files in it are opened.
+
+use super::lock::Lock;
+use super::trust::TrustRules;
+use crate::error::OpenError;
+use crate::format::header::FileIdentity;
+use crate::storage::sys::{self, OpenMode};
+use crate::storage::temporary::{Existing, TemporaryFile};
+use crate::storage::{Access, Pieces, io_error};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32};
+
+/// A directory, locked by its one writer. Its files are found through its handle only: it may be
+/// renamed, and the process may change its own directory.
+#[derive(Debug)]
+pub(crate) struct Directory {
+    /// As it was called when it was opened: for messages.
+    pub(super) path: PathBuf,
+    pub(super) handle: Arc<File>,
+    pub(super) lock: Option<Lock>,
+    pub(super) access: Access,
+    pub(super) trust: TrustRules,
+    pub(super) boot_id: Option<u128>,
+    /// For the temporary names of new files: ids that no segment has yet.
+    pub(super) next_temporary: AtomicU32,
+    pub(super) reserve_is_given: AtomicBool,
+}
+
+impl Directory {
+    /// Opens and locks a directory, and makes it where it is missing and `access` is writing.
+    pub(crate) fn open(path: &Path, access: Access, trust: TrustRules) -> Result<Self, OpenError> {
+        let made = access == Access::Write && make_directory(path, trust)?;
+        let handle = sys::open_directory(path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => OpenError::NotFound { path: path.into() },
+            io::ErrorKind::NotADirectory => {
+                OpenError::NotRegular { path: path.into(), expected: "directory" }
+            }
+            _ => io_error(format!("open {}", path.display()), error),
+        })?;
+        let metadata = handle.metadata();
+        let metadata = metadata.map_err(|e| io_error(format!("stat {}", path.display()), e))?;
+        trust.check(path, &metadata)?;
+        if access == Access::Write
+            && let Err(error) = trust.check_file_system(path, &handle)
+        {
+            if made {
+                // Empty, and of no use to anybody. If it cannot be removed, it does no harm.
+                let _ = std::fs::remove_dir(path);
+            }
+            return Err(error);
+        }
+        // Before there are many segments: a descriptor is needed, and "no descriptor is left" must
+        // not look like "another start of the kernel".
+        let boot_id = sys::boot_id().map_err(|e| io_error("read the boot id", e))?;
+        // Where the path of the process cannot be told, messages have to do with what was given.
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.into());
+        let mut directory = Self {
+            path,
+            handle: Arc::new(handle),
+            lock: None,
+            access,
+            trust,
+            boot_id,
+            next_temporary: AtomicU32::new(u32::MAX),
+            reserve_is_given: AtomicBool::new(false),
+        };
+        directory.take_lock()?;
+        Ok(directory)
+    }
+
+    pub(super) fn describe(&self, verb: &str, name: &str) -> String {
+        format!("{verb} {}", self.path.join(name).display())
+    }
+
+    /// All names in the directory. One that is no text is none of the log's.
+    pub(super) fn file_names(&self) -> Result<Vec<String>, OpenError> {
+        let names = sys::names(&self.handle);
+        let names = names.map_err(|e| io_error(format!("list {}", self.path.display()), e))?;
+        Ok(names.into_iter().filter_map(|name| name.into_string().ok()).collect())
+    }
+
+    /// Opens a file of this directory, whatever it is. A new one is for trusted users only.
+    fn open_any(&self, name: &str, mode: OpenMode) -> io::Result<File> {
+        sys::open_at(&self.handle, name, mode, self.trust.file_mode())
+    }
+
+    /// Opens a regular file of this directory, never through a link, that only trusted users can
+    /// write to.
+    pub(super) fn open_file(&self, name: &str, mode: OpenMode) -> Result<File, OpenError> {
+        let not_regular =
+            || OpenError::NotRegular { path: self.path.join(name), expected: "regular file" };
+        let file = self.open_any(name, mode).map_err(|e| {
+            if sys::is_not_regular(&e) {
+                not_regular()
+            } else {
+                io_error(self.describe("open", name), e)
+            }
+        })?;
+        let metadata = file.metadata().map_err(|e| io_error(self.describe("stat", name), e))?;
+        if !metadata.is_file() {
+            return Err(not_regular());
+        }
+        self.trust.check(&self.path.join(name), &metadata)?;
+        Ok(file)
+    }
+
+    /// A new file of this directory, under a temporary name.
+    pub(super) fn temporary_file(&self, name: &str) -> io::Result<TemporaryFile> {
+        TemporaryFile::create(&self.handle, name, self.trust.file_mode())
+    }
+
+    /// Writes a new file, and gives it its name when it is whole.
+    pub(super) fn publish_with(
+        &self,
+        name: &str,
+        existing: Existing,
+        write: impl FnOnce(&File) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let new = self.temporary_file(name)?;
+        write(&new.file)?;
+        new.publish(name, existing).map(drop)
+    }
+
+    /// As `publish_with`, durably.
+    pub(super) fn publish_durably(
+        &self,
+        name: &str,
+        existing: Existing,
+        write: impl FnOnce(&File) -> io::Result<()>,
+    ) -> io::Result<()> {
+        self.publish_with(name, existing, |file| write(file).and_then(|()| file.sync_all()))?;
+        self.handle.sync_all()
+    }
+}
+
+pub(super) fn write_pieces(file: &File, pieces: Pieces<'_>) -> io::Result<()> {
+    pieces.iter().try_for_each(|(at, bytes)| file.write_all_at(bytes, *at))
+}
+
+pub(super) fn is_no_space(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+pub(super) fn identity(file: &File) -> io::Result<FileIdentity> {
+    let metadata = file.metadata()?;
+    Ok(FileIdentity { device: metadata.dev(), inode: metadata.ino() })
+}
+
+/// Makes a directory where there is none, and says whether it did.
+fn make_directory(path: &Path, trust: TrustRules) -> Result<bool, OpenError> {
+    let made = match std::fs::DirBuilder::new().mode(trust.directory_mode()).create(path) {
+        Ok(()) => true,
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => false,
+        Err(e) => return Err(io_error(format!("create {}", path.display()), e)),
+    };
+    match sync_parent(path) {
+        // Whoever made it may not have synced its name, and whoever opens it may not be able to.
+        Err(e) if made || e.kind() != io::ErrorKind::PermissionDenied => {
+            Err(io_error("sync the parent directory", e))
+        }
+        _ => Ok(made),
+    }
+}
+
+fn sync_parent(path: &Path) -> io::Result<()> {
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(parent)?.sync_all()
+}

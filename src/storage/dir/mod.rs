@@ -1,0 +1,266 @@
+//! Real files, in a directory that is private to its user.
+
+mod aside;
+mod directory;
+mod lock;
+mod manifest;
+mod trust;
+mod writer;
+
+pub(crate) use directory::Directory;
+pub(crate) use trust::TrustRules;
+
+use self::directory::{identity, write_pieces};
+use super::map::Map;
+use super::sys::{self, OpenMode};
+use super::temporary::Existing;
+use super::{Access, Head, Opened, Pieces, Prepared, SegmentFile, Storage, Writer, io_error};
+use crate::error::OpenError;
+use crate::format::names;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::Ordering;
+
+impl Storage for Directory {
+    fn boot_id(&self) -> Option<u128> {
+        self.boot_id
+    }
+
+    fn list(&self) -> Result<Vec<String>, OpenError> {
+        self.file_names()
+    }
+
+    fn create(&self, name: &str, len: u64, head: Head<'_>) -> io::Result<Opened> {
+        self.create_prepared(self.prepare(len)?, name, head)
+    }
+
+    fn prepare(&self, len: u64) -> io::Result<Prepared> {
+        // ORDERING: Relaxed; each number is drawn once.
+        let number = self.next_temporary.fetch_sub(1, Ordering::Relaxed);
+        let new = self.temporary_file(&names::segment_name(number))?;
+        sys::allocate(&new.file, len)?;
+        Ok(Prepared { len, file: Some(new) })
+    }
+
+    fn create_prepared(
+        &self,
+        prepared: Prepared,
+        name: &str,
+        head: Head<'_>,
+    ) -> io::Result<Opened> {
+        let new = prepared.file.expect("it was prepared here");
+        let identity = identity(&new.file)?;
+        new.file.write_all_at(&head(identity), 0)?;
+        new.file.sync_all()?;
+        let map = Map::of_file(&new.file, prepared.len as usize)?;
+        let file = new.publish(name, Existing::Keep)?;
+        self.sync_directory()?;
+        map.prefer_huge_pages();
+        Ok(Opened { map, file: Box::new(MappedFile(file)), identity })
+    }
+
+    fn free_space(&self) -> Option<u64> {
+        // Where it cannot be told, what is too large is tried, and refused.
+        sys::free_space(&self.handle).ok()
+    }
+
+    fn keep_reserve(&self, wanted: u64, least: u64) -> io::Result<bool> {
+        self.ensure_reserve(wanted, least)
+    }
+
+    fn give_back_reserve(&self) -> io::Result<bool> {
+        self.remove_reserve()
+    }
+
+    fn reserve_is_given(&self) -> bool {
+        // ORDERING: Relaxed; says nothing about other memory.
+        self.reserve_is_given.load(Ordering::Relaxed)
+    }
+
+    fn open(&self, name: &str, access: Access) -> Result<Opened, OpenError> {
+        let mode = if access == Access::Write { OpenMode::Write } else { OpenMode::Read };
+        let file = self.open_file(name, mode)?;
+        let error = |e| io_error(self.describe("map", name), e);
+        let len = file.metadata().map_err(error)?.len() as usize;
+        let identity = identity(&file).map_err(error)?;
+        let map = match access {
+            _ if len == 0 => Map::anonymous(1).map_err(error)?,
+            Access::Write => Map::of_file(&file, len).map_err(error)?,
+            Access::Read => Map::of_file_read_only(&file, len).map_err(error)?,
+        };
+        Ok(Opened { map, file: Box::new(MappedFile(file)), identity })
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        sys::remove(&self.handle, name)
+    }
+
+    fn sync_directory(&self) -> io::Result<()> {
+        self.handle.sync_all()
+    }
+
+    fn set_aside(&self, name: &str, to: &str) -> io::Result<String> {
+        self.move_aside(name, to)
+    }
+
+    fn link_aside(&self, name: &str, to: &str) -> io::Result<String> {
+        self.link_to_aside(name, to)
+    }
+
+    fn keep_aside(&self, name: &str, len: u64, pieces: Pieces<'_>) -> io::Result<()> {
+        self.write_aside(name, len, pieces)
+    }
+
+    fn bring_back(&self, name: &str, to: &str) -> io::Result<()> {
+        self.move_back(name, to)
+    }
+
+    fn replace(&self, name: &str, len: u64, pieces: Pieces<'_>) -> io::Result<()> {
+        let write = |file: &File| {
+            sys::allocate(file, len)?;
+            write_pieces(file, pieces)
+        };
+        self.publish_durably(name, Existing::Replace, write)
+    }
+
+    fn aside(&self) -> Result<Vec<(String, u64)>, OpenError> {
+        self.list_aside()
+    }
+
+    fn read_manifest(&self) -> Result<Option<Vec<u8>>, OpenError> {
+        self.manifest()
+    }
+
+    fn write_manifest(&self, bytes: &[u8]) -> io::Result<()> {
+        self.replace_manifest(bytes)
+    }
+
+    fn publish(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        if let Err(OpenError::NotRegular { .. }) = self.open_file(name, OpenMode::Read) {
+            // Somebody else's, and not to be replaced.
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        self.publish_with(name, Existing::Replace, |mut file| file.write_all(bytes))
+    }
+
+    fn directory(&self) -> Option<&File> {
+        Some(&self.handle)
+    }
+
+    fn writer(&self) -> Result<Writer, OpenError> {
+        self.find_writer()
+    }
+
+    fn note_recovered(&self) -> io::Result<()> {
+        self.lock_recovered()
+    }
+}
+
+/// A segment's file, which is mapped, too.
+#[derive(Debug)]
+struct MappedFile(File);
+
+impl SegmentFile for MappedFile {
+    /// The whole file: what is dirty in it beside the range was just written and must follow
+    /// anyway, and `fdatasync` also waits for what the kernel began to write by itself.
+    fn sync(&self, map: &Map, from: u64, to: u64) -> io::Result<()> {
+        map.flush(from, to)?;
+        self.0.sync_data()
+    }
+
+    fn release(&self, from: u64, to: u64) -> io::Result<()> {
+        sys::punch(&self.0, from, to)
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        sys::ensure_own(&self.0, len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::names::RESERVE;
+    use std::path::Path;
+
+    fn open(path: &Path, access: Access) -> Directory {
+        Directory::open(path, access, TrustRules::default()).unwrap()
+    }
+
+    #[test]
+    fn a_new_segment_replaces_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = open(dir.path(), Access::Write);
+        std::fs::write(dir.path().join("there"), "precious").unwrap();
+        let created = directory.create("there", 4096, &|_| vec![1; 128]);
+        assert_eq!(created.unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(std::fs::read(dir.path().join("there")).unwrap(), b"precious");
+        let mut names = directory.list().unwrap();
+        names.sort();
+        assert_eq!(names, ["LOCK", "there"], "nothing is left of it");
+        assert_eq!(directory.create("new", 4096, &|_| vec![1; 128]).unwrap().map.len(), 4096);
+    }
+
+    #[test]
+    fn what_was_prepared_and_is_not_used_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = open(dir.path(), Access::Write);
+        let (one, two) = (directory.prepare(1 << 20).unwrap(), directory.prepare(1 << 20).unwrap());
+        drop(one);
+        directory.create_prepared(two, "two", &|_| vec![2; 128]).unwrap();
+        let mut names = directory.list().unwrap();
+        names.sort();
+        assert_eq!(names, ["LOCK", "two"]);
+        assert_eq!(std::fs::metadata(dir.path().join("two")).unwrap().len(), 1 << 20);
+    }
+
+    #[test]
+    fn readers_see_whether_there_is_a_writer_and_keep_none_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let reader = open(dir.path(), Access::Read);
+        assert_eq!(reader.writer().unwrap(), Writer::None);
+        assert_eq!(reader.list().unwrap(), [""; 0], "nothing is made");
+        let writer = open(dir.path(), Access::Write);
+        assert_eq!(reader.writer().unwrap(), Writer::Recovering);
+        writer.note_recovered().unwrap();
+        assert_eq!(reader.writer().unwrap(), Writer::Live);
+        std::fs::remove_file(dir.path().join("LOCK")).unwrap();
+        assert_eq!(reader.writer().unwrap(), Writer::Live, "the directory's own lock tells, too");
+        drop(writer);
+        assert_eq!(reader.writer().unwrap(), Writer::None);
+    }
+
+    #[test]
+    fn a_manifest_is_written_in_the_place_of_the_last_but_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = open(dir.path(), Access::Write);
+        directory.write_manifest(b"first").unwrap();
+        assert!(directory.write_spare(b"no spare").is_err());
+        directory.make_spare().unwrap();
+        for text in [&b"second, and longer"[..], b"third", b"fourth"] {
+            directory.write_spare(text).unwrap();
+            assert_eq!(directory.read_manifest().unwrap().unwrap(), text);
+        }
+        directory.write_manifest(b"fifth").unwrap();
+        assert_eq!(directory.read_manifest().unwrap().unwrap(), b"fifth");
+    }
+
+    #[test]
+    fn a_reserve_grows_and_is_given_back_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = open(dir.path(), Access::Write);
+        assert!(!directory.give_back_reserve().unwrap());
+        let len = || std::fs::metadata(dir.path().join(RESERVE)).map_or(0, |found| found.len());
+        for (wanted, kept) in [(0, 0), (1 << 20, 1 << 20), (3 << 19, 1 << 20), (2 << 20, 2 << 20)] {
+            assert!(directory.keep_reserve(wanted, 256 << 10).unwrap());
+            assert_eq!(len(), kept);
+        }
+        assert!(directory.give_back_reserve().unwrap() && directory.reserve_is_given());
+        assert!(!directory.give_back_reserve().unwrap());
+        assert!(directory.keep_reserve(1 << 20, 256 << 10).unwrap());
+        assert!(!directory.reserve_is_given());
+        // No disk has that much.
+        assert!(!directory.make_reserve(1 << 60, 1 << 60, 0).unwrap());
+    }
+}

@@ -1,0 +1,128 @@
+//! Who writes to a directory: how a writer keeps others out, and how a reader asks for one.
+
+use super::directory::Directory;
+use super::lock::{Lock, LockByte, has_byte};
+use crate::error::OpenError;
+use crate::format::names::LOCK;
+use crate::format::u32_at;
+use crate::storage::sys::{self, OpenMode};
+use crate::storage::{Access, Writer, io_error};
+use std::io;
+use std::time::{Duration, Instant};
+
+/// How long a writer waits for readers that look at what is there.
+const READERS: Duration = Duration::from_secs(10);
+
+impl Directory {
+    /// A writer holds the lock alone, a reader holds none. The kernel drops it with its holder.
+    pub(super) fn take_lock(&mut self) -> Result<(), OpenError> {
+        self.lock = match self.access {
+            Access::Write => Some(self.lock_alone()?),
+            Access::Read => None,
+        };
+        Ok(())
+    }
+
+    /// Waits for readers, who hold the lock for a moment, but not for another writer.
+    fn lock_alone(&self) -> Result<Lock, OpenError> {
+        let deadline = Instant::now() + READERS;
+        loop {
+            if let Some(lock) = self.try_lock(true)? {
+                match lock.lock_byte(LockByte::Open) {
+                    Err(error) if !sys::cannot_lock(&error) => return Err(self.lock_error(error)),
+                    _ => return Ok(lock),
+                }
+            }
+            let readers = self.try_lock(false)?;
+            if readers.is_none() || Instant::now() > deadline {
+                return Err(OpenError::Locked { path: self.path.clone() });
+            }
+            drop(readers);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn lock_error(&self, error: io::Error) -> OpenError {
+        io_error(format!("lock {}", self.path.display()), error)
+    }
+
+    /// Locks the directory, by a descriptor of its own, and then LOCK, which is made for a writer. A
+    /// reader does without LOCK where there is none, or it may not open it.
+    fn try_lock(&self, exclusive: bool) -> Result<Option<Lock>, OpenError> {
+        let mut lock = Lock::default();
+        let directory = sys::open_directory_at(&self.handle, ".");
+        match lock.add(directory.map_err(|e| self.lock_error(e))?, exclusive) {
+            Ok(true) => {}
+            Ok(false) => return Ok(None),
+            Err(error)
+                if (self.trust.any_file_system || !sys::DIRECTORIES_LOCK)
+                    && sys::cannot_lock(&error) =>
+            {
+                tracing::warn!(%error, "this file system locks no directories: LOCK has to do");
+            }
+            Err(error) => return Err(self.lock_error(error)),
+        }
+        let mode = if exclusive { OpenMode::Create } else { OpenMode::Read };
+        let file = match self.open_file(LOCK, mode) {
+            // The directory's own lock is enough. Only version 0.1.0 has no other.
+            Err(OpenError::Io { source, .. }) if self.does_without(&source) => {
+                return Ok(Some(lock));
+            }
+            other => other?,
+        };
+        let taken = lock.add(file, exclusive).map_err(|e| self.lock_error(e))?;
+        Ok(taken.then_some(lock))
+    }
+
+    /// Whether the MANIFEST is one of version 0.1.0, or cannot be told.
+    fn is_legacy(&self) -> Result<bool, OpenError> {
+        let manifest = self.manifest()?;
+        Ok(manifest.is_none_or(|manifest| u32_at(&manifest, 8) != crate::format::VERSION))
+    }
+
+    /// Whether an error of opening LOCK is no reason to stop.
+    fn does_without(&self, error: &io::Error) -> bool {
+        use io::ErrorKind::{NotFound, PermissionDenied, QuotaExceeded, StorageFull};
+        match error.kind() {
+            NotFound | PermissionDenied => self.access == Access::Read,
+            StorageFull | QuotaExceeded => true,
+            _ => false,
+        }
+    }
+
+    /// Keeps writers out for as long as it is held; nothing is made for that.
+    pub(crate) fn lock_shared(&self) -> Result<impl Drop + use<>, OpenError> {
+        let lock = self.try_lock(false)?;
+        lock.ok_or_else(|| OpenError::Locked { path: self.path.clone() })
+    }
+
+    pub(super) fn find_writer(&self) -> Result<Writer, OpenError> {
+        let probe =
+            || Ok(if self.try_lock(false)?.is_some() { Writer::None } else { Writer::Live });
+        let lock = match self.open_file(LOCK, OpenMode::Read) {
+            // Removed by hand, or never made: the directory itself tells, for the price of a lock
+            // that is held for a moment.
+            Err(OpenError::Io { source, .. }) if self.does_without(&source) => return probe(),
+            other => other?,
+        };
+        match has_byte(&lock, LockByte::Recovered) {
+            Ok(true) => Ok(Writer::Live),
+            Ok(false) if has_byte(&lock, LockByte::Open).map_err(|e| self.lock_error(e))? => {
+                Ok(Writer::Recovering)
+            }
+            // Version 0.1.0 has none of these.
+            Ok(false) if self.is_legacy()? => probe(),
+            Ok(false) => Ok(Writer::None),
+            Err(error) if sys::cannot_lock(&error) => probe(),
+            Err(error) => Err(self.lock_error(error)),
+        }
+    }
+
+    pub(super) fn lock_recovered(&self) -> io::Result<()> {
+        match self.lock.as_ref().map_or(Ok(()), |lock| lock.lock_byte(LockByte::Recovered)) {
+            // Then readers probe.
+            Err(error) if sys::cannot_lock(&error) => Ok(()),
+            other => other,
+        }
+    }
+}

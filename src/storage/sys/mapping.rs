@@ -1,0 +1,120 @@
+//! Mappings of files, and of memory without one.
+
+#![allow(unsafe_code, reason = "maps files, and protects what is mapped")]
+
+use super::platform;
+use memmap2::{Advice, Mmap, MmapMut, MmapOptions};
+use std::fs::File;
+use std::io;
+use std::ptr::NonNull;
+
+/// A range of addresses that is mapped, until it is dropped. What its bytes mean, and who may touch
+/// them, is up to its owner.
+#[derive(Debug)]
+pub(crate) struct Mapping(Mapped);
+
+#[derive(Debug)]
+enum Mapped {
+    Write(MmapMut),
+    Read(Mmap),
+}
+
+impl Mapping {
+    /// Maps a part of a file for writing; the kernel writes back to the file what is stored there.
+    ///
+    /// # Safety
+    /// For as long as it is mapped, the file is not cut short, and whoever changes the bytes in
+    /// another way keeps to the rules that the accesses through this mapping keep to.
+    pub(crate) unsafe fn writable(file: &File, offset: u64, len: usize) -> io::Result<Self> {
+        // SAFETY: the contract above.
+        let map = unsafe { MmapOptions::new().offset(offset).len(len).map_mut(file) };
+        map.map(Mapped::Write).map(Self)
+    }
+
+    /// Maps a part of a file for reading. Changes of the file show.
+    ///
+    /// # Safety
+    /// As for [`writable`](Self::writable).
+    pub(crate) unsafe fn read_only(file: &File, offset: u64, len: usize) -> io::Result<Self> {
+        // SAFETY: the contract above.
+        let map = unsafe { MmapOptions::new().offset(offset).len(len).map(file) };
+        map.map(Mapped::Read).map(Self)
+    }
+
+    /// Zeroed memory without a file.
+    pub(crate) fn anonymous(len: usize) -> io::Result<Self> {
+        MmapOptions::new().len(len).map_anon().map(Mapped::Write).map(Self)
+    }
+
+    /// Where it begins. A pointer for writing if it is mapped for writing.
+    pub(crate) fn start(&mut self) -> NonNull<u8> {
+        match &mut self.0 {
+            Mapped::Write(map) => NonNull::from(&mut map[..]).cast(),
+            Mapped::Read(map) => NonNull::from(&map[..]).cast(),
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        match &self.0 {
+            Mapped::Write(map) => map.len(),
+            Mapped::Read(map) => map.len(),
+        }
+    }
+
+    pub(crate) fn is_writable(&self) -> bool {
+        matches!(self.0, Mapped::Write(_))
+    }
+
+    /// Asks for huge pages. A hint.
+    pub(crate) fn prefer_huge_pages(&self) {
+        if let Some(advice) = platform::HUGE_PAGES {
+            self.advise(advice, 0, self.len());
+        }
+    }
+
+    /// Makes pages of a range present for writing. A hint: what the kernel does not do here, the
+    /// first access to a page does.
+    pub(crate) fn populate(&self, from: usize, len: usize) {
+        if let Some(advice) = platform::POPULATE {
+            self.advise(advice, from, len);
+        }
+    }
+
+    /// Says that pages are accessed here and there, so that reading ahead is of no use; or no longer.
+    /// A hint.
+    pub(crate) fn expect_scattered(&self, scattered: bool) {
+        let advice = if scattered { Advice::Random } else { Advice::Normal };
+        self.advise(advice, 0, self.len());
+    }
+
+    fn advise(&self, advice: Advice, from: usize, len: usize) {
+        let _ = match &self.0 {
+            Mapped::Write(map) => map.advise_range(advice, from, len),
+            Mapped::Read(map) => map.advise_range(advice, from, len),
+        };
+    }
+
+    /// Hands what was stored in a range to the file, where syncing the file does not do so by itself.
+    pub(crate) fn flush(&self, from: usize, to: usize) -> io::Result<()> {
+        match &self.0 {
+            Mapped::Write(map) if platform::SYNC_NEEDS_FLUSH => {
+                let to = to.min(map.len());
+                map.flush_range(from, to.saturating_sub(from))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes write permission away.
+    ///
+    /// # Safety
+    /// Nothing is stored through this mapping any more.
+    pub(crate) unsafe fn protect(&self) -> io::Result<()> {
+        let Mapped::Write(map) = &self.0 else { return Ok(()) };
+        let flags = rustix::mm::MprotectFlags::READ;
+        // SAFETY: the range is exactly this mapping, and what is left of it is read, as the contract
+        // says.
+        unsafe { rustix::mm::mprotect(map.as_ptr().cast_mut().cast(), map.len(), flags) }?;
+        Ok(())
+    }
+}
