@@ -17,6 +17,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("format/header", 1),
     ("format/hint", 1),
     ("format/manifest", 1),
+    ("format/names", 1),
     ("format/remains", 1),
     ("segment/counter", 2),
     ("storage/map", 2),
