@@ -3,15 +3,15 @@
 //! ```text
 //!  0  u64  commit word: length (a multiple of 8) | state (low 3 bits); checksum (high half)
 //!  8  u64  header word: kind u8, flags u8, key length u16, value length u32
-//! 16       body: for an entry, its bytes; for a put, u64 expiry and u64 origin if flagged, the key,
-//!          padding to 8, the value; for a delete, u64 origin if flagged, the key; for inputs, u32
-//!          ids; padding to 8
+//! 16       body: for an entry, its bytes; for a put or a delete, see `record`; for inputs, u32 ids;
+//!          padding to 8
 //! ```
 //!
 //! The checksum is `crc32(body) ^ seed`, where the seed mixes the segment's salt, the frame's
 //! offset, the length and state, and the header word. So a frame verifies only at its own place in
 //! its own segment, and the CRC of the body can be computed before that place is known.
 
+use super::pad_to_8;
 use crate::error::CorruptionKind;
 use std::sync::LazyLock;
 
@@ -54,11 +54,18 @@ pub(crate) enum Kind {
     Inputs = 6,
 }
 
-/// A flag of a put: the time at which it expires is in front of the key.
-pub(crate) const EXPIRES: u8 = 1;
-/// A flag of a frame that a merge moved: the position that it was written at is in front of the key
-/// (and behind the expiry, if there is one).
-pub(crate) const MOVED: u8 = 2;
+impl Kind {
+    /// Whether a frame of this kind is a record: it has a key.
+    #[inline]
+    pub(crate) const fn has_key(self) -> bool {
+        matches!(self, Self::Put | Self::Delete)
+    }
+}
+
+/// A flag of a put that expires. Each flag adds a field of 8 bytes in front of the key; see `record`.
+pub(super) const EXPIRES: u8 = 1;
+/// A flag of a record that a merge has moved.
+pub(super) const MOVED: u8 = 2;
 
 /// The header word of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,22 +118,10 @@ impl Header {
         sound.then_some(Self { kind, flags, key_len, value_len: (word >> 32) as u32 })
     }
 
-    /// Where in the body the key begins: behind the optional fields.
+    /// Bytes of the fields in front of the key.
     #[inline]
-    pub(crate) const fn key_at(self) -> u64 {
+    pub(super) const fn fields_len(self) -> u64 {
         8 * (self.flags & (EXPIRES | MOVED)).count_ones() as u64
-    }
-
-    /// Where in the body the position is that it was written at, if a merge moved it.
-    #[inline]
-    pub(crate) const fn origin_at(self) -> Option<u64> {
-        if self.flags & MOVED != 0 { Some(8 * (self.flags & EXPIRES) as u64) } else { None }
-    }
-
-    /// Where in the body the value begins: behind the key and its padding.
-    #[inline]
-    pub(crate) const fn value_at(self) -> u64 {
-        self.key_at() + ((self.key_len as u64 + 7) & !7)
     }
 
     /// Bytes of body that the checksum covers.
@@ -134,8 +129,13 @@ impl Header {
     pub(crate) const fn body_len(self) -> u64 {
         match self.kind {
             Kind::Batch => 0,
-            _ => self.value_at() + self.value_len as u64,
+            _ => self.fields_len() + pad_to_8(self.key_len as u64) + self.value_len as u64,
         }
+    }
+
+    /// Whether it is the header of a record that a merge has moved.
+    pub(crate) const fn is_moved(self) -> bool {
+        self.flags & MOVED != 0
     }
 }
 
@@ -155,23 +155,46 @@ impl Word {
         if word == 0 {
             return Ok(None);
         }
-        let low = word as u32;
-        let state = match low & 7 {
+        let state = match word & STATE {
             1 => State::Claimed,
             2 => State::Committed,
             3 => State::Void,
             4 => State::Pad,
             other => return Err(CorruptionKind::State(other as u8)),
         };
-        let len = u64::from(low & !7);
+        let len = len_of(word);
         if len < WORD || len > room || (state == State::Committed && len < HEADER) {
             return Err(CorruptionKind::Length { length: len, room });
         }
-        Ok(Some(Self { len, state, check: (word >> 32) as u32 }))
+        Ok(Some(Self { len, state, check: check_of(word) }))
     }
 }
 
-const fn low(len: u64, state: State) -> u64 {
+/// The bits of a commit word that hold the frame's state.
+const STATE: u64 = 7;
+/// Those that hold its length.
+const LENGTH: u64 = 0xffff_fff8;
+
+/// The length in a commit word.
+#[inline]
+pub(crate) const fn len_of(word: u64) -> u64 {
+    word & LENGTH
+}
+
+/// Whether a commit word has a state.
+#[inline]
+pub(crate) const fn has_state(word: u64, state: State) -> bool {
+    word & STATE == state as u64
+}
+
+/// The checksum in a commit word.
+#[inline]
+pub(crate) const fn check_of(word: u64) -> u32 {
+    (word >> 32) as u32
+}
+
+/// The low half of a commit word.
+pub(super) const fn low(len: u64, state: State) -> u64 {
     len | state as u64
 }
 
@@ -219,12 +242,12 @@ pub(crate) fn crc_parts(parts: &[&[u8]]) -> u32 {
 /// The length of a frame with a body of this many bytes.
 #[inline]
 pub(crate) const fn frame_len(body: u64) -> u64 {
-    HEADER + ((body + 7) & !7)
+    HEADER + pad_to_8(body)
 }
 
 /// Checks a claimed, void or pad word.
 pub(crate) fn verify_bare(salt: u64, offset: u64, word: Word) -> Result<(), CorruptionKind> {
-    expect((bare_word(salt, offset, word.len, word.state) >> 32) as u32, word.check)
+    expect(check_of(bare_word(salt, offset, word.len, word.state)), word.check)
 }
 
 /// Checks a committed frame, `frame` being its bytes from the commit word on, and gives its header.
@@ -257,8 +280,7 @@ pub(crate) fn verify_by(
     };
     let Some(header) = header.filter(|_| fits) else { return Err(CorruptionKind::Header) };
     let crc = crc(body_len).ok_or(CorruptionKind::Header)?;
-    let expected = commit_word(salt, offset, word.len, header_word, crc) >> 32;
-    expect(expected as u32, word.check)?;
+    expect(check_of(commit_word(salt, offset, word.len, header_word, crc)), word.check)?;
     Ok(header)
 }
 
@@ -271,17 +293,6 @@ pub(crate) fn entry_body(salt: u64, offset: u64, word: u64, frame: &[u8]) -> Opt
     }
     let body = &frame[HEADER as usize..][..(header >> 32) as usize];
     (commit_word(salt, offset, len, header, crc(body)) == word).then_some(body)
-}
-
-/// Header and body of a committed frame with a key, if it is one and they fit. Not verified.
-#[inline]
-pub(crate) fn keyed(frame: &[u8]) -> Option<(Header, &[u8])> {
-    let header = Header::from_word(super::u64_at(frame.get(..16)?, 8))?;
-    let fits = frame_len(header.body_len()) == frame.len() as u64;
-    if !fits || !matches!(header.kind, Kind::Put | Kind::Delete) {
-        return None;
-    }
-    Some((header, &frame[HEADER as usize..][..header.body_len() as usize]))
 }
 
 /// The first frame of a merged segment, whole, as it stands at `offset`.

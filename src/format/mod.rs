@@ -5,6 +5,7 @@ pub(crate) mod header;
 pub(crate) mod hint;
 pub(crate) mod manifest;
 pub(crate) mod names;
+pub(crate) mod record;
 pub(crate) mod remains;
 
 /// The version of segments and of the MANIFEST; version 1 is read, too, and made this one.
@@ -19,6 +20,12 @@ pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
 /// Reads the little-endian `u32` at `at`, or 0 beyond the end.
 pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     bytes.get(at..).and_then(|b| b.first_chunk()).map_or(0, |b| u32::from_le_bytes(*b))
+}
+
+/// A length, with the padding behind it.
+#[inline]
+pub(crate) const fn pad_to_8(len: u64) -> u64 {
+    (len + 7) & !7
 }
 
 /// Whether all bytes are zero. Most of what is asked about is the blank end of a segment.

@@ -5,9 +5,11 @@
 //! other kinds in one of some 2^32 / bits cases.
 
 use super::frame::{
-    self, HEADER, Header, Kind, MOVED, State, WORD, Word, commit_word, crc, frame_len,
+    self, HEADER, Header, Kind, State, WORD, Word, check_of, commit_word, crc, frame_len,
+    has_state, len_of,
 };
-use super::u64_at;
+use super::{record, u64_at};
+use crate::position::LogPosition;
 
 /// The polynomial of CRC-32, reflected.
 const POLYNOMIAL: u32 = 0xedb8_8320;
@@ -31,19 +33,16 @@ pub(crate) struct Remnant {
     pub(crate) len: u64,
     /// Empty where it has none.
     pub(crate) key: Vec<u8>,
-    /// The position that it was written at, if a merge moved it.
-    pub(crate) origin: Option<u64>,
+    /// The position that it was first written at, if a merge moved it.
+    pub(crate) origin: Option<LogPosition>,
     /// Whether its checksum vouches for it. Else it is as the bytes have it.
     pub(crate) certain: bool,
 }
 
 impl Remnant {
     fn new(header: Header, len: u64, body: &[u8], certain: bool) -> Self {
-        let at = header.key_at() as usize;
-        let key = body.get(at..at + usize::from(header.key_len)).unwrap_or_default().to_vec();
-        let moved = header.flags & MOVED != 0;
-        let origin = header.origin_at().filter(|_| moved).map(|at| u64_at(body, at as usize));
-        Self { header, len, key, origin, certain }
+        let (key, origin) = record::salvage(header, body);
+        Self { header, len, key: key.to_vec(), origin, certain }
     }
 }
 
@@ -81,23 +80,23 @@ struct Candidate<'b> {
 
 impl<'b> Candidate<'b> {
     fn check(&self) -> u32 {
-        (self.word >> 32) as u32
+        check_of(self.word)
     }
 
     /// What the checksum would be of a frame with this header and CRC.
     fn expected(&self, header: Header, len: u64, crc: u32) -> u32 {
-        (commit_word(self.salt, self.offset, len, header.to_word(), crc) >> 32) as u32
+        check_of(commit_word(self.salt, self.offset, len, header.to_word(), crc))
     }
 
     /// Whether the low half of the commit word says so, too.
     fn says(&self, len: u64) -> bool {
-        self.word as u32 == len as u32 | State::Committed as u32
+        has_state(self.word, State::Committed) && len_of(self.word) == len
     }
 
     /// The length and the body of a frame with this header, if there is room for it.
     fn body(&self, header: Header) -> Option<(u64, &'b [u8])> {
         let len = match header.kind {
-            Kind::Batch => self.word & 0xffff_fff8,
+            Kind::Batch => len_of(self.word),
             _ => frame_len(header.body_len()),
         };
         let fits = (HEADER..=self.bytes.len() as u64).contains(&len);
@@ -119,8 +118,8 @@ impl<'b> Candidate<'b> {
     /// The head of a batch, a bit of whose length or state was flipped.
     fn sound_batch(&self, header: u64) -> Option<Remnant> {
         let header = Header::from_word(header).filter(|header| header.kind == Kind::Batch)?;
-        let lens = (0..32).map(|bit| (self.word ^ 1 << bit) & 0xffff_ffff);
-        let lens = lens.filter(|low| low & 7 == State::Committed as u64).map(|low| low & !7);
+        let words = (0..32).map(|bit| self.word ^ 1 << bit);
+        let lens = words.filter(|&word| has_state(word, State::Committed)).map(len_of);
         let mut lens = lens.filter(|len| (HEADER..=self.bytes.len() as u64).contains(len));
         let len = lens.find(|&len| self.expected(header, len, crc(&[])) == self.check())?;
         Some(Remnant::new(header, len, &[], true))
@@ -138,7 +137,7 @@ impl<'b> Candidate<'b> {
             return Some(Remnant::new(header, len, body, false));
         };
         // What a report says of it stands before the value.
-        let mut head = body[..(header.value_at() as usize).min(body.len())].to_vec();
+        let mut head = body[..record::value_at(header).min(body.len())].to_vec();
         if let Some(byte) = head.get_mut(bit / 8) {
             *byte ^= 1 << (bit % 8);
         }
@@ -168,16 +167,8 @@ mod tests {
     const SALT: u64 = 0x0123_4567_89ab_cdef;
 
     fn put(key: &[u8], value: &[u8]) -> Vec<u8> {
-        let (key_len, value_len) = (key.len() as u16, value.len() as u32);
-        let header = Header { kind: Kind::Put, flags: 0, key_len, value_len };
-        let mut body = key.to_vec();
-        body.resize(header.value_at() as usize, 0);
-        body.extend(value);
-        let mut frame = frame::word_of(SALT, 128, header, &body).to_le_bytes().to_vec();
-        frame.extend(header.to_word().to_le_bytes());
-        frame.extend(&body);
-        frame.resize(frame_len(body.len() as u64) as usize, 0);
-        frame
+        let put = record::NewRecord::put(key, value.len() as u32, None).unwrap();
+        put.to_frame(SALT, 128, value)
     }
 
     #[test]

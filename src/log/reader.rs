@@ -8,7 +8,7 @@ use crate::format::header::FIRST_FRAME;
 use crate::log::follower::View;
 use crate::position::LogPosition;
 use crate::segment::Segment;
-use crate::segment::scan::{self, Frame};
+use crate::segment::scan::{self, VerifiedFrame};
 use crate::segment::set::Pin;
 use std::fmt;
 use std::ops::Deref;
@@ -112,10 +112,10 @@ fn read_closely(view: &View, position: LogPosition) -> Result<Entry<'_>, ReadErr
     match scan::frame_at(segment, offset, end - offset) {
         Ok(None) if is_boundary(segment, offset, end) => Err(ReadError::Unfinished { position }),
         Ok(None) => Err(not_an_entry),
-        Ok(Some(Frame { header: Some(header @ Header { kind: Kind::Entry, .. }), .. })) => {
-            Ok(Entry { bytes: body(segment, offset, header), position, _pin: Some(pin) })
-        }
-        Ok(Some(Frame { word: Word { state: State::Claimed, .. }, .. })) => {
+        Ok(Some(VerifiedFrame {
+            header: Some(header @ Header { kind: Kind::Entry, .. }), ..
+        })) => Ok(Entry { bytes: body(segment, offset, header), position, _pin: Some(pin) }),
+        Ok(Some(VerifiedFrame { word: Word { state: State::Claimed, .. }, .. })) => {
             Err(ReadError::Unfinished { position })
         }
         Ok(Some(_)) => Err(not_an_entry),

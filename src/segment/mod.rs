@@ -2,6 +2,7 @@
 
 mod counter;
 mod pins;
+mod record;
 pub(crate) mod scan;
 pub(crate) mod search;
 pub(crate) mod set;

@@ -5,6 +5,7 @@
 use crate::error::{Corruption, CorruptionKind};
 use crate::format::frame::{self, Header, Kind, State, Word};
 use crate::format::header::FIRST_FRAME;
+use crate::format::record::Record;
 use crate::format::{is_zero, u64_at};
 use crate::position::LogPosition;
 use crate::segment::search::Search;
@@ -57,9 +58,23 @@ impl Scan {
 
 /// A frame, verified.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Frame {
+pub(crate) struct VerifiedFrame<'s> {
     pub(crate) word: Word,
     pub(crate) header: Option<Header>,
+    /// What the checksum covers; empty where there is no header.
+    pub(crate) body: &'s [u8],
+}
+
+impl<'s> VerifiedFrame<'s> {
+    /// The record in it, if it is one.
+    #[inline]
+    pub(crate) fn record(&self) -> Option<Record<'s>> {
+        Record::new(self.header?, self.body)
+    }
+
+    pub(crate) fn is_batch(&self) -> bool {
+        self.header.is_some_and(|header| header.kind == Kind::Batch)
+    }
 }
 
 /// A segment's bytes up to its end. No writer may exist.
@@ -74,18 +89,19 @@ pub(crate) fn frame_at(
     segment: &Segment,
     offset: u64,
     room: u64,
-) -> Result<Option<Frame>, CorruptionKind> {
+) -> Result<Option<VerifiedFrame<'_>>, CorruptionKind> {
     // ORDERING: Acquire; pairs with the Release store in `settle`.
     let word = segment.map.word(offset).load(Ordering::Acquire);
     let Some(word) = Word::parse(word, room)? else { return Ok(None) };
     if word.state != State::Committed {
         frame::verify_bare(segment.salt(), offset, word)?;
-        return Ok(Some(Frame { word, header: None }));
+        return Ok(Some(VerifiedFrame { word, header: None, body: &[] }));
     }
     // SAFETY: seen committed, with Acquire.
     let bytes = unsafe { segment.map.slice(offset, word.len) };
     let header = frame::verify_committed(segment.salt(), offset, word, bytes)?;
-    Ok(Some(Frame { word, header: Some(header) }))
+    let body = &bytes[frame::HEADER as usize..][..header.body_len() as usize];
+    Ok(Some(VerifiedFrame { word, header: Some(header), body }))
 }
 
 /// The body of a committed entry that verifies: the usual case, kept small. `None`: look closer.
@@ -94,8 +110,8 @@ pub(crate) fn entry_at(segment: &Segment, offset: u64, end: u64) -> Option<&[u8]
     let room = end.checked_sub(offset).filter(|&room| room >= frame::HEADER)?;
     // ORDERING: Acquire; pairs with the Release store in `settle`.
     let word = segment.map.word(offset).load(Ordering::Acquire);
-    let len = word & 0xffff_fff8;
-    if word & 7 != State::Committed as u64 || len < frame::HEADER || len > room {
+    let len = frame::len_of(word);
+    if !frame::has_state(word, State::Committed) || len < frame::HEADER || len > room {
         return None;
     }
     // SAFETY: seen committed, with Acquire.
@@ -219,10 +235,8 @@ fn step(segment: &Segment, offset: u64, limit: u64, rules: Rules) -> Step {
 /// What was merged into a merged segment, as its first frame says; `None` where that cannot be told.
 pub(crate) fn inputs(segment: &Segment) -> Option<Vec<u32>> {
     let frame = frame_at(segment, FIRST_FRAME, segment.end() - FIRST_FRAME).ok()??;
-    let header = frame.header.filter(|header| header.kind == Kind::Inputs)?;
-    // SAFETY: inside the frame that was just verified.
-    let body = unsafe { segment.map.slice(FIRST_FRAME + frame::HEADER, header.body_len()) };
-    Some(frame::input_ids(body).collect())
+    frame.header.filter(|header| header.kind == Kind::Inputs)?;
+    Some(frame::input_ids(frame.body).collect())
 }
 
 /// The next word that is not zero.
@@ -286,12 +300,16 @@ pub(crate) fn unfinished(segment: &Segment, deadline: Instant) -> Result<Vec<Gap
         at += loop {
             let frame = frame_at(segment, at, limit - at).map_err(|kind| corrupt(at, kind))?;
             let len = match frame {
-                Some(Frame { header: Some(header @ Header { kind: Kind::Batch, .. }), word }) => {
-                    check_batch(segment, at, word.len, header.value_len)?;
+                Some(VerifiedFrame {
+                    header: Some(Header { kind: Kind::Batch, value_len, .. }),
+                    word,
+                    ..
+                }) => {
+                    check_batch(segment, at, word.len, value_len)?;
                     break word.len;
                 }
-                Some(Frame { word, .. }) if word.state != State::Claimed => break word.len,
-                Some(Frame { word, .. }) => word.len,
+                Some(VerifiedFrame { word, .. }) if word.state != State::Claimed => break word.len,
+                Some(VerifiedFrame { word, .. }) => word.len,
                 None => match next_claim(segment, at, limit).unwrap_or(limit) - at {
                     // It was claimed just now.
                     0 => continue,
@@ -316,13 +334,13 @@ pub(crate) fn written(segment: &Segment, from: u64) -> u64 {
     bytes[..end].iter().rposition(|&b| b != 0).map_or(0, |at| at as u64 + 1)
 }
 
-/// Calls `each` with the offset, the length and the header of every finished frame of a sealed
-/// segment, those inside batches included; frames without a body have no header. All of them are
-/// verified. Damage ends it, or is stepped over and noted in `lost`.
-pub(crate) fn each_frame(
-    segment: &Segment,
+/// Calls `each` with every finished frame of a sealed segment, its offset, and its length; those inside
+/// batches included, of which the head is then the frame. All of them are verified. Damage ends it, or
+/// is stepped over and noted in `lost`.
+pub(crate) fn each_frame<'s>(
+    segment: &'s Segment,
     mut lost: Option<&mut Vec<Corruption>>,
-    mut each: impl FnMut(u64, u64, Option<Header>) -> ControlFlow<()>,
+    mut each: impl FnMut(u64, u64, &VerifiedFrame<'s>) -> ControlFlow<()>,
 ) -> Result<(), Corruption> {
     let (mut offset, end) = (FIRST_FRAME, segment.end());
     let mut search = Search::new(segment.salt(), || bytes(segment));
@@ -333,8 +351,8 @@ pub(crate) fn each_frame(
         }
         let frame = frame_at(segment, offset, end - offset);
         let frame = frame.and_then(|frame| frame.ok_or(CorruptionKind::Missing));
-        let (len, header) = match (frame, &mut lost) {
-            (Ok(frame), _) => (frame.word.len, frame.header),
+        let frame = match (frame, &mut lost) {
+            (Ok(frame), _) => frame,
             (Err(kind), None) => return Err(Corruption::at(segment.position(offset), kind)),
             (Err(kind), Some(lost)) => {
                 lost.push(Corruption::at(segment.position(offset), kind));
@@ -342,9 +360,8 @@ pub(crate) fn each_frame(
                 continue;
             }
         };
-        let is_batch = matches!(header, Some(Header { kind: Kind::Batch, .. }));
-        let len = if is_batch { frame::HEADER } else { len };
-        if each(offset, len, header).is_break() {
+        let len = if frame.is_batch() { frame::HEADER } else { frame.word.len };
+        if each(offset, len, &frame).is_break() {
             return Ok(());
         }
         offset += len;

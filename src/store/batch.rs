@@ -6,9 +6,10 @@
 //! small writes.
 
 use super::inner::Damage;
-use super::{Store, check_key};
+use super::{Store, new_tombstone};
 use crate::error::{ReadError, WriteError};
 use crate::format::frame::{self, HEADER, Header, Kind};
+use crate::format::record::{NewRecord, push_body};
 use crate::log::append::claim::Claim;
 use crate::log::writer::Need;
 use crate::options::MAX_SEGMENT;
@@ -21,7 +22,7 @@ use std::sync::atomic::Ordering;
 #[must_use]
 pub struct Batch {
     writes: Vec<Write>,
-    /// The bodies of their frames, one behind the other: key, padding to 8, value, padding to 8.
+    /// The bodies of their frames, one behind the other, each padded to a multiple of 8.
     bodies: Vec<u8>,
 }
 
@@ -52,10 +53,7 @@ impl Batch {
     fn add(&mut self, key: &[u8], value: Option<&[u8]>) -> &mut Self {
         let write = Write { at: self.bodies.len(), key: key.len(), value: value.map(<[u8]>::len) };
         self.writes.push(write);
-        for part in [key, value.unwrap_or_default()] {
-            self.bodies.extend_from_slice(part);
-            self.bodies.resize(self.bodies.len().next_multiple_of(8), 0);
-        }
+        push_body(&mut self.bodies, key, value.unwrap_or_default());
         self
     }
 
@@ -77,11 +75,11 @@ impl Batch {
     }
 }
 
-/// A frame of a batch, but for its place.
-struct Frame<'b> {
-    header: Header,
-    crc: u32,
+/// A record of a batch, but for its place.
+struct BatchRecord<'b> {
+    record: NewRecord<'b>,
     body: &'b [u8],
+    crc: u32,
 }
 
 impl Store {
@@ -96,14 +94,14 @@ impl Store {
         }
         let frames = batch.writes.iter().map(|write| self.frame_of(batch, write));
         let frames = frames.collect::<Result<Vec<_>, _>>()?;
-        let lens = frames.iter().map(|frame| frame::frame_len(frame.header.body_len()));
+        let lens = frames.iter().map(|frame| frame.record.frame_len());
         let len = HEADER + lens.sum::<u64>();
         if len > MAX_SEGMENT / 2 {
             return Err(WriteError::BatchTooLarge { len, max: MAX_SEGMENT / 2 });
         }
         let (inner, writer) = (&*self.inner, self.writer());
         let tags: Vec<u32> = (0..batch.len()).map(|n| inner.keydir.tag(batch.key(n))).collect();
-        let deletes = frames.iter().all(|frame| frame.header.kind == Kind::Delete);
+        let deletes = !frames.iter().any(|frame| frame.record.is_put());
         let need = if deletes { Need::Delete } else { Need::Put };
         let mut alone = writer.alone(len, need)?;
         let is_alone = alone.is_some();
@@ -117,7 +115,7 @@ impl Store {
         if is_alone {
             writer.rolled_with_a_claim();
         }
-        inner.count_writes(frames.iter().map(|frame| frame.header.kind));
+        inner.count_writes(frames.iter().map(|frame| frame.record.is_put()));
         Ok(writer.committed_as(position, writer.config.durability)?)
     }
 
@@ -126,7 +124,7 @@ impl Store {
         &'s self,
         batch: &Batch,
         tags: &[u32],
-        frames: &[Frame<'_>],
+        frames: &[BatchRecord<'_>],
         claim: impl FnOnce() -> Option<Claim<'s, Segment>>,
     ) -> Result<Option<LogPosition>, WriteError> {
         let (inner, damage) = (&*self.inner, Damage::default());
@@ -154,37 +152,31 @@ impl Store {
     }
 
     /// What can be made of a write before its place is known, and so without a lock.
-    fn frame_of<'b>(&self, batch: &'b Batch, write: &Write) -> Result<Frame<'b>, WriteError> {
+    fn frame_of<'b>(&self, batch: &'b Batch, write: &Write) -> Result<BatchRecord<'b>, WriteError> {
         let body = &batch.bodies[write.at..];
         let key = &body[..write.key];
-        let header = match write.value {
-            Some(len) => {
-                let value = &body[write.key.next_multiple_of(8)..][..len];
-                self.put_header(key, value, false)?
-            }
-            None => {
-                let key_len = check_key(key)?;
-                Header { kind: Kind::Delete, flags: 0, key_len, value_len: 0 }
-            }
+        let record = match write.value {
+            Some(len) => self.new_put(key, len, None)?,
+            None => new_tombstone(key)?,
         };
-        let body = &body[..header.body_len() as usize];
-        Ok(Frame { header, crc: frame::crc(body), body })
+        let body = &body[..record.body_len() as usize];
+        Ok(BatchRecord { record, body, crc: frame::crc(body) })
     }
 }
 
 /// Writes and commits the frame of a batch, and says where each put's frame is: `None` for a delete.
 fn write_all(
     mut claim: Claim<'_, Segment>,
-    frames: &[Frame<'_>],
+    frames: &[BatchRecord<'_>],
 ) -> (LogPosition, Vec<Option<LogPosition>>) {
     let mut puts = Vec::with_capacity(frames.len());
     let mut at = HEADER;
-    for &Frame { header, crc, body } in frames {
+    for &BatchRecord { record, body, crc } in frames {
         let position = claim.segment().position(claim.offset() + at);
-        puts.push((header.kind == Kind::Put).then_some(position));
+        puts.push(record.is_put().then_some(position));
+        let (header, len) = (record.header(), record.frame_len());
         claim.write(at + frame::WORD, &header.to_word().to_le_bytes());
         claim.write(at + HEADER, body);
-        let len = frame::frame_len(header.body_len());
         claim.write_inner_word(at, len, header, crc);
         at += len;
     }

@@ -12,13 +12,13 @@
 
 #![allow(unsafe_code, reason = "reads files that nobody writes to any more")]
 
-use super::inner::{frame_len, key_at, origin_of};
 use crate::error::{Corruption, CorruptionKind};
-use crate::format::frame::{HEADER, Header, Kind};
+use crate::format::frame::Kind;
 use crate::format::header::{FIRST_FRAME, SEAL};
 use crate::format::hint::{self, Census, Entries, Expiring, Subject, TOMBSTONE};
-use crate::format::u64_at;
+use crate::format::record::RecordHead;
 use crate::keydir::Keydir;
+use crate::segment::scan::{VerifiedFrame, each_frame};
 use crate::segment::{Segment, hint_name};
 use crate::storage::map::Map;
 use crate::storage::{Access, Storage};
@@ -184,42 +184,64 @@ impl Gather {
         Self { census, next: FIRST_FRAME, ..Self::default() }
     }
 
-    /// Takes in a verified frame, and gives the tag of its key, if it has one.
+    /// Takes in the next frame of a segment, and gives the tag of its key, if it has one.
     pub(super) fn add(
         &mut self,
         keydir: &Keydir,
         segment: &Segment,
         offset: u64,
         len: u64,
-        header: Option<Header>,
+        frame: &VerifiedFrame<'_>,
     ) -> Option<u32> {
+        if let Some(record) = frame.record() {
+            return Some(self.add_record(keydir, segment, offset, len, &record));
+        }
+        let kind = frame.header.map(|header| header.kind);
+        self.add_other(offset, len, kind);
+        if kind == Some(Kind::Batch) {
+            self.batch_end = offset + frame.word.len;
+        }
+        None
+    }
+
+    /// As `add`, of a frame with a key.
+    pub(super) fn add_record(
+        &mut self,
+        keydir: &Keydir,
+        segment: &Segment,
+        offset: u64,
+        len: u64,
+        record: &RecordHead<'_>,
+    ) -> u32 {
+        self.count(offset, len);
+        let tombstone = if record.is_put() { 0 } else { TOMBSTONE };
+        self.census.tombstones += if tombstone != 0 { len } else { 0 };
+        let origin = segment.origin_of(offset, record);
+        self.census.oldest = self.census.oldest.min(origin.as_u64());
+        if let Some(expiry) = record.expiry() {
+            self.expiring.push((expiry, len));
+        }
+        let tag = keydir.tag(record.key());
+        self.entries.push(u64::from(tag) << 32 | offset | tombstone);
+        tag
+    }
+
+    /// As `add`, of a frame without a key. Without a kind: a pad, or a claim that was given up.
+    pub(super) fn add_other(&mut self, offset: u64, len: u64, kind: Option<Kind>) {
+        self.count(offset, len);
+        self.census.plain |= kind == Some(Kind::Entry);
+        if kind != Some(Kind::Inputs) {
+            self.census.keyless += len;
+        }
+    }
+
+    fn count(&mut self, offset: u64, len: u64) {
         self.frames += 1;
         self.census.inner += u64::from(offset < self.batch_end);
         if offset > self.next {
             self.gaps.push(self.next..offset);
         }
         self.next = offset + len;
-        if header.is_some_and(|header| header.kind == Kind::Batch) {
-            self.batch_end = offset + frame_len(segment, offset);
-        }
-        let keyed = header.filter(|header| matches!(header.kind, Kind::Put | Kind::Delete));
-        let (Some(header), Some(key)) = (keyed, key_at(segment, offset)) else {
-            self.census.plain |= header.is_some_and(|header| header.kind == Kind::Entry);
-            if header.is_none_or(|header| header.kind != Kind::Inputs) {
-                self.census.keyless += len;
-            }
-            return None;
-        };
-        let tombstone = if header.kind == Kind::Delete { TOMBSTONE } else { 0 };
-        self.census.tombstones += if tombstone != 0 { len } else { 0 };
-        let origin = origin_of(segment, offset);
-        self.census.oldest = self.census.oldest.min(origin.as_u64());
-        if let Some(expiry) = expiry_of(segment, offset, header) {
-            self.expiring.push((expiry, len));
-        }
-        let tag = keydir.tag(key);
-        self.entries.push(u64::from(tag) << 32 | offset | tombstone);
-        Some(tag)
     }
 
     /// All of it: the entries in order, of each key in a segment of the log the newest.
@@ -241,21 +263,14 @@ impl Gather {
     }
 }
 
-/// When a put expires, in milliseconds since 1970.
-pub(super) fn expiry_of(segment: &Segment, offset: u64, header: Header) -> Option<u64> {
-    if header.flags & crate::format::frame::EXPIRES == 0 {
-        return None;
-    }
-    // SAFETY: in a verified frame of a segment that nobody writes to any more.
-    Some(u64_at(unsafe { segment.map.slice(offset + HEADER, 8) }, 0))
-}
-
 /// Drops the entries whose key has one further on in the segment, and counts the puts among them.
 /// Those with one tag are sorted by their keys: compared each to each, they would take time quadratic
 /// in their number.
 fn newest_of_each(segment: &Segment, entries: &[u64], superseded: &mut u64) -> Vec<u64> {
     let offset = |entry: u64| entry & 0xffff_fff8;
-    let key = |entry: u64| key_at(segment, offset(entry));
+    // SAFETY: entries name frames that were verified, and so committed.
+    let record = |entry: u64| unsafe { segment.record_head(offset(entry)) };
+    let key = |entry: u64| record(entry).map(|record| record.key());
     let mut newest = Vec::with_capacity(entries.len());
     let mut sorted = Vec::new();
     for same_tag in entries.chunk_by(|a, b| a >> 32 == b >> 32) {
@@ -272,7 +287,7 @@ fn newest_of_each(segment: &Segment, entries: &[u64], superseded: &mut u64) -> V
             let (&last, older) = same_key.split_last().expect("chunks are not empty");
             newest.push(last);
             let puts = older.iter().filter(|&&entry| entry & TOMBSTONE == 0);
-            *superseded += puts.map(|&e| frame_len(segment, offset(e))).sum::<u64>();
+            *superseded += puts.map(|&e| segment.frame_len(offset(e))).sum::<u64>();
         }
         newest[first..].sort_unstable();
     }
@@ -350,8 +365,8 @@ pub(super) fn gather(
     mut lost: Option<&mut Vec<Corruption>>,
 ) -> Result<Gathered, Corruption> {
     let mut gather = Gather::new();
-    crate::segment::scan::each_frame(segment, lost.as_deref_mut(), |offset, len, header| {
-        gather.add(keydir, segment, offset, len, header);
+    each_frame(segment, lost.as_deref_mut(), |offset, len, frame| {
+        gather.add(keydir, segment, offset, len, frame);
         ControlFlow::Continue(())
     })?;
     let found = gather.finish(segment);

@@ -2,8 +2,8 @@
 
 use super::merge::policy::{MergePolicy, Settled};
 use super::stats::{MergeTotals, WriteCounters};
+pub(crate) use super::view::Damage;
 use super::view::View;
-pub(crate) use super::view::{Damage, frame_len, is_put, key_at, origin_of};
 use crate::error::Corruption;
 use crate::log::writer::LogWriter;
 use crate::options::RecoveryMode;

@@ -1,14 +1,14 @@
 //! Opening: the keydir is made from hints, and from the frames of segments that have none.
 
 use super::hints::{self, Gathered, Listed, Listing};
-use super::inner::{Damaged, StoreInner, frame_len, is_put, key_at, origin_of};
+use super::inner::{Damaged, StoreInner};
 use super::maintenance;
 use super::salvage;
 use super::view::View;
 use super::{Store, StoreOptions};
 use crate::error::{Corruption, CorruptionKind, OpenError};
-use crate::format::frame::Kind;
 use crate::format::hint::{Census, TOMBSTONE};
+use crate::format::record::RecordHead;
 use crate::keydir::{Fate, Keydir, LoadEntry, LoadSource, Resolve};
 use crate::log::writer::LogWriter;
 use crate::log::{CommitLog, RecoveryReport};
@@ -282,13 +282,38 @@ struct Frames<'s> {
     lost: &'s Mutex<Vec<Corruption>>,
 }
 
-impl<'s> Frames<'s> {
-    fn find(&self, at: LogPosition) -> (&'s Segment, u64) {
-        (&self.segments[&at.segment()].segment, u64::from(at.offset()))
+/// What stands where an entry says that there is a record.
+#[derive(Clone, Copy)]
+struct Loaded<'s> {
+    segment: &'s Segment,
+    at: LogPosition,
+    /// Not verified.
+    record: Option<RecordHead<'s>>,
+}
+
+impl<'s> Loaded<'s> {
+    fn key(&self) -> Option<&'s [u8]> {
+        self.record.map(|record| record.key())
     }
 
-    fn verify(&self, segment: &Segment, offset: u64) -> Result<(), Fault> {
-        let Err(damage) = verify(segment, offset) else { return Ok(()) };
+    fn origin(&self) -> LogPosition {
+        let offset = u64::from(self.at.offset());
+        self.record.map_or(self.at, |record| self.segment.origin_of(offset, &record))
+    }
+}
+
+impl<'s> Frames<'s> {
+    #[allow(unsafe_code, reason = "looks at frames that nobody writes to")]
+    fn find(&self, at: LogPosition) -> Loaded<'s> {
+        let segment = &*self.segments[&at.segment()].segment;
+        // SAFETY: what is loaded is sealed, and then it makes no difference what a hint says; or it is
+        // only read here, and the entry is that of a frame that was found committed.
+        let record = unsafe { segment.record_head(u64::from(at.offset())) };
+        Loaded { segment, at, record }
+    }
+
+    fn verify(&self, Loaded { segment, at, .. }: Loaded<'_>) -> Result<(), Fault> {
+        let Err(damage) = verify(segment, u64::from(at.offset())) else { return Ok(()) };
         if self.is_hinted(segment) {
             // Whether it is the hint or the frame is told by reading the segment.
             return Err(Fault::Hints(vec![segment.id()]));
@@ -309,12 +334,12 @@ impl<'s> Frames<'s> {
 
     /// Two frames that are sound, and not of one key, have the same tag, or a hint says what is not
     /// so.
-    fn check_tags(&self, a: (&Segment, u64), b: (&Segment, u64)) -> Result<(), Fault> {
-        let tag = |(segment, offset)| key_at(segment, offset).map(|key| self.keydir.tag(key));
+    fn check_tags(&self, a: Loaded<'_>, b: Loaded<'_>) -> Result<(), Fault> {
+        let tag = |loaded: Loaded<'_>| loaded.key().map(|key| self.keydir.tag(key));
         if tag(a) == tag(b) {
             return Ok(());
         }
-        let hinted = [a.0, b.0].into_iter().filter(|segment| self.is_hinted(segment));
+        let hinted = [a.segment, b.segment].into_iter().filter(|segment| self.is_hinted(segment));
         let ids: Vec<_> = hinted.map(Segment::id).collect();
         if ids.is_empty() { Ok(()) } else { Err(Fault::Hints(ids)) }
     }
@@ -325,56 +350,53 @@ impl<'s> Resolve for Frames<'s> {
     type Error = Fault;
 
     fn fate(&self, old: LogPosition, new: LogPosition) -> Result<Fate, Fault> {
-        let ((a, at_a), (b, at_b)) = (self.find(old), self.find(new));
-        let same = key_at(a, at_a).is_some_and(|key| key_at(b, at_b) == Some(key));
+        let (a, b) = (self.find(old), self.find(new));
+        let same = a.key().is_some_and(|key| b.key() == Some(key));
         // What a merge moved was written in its inputs, or before: to what was written later in the
         // log it does not matter when, and the frame may be damaged.
         let is_before = |moved: &Segment, log: &Segment| {
             let newest = self.segments[&moved.id()].newest;
             moved.header.merged && !log.header.merged && newest < log.id()
         };
-        if same && is_before(a, b) {
+        if same && is_before(a.segment, b.segment) {
             return Ok(Fate::Newer);
         }
-        if same && is_before(b, a) {
+        if same && is_before(b.segment, a.segment) {
             return Ok(Fate::Older);
         }
-        for (segment, offset) in [(a, at_a), (b, at_b)] {
-            if !same || segment.header.merged {
-                self.verify(segment, offset)?;
+        for loaded in [a, b] {
+            if !same || loaded.segment.header.merged {
+                self.verify(loaded)?;
             }
         }
         if !same {
-            self.check_tags((a, at_a), (b, at_b))?;
+            self.check_tags(a, b)?;
         }
         Ok(match same {
             false => Fate::Other,
-            true if origin_of(b, at_b) > origin_of(a, at_a) => Fate::Newer,
+            true if b.origin() > a.origin() => Fate::Newer,
             true => Fate::Older,
         })
     }
 
     fn look(&self, at: LogPosition) -> Result<Option<(&'s [u8], LogPosition)>, Fault> {
-        let (segment, offset) = self.find(at);
-        self.verify(segment, offset)?;
-        Ok(key_at(segment, offset).map(|key| (key, origin_of(segment, offset))))
+        let loaded = self.find(at);
+        self.verify(loaded)?;
+        Ok(loaded.key().map(|key| (key, loaded.origin())))
     }
 
     fn dropped(&self, at: LogPosition) {
-        let (segment, offset) = self.find(at);
-        if is_put(segment, offset) {
-            segment.dead.add(frame_len(segment, offset));
+        let Loaded { segment, record, .. } = self.find(at);
+        if record.is_some_and(|record| record.is_put()) {
+            segment.dead.add(segment.frame_len(u64::from(at.offset())));
         }
     }
 }
 
 fn verify(segment: &Segment, offset: u64) -> Result<(), Corruption> {
     let frame = scan::frame_at(segment, offset, segment.end().saturating_sub(offset));
-    let is_keyed = |frame: scan::Frame| {
-        frame.header.is_some_and(|header| matches!(header.kind, Kind::Put | Kind::Delete))
-    };
     match frame {
-        Ok(Some(frame)) if is_keyed(frame) => Ok(()),
+        Ok(Some(frame)) if frame.record().is_some() => Ok(()),
         Ok(_) => Err(Corruption::at(segment.position(offset), CorruptionKind::StaleSlot)),
         Err(kind) => Err(Corruption::at(segment.position(offset), kind)),
     }

@@ -41,7 +41,8 @@ use self::inner::{Damage, StoreInner};
 use self::view::{Clock, Found};
 
 use crate::error::{AppendError, CasMismatch, OpenError, ReadError, SyncError, WriteError};
-use crate::format::frame::{self, EXPIRES, HEADER, Header, Kind};
+use crate::format::frame::{self, HEADER};
+use crate::format::record::NewRecord;
 use crate::log::append::claim::Claim;
 use crate::log::writer::{Alone, LogWriter, Need, populate};
 use crate::log::{CommitLog, RecoveryReport};
@@ -86,9 +87,15 @@ enum Decision<R> {
 
 /// A conditional write, before it is known what it does.
 struct Conditional<'v> {
-    key: &'v [u8],
-    put: Option<(Header, &'v [u8])>,
-    delete: Header,
+    put: Option<(NewRecord<'v>, &'v [u8])>,
+    delete: NewRecord<'v>,
+}
+
+/// What a conditional write has written.
+#[derive(Clone, Copy)]
+struct Written {
+    position: LogPosition,
+    is_put: bool,
 }
 
 impl Store {
@@ -143,10 +150,10 @@ impl Store {
         options: &WriteOptions,
     ) -> Result<LogPosition, WriteError> {
         let (key, value) = (key.as_ref(), value.as_ref());
-        let header = self.put_header(key, value, options.ttl.is_some())?;
         let expiry = options.ttl.map(|ttl| self.inner.clock.expiry_after(ttl));
-        let claim = self.place(key, header, expiry)?;
-        let position = finish(claim, header, value);
+        let put = self.new_put(key, value.len(), expiry)?;
+        let claim = self.place(&put)?;
+        let position = finish(claim, &put, value);
         self.inner.writes.puts.add(1);
         Ok(self.writer().committed_as(position, self.durability(options))?)
     }
@@ -155,30 +162,29 @@ impl Store {
         options.durability.unwrap_or(self.writer().config.durability)
     }
 
-    fn put_header(&self, key: &[u8], value: &[u8], expires: bool) -> Result<Header, WriteError> {
-        let key_len = check_key(key)?;
-        let len = value.len() as u64;
+    fn new_put<'k>(
+        &self,
+        key: &'k [u8],
+        value_len: usize,
+        expiry: Option<u64>,
+    ) -> Result<NewRecord<'k>, WriteError> {
+        let len = value_len as u64;
+        // What does not fit into 32 bits is above the limit, and refused below.
+        let put = NewRecord::put(key, len as u32, expiry).ok_or_else(|| bad_key(key))?;
         if len > self.max_value {
             return Err(WriteError::ValueTooLarge { len, max: self.max_value });
         }
-        let flags = if expires { EXPIRES } else { 0 };
-        Ok(Header { kind: Kind::Put, flags, key_len, value_len: len as u32 })
+        Ok(put)
     }
 
     /// Claims a put's frame and points the key's slot at it, rolling where there is no room.
     #[inline]
-    fn place(
-        &self,
-        key: &[u8],
-        header: Header,
-        expiry: Option<u64>,
-    ) -> Result<Claim<'_, Segment>, WriteError> {
-        let writer = self.writer();
-        let len = frame::frame_len(header.body_len());
+    fn place(&self, put: &NewRecord<'_>) -> Result<Claim<'_, Segment>, WriteError> {
+        let (writer, len) = (self.writer(), put.frame_len());
         let mut alone = writer.alone(len, Need::Put)?;
         let is_alone = alone.is_some();
         loop {
-            if let Some(claim) = self.try_place(key, header, expiry, &mut alone)? {
+            if let Some(claim) = self.try_place(put, &mut alone)? {
                 if is_alone {
                     writer.rolled_with_a_claim();
                     populate(&claim);
@@ -193,22 +199,20 @@ impl Store {
     #[inline]
     fn try_place<'s>(
         &'s self,
-        key: &[u8],
-        header: Header,
-        expiry: Option<u64>,
+        put: &NewRecord<'_>,
         alone: &mut Option<Alone<'s>>,
     ) -> Result<Option<Claim<'s, Segment>>, WriteError> {
-        let (inner, damage) = (&*self.inner, Damage::default());
+        let (inner, damage, key) = (&*self.inner, Damage::default(), put.key());
         let entry = inner.keydir.entry(inner.keydir.tag(key), |at| inner.is_key(at, key, &damage));
         let old = entry.position();
         if let (None, Some(damage)) = (old, damage.take()) {
             return Err(ReadError::Corrupt(damage).into());
         }
-        let len = frame::frame_len(header.body_len());
+        let len = put.frame_len();
         let Some(mut claim) = self.writer().try_claim(alone, len, Need::Put) else {
             return Ok(None);
         };
-        write_head(&mut claim, 0, header, expiry, key);
+        put.write_head(|at, part| claim.write(at, part));
         old.into_iter().for_each(|old| inner.died(old));
         entry.set(position(&claim));
         Ok(Some(claim))
@@ -219,9 +223,7 @@ impl Store {
     /// # Errors
     /// As [`put`](Self::put).
     pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<bool, WriteError> {
-        let key = key.as_ref();
-        check_key(key)?;
-        self.decide(key, None, |found| {
+        self.decide(key.as_ref(), None, |found| {
             if found.is_some() { Decision::Delete(true) } else { Decision::Leave(false) }
         })
     }
@@ -235,14 +237,12 @@ impl Store {
     /// As [`put`](Self::put).
     pub fn delete_damaged(&self, key: impl AsRef<[u8]>) -> Result<bool, WriteError> {
         let key = key.as_ref();
-        let header =
-            Header { kind: Kind::Delete, flags: 0, key_len: check_key(key)?, value_len: 0 };
-        let damage = Damage::default();
-        let is_there = self.remove(key, header, |at| self.inner.is_key(at, key, &damage))?;
+        let (tombstone, damage) = (new_tombstone(key)?, Damage::default());
+        let is_there = self.remove(&tombstone, |at| self.inner.is_key(at, key, &damage))?;
         match damage.take() {
             Some(place) if !is_there => {
                 let (segment, offset) = (place.segment, place.offset as u32);
-                self.remove(key, header, |at| at == LogPosition::new(segment, offset))
+                self.remove(&tombstone, |at| at == LogPosition::new(segment, offset))
             }
             _ => Ok(is_there),
         }
@@ -251,17 +251,16 @@ impl Store {
     /// Writes a tombstone for a key if it has a slot that `is` accepts, and removes that slot.
     fn remove(
         &self,
-        key: &[u8],
-        header: Header,
+        tombstone: &NewRecord<'_>,
         is: impl Fn(LogPosition) -> bool,
     ) -> Result<bool, WriteError> {
         let (inner, writer) = (&*self.inner, self.writer());
         loop {
-            match self.try_remove(key, header, &is) {
-                None => writer.roll(frame::frame_len(header.body_len()), Need::Delete)?,
+            match self.try_remove(tombstone, &is) {
+                None => writer.roll(tombstone.frame_len(), Need::Delete)?,
                 Some(None) => return Ok(false),
                 Some(Some(position)) => {
-                    inner.count_writes([header.kind].into_iter());
+                    inner.writes.deletes.add(1);
                     writer.committed_as(position, writer.config.durability)?;
                     return Ok(true);
                 }
@@ -272,17 +271,16 @@ impl Store {
     /// As `remove`, all of it under the lock of the key's shard; `None` where there is no room.
     fn try_remove(
         &self,
-        key: &[u8],
-        header: Header,
+        tombstone: &NewRecord<'_>,
         is: impl Fn(LogPosition) -> bool,
     ) -> Option<Option<LogPosition>> {
         let inner = &*self.inner;
-        let entry = inner.keydir.entry(inner.keydir.tag(key), is);
+        let entry = inner.keydir.entry(inner.keydir.tag(tombstone.key()), is);
         let Some(old) = entry.position() else { return Some(None) };
-        let len = frame::frame_len(header.body_len());
+        let len = tombstone.frame_len();
         let mut claim = self.writer().try_claim(&mut None, len, Need::Delete)?;
-        write_head(&mut claim, 0, header, None, key);
-        let position = finish(claim, header, &[]);
+        tombstone.write_head(|at, part| claim.write(at, part));
+        let position = finish(claim, tombstone, &[]);
         inner.died(old);
         entry.remove();
         Some(Some(position))
@@ -336,7 +334,7 @@ impl Store {
         mut change: impl FnMut(Option<&[u8]>) -> Option<Vec<u8>>,
     ) -> Result<Option<Vec<u8>>, WriteError> {
         let key = key.as_ref();
-        check_key(key)?;
+        new_tombstone(key)?;
         loop {
             let found = self.inner.find(key)?;
             let seen = found.as_ref().map(|found| found.position);
@@ -363,12 +361,11 @@ impl Store {
         value: Option<&[u8]>,
         mut decide: impl FnMut(Option<&Found<'_>>) -> Decision<R>,
     ) -> Result<R, WriteError> {
-        let key_len = check_key(key)?;
-        let put = value.map(|value| self.put_header(key, value, false)).transpose()?;
-        let delete = Header { kind: Kind::Delete, flags: 0, key_len, value_len: 0 };
-        let change = Conditional { key, put: put.zip(value), delete };
+        let delete = new_tombstone(key)?;
+        let put = value.map(|value| self.new_put(key, value.len(), None)).transpose()?;
+        let change = Conditional { put: put.zip(value), delete };
         let (inner, writer) = (&*self.inner, self.writer());
-        let len = frame::frame_len(put.unwrap_or(delete).body_len());
+        let len = put.unwrap_or(delete).frame_len();
         if writer.is_alone(len)
             && let Decision::Leave(result) = decide(inner.find(key)?.as_ref())
         {
@@ -382,11 +379,11 @@ impl Store {
             match self.try_decide(&change, &mut alone, &mut need, &mut decide)? {
                 None => writer.roll(len, need)?,
                 Some((None, result)) => return Ok(result),
-                Some((Some((position, kind)), result)) => {
+                Some((Some(Written { position, is_put }), result)) => {
                     if is_alone {
                         writer.rolled_with_a_claim();
                     }
-                    inner.count_writes([kind].into_iter());
+                    inner.count_writes([is_put].into_iter());
                     writer.committed_as(position, writer.config.durability)?;
                     return Ok(result);
                 }
@@ -403,8 +400,8 @@ impl Store {
         alone: &mut Option<Alone<'s>>,
         need: &mut Need,
         decide: impl FnOnce(Option<&Found<'_>>) -> Decision<R>,
-    ) -> Result<Option<(Option<(LogPosition, Kind)>, R)>, WriteError> {
-        let (inner, damage, key) = (&*self.inner, Damage::default(), change.key);
+    ) -> Result<Option<(Option<Written>, R)>, WriteError> {
+        let (inner, damage, key) = (&*self.inner, Damage::default(), change.delete.key());
         let entry = inner.keydir.entry(inner.keydir.tag(key), |at| inner.is_key(at, key, &damage));
         let old = entry.position();
         if let (None, Some(damage)) = (old, damage.take()) {
@@ -412,22 +409,24 @@ impl Store {
         }
         let found = old.map(|at| inner.read(at)).transpose().map_err(WriteError::Read)?;
         let found = found.filter(|found| found.is_live(&inner.clock));
-        let ((header, value), result) = match decide(found.as_ref()) {
+        let ((record, value), result) = match decide(found.as_ref()) {
             Decision::Leave(result) => return Ok(Some((None, result))),
             Decision::Put(result) => (change.put.expect("there is a value to put"), result),
             Decision::Delete(result) => ((change.delete, &[][..]), result),
         };
-        *need = if header.kind == Kind::Put { Need::Put } else { Need::Delete };
-        let len = frame::frame_len(header.body_len());
+        let is_put = record.is_put();
+        *need = if is_put { Need::Put } else { Need::Delete };
+        let len = record.frame_len();
         let Some(mut claim) = self.writer().try_claim(alone, len, *need) else { return Ok(None) };
-        write_head(&mut claim, 0, header, None, key);
-        let position = finish(claim, header, value);
+        record.write_head(|at, part| claim.write(at, part));
+        let position = finish(claim, &record, value);
         old.into_iter().for_each(|at| inner.died(at));
-        match header.kind {
-            Kind::Put => entry.set(position),
-            _ => entry.remove(),
+        if is_put {
+            entry.set(position);
+        } else {
+            entry.remove();
         }
-        Ok(Some((Some((position, header.kind)), result)))
+        Ok(Some((Some(Written { position, is_put }), result)))
     }
 
     // ---- reading ----
@@ -543,54 +542,36 @@ impl Drop for Store {
 }
 
 impl StoreInner {
-    fn count_writes(&self, kinds: impl ExactSizeIterator<Item = Kind>) {
-        let all = kinds.len() as u64;
-        let puts = kinds.filter(|&kind| kind == Kind::Put).count() as u64;
+    /// Counts puts, and deletes.
+    fn count_writes(&self, are_puts: impl ExactSizeIterator<Item = bool>) {
+        let all = are_puts.len() as u64;
+        let puts = are_puts.filter(|&is_put| is_put).count() as u64;
         self.writes.puts.add(puts);
         self.writes.deletes.add(all - puts);
     }
 }
 
-fn check_key(key: &[u8]) -> Result<u16, WriteError> {
-    match u16::try_from(key.len()) {
-        Ok(len) if len > 0 => Ok(len),
-        _ => Err(WriteError::KeyLength { len: key.len() }),
-    }
+fn new_tombstone(key: &[u8]) -> Result<NewRecord<'_>, WriteError> {
+    NewRecord::tombstone(key).ok_or_else(|| bad_key(key))
+}
+
+#[cold]
+const fn bad_key(key: &[u8]) -> WriteError {
+    WriteError::KeyLength { len: key.len() }
 }
 
 fn position(claim: &Claim<'_, Segment>) -> LogPosition {
     claim.segment().position(claim.offset())
 }
 
-/// Writes everything but the value of the frame at a distance into the claim: what has to be there
-/// before a slot points at it.
-fn write_head(
-    claim: &mut Claim<'_, Segment>,
-    at: u64,
-    header: Header,
-    expiry: Option<u64>,
-    key: &[u8],
-) {
-    claim.write(at + frame::WORD, &header.to_word().to_le_bytes());
-    if let Some(expiry) = expiry {
-        claim.write(at + HEADER, &expiry.to_le_bytes());
-    }
-    // The padding is zero already: so is all of a segment before it is written.
-    claim.write(at + HEADER + header.key_at(), key);
-}
-
-/// The checksum of a frame's body, all of which is written.
-fn body_crc(claim: &Claim<'_, Segment>, at: u64, header: Header) -> u32 {
-    let at = claim.offset() + at + HEADER;
-    // SAFETY: inside the claimed range, which only this thread writes, and it has.
-    frame::crc(unsafe { claim.segment().map.slice(at, header.body_len()) })
-}
-
-/// Writes the value, and makes the frame readable.
-fn finish(mut claim: Claim<'_, Segment>, header: Header, value: &[u8]) -> LogPosition {
-    claim.write(HEADER + header.value_at(), value);
-    let crc = body_crc(&claim, 0, header);
-    claim.commit_written(header, crc)
+/// Writes the value behind the head, and makes the frame readable.
+fn finish(mut claim: Claim<'_, Segment>, record: &NewRecord<'_>, value: &[u8]) -> LogPosition {
+    claim.write(record.value_at(), value);
+    let body = claim.offset() + HEADER;
+    // SAFETY: inside the claimed range, which only this thread writes, and it has written all of it;
+    // the padding is zero, as is all of a segment before it is written.
+    let crc = frame::crc(unsafe { claim.segment().map.slice(body, record.body_len()) });
+    claim.commit_written(record.header(), crc)
 }
 
 impl From<AppendError> for WriteError {

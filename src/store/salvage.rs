@@ -5,8 +5,9 @@
 //! sound, be it a value, a tombstone or a copy that a merge made. So this goes once through everything
 //! that was loaded, tombstones included, which the keydir does not keep.
 
+#![allow(unsafe_code, reason = "looks at frames that nobody writes to")]
+
 use super::hints::Listed;
-use super::inner::{key_at, origin_of};
 use crate::format::hint::TOMBSTONE;
 use crate::keydir::Keydir;
 use crate::log::{LostFrame, RecoveryReport, Suspect};
@@ -84,8 +85,11 @@ fn versions<'s>(
             if !wanted.contains(&tag) {
                 continue;
             }
-            let Some(key) = key_at(segment, offset) else { continue };
-            let (at, origin) = (segment.position(offset), origin_of(segment, offset));
+            // SAFETY: what is loaded is sealed, or only read here, and then the entry is that of a frame
+            // that was found committed.
+            let Some(record) = (unsafe { segment.record_head(offset) }) else { continue };
+            let (key, at) = (record.key(), segment.position(offset));
+            let origin = segment.origin_of(offset, &record);
             let tombstone = entry & TOMBSTONE != 0;
             versions.entry(tag).or_default().push(Version { key, origin, at, tombstone });
         }
@@ -102,7 +106,7 @@ fn lost(suspect: &Suspect, told: &Told<'_>, same_tag: &[Version<'_>]) -> Option<
         Told::Nothing => (None, false),
     };
     let written = suspect.remnant.as_ref().and_then(|remnant| remnant.origin);
-    let written = written.map_or(suspect.position, LogPosition::from_u64);
+    let written = written.unwrap_or(suspect.position);
     let of_key = |key: &[u8]| {
         let end = same_tag.partition_point(|version| version.key <= key);
         same_tag[..end].last().filter(|version| version.key == key).copied()

@@ -7,18 +7,18 @@
 #![allow(unsafe_code, reason = "reads frames that were verified")]
 
 use super::hints::{self, Gather};
-use super::inner::{Contents, Damage, key_at, origin_of};
+use super::inner::{Contents, Damage};
 use super::merge::damage;
 use super::merge::tombstones::TombstoneFilter;
 use super::{Pairs, Store};
 use crate::error::{Corruption, CorruptionKind, ReadError};
-use crate::format::frame::{self, EXPIRES, Header, Kind};
+use crate::format::frame::{self, Kind};
 use crate::format::header::FIRST_FRAME;
 use crate::log::VerifyReport;
 use crate::log::writer::LogWriter;
 use crate::position::LogPosition;
 use crate::segment::Segment;
-use crate::segment::scan;
+use crate::segment::scan::{self, VerifiedFrame};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::ops::ControlFlow;
@@ -120,11 +120,9 @@ impl<'i> Check<'i> {
             self.report.segments += 1;
             scan::verify_sealed(&segment)?;
             let (inner, mut failed) = (self.inner, Ok(()));
-            scan::each_frame(&segment, None, |offset, _, header| {
-                let keyed = header.filter(|header| matches!(header.kind, Kind::Put | Kind::Delete));
-                let key = keyed.and_then(|_| key_at(&segment, offset));
-                let tag = key.map(|key| inner.keydir.tag(key));
-                failed = self.frame(&segment, offset, header, tag);
+            scan::each_frame(&segment, None, |offset, _, frame| {
+                let tag = frame.record().map(|record| inner.keydir.tag(record.key()));
+                failed = self.frame(&segment, offset, frame, tag);
                 if failed.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
             })?;
             failed?;
@@ -143,9 +141,9 @@ impl<'i> Check<'i> {
         self.report.segments += 1;
         let sound = scan::verify_sealed(segment);
         let (mut failed, mut lost, mut gather) = (Ok(()), Vec::new(), Gather::new());
-        scan::each_frame(segment, Some(&mut lost), |offset, len, header| {
-            let tag = gather.add(&inner.keydir, segment, offset, len, header);
-            failed = self.frame(segment, offset, header, tag);
+        scan::each_frame(segment, Some(&mut lost), |offset, len, frame| {
+            let tag = gather.add(&inner.keydir, segment, offset, len, frame);
+            failed = self.frame(segment, offset, frame, tag);
             if failed.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })?;
         failed?;
@@ -177,10 +175,9 @@ impl<'i> Check<'i> {
         committed: LogPosition,
     ) -> Result<(), Corruption> {
         self.report.segments += 1;
-        each_committed(segment, FIRST_FRAME, committed, |offset, header| {
-            let keyed = header.filter(|header| matches!(header.kind, Kind::Put | Kind::Delete));
-            let key = keyed.and_then(|_| key_at(segment, offset));
-            self.frame(segment, offset, header, key.map(|key| self.inner.keydir.tag(key)))
+        each_committed(segment, FIRST_FRAME, committed, |offset, frame| {
+            let tag = frame.record().map(|record| self.inner.keydir.tag(record.key()));
+            self.frame(segment, offset, frame, tag)
         })
     }
 
@@ -188,29 +185,30 @@ impl<'i> Check<'i> {
         &mut self,
         segment: &Segment,
         offset: u64,
-        header: Option<Header>,
+        frame: &VerifiedFrame<'_>,
         tag: Option<u32>,
     ) -> Result<(), Corruption> {
         self.report.frames += 1;
-        let Some(header) = header else { return Ok(()) };
+        let Some(header) = frame.header else { return Ok(()) };
         if header.kind == Kind::Entry {
             self.report.entries += 1;
             self.report.bytes += u64::from(header.value_len);
         }
-        let (Some(tag), Some(key)) = (tag, key_at(segment, offset)) else { return Ok(()) };
-        let (at, origin) = (segment.position(offset), origin_of(segment, offset));
+        let (Some(tag), Some(record)) = (tag, frame.record()) else { return Ok(()) };
+        let (key, at) = (record.key(), segment.position(offset));
+        let origin = segment.origin_of(offset, &record);
         let place = Place { tag, origin, at };
         let slot = self.slot(place, key)?;
-        match (header.kind, slot) {
-            (Kind::Put, Some((_, newest))) if newest >= origin => {}
-            (Kind::Put, Some(_)) => return Err(unlisted(at, key)),
+        match (record.is_put(), slot) {
+            (true, Some((_, newest))) if newest >= origin => {}
+            (true, Some(_)) => return Err(unlisted(at, key)),
             // A merge may have taken the slot of one that had expired.
-            (Kind::Put, None) if header.flags & EXPIRES != 0 => {}
-            (Kind::Put, None) => self.gone.push(place),
-            (_, Some((slot, newest))) if newest < origin => {
+            (true, None) if record.expiry().is_some() => {}
+            (true, None) => self.gone.push(place),
+            (false, Some((slot, newest))) if newest < origin => {
                 return Err(Corruption::at(slot, CorruptionKind::Outdated { key: key.to_vec() }));
             }
-            _ => self.tombstones.push(place),
+            (false, _) => self.tombstones.push(place),
         }
         Ok(())
     }
@@ -239,10 +237,9 @@ impl<'i> Check<'i> {
         let later = self.segments.range(from.segment()..=to.segment());
         for (&id, segment) in later.filter(|(_, segment)| !segment.header.merged) {
             let first = if id == from.segment() { from.offset().into() } else { FIRST_FRAME };
-            each_committed(segment, first, to, |offset, header| {
-                let is_tombstone = header.is_some_and(|header| header.kind == Kind::Delete);
-                if let Some(key) = key_at(segment, offset).filter(|_| is_tombstone) {
-                    let (tag, at) = (inner.keydir.tag(key), segment.position(offset));
+            each_committed(segment, first, to, |offset, frame| {
+                if let Some(tombstone) = frame.record().filter(|record| !record.is_put()) {
+                    let (tag, at) = (inner.keydir.tag(tombstone.key()), segment.position(offset));
                     found.push(Place { tag, origin: at, at });
                 }
                 Ok(())
@@ -269,7 +266,9 @@ impl<'i> Check<'i> {
     }
 
     fn key(&self, place: Place) -> Option<&[u8]> {
-        key_at(self.segments.get(&place.at.segment())?, place.at.offset().into())
+        let segment = self.segments.get(&place.at.segment())?;
+        // SAFETY: places are those of frames that were verified, and so committed.
+        Some(unsafe { segment.record_head(place.at.offset().into()) }?.key())
     }
 }
 
@@ -277,13 +276,12 @@ fn unlisted(at: LogPosition, key: &[u8]) -> Corruption {
     Corruption::at(at, CorruptionKind::Unlisted { key: key.to_vec() })
 }
 
-/// Calls `each` with the offset and the header of every frame from an offset on, those inside of batches
-/// included. All of them are verified. Below `committed` none is unfinished.
+/// Calls `each` with the offset of every frame from an offset on, those inside of batches included. All of them are verified. Below `committed` none is unfinished.
 fn each_committed(
     segment: &Segment,
     from: u64,
     committed: LogPosition,
-    mut each: impl FnMut(u64, Option<Header>) -> Result<(), Corruption>,
+    mut each: impl FnMut(u64, &VerifiedFrame<'_>) -> Result<(), Corruption>,
 ) -> Result<(), Corruption> {
     let is_last = committed.segment() == segment.id();
     let end = if is_last { u64::from(committed.offset()) } else { segment.end() };
@@ -292,9 +290,8 @@ fn each_committed(
         let frame = scan::frame_at(segment, offset, end - offset);
         let frame = frame.and_then(|frame| frame.ok_or(CorruptionKind::Missing));
         let frame = frame.map_err(|kind| Corruption::at(segment.position(offset), kind))?;
-        each(offset, frame.header)?;
-        let is_batch = frame.header.is_some_and(|header| header.kind == Kind::Batch);
-        offset += if is_batch { frame::HEADER } else { frame.word.len };
+        each(offset, &frame)?;
+        offset += if frame.is_batch() { frame::HEADER } else { frame.word.len };
     }
     Ok(())
 }

@@ -16,8 +16,8 @@ use super::StoreOptions;
 use super::stats::Counters;
 use super::value::Value;
 use crate::error::{Corruption, CorruptionKind, ReadError};
-use crate::format::frame::{self, EXPIRES, HEADER, Header, Kind, State, Word};
-use crate::format::u64_at;
+use crate::format::frame::{State, Word, has_state};
+use crate::format::record::Record;
 use crate::keydir::{Keydir, LOOKUP_BATCH, ReadShards};
 use crate::position::LogPosition;
 use crate::prefetch::touch;
@@ -56,23 +56,21 @@ pub(crate) struct View {
 /// A put or a delete in the log, read.
 pub(crate) struct Found<'a> {
     pub(crate) pin: Pin<'a>,
-    pub(crate) header: Header,
-    pub(crate) body: &'a [u8],
+    pub(crate) record: Record<'a>,
     pub(crate) position: LogPosition,
 }
 
 impl<'a> Found<'a> {
     pub(crate) fn key(&self) -> &'a [u8] {
-        let at = self.header.key_at() as usize;
-        &self.body[at..][..usize::from(self.header.key_len)]
+        self.record.key()
     }
 
     pub(crate) fn value(&self) -> &'a [u8] {
-        &self.body[self.header.value_at() as usize..]
+        self.record.value()
     }
 
     pub(crate) fn is_live(&self, clock: &Clock) -> bool {
-        is_live(self.header, self.body, clock)
+        is_live(&self.record, clock)
     }
 }
 
@@ -106,9 +104,8 @@ impl Clock {
 
 /// Whether a frame has not expired.
 #[inline]
-fn is_live(header: Header, body: &[u8], clock: &Clock) -> bool {
-    // In milliseconds since 1970.
-    header.flags & EXPIRES == 0 || clock.now() < u64_at(body, 0)
+fn is_live(record: &Record<'_>, clock: &Clock) -> bool {
+    record.expiry().is_none_or(|expiry| clock.now() < expiry)
 }
 
 impl View {
@@ -148,7 +145,12 @@ impl View {
 
     /// How new the frame is that a slot points at.
     pub(crate) fn origin(&self, at: LogPosition) -> Option<LogPosition> {
-        self.with(at, |segment, offset| segment.map(|segment| origin_of(segment, offset)))
+        self.with(at, |segment, offset| {
+            let segment = segment?;
+            // SAFETY: a slot points there, and its shard is locked.
+            let record = unsafe { segment.record_head(offset) };
+            Some(record.map_or(at, |record| segment.origin_of(offset, &record)))
+        })
     }
 
     /// Takes note that no slot points at a frame any more.
@@ -156,7 +158,7 @@ impl View {
         self.with(at, |segment, offset| {
             // Where there is none, nothing is counted of it either.
             if let Some(segment) = segment {
-                segment.dead.add(frame_len(segment, offset));
+                segment.dead.add(segment.frame_len(offset));
             }
         });
     }
@@ -304,11 +306,10 @@ impl View {
                 values.push(None);
                 continue;
             };
-            let (header, body) = self.frame(at, pin.segment())?;
-            let live = self.is_there(header, body);
+            let record = self.frame(at, pin.segment())?;
+            let live = self.is_there(&record);
             hits += usize::from(live);
-            let value = &body[header.value_at() as usize..];
-            values.push(live.then(|| Value::new(value, at, pin, &self.table)));
+            values.push(live.then(|| Value::new(record.value(), at, pin, &self.table)));
         }
         self.count_reads(hits, values.len() - hits);
         Ok(values)
@@ -330,7 +331,7 @@ impl View {
             return damage.take().map_or(Ok(None), |damage| Err(ReadError::Corrupt(damage)));
         };
         let found = self.read_pinned(position, pin)?;
-        Ok(self.is_there(found.header, found.body).then_some(found))
+        Ok(self.is_there(&found.record).then_some(found))
     }
 
     /// Reads a frame that a slot points at, when it is committed.
@@ -340,8 +341,8 @@ impl View {
         pin: Option<Pin<'a>>,
     ) -> Result<Found<'a>, ReadError> {
         let pin = pin.ok_or_else(|| ReadError::Corrupt(stale(position)))?;
-        let (header, body) = self.frame(position, pin.segment())?;
-        Ok(Found { pin, header, body, position })
+        let record = self.frame(position, pin.segment())?;
+        Ok(Found { pin, record, position })
     }
 
     /// A frame that a slot points at, when it is committed.
@@ -350,7 +351,7 @@ impl View {
         &self,
         position: LogPosition,
         segment: &'a Segment,
-    ) -> Result<(Header, &'a [u8]), ReadError> {
+    ) -> Result<Record<'a>, ReadError> {
         let offset = u64::from(position.offset());
         let Ok(word) = committed(segment, offset) else {
             return Err(diagnose(position, segment));
@@ -361,11 +362,9 @@ impl View {
         };
         // SAFETY: seen committed, with Acquire.
         let bytes = unsafe { segment.map.slice(offset, len) };
-        match frame::keyed(bytes) {
-            Some((header, body))
-                if !self.verify || word == frame::word_of(segment.salt(), offset, header, body) =>
-            {
-                Ok((header, body))
+        match Record::in_frame(bytes) {
+            Some(record) if !self.verify || word == record.commit_word(segment.salt(), offset) => {
+                Ok(record)
             }
             _ => Err(diagnose(position, segment)),
         }
@@ -373,8 +372,8 @@ impl View {
 
     /// Whether a value that was found has not expired.
     #[inline]
-    fn is_there(&self, header: Header, body: &[u8]) -> bool {
-        let live = is_live(header, body, &self.clock);
+    fn is_there(&self, record: &Record<'_>) -> bool {
+        let live = is_live(record, &self.clock);
         if !live {
             self.counters.expired.add(1);
         }
@@ -409,7 +408,8 @@ fn touch_in<const LINES: usize>(all: &[Listed], positions: &[LogPosition]) {
 
 #[inline]
 fn has_key(segment: &Segment, offset: u64, key: &[u8], damage: &Damage) -> bool {
-    let is = key_at(segment, offset) == Some(key);
+    // SAFETY: a slot points there, and its shard is locked.
+    let is = unsafe { segment.record_head(offset) }.is_some_and(|record| record.key() == key);
     if !is {
         note_damage(segment, offset, damage);
     }
@@ -421,59 +421,12 @@ fn segment_of(all: &[Listed], at: LogPosition) -> Option<&Segment> {
     locate(all, at.segment()).map(|found| &*all[found])
 }
 
-/// The length of a frame that is at least claimed.
-pub(crate) fn frame_len(segment: &Segment, offset: u64) -> u64 {
-    // ORDERING: Relaxed; the claim's length is that of the commit.
-    segment.map.word(offset).load(Ordering::Relaxed) & 0xffff_fff8
-}
-
-/// The header of a frame that a slot points at, if it can be one.
-#[inline]
-fn header_at(segment: &Segment, offset: u64) -> Option<Header> {
-    if offset + HEADER > segment.end() {
-        return None;
-    }
-    // SAFETY: in the segment; written before the slot was set, and not after.
-    let word = unsafe { segment.map.slice(offset + 8, 8) };
-    let header = Header::from_word(u64_at(word, 0))?;
-    matches!(header.kind, Kind::Put | Kind::Delete).then_some(header)
-}
-
-/// The key of a frame that a slot points at, if there can be one. Not verified.
-#[inline]
-pub(crate) fn key_at(segment: &Segment, offset: u64) -> Option<&[u8]> {
-    let header = header_at(segment, offset)?;
-    let (at, len) = (offset + HEADER + header.key_at(), u64::from(header.key_len));
-    // SAFETY: in the segment; written before the slot was set, and not after.
-    (at + len <= segment.end()).then(|| unsafe { segment.map.slice(at, len) })
-}
-
-/// The position that a frame was written at, which says how new it is. Not verified.
-pub(crate) fn origin_of(segment: &Segment, offset: u64) -> LogPosition {
-    let here = segment.position(offset);
-    if !segment.header.merged {
-        return here;
-    }
-    let moved = header_at(segment, offset).and_then(Header::origin_at);
-    let Some(at) = moved.map(|at| offset + HEADER + at) else { return here };
-    if at + 8 > segment.end() {
-        return here;
-    }
-    // SAFETY: in the segment; written before the slot was set, and not after.
-    LogPosition::from_u64(u64_at(unsafe { segment.map.slice(at, 8) }, 0))
-}
-
-/// Whether a frame is a put. Not verified.
-pub(crate) fn is_put(segment: &Segment, offset: u64) -> bool {
-    header_at(segment, offset).is_some_and(|header| header.kind == Kind::Put)
-}
-
 #[cold]
 #[inline(never)]
 fn note_damage(segment: &Segment, offset: u64, damage: &Damage) {
     // ORDERING: Acquire; pairs with the Release store in `settle`.
     let word = segment.map.word(offset).load(Ordering::Acquire);
-    if word & 7 == State::Claimed as u64 && is_written_here(segment) {
+    if has_state(word, State::Claimed) && is_written_here(segment) {
         // Its writer is at it.
         return;
     }
@@ -520,7 +473,7 @@ fn diagnose(position: LogPosition, segment: &Segment) -> ReadError {
 fn committed(segment: &Segment, offset: u64) -> Result<u64, CorruptionKind> {
     // ORDERING: Acquire; pairs with the Release store in `settle`.
     let word = segment.map.word(offset).load(Ordering::Acquire);
-    if word & 7 == State::Committed as u64 { Ok(word) } else { commit_of(segment, offset) }
+    if has_state(word, State::Committed) { Ok(word) } else { commit_of(segment, offset) }
 }
 
 /// As `committed`, of a frame that is not yet.
@@ -532,12 +485,16 @@ fn commit_of(segment: &Segment, offset: u64) -> Result<u64, CorruptionKind> {
         let has_writer = is_written_here(segment);
         // ORDERING: Acquire; pairs with the Release store in `settle`.
         let word = segment.map.word(offset).load(Ordering::Acquire);
-        match word & 7 {
-            state if state == State::Committed as u64 => return Ok(word),
-            state if state == State::Claimed as u64 && has_writer => patience.wait(),
-            state if state == State::Claimed as u64 => return Err(CorruptionKind::Missing),
-            _ => return Err(no_frame(word != 0)),
+        if has_state(word, State::Committed) {
+            return Ok(word);
         }
+        if !has_state(word, State::Claimed) {
+            return Err(no_frame(word != 0));
+        }
+        if !has_writer {
+            return Err(CorruptionKind::Missing);
+        }
+        patience.wait();
     }
 }
 

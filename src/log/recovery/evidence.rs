@@ -307,9 +307,10 @@ fn damage_at(segment: &Segment, offset: u64) -> CorruptionKind {
     }
     match scan::frame_at(segment, offset, room) {
         Err(kind) => kind,
-        Ok(Some(scan::Frame {
+        Ok(Some(scan::VerifiedFrame {
             word,
             header: Some(Header { kind: Kind::Batch, value_len, .. }),
+            ..
         })) => {
             let checked = scan::check_batch(segment, offset, word.len, value_len);
             checked.map_or_else(|damage| damage.kind, |()| CorruptionKind::Missing)

@@ -8,7 +8,7 @@
 
 use super::evidence::hinted_salt;
 use crate::error::OpenError;
-use crate::format::frame::{Kind, MOVED};
+use crate::format::frame::Header;
 use crate::format::header::{BadHeader, FIRST_FRAME, FileIdentity, Origin, SEAL, SegmentHeader};
 use crate::format::manifest::Manifest;
 use crate::segment::Segment;
@@ -81,9 +81,9 @@ fn from_hint(id: u32, salt: u64, len: u64, manifest: &Manifest, ids: &[u32]) -> 
 fn is_merged(segment: &Segment) -> bool {
     let (mut moved, mut lost) = (scan::inputs(segment).is_some(), Vec::new());
     // Damage is noted, and does not end it.
-    let _ = scan::each_frame(segment, Some(&mut lost), |_, _, header| {
-        let keyed = header.filter(|header| matches!(header.kind, Kind::Put | Kind::Delete));
-        moved |= keyed.is_some_and(|header| header.flags & MOVED != 0);
+    let _ = scan::each_frame(segment, Some(&mut lost), |_, _, frame| {
+        let keyed = frame.header.filter(|header| header.kind.has_key());
+        moved |= keyed.is_some_and(Header::is_moved);
         if moved || keyed.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     moved

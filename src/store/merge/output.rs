@@ -3,8 +3,9 @@
 #![allow(unsafe_code, reason = "writes to segments that nobody else knows")]
 
 use crate::error::MergeError;
-use crate::format::frame::{self, HEADER, Header, Kind, MOVED};
+use crate::format::frame::{self, HEADER, Kind};
 use crate::format::header::FIRST_FRAME;
+use crate::format::record::{NewRecord, Record};
 use crate::log::writer::seal_and_shrink;
 use crate::position::LogPosition;
 use crate::segment::Segment;
@@ -39,40 +40,36 @@ impl<'i> MergeWriter<'i> {
     /// Copies a put, and says where the copy is.
     pub(super) fn copy(
         &mut self,
-        header: Header,
-        body: &[u8],
+        put: Record<'_>,
         origin: LogPosition,
     ) -> Result<LogPosition, MergeError> {
-        let moved = Header { flags: header.flags | MOVED, ..header };
-        let at = moved.origin_at().unwrap_or_default() as usize;
-        let rest = at + if header.flags & MOVED != 0 { 8 } else { 0 };
-        self.write(moved, &[&body[..at], &origin.as_u64().to_le_bytes(), &body[rest..]])
+        self.write(NewRecord::moved(put, origin), put.value())
     }
 
     pub(super) fn tombstone(&mut self, key: &[u8], origin: LogPosition) -> Result<(), MergeError> {
-        let key_len = key.len() as u16;
-        let header = Header { kind: Kind::Delete, flags: MOVED, key_len, value_len: 0 };
-        self.write(header, &[&origin.as_u64().to_le_bytes(), key]).map(drop)
+        let tombstone = NewRecord::tombstone(key).expect("a key that was written before");
+        self.write(tombstone.moved_from(origin), &[]).map(drop)
     }
 
-    fn write(&mut self, header: Header, parts: &[&[u8]]) -> Result<LogPosition, MergeError> {
-        let len = frame::frame_len(header.body_len());
+    fn write(&mut self, new: NewRecord<'_>, value: &[u8]) -> Result<LogPosition, MergeError> {
+        let len = new.frame_len();
         let keydir = &self.inner.keydir;
         let output = self.output(len)?;
         let (segment, offset) = (&output.segment, output.at);
-        let mut at = offset + frame::WORD;
-        for part in [&header.to_word().to_le_bytes()[..]].iter().chain(parts) {
+        let write = |at, part: &[u8]| {
             // SAFETY: behind all frames of a segment that nobody else knows.
-            unsafe { segment.map.write(at, part) };
-            at += part.len() as u64;
-        }
+            unsafe { segment.map.write(offset + at, part) };
+        };
+        new.write_head(write);
+        write(new.value_at(), value);
         // SAFETY: as above, and just written; the rest of the body is zero.
-        let body = unsafe { segment.map.slice(offset + HEADER, header.body_len()) };
-        let word = frame::word_of(segment.salt(), offset, header, body);
+        let body = unsafe { segment.map.slice(offset + HEADER, new.body_len()) };
+        let record = Record::new(new.header(), body).expect("it is one");
+        let word = record.commit_word(segment.salt(), offset);
         // ORDERING: Release; pairs with the Acquire load in `committed`. Whoever finds the frame
         // has it from a slot that was set under its shard's lock later.
         segment.map.word(offset).store(word, Ordering::Release);
-        output.gather.add(keydir, &output.segment, offset, len, Some(header));
+        output.gather.add_record(keydir, segment, offset, len, &record);
         output.at += len;
         output.frames += 1;
         Ok(output.segment.position(offset))
@@ -90,8 +87,7 @@ impl<'i> MergeWriter<'i> {
             let room = expected.min(most).max(len);
             let segment = self.inner.writer.create_merged(room, &self.inputs)?;
             let mut gather = Gather::new();
-            let inputs = Header::plain(Kind::Inputs, self.inputs.len() as u32 * 4);
-            gather.add(&self.inner.keydir, &segment, FIRST_FRAME, head, Some(inputs));
+            gather.add_other(FIRST_FRAME, head, Some(Kind::Inputs));
             self.open = Some(Output { segment, at: FIRST_FRAME + head, frames: 1, gather });
         }
         self.expected = self.expected.saturating_sub(len);

@@ -7,13 +7,13 @@ use super::throttle::{Pace, Throttle};
 use super::tombstones::TombstoneFilter;
 use super::{MergeReport, content, damage, disk_bytes};
 use crate::error::{Corruption, CorruptionKind, MergeError};
-use crate::format::frame::{HEADER, Header, Kind};
+use crate::format::record::Record;
 use crate::options::RecoveryMode;
 use crate::position::LogPosition;
 use crate::segment::Segment;
 use crate::segment::scan;
 use crate::store::hints::{self, Gather, Gathered};
-use crate::store::inner::{Damage, StoreInner, key_at, origin_of};
+use crate::store::inner::{Damage, StoreInner};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -70,11 +70,11 @@ impl<'i> Run<'i> {
         for nth in 0..self.inputs.len() {
             let segment = self.inputs[nth].clone();
             let (mut failed, mut lost, mut gather) = (None, Vec::new(), Gather::new());
-            scan::each_frame(&segment, Some(&mut lost), |offset, len, header| {
-                let tag = gather.add(&self.inner.keydir, &segment, offset, len, header);
-                let done = self.throttle.after(len).and_then(|()| match (header, tag) {
-                    (Some(header), Some(tag)) if header.kind == Kind::Put => {
-                        self.put(nth, &segment, offset, len, header, tag)
+            scan::each_frame(&segment, Some(&mut lost), |offset, len, frame| {
+                let tag = gather.add(&self.inner.keydir, &segment, offset, len, frame);
+                let done = self.throttle.after(len).and_then(|()| match (frame.record(), tag) {
+                    (Some(record), Some(tag)) if record.is_put() => {
+                        self.put(nth, &segment, offset, len, record, tag)
                     }
                     (_, Some(_)) => {
                         self.tombstones.push((nth, offset));
@@ -125,12 +125,12 @@ impl<'i> Run<'i> {
         segment: &Segment,
         offset: u64,
         len: u64,
-        header: Header,
+        record: Record<'_>,
         tag: u32,
     ) -> Result<(), MergeError> {
         let (keydir, here) = (&self.inner.keydir, segment.position(offset));
         let is_over = |expiry| expiry <= self.inner.clock.now();
-        if hints::expiry_of(segment, offset, header).is_some_and(is_over) {
+        if record.expiry().is_some_and(is_over) {
             let entry = keydir.entry(tag, |at| at == here);
             if entry.position().is_some() {
                 entry.remove();
@@ -144,9 +144,7 @@ impl<'i> Run<'i> {
         if keydir.get(tag, |at| at == here, |_| ()).is_none() {
             return Ok(());
         }
-        // SAFETY: in the frame, which `each_frame` has verified.
-        let body = unsafe { segment.map.slice(offset + HEADER, header.body_len()) };
-        let new = self.output.copy(header, body, origin_of(segment, offset))?;
+        let new = self.output.copy(record, segment.origin_of(offset, &record))?;
         self.moves.push(Move { tag, old: here, new });
         self.report.puts_moved += 1;
         self.throttle.after(len)
@@ -161,11 +159,14 @@ impl<'i> Run<'i> {
         let inputs = self.inputs.clone();
         let mut all = Vec::with_capacity(places.len());
         for &(nth, offset) in &places {
-            let Some(key) = key_at(&inputs[nth], offset) else {
+            // SAFETY: in a frame that was verified, and so committed.
+            let Some(record) = (unsafe { inputs[nth].record_head(offset) }) else {
                 let at = inputs[nth].position(offset);
                 return Err(Corruption::at(at, CorruptionKind::Header).into());
             };
-            let (tag, origin) = (self.inner.keydir.tag(key), origin_of(&inputs[nth], offset));
+            let key = record.key();
+            let (tag, origin) =
+                (self.inner.keydir.tag(key), inputs[nth].origin_of(offset, &record));
             all.push(Tombstone { tag, origin, key });
         }
         let doubted = self.doubts.iter().map(|(doubt, _)| doubt.before());

@@ -1,0 +1,44 @@
+//! Records in a segment, by their offsets.
+
+#![allow(unsafe_code, reason = "reads frames that no longer change")]
+
+use super::Segment;
+use crate::format::frame::{HEADER, WORD, len_of};
+use crate::format::record::RecordHead;
+use crate::format::u64_at;
+use crate::position::LogPosition;
+use std::sync::atomic::Ordering;
+
+impl Segment {
+    /// The head of the record at an offset, if there can be one. Not verified: whatever stands at the
+    /// offset, it is read as a head, if that is in the segment.
+    ///
+    /// # Safety
+    /// Nobody writes to those bytes while the head is used. So it is where
+    /// * the segment has no writer: it is sealed, or only read here; or
+    /// * a slot of the keydir points at the offset, seen under the lock of its shard: the head was
+    ///   written before the slot was set, and never changes; or
+    /// * the frame was seen committed, with Acquire.
+    #[inline]
+    pub(crate) unsafe fn record_head(&self, offset: u64) -> Option<RecordHead<'_>> {
+        let room = self.end().checked_sub(offset + HEADER)?;
+        // SAFETY: in the segment, and nobody writes there, says the contract.
+        let header = u64_at(unsafe { self.map.slice(offset + WORD, 8) }, 0);
+        RecordHead::read(header, |len| {
+            // SAFETY: as above.
+            (len <= room).then(|| unsafe { self.map.slice(offset + HEADER, len) })
+        })
+    }
+
+    /// The position that a record was first written at, which says how new it is.
+    pub(crate) fn origin_of(&self, offset: u64, record: &RecordHead<'_>) -> LogPosition {
+        let here = self.position(offset);
+        if self.header.merged { record.origin().unwrap_or(here) } else { here }
+    }
+
+    /// The length of a frame that is at least claimed.
+    pub(crate) fn frame_len(&self, offset: u64) -> u64 {
+        // ORDERING: Relaxed; the claim's length is that of the commit.
+        len_of(self.map.word(offset).load(Ordering::Relaxed))
+    }
+}
