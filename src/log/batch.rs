@@ -1,21 +1,21 @@
-//! Gathering entries for one reservation.
+//! Gathering entries into batches.
 
 use crate::error::AppendError;
 use crate::log::writer::{LogWriter, MAX_BATCH};
 use crate::position::LogPosition;
 
-/// Gathers entries and appends them together: one reservation, one atomic batch, for each flush.
+/// Gathers entries and appends them together: each flush is one reservation and one atomic batch.
 ///
-/// Flushes when what was gathered takes as many bytes in the log as the threshold (an entry has a
-/// header of 16), when told to, and when dropped. An error in a drop is lost: call
-/// [`flush`](Self::flush) where it matters.
+/// Flushes when the gathered frames (each entry has a header of 16 bytes) reach the threshold, when
+/// [`flush`](Self::flush) is called, and when dropped. A drop cannot report an error: call `flush`
+/// before.
 #[derive(Debug)]
 pub struct BatchWriter<'a> {
     writer: Result<&'a LogWriter, AppendError>,
     max_bytes: usize,
     bytes: Vec<u8>,
     lengths: Vec<u32>,
-    /// Bytes of their frames.
+    /// Bytes of the gathered frames.
     framed: u64,
 }
 
@@ -24,17 +24,17 @@ impl<'a> BatchWriter<'a> {
         Self { writer, max_bytes, bytes: Vec::new(), lengths: Vec::new(), framed: 0 }
     }
 
-    /// Adds an entry, and flushes if the threshold is reached.
+    /// Adds an entry; flushes if the threshold is reached.
     ///
     /// # Errors
-    /// [`AppendError::TooLarge`], and then the entry is not added; or the error of the flush, and
-    /// then everything gathered is still there, this entry included (but not where it had to be
-    /// flushed first, because one batch cannot hold both: 4 GiB).
+    /// [`AppendError::TooLarge`]: the entry was not added. Any other error is that of the flush:
+    /// everything gathered is kept, including this entry. (Excluding it if the others had to be flushed
+    /// first, because one batch of 4 GiB could not hold them all.)
     pub fn push(&mut self, entry: &[u8]) -> Result<(), AppendError> {
         self.push_vectored(&[entry])
     }
 
-    /// As [`push`](Self::push), for an entry in pieces.
+    /// As [`push`](Self::push), for an entry that is given in several parts.
     ///
     /// # Errors
     /// As `push`.
@@ -54,25 +54,24 @@ impl<'a> BatchWriter<'a> {
         Ok(())
     }
 
-    /// Entries that wait for a flush.
+    /// Number of entries waiting for a flush.
     #[must_use]
     pub fn len(&self) -> usize {
         self.lengths.len()
     }
 
-    /// Whether none does.
+    /// Whether no entry waits for a flush.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.lengths.is_empty()
     }
 
-    /// Appends what was gathered; the position is that of the batch, and all of it is before
-    /// the log's tail. `None` if there was nothing.
+    /// Appends the gathered entries as one batch and returns its position; `None` if there were none.
     ///
     /// # Errors
-    /// As [`CommitLog::append_batch`](crate::CommitLog::append_batch). What was gathered is kept,
-    /// and the next flush tries again, unless it got into the log
-    /// ([`AppendError::Sync`] with a position).
+    /// As [`CommitLog::append_batch`](crate::CommitLog::append_batch). The entries are kept, and the
+    /// next flush tries again, unless they are in the log already ([`AppendError::Sync`] with a
+    /// position).
     pub fn flush(&mut self) -> Result<Option<LogPosition>, AppendError> {
         let writer = self.writer.clone()?;
         let entries = Entries { bytes: &self.bytes, lengths: &self.lengths };

@@ -1,4 +1,4 @@
-//! The commit log.
+//! The commit log: the public types [`CommitLog`] and [`LogOptions`].
 
 pub(crate) mod append;
 mod batch;
@@ -42,7 +42,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::task::Poll;
 
-/// How a log is opened.
+/// How a log is opened: set what should differ from the defaults, then call [`open`](Self::open).
 #[derive(Clone, Debug, Default)]
 #[must_use]
 pub struct LogOptions {
@@ -50,21 +50,22 @@ pub struct LogOptions {
 }
 
 impl LogOptions {
-    /// Bytes of a full-grown segment: a multiple of 2 MiB, at most 4 GiB less 2 MiB. Default
-    /// 64 MiB. An entry larger than this gets a segment of its own.
+    /// Size of segments in bytes: a multiple of 2 MiB, at most 4 GiB less 2 MiB. Default 64 MiB. A
+    /// larger entry gets a segment of its own.
     pub fn segment_size(mut self, bytes: u64) -> Self {
         self.config.segment_size = bytes;
         self
     }
 
-    /// Bytes of the first segment of an empty log; each one is twice as large as the one before
-    /// (eight times, where a writer had to wait for it), up to [`segment_size`](Self::segment_size). A multiple of 2 MiB. Default 2 MiB.
+    /// Size of an empty log's first segment in bytes, a multiple of 2 MiB. Default 2 MiB. Each later
+    /// segment is twice as large as the one before (eight times, if a writer had to wait for it), up to
+    /// [`segment_size`](Self::segment_size).
     pub fn initial_segment_size(mut self, bytes: u64) -> Self {
         self.config.initial_segment_size = bytes;
         self
     }
 
-    /// The largest entry, in bytes. Default 1 GiB; at most 4 GiB less 4 MiB.
+    /// The largest entry in bytes. Default 1 GiB; at most 4 GiB less 4 MiB.
     pub fn max_entry_size(mut self, bytes: u64) -> Self {
         self.config.max_entry_size = bytes;
         self
@@ -76,7 +77,7 @@ impl LogOptions {
         self
     }
 
-    /// What opening does about damage. Default [`RecoveryMode::Strict`].
+    /// How opening treats damage. Default [`RecoveryMode::Strict`].
     pub fn recovery_mode(mut self, mode: RecoveryMode) -> Self {
         self.config.recovery_mode = mode;
         self
@@ -88,40 +89,40 @@ impl LogOptions {
         self
     }
 
-    /// Takes directories and files that other members of their group may own and write to, as on a
-    /// volume that a group shares (mode 2775), and makes new ones with mode 0770 and 0660, less the
-    /// umask. Default false: they belong to this process's user, or root, and nobody else writes to
-    /// them.
+    /// Accepts directories and files that other members of their group may own and write to, as on a
+    /// volume that a group shares (mode 2775), and creates new ones with mode 0770 and 0660, less the
+    /// umask. Default false: they must belong to this process's user, or root, and nobody else may
+    /// write to them.
     ///
-    /// Mapped files must not be changed by anybody but the log while they are open. That nobody can
-    /// is what makes opening one safe; with this option it rests on the members of the group, who
-    /// must leave the files alone, and must not cut them short.
+    /// While a log is open, nothing but the log may change its files. Normally nobody else can, which
+    /// makes opening safe. With this option safety depends on the members of the group: they must not
+    /// write to the files or truncate them.
     pub fn shared_directory(mut self, shared: bool) -> Self {
         self.config.shared_directory = shared;
         self
     }
 
-    /// Opens a log for writing on any file system. Default false: on ext4, xfs, tmpfs and what is
-    /// like them, and on overlays.
+    /// Opens a log for writing on any file system. Default false: only on ext2, ext3, ext4, xfs, tmpfs
+    /// and ramfs, and on overlays.
     ///
-    /// Others write to a new place even where a file is preallocated (btrfs, zfs, bcachefs, f2fs),
-    /// or keep the file on another machine (nfs, 9p, fuse): on a full disk, or without a connection,
-    /// a write to a mapped file then kills the process with SIGBUS. Nothing that was acknowledged
-    /// is lost by that, where an fsync is one.
+    /// Other file systems write to a new place even if the file is preallocated (btrfs, zfs, bcachefs,
+    /// f2fs), or keep the file on another machine (nfs, 9p, fuse). On a full disk, or without a
+    /// connection, a write to a mapped file then kills the process with SIGBUS. That loses nothing that
+    /// was acknowledged, provided that the file system's fsync is honest.
     pub fn any_file_system(mut self, any: bool) -> Self {
         self.config.any_file_system = any;
         self
     }
 
-    /// Opens the log that a store lives on, too, and appends to it: that is refused otherwise. Entries
-    /// are no keys, and merges leave the segments alone that hold any; so space that was overwritten
-    /// beside them is never given back. Default false.
+    /// Allows opening the log of a store for appending, which is refused otherwise. Merges leave
+    /// segments alone that hold plain entries, so the dead space beside these is never reclaimed.
+    /// Default false.
     pub fn on_store(mut self, allowed: bool) -> Self {
         self.config.on_store = allowed;
         self
     }
 
-    /// Lets segments be multiples of this, instead of 2 MiB. For tests, which can do more of them.
+    /// Segment sizes are multiples of this, instead of 2 MiB. For tests, which then use small segments.
     #[doc(hidden)]
     pub fn segment_unit(mut self, bytes: u64) -> Self {
         self.config.segment_unit = bytes;
@@ -148,19 +149,19 @@ impl LogOptions {
         Ok(config)
     }
 
-    /// Opens the log in a directory, and makes it where there is none (with mode 0700; its parent
-    /// has to exist).
+    /// Opens the log in a directory for writing. Creates the directory if it does not exist (with mode
+    /// 0700; its parent must exist).
     ///
     /// # Errors
-    /// [`OpenError`]; nothing that was acknowledged is changed then.
+    /// [`OpenError`]; acknowledged data is unchanged.
     pub fn open(&self, dir: impl AsRef<Path>) -> Result<CommitLog, OpenError> {
         let config = self.check()?;
         let storage = Directory::open(dir.as_ref(), Access::Write, rules(&config))?;
         CommitLog::start(Box::new(storage), config)
     }
 
-    /// Opens a log for reading only. Nothing is created or changed, and no lock is held. A writer may
-    /// have it open, or open it later, also in another process: readers follow what it appends.
+    /// Opens a log read-only. Nothing is created or changed, and no lock is held. A writer may have the
+    /// log open, or open it later, also in another process: readers follow what it appends.
     ///
     /// # Errors
     /// [`OpenError`].
@@ -189,7 +190,7 @@ impl LogOptions {
         })
     }
 
-    /// The directory of a log, for reading only.
+    /// Opens the directory of a log for reading.
     pub(crate) fn directory(&self, dir: &Path) -> Result<Directory, OpenError> {
         Directory::open(dir, Access::Read, rules(&self.check()?))
     }
@@ -209,8 +210,8 @@ fn rules(config: &Config) -> TrustRules {
 
 /// A lock-free, memory-mapped commit log.
 ///
-/// Any number of threads append and read through one shared handle. At every
-/// [`Durability`] an append that returned survives the death of the process.
+/// Any number of threads append and read through one shared handle. At every [`Durability`] an
+/// acknowledged append survives the death of the process.
 ///
 /// ```
 /// # let dir = tempfile::tempdir()?;
@@ -234,7 +235,7 @@ pub struct CommitLog {
     id: u64,
     report: RecoveryReport,
     closed: bool,
-    /// Whether a store lives on it.
+    /// Whether it is the log of a store.
     pub(crate) stored: bool,
 }
 
@@ -251,7 +252,7 @@ impl CommitLog {
         Self::options().open(dir)
     }
 
-    /// Opens the log in a directory for reading only.
+    /// Opens the log in a directory read-only, with the default options.
     ///
     /// # Errors
     /// As [`LogOptions::open_read_only`].
@@ -259,15 +260,15 @@ impl CommitLog {
         Self::options().open_read_only(dir)
     }
 
-    /// The options of a log, to be changed and then opened.
+    /// The default options, to be changed and then opened.
     pub fn options() -> LogOptions {
         LogOptions::default()
     }
 
-    /// A log in anonymous memory, gone when it is dropped.
+    /// A log in anonymous memory, which is lost when it is dropped.
     ///
     /// # Panics
-    /// If there is no memory for its first segment, 2 MiB.
+    /// If there is no memory for its first segment (2 MiB).
     #[must_use]
     pub fn in_memory() -> Self {
         let log = Self::options().open_simulated(&SimulatedDisk::volatile());
@@ -305,7 +306,7 @@ impl CommitLog {
         }
     }
 
-    /// Appends an entry; 0 bytes are fine.
+    /// Appends an entry, which may be empty, and returns its position.
     ///
     /// # Errors
     /// [`AppendError`].
@@ -314,7 +315,7 @@ impl CommitLog {
         self.writable()?.append(entry)
     }
 
-    /// Appends an entry that is in pieces, as one.
+    /// Appends one entry that is given in several parts.
     ///
     /// # Errors
     /// [`AppendError`].
@@ -322,9 +323,9 @@ impl CommitLog {
         self.writable()?.append_vectored(parts)
     }
 
-    /// Appends an entry of `len` bytes that `fill` writes in place; they are zero before. If it
-    /// panics, there is no entry. Readers, syncs and [`committed`](Self::committed) do not get
-    /// past the entry while `fill` runs, so it should be quick, and must not wait for them; a sync
+    /// Appends an entry of `len` bytes, which `fill` writes in place; the bytes are zero before. If
+    /// `fill` panics, there is no entry. Readers, syncs and [`committed`](Self::committed) do not get
+    /// past the entry while `fill` runs: it should be quick and must not wait for any of them. A sync
     /// inside it is refused.
     ///
     /// # Errors
@@ -337,8 +338,9 @@ impl CommitLog {
         self.writable()?.append_with(len, fill)
     }
 
-    /// Appends entries side by side, all or none: no reader and no recovery sees a part of them.
-    /// At most 4 GiB less 2 MiB together.
+    /// Appends several entries as a batch, and returns their positions. It is atomic: no reader and no
+    /// recovery sees only a part of it. The batch may have at most 4 GiB less 2 MiB, headers and
+    /// padding included.
     ///
     /// # Errors
     /// [`AppendError`].
@@ -348,49 +350,50 @@ impl CommitLog {
         Ok(positions)
     }
 
-    /// A writer that gathers entries, up to `max_bytes`, and appends them in batches.
+    /// A writer that gathers entries, up to `max_bytes`, and appends them as batches.
     #[must_use]
     pub fn batch_writer(&self, max_bytes: usize) -> BatchWriter<'_> {
         BatchWriter::new(self.writable(), max_bytes)
     }
 
-    /// Reads the entry at a position, in place. The position may come from anywhere.
+    /// Reads the entry at a position, in place. The position is checked, so it may come from an
+    /// untrusted source.
     ///
     /// # Errors
-    /// [`ReadError`], which says what is wrong with the position, or that the entry is damaged.
+    /// [`ReadError`] says what is wrong with the position, or that the entry is damaged.
     pub fn read(&self, position: LogPosition) -> Result<Entry<'_>, ReadError> {
         reader::read_at(&self.view, position)
     }
 
-    /// Reads from the beginning of the log.
+    /// A reader from the beginning of the log.
     #[must_use]
     pub fn reader(&self) -> LogReader<'_> {
         self.reader_from(LogPosition::START)
     }
 
-    /// Reads from a position on: that of an entry, of the tail, or of another reader.
+    /// A reader that starts at a position: that of an entry, of the tail, or of another reader.
     #[must_use]
     pub fn reader_from(&self, position: LogPosition) -> LogReader<'_> {
         LogReader::new(&self.view, position)
     }
 
-    /// All frames from a position on, for people debugging.
+    /// All frames from a position on, for debugging.
     #[must_use]
     pub fn frames(&self, from: LogPosition) -> Frames<'_> {
         Frames::new(self.reader_from(from))
     }
 
-    /// Makes everything that is in the log durable; everything before the position is then.
-    /// Concurrent callers share one sync. Waits for appends that are under way.
+    /// Makes the log durable: everything before the returned position is on the device. Concurrent
+    /// callers share one sync. Waits for appends in progress.
     ///
     /// # Errors
-    /// [`SyncError`]. After a failed sync the log refuses writes for good.
+    /// [`SyncError`]. After a failed sync the log refuses writes permanently.
     pub fn sync(&self) -> Result<LogPosition, SyncError> {
         self.writer().ok_or(SyncError::ReadOnly)?.sync()
     }
 
-    /// Waits until the entry at a position is durable (for a position at or behind the tail:
-    /// everything before the tail).
+    /// Waits until the entry at a position is durable. For a position at or after the tail, waits until
+    /// everything before the tail is.
     ///
     /// # Errors
     /// As [`sync`](Self::sync).
@@ -398,9 +401,9 @@ impl CommitLog {
         self.writer().ok_or(SyncError::ReadOnly)?.wait_durable(position)
     }
 
-    /// As [`wait_durable`](Self::wait_durable) for async callers, with any executor. The sync is
-    /// done by the log's own thread; with [`Maintenance::Manual`] by the first poll. Where that
-    /// thread has failed it is an error, and `wait_durable` still works.
+    /// As [`wait_durable`](Self::wait_durable), for async callers on any executor. The log's background
+    /// thread does the sync; with [`Maintenance::Manual`] the first poll does, and blocks. If that
+    /// thread has failed this is an error; `wait_durable` still works.
     ///
     /// # Errors
     /// As [`sync`](Self::sync).
@@ -420,7 +423,8 @@ impl CommitLog {
                 Durable::Done => Poll::Ready(Ok(())),
                 Durable::Failed(source) => Poll::Ready(Err(SyncError::Failed { source })),
                 Durable::Registered => {
-                    // Only now: whoever looks before may be registered after all were woken.
+                    // Checked only now: a task that checked first could be registered after all were
+                    // woken.
                     if let Some(failure) = writer.background.sync_failure() {
                         return Poll::Ready(Err(SyncError::Background(failure.clone())));
                     }
@@ -432,10 +436,10 @@ impl CommitLog {
         .await
     }
 
-    /// The id of the log, drawn at random when it was made. Keep it beside positions that are stored
-    /// elsewhere: those of a log that was made anew in the same place mean nothing. A backup, or any
-    /// other copy, has the id of the original. 0 where version 0.1.0 made the log, until it is opened
-    /// for writing.
+    /// The log's id, a random number drawn when it was created. Store it beside positions that are kept
+    /// elsewhere: if the log is created anew in the same place, old positions mean nothing. A backup,
+    /// or any other copy, has the id of the original. The id of a log written by version 0.1.0 is 0
+    /// until it is opened for writing.
     #[must_use]
     pub const fn id(&self) -> u64 {
         self.id
@@ -447,7 +451,7 @@ impl CommitLog {
         self.view.begin()
     }
 
-    /// Where the next frame will be: the end of what is reserved.
+    /// Where the next frame will begin: the end of what is reserved.
     #[must_use]
     pub fn tail(&self) -> LogPosition {
         self.view.tail()
@@ -459,14 +463,16 @@ impl CommitLog {
         self.writer().map_or_else(|| self.tail(), |writer| writer.prefix.advance(&writer.tail))
     }
 
-    /// The end of what is known to be durable.
+    /// The durable watermark: everything before it is on the device. [`LogPosition::START`] if the log
+    /// is open read-only.
     #[must_use]
     pub fn durable(&self) -> LogPosition {
         self.writer().map_or(LogPosition::START, |writer| writer.durable())
     }
 
-    /// Drops segments that lie wholly before a position, and says where the log now begins: at
-    /// the position or before it. Readers that are in a dropped segment may finish with it.
+    /// Drops the segments that lie completely before a position, and returns where the log begins now,
+    /// which is at or before that position. Readers in a dropped segment can finish it; its space is
+    /// released afterwards.
     ///
     /// # Errors
     /// [`TruncateError`].
@@ -481,7 +487,7 @@ impl CommitLog {
             return Err(TruncateError::PastEnd { position, tail });
         }
         writer.seal_finished().map_err(|error| io(std::io::Error::other(error)))?;
-        // One at a time: who comes second finds nothing left to do.
+        // One truncation at a time: a second one finds nothing left to do.
         let _alone = lock(&writer.truncating);
         let doomed: Vec<u32> = writer.table.with(|all| {
             let before = all.iter().take_while(|s| s.id() < position.segment() && s.is_sealed());
@@ -491,7 +497,8 @@ impl CommitLog {
         let first = writer.table.with(|all| all.iter().map(|s| s.id()).find(|&id| id > last));
         let first = first.or_else(|| writer.first_to_come()).unwrap_or(tail.segment());
         let begin_there = |manifest: &mut Manifest| {
-            // Those that salvage keeps beside the log are dropped first, and the log begins later.
+            // Segments that salvage keeps beside the log are dropped first; then the log itself begins
+            // later.
             manifest.first = manifest.first.max(first);
             manifest.kept.retain(|id| !doomed.contains(id));
             manifest.remove(&doomed);
@@ -499,7 +506,7 @@ impl CommitLog {
         writer.change_manifest(begin_there).map_err(io)?;
         writer.table.remove(|id| id <= last);
         writer.tidy();
-        // What cannot be removed stays listed, and is removed by the next open.
+        // A file that cannot be removed stays listed in the MANIFEST, and the next open removes it.
         let mut failed = None;
         let gone = doomed.into_iter().filter(|&id| match writer.storage.remove(&file_name(id)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -514,23 +521,23 @@ impl CommitLog {
         failed.map_or_else(|| Ok(self.begin()), |error| Err(io(error)))
     }
 
-    /// Does what the background threads would: seals full segments, prepares a standby, unmaps
-    /// what was truncated away.
+    /// Does the work of the background threads: seals full segments, creates a standby, and unmaps
+    /// truncated segments.
     ///
     /// # Errors
-    /// [`AppendError`] if there is no room for a standby, or a sync failed.
+    /// [`AppendError`], if there is no room for a standby, or a sync failed.
     pub fn maintain(&self) -> Result<(), AppendError> {
         self.writable()?.maintain()
     }
 
-    /// What was found when the log was opened.
+    /// What opening the log found.
     #[must_use]
     pub const fn recovery(&self) -> &RecoveryReport {
         &self.report
     }
 
-    /// What the log did since it was opened, and where it stands. Walks over what was committed
-    /// since the last call, some nanoseconds an entry.
+    /// Counters since the log was opened, and its current state. Walks over what was committed since
+    /// the last call, which takes some nanoseconds per entry.
     #[must_use]
     pub fn stats(&self) -> LogStats {
         let mut stats = LogStats::default();
@@ -560,7 +567,7 @@ impl CommitLog {
         stats
     }
 
-    /// Reads everything that is committed and checks every checksum.
+    /// Reads every committed frame and checks its checksum.
     ///
     /// # Errors
     /// [`ReadError::Corrupt`] at the first damage.
@@ -591,8 +598,8 @@ impl CommitLog {
         }
     }
 
-    /// Syncs, seals, and lets go of the directory. The next open has nothing to scan. Dropping the
-    /// log does the same, and loses the error.
+    /// Syncs and seals the log and unlocks its directory, so that the next open has nothing to scan.
+    /// Dropping the log does the same, but only logs an error.
     ///
     /// # Errors
     /// As [`sync`](Self::sync).
@@ -613,8 +620,7 @@ impl CommitLog {
         }
     }
 
-    /// Lets go of the log as a dying process would: nothing is synced or sealed. For tests of
-    /// recovery.
+    /// Abandons the log as a dying process would: nothing is synced or sealed. For tests of recovery.
     #[doc(hidden)]
     pub fn abort(mut self) {
         self.forsake();
@@ -635,8 +641,8 @@ impl CommitLog {
         }
     }
 
-    /// Reserves room and never claims it, as a thread does that dies in between. For tests of
-    /// recovery: everything that waits for appends to finish waits for ever after this.
+    /// Reserves a range and never claims it, as a thread that dies in between does. For tests of
+    /// recovery: everything that waits for appends to finish waits forever after this.
     #[doc(hidden)]
     pub fn abandon_reservation(&self, len: usize) {
         if let Some(writer) = self.writer() {
@@ -645,7 +651,7 @@ impl CommitLog {
     }
 }
 
-/// A task in the group of those who wait for a sync, until this is dropped.
+/// Keeps a task in the group that waits for a sync, until this is dropped.
 struct Waiting<'a> {
     writer: &'a LogWriter,
     ticket: u64,
@@ -658,7 +664,7 @@ impl Drop for Waiting<'_> {
 }
 
 impl std::fmt::Debug for CommitLog {
-    /// Which log, and where it stands: not all that is in it.
+    /// Id and positions only, not the whole state.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut log = f.debug_struct("CommitLog");
         log.field("id", &self.id).field("begin", &self.begin()).field("tail", &self.tail());
@@ -674,20 +680,20 @@ impl Drop for CommitLog {
     }
 }
 
-/// What [`CommitLog::verify`] went through.
+/// What [`CommitLog::verify`] or [`Store::verify`](crate::Store::verify) checked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct VerifyReport {
-    /// Segments.
+    /// Number of segments.
     pub segments: u64,
-    /// Frames, also those that hold no entry.
+    /// Number of frames, including those without an entry.
     pub frames: u64,
-    /// Entries.
+    /// Number of the log's entries.
     pub entries: u64,
-    /// Keys of a store.
+    /// Number of a store's keys.
     pub keys: u64,
-    /// Bytes of entries, or of the newest values.
+    /// Bytes of the entries, or of the keys' current values.
     pub bytes: u64,
-    /// Damaged places in a store that nothing needs any more: they go with the next merge.
+    /// Damaged places in a store that hold nothing current: the next merge removes them.
     pub damaged: u64,
 }

@@ -1,4 +1,4 @@
-//! Reading entries in place: at a position, or forward from one.
+//! Reading entries in place: one at a position, or all from a position on.
 
 #![allow(unsafe_code, reason = "hands out committed bytes")]
 
@@ -14,10 +14,10 @@ use std::fmt;
 use std::ops::Deref;
 use std::time::{Duration, Instant};
 
-/// An entry, in place in the log's map.
+/// An entry, in place in the mapped segment. Dereferences to its bytes.
 ///
-/// Its bytes were verified against their checksum. While it is kept, its segment stays mapped,
-/// also if the log is truncated meanwhile; other segments are not held up.
+/// Its checksum was verified. While it is kept, its segment stays mapped, even if the log is truncated;
+/// other segments are not affected.
 pub struct Entry<'a> {
     bytes: &'a [u8],
     position: LogPosition,
@@ -25,7 +25,7 @@ pub struct Entry<'a> {
 }
 
 impl Entry<'_> {
-    /// Where it is.
+    /// The entry's position.
     #[must_use]
     pub const fn position(&self) -> LogPosition {
         self.position
@@ -80,7 +80,7 @@ pub(crate) fn read_at(view: &View, position: LogPosition) -> Result<Entry<'_>, R
     read_closely(view, position)
 }
 
-/// As `read_at`, and says what is wrong with a position.
+/// As `read_at`; if nothing begins at the position, the error says why.
 #[cold]
 fn read_closely(view: &View, position: LogPosition) -> Result<Entry<'_>, ReadError> {
     let begin = view.begin();
@@ -125,7 +125,7 @@ fn read_closely(view: &View, position: LogPosition) -> Result<Entry<'_>, ReadErr
     }
 }
 
-/// Whether a frame begins at an offset before `end`, going by the lengths of those before it.
+/// Whether a frame begins at an offset before `end`: walks over the frames before it by their lengths.
 fn is_boundary(segment: &Segment, offset: u64, end: u64) -> bool {
     let mut at = FIRST_FRAME;
     while at < offset {
@@ -141,9 +141,9 @@ fn is_boundary(segment: &Segment, offset: u64, end: u64) -> bool {
     at == offset
 }
 
-/// Reads forward, entry by entry, across segments and while writers run.
+/// Reads forward, entry by entry, across segments and while writers append.
 ///
-/// It holds the segment that it is in, and nothing else.
+/// It keeps the segment that it is in mapped, and nothing else.
 #[derive(Debug)]
 pub struct LogReader<'a> {
     view: &'a View,
@@ -161,20 +161,21 @@ impl<'a> LogReader<'a> {
         Self { view, at, pin: None }
     }
 
-    /// Where the next frame is, or will be.
+    /// The position of the next frame, which may not exist yet.
     #[must_use]
     pub const fn position(&self) -> LogPosition {
         self.at
     }
 
-    /// The next entry, or `None` at the end of what is committed; later calls find what was
-    /// appended since.
+    /// The next entry, or `None` at the end of the committed part; later calls return what was appended
+    /// since.
     ///
     /// # Errors
-    /// [`ReadError::Truncated`] if the log was truncated beyond this reader's place,
-    /// [`ReadError::Corrupt`] at damage. Where the reader was given a position to begin at,
-    /// [`ReadError::PastEnd`] if the log does not reach so far, and [`ReadError::NotAnEntry`] if
-    /// nothing begins there: a position of another log, most likely. The reader stays where it is.
+    /// [`ReadError::Truncated`] if the log was truncated beyond the reader's position;
+    /// [`ReadError::Corrupt`] at damage. If the reader was given a position to start at:
+    /// [`ReadError::PastEnd`] if it is behind the end of the log, and [`ReadError::NotAnEntry`] if no
+    /// entry begins there, most likely because it is a position of another log. After an error the
+    /// reader stays where it is.
     #[inline]
     pub fn next_entry(&mut self) -> Result<Option<Entry<'_>>, ReadError> {
         if let Some((position, bytes)) = self.usual() {
@@ -184,7 +185,7 @@ impl<'a> LogReader<'a> {
         Ok(self.entry(found))
     }
 
-    /// Steps behind the next entry, if it is right here.
+    /// Fast path: steps past the next entry if its frame is in the pinned segment.
     #[inline]
     fn usual(&mut self) -> Option<(LogPosition, &'a [u8])> {
         let segment = self.pin.as_ref()?.segment();
@@ -205,8 +206,8 @@ impl<'a> LogReader<'a> {
         Some(Entry { bytes, position, _pin: None })
     }
 
-    /// As [`next_entry`](Self::next_entry), and waits for one for up to `timeout`. The thread
-    /// sleeps meanwhile.
+    /// As [`next_entry`](Self::next_entry), but waits up to `timeout` for an entry. The thread sleeps
+    /// meanwhile.
     ///
     /// # Errors
     /// As `next_entry`.
@@ -225,7 +226,7 @@ impl<'a> LogReader<'a> {
         Ok(self.entry(found))
     }
 
-    /// Steps behind the next entry.
+    /// Steps past the next entry.
     fn step(&mut self) -> Result<Next, ReadError> {
         loop {
             if !self.enter()? {
@@ -262,8 +263,8 @@ impl<'a> LogReader<'a> {
         }
     }
 
-    /// At a frame that nobody has written, or finished: the end of the log, unless the segment is
-    /// sealed. Then it was there, and all that is behind it is, too.
+    /// The frame here is unwritten or unfinished: that is the end of the log, unless the segment has
+    /// been sealed meanwhile, in which case the frame is finished, and so is everything after it.
     fn unfinished(&self, is_finished: bool) -> Result<Next, ReadError> {
         if is_finished { Err(corrupt(self.at, CorruptionKind::Missing)) } else { Ok(Next::Nothing) }
     }
@@ -298,8 +299,8 @@ impl<'a> LogReader<'a> {
         Ok(true)
     }
 
-    /// Where there is no segment: one that was never used, and at the beginning of which a reader
-    /// stood that had read everything. It waits for what comes next.
+    /// The reader has read everything and stands at the beginning of a segment that was never used and
+    /// no longer exists. It waits for the next one.
     fn enter_behind_a_gap(&mut self) -> Result<bool, ReadError> {
         let (id, tail) = (self.at.segment(), self.view.tail());
         let begins = u64::from(self.at.offset()) == FIRST_FRAME && id < self.view.next_id();
@@ -314,7 +315,7 @@ impl<'a> LogReader<'a> {
         Ok(true)
     }
 
-    /// What is wrong with a position at which nothing begins.
+    /// The error for a position at which no frame begins.
     fn no_place(&self) -> ReadError {
         let (position, tail) = (self.at, self.view.tail());
         if position > tail {
@@ -324,7 +325,7 @@ impl<'a> LogReader<'a> {
         }
     }
 
-    /// Whether `at`, which may come from anywhere, is where a frame begins or the log ends.
+    /// Whether a frame begins, or the log ends, at the untrusted position `at`.
     fn is_place(&self) -> bool {
         let (tail, offset) = (self.view.tail(), u64::from(self.at.offset()));
         let segment = self.pin.as_ref().expect("just pinned").segment();
@@ -349,7 +350,7 @@ impl<'a> LogReader<'a> {
             })
     }
 
-    /// Goes on to the next segment; false while there is none.
+    /// Moves on to the next segment; false while there is none.
     fn leave(&mut self, segment: &Segment) -> Result<bool, ReadError> {
         let Some(mut next) = self.view.segment_after(segment.id())? else { return Ok(false) };
         let gap = |next: &Segment| next.header.previous > segment.id();
@@ -367,8 +368,8 @@ impl<'a> LogReader<'a> {
         Ok(true)
     }
 
-    /// At a frame that is not there (yet): what a dead writer left, or a log of another process
-    /// that was closed or went another way.
+    /// There is no finished frame here (yet): a dead writer left a gap, or the log of another process
+    /// was closed, or continues elsewhere.
     fn step_over(&mut self, segment: &Segment, offset: u64) -> bool {
         if let Some(gap) = segment.gaps.iter().find(|gap| gap.offset == offset) {
             self.at = segment.position(offset + gap.len);
@@ -392,23 +393,23 @@ impl<'a> LogReader<'a> {
     }
 }
 
-/// A frame as it stands in the file, for people debugging.
+/// A frame as it is in the file, for debugging.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FrameInfo {
-    /// Where it is.
+    /// The entry's position.
     pub position: LogPosition,
-    /// Its bytes, header and padding included.
+    /// Its length in bytes, including header and padding.
     pub length: u64,
-    /// `committed`, `claimed`, `void`, `pad`, or `gap` for what a dead process left unrepaired.
+    /// `committed`, `claimed`, `void`, `pad`, or `gap` for a range that a dead process left unrepaired.
     pub state: &'static str,
-    /// `entry`, `batch`, `sync mark`, `put` or `delete`, where it is committed.
+    /// `entry`, `batch`, `sync mark`, `put` or `delete`, if the frame is committed.
     pub kind: Option<&'static str>,
-    /// The value length of its header: the bytes of an entry, the entries of a batch.
+    /// The value length in its header: bytes of an entry or a value, number of entries in a batch.
     pub value_len: u32,
 }
 
-/// Walks over all frames, also those that hold no entry.
+/// Iterates over all frames, including those without an entry.
 #[derive(Debug)]
 pub struct Frames<'a> {
     reader: LogReader<'a>,

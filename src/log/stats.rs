@@ -1,7 +1,7 @@
-//! What the log counts.
+//! The log's statistics.
 //!
-//! Appends cost nothing to count: the walk over the commit words counts them. What is counted
-//! here happens once a segment or once a sync.
+//! Appends cost nothing to count: the walk over the commit words counts them. The counters here change
+//! once per segment or once per sync.
 
 use crate::error::ThreadFailure;
 use crate::position::LogPosition;
@@ -10,19 +10,19 @@ use hdrhistogram::Histogram;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-/// What a log did since it was opened, and where it stands.
+/// Counters since the log was opened, and its current state. In a read-only log the counters are zero.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct LogStats {
-    /// Entries committed, those in batches included.
+    /// Entries committed, including those in batches.
     pub entries: u64,
     /// Batches committed.
     pub batches: u64,
-    /// Bytes of committed frames: entries with their headers and padding.
+    /// Bytes of committed frames, including headers and padding.
     pub bytes: u64,
-    /// Frames given up: their closure panicked.
+    /// Frames abandoned because their closure panicked.
     pub voids: u64,
-    /// Segments that filled up and were followed by the next one.
+    /// Times that the log went on to another segment.
     pub rolls: u64,
     /// Segments created.
     pub segments_created: u64,
@@ -30,15 +30,15 @@ pub struct LogStats {
     pub segments_sealed: u64,
     /// Times that a writer found a full segment and no standby.
     pub standby_waits: u64,
-    /// How long those writers waited, all together.
+    /// Total time that those writers waited.
     pub standby_wait_time: Duration,
-    /// How long syncs took, in nanoseconds.
+    /// Duration of syncs, in nanoseconds.
     pub sync_latency: Distribution,
-    /// How many callers each sync served, where it served any.
+    /// Number of callers that a sync served; syncs without callers are not counted.
     pub group_sizes: Distribution,
-    /// Syncs that failed.
+    /// Number of failed syncs.
     pub sync_failures: u64,
-    /// The first background thread that ended and should not have; since then writes are refused.
+    /// The first background thread that failed, if one did; since then writes are refused.
     pub failed_thread: Option<ThreadFailure>,
     /// Where the log begins.
     pub begin: LogPosition,
@@ -48,31 +48,31 @@ pub struct LogStats {
     pub committed: LogPosition,
     /// The end of what is known to be durable.
     pub durable: LogPosition,
-    /// The oldest append that is not finished, if there is one.
+    /// The oldest unfinished append, if there is one.
     pub oldest_unfinished: Option<LogPosition>,
-    /// Segments in the log.
+    /// Number of segments.
     pub segments: usize,
-    /// Bytes of their files.
+    /// Bytes of their files, preallocated space included.
     pub disk_bytes: u64,
-    /// Segments that were truncated away and wait for a reader to let go.
+    /// Truncated segments that readers keep mapped.
     pub segments_waiting_for_readers: usize,
-    /// How long the one that waits longest has waited.
+    /// How long the oldest of those has been waiting.
     pub longest_reader_wait: Option<Duration>,
 }
 
-/// A distribution of figures, to three significant digits.
+/// A distribution of values, to three significant digits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Distribution {
-    /// How many figures.
+    /// Number of values.
     pub count: u64,
     /// The median.
     pub p50: u64,
-    /// 99 in 100 are at most this.
+    /// The 99th percentile.
     pub p99: u64,
-    /// 999 in 1000 are at most this.
+    /// The 99.9th percentile.
     pub p999: u64,
-    /// The largest.
+    /// The largest value.
     pub max: u64,
 }
 

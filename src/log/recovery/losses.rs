@@ -1,18 +1,18 @@
-//! What salvage could not take, and what it took although it is in doubt: the public types.
+//! The public types for what salvage lost, and for what it took although it is in doubt.
 
 use crate::error::CorruptionKind;
 use crate::position::LogPosition;
 use std::fmt;
 
-/// A damaged place that salvage stepped over.
+/// A damaged range that salvage skipped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DamagedRange {
-    /// Where it begins. Offset 0 is a whole segment.
+    /// Where it begins. Offset 0 means the whole segment.
     pub position: LogPosition,
-    /// How many bytes; 0 where that is not known, since they are not there.
+    /// Its length in bytes; 0 if unknown, because the bytes are missing.
     pub length: u64,
-    /// What is wrong with what stands at its beginning.
+    /// What is wrong at its beginning.
     pub damage: CorruptionKind,
 }
 
@@ -22,31 +22,30 @@ pub struct DamagedRange {
 pub enum LostKind {
     /// A key's value.
     Put,
-    /// A tombstone: an older value of the key may have come back.
+    /// A tombstone: an older value of the key may be back.
     Tombstone,
     /// An entry of the log.
     Entry,
-    /// That cannot be told. There may have been several frames.
+    /// Unknown. It may have been several frames.
     Unknown,
 }
 
-/// Something that was written and is gone. In a store: unless something newer is known of its key,
-/// for then nothing is lost.
+/// A value, tombstone or entry that is lost. In a store only if its key has no newer sound version,
+/// since otherwise nothing is lost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LostFrame {
-    /// Where it stood. Offset 0 is a whole segment.
+    /// Where it was. Offset 0 means the whole segment.
     pub position: LogPosition,
-    /// How many bytes, header and padding included; 0 where that is not known.
+    /// Its length in bytes, including header and padding; 0 if unknown.
     pub length: u64,
     /// What it was.
     pub kind: LostKind,
-    /// Its key, where that can still be told.
+    /// Its key, if known.
     pub key: Option<Vec<u8>>,
-    /// Whether a checksum or a hint vouches for the key. If not, it is what the damaged bytes say.
+    /// Whether a checksum or a hint confirms the key. Otherwise it is what the damaged bytes say.
     pub certain: bool,
-    /// Where the value stands that the store has for the key now: an older one, which came back.
-    /// `None`: it has none.
+    /// The position of the older value that the key has now; `None` if it has none.
     pub now: Option<LogPosition>,
 }
 
@@ -54,24 +53,24 @@ pub struct LostFrame {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Doubt {
-    /// An earlier recovery had cut it off after a power loss, and it was taken back.
+    /// An earlier recovery had cut it off after a power loss, and salvage brought it back.
     BroughtBack,
-    /// It stands behind a place at which a power loss ended the log.
+    /// It is behind the place where a power loss ended the log.
     BehindTheEnd,
-    /// It was in a batch that is damaged, and was taken without the rest of it; the batch may never
-    /// have been finished.
+    /// It was part of a damaged batch and was taken without the rest; the batch may never have been
+    /// committed.
     TornBatch,
 }
 
-/// What salvage took although a strict recovery would not have.
+/// A range that salvage took although a strict recovery would have cut it off.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct InDoubt {
     /// Where it begins.
     pub position: LogPosition,
-    /// How many bytes.
+    /// Its length in bytes.
     pub length: u64,
-    /// Entries, values and tombstones that were taken there.
+    /// Number of entries, values and tombstones taken from it.
     pub frames: u64,
     /// Why it is in doubt.
     pub reason: Doubt,

@@ -1,4 +1,4 @@
-//! What opening found.
+//! The recovery report: what opening a log found.
 
 use super::evidence::Suspect;
 use super::losses::{DamagedRange, InDoubt, LostFrame};
@@ -7,58 +7,56 @@ use crate::position::LogPosition;
 use std::fmt;
 use std::time::Duration;
 
-/// What was found when the log was opened.
+/// What opening a log or a store found, and what it did about it.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct RecoveryReport {
-    /// Segments that were sealed, and not scanned.
+    /// Sealed segments, which were not scanned.
     pub sealed_segments: u64,
-    /// Segments whose keys a store took from their hints. The rest it read.
+    /// Segments whose keys a store loaded from their hints. It read the others.
     pub hinted_segments: u64,
-    /// Segments that were not sealed: the log was not closed. With
-    /// [`RecoveryMode::Salvage`](crate::RecoveryMode::Salvage) also sealed ones that are damaged.
+    /// Segments that were not sealed, because the log was not closed. With
+    /// [`RecoveryMode::Salvage`](crate::RecoveryMode::Salvage) also damaged sealed segments.
     pub recovered_segments: u64,
-    /// Whether the kernel still runs under which those were written, and their files are the ones
-    /// that were written to: then the process died, and nothing that was acknowledged is lost.
+    /// Whether these were written in the current boot of the machine, to these very files: then only
+    /// the process died, and nothing that was acknowledged is lost.
     pub same_boot: bool,
     /// Sound frames in recovered segments.
     pub frames: u64,
     /// Entries in recovered segments.
     pub entries: u64,
-    /// Ranges that a dead process had reserved and not begun to write.
+    /// Ranges that a dead process had reserved but not claimed.
     pub holes: u64,
-    /// Frames that a dead process had begun and not finished.
+    /// Frames that a dead process had claimed but not committed.
     pub dead_claims: u64,
-    /// Bytes behind the end of the log that were written and do not count: what a power loss tore,
-    /// or what stands behind an append that a dead process left unfinished when the machine was
-    /// restarted before the log was opened again.
+    /// Bytes written behind the end of the log, which were cut off: torn by a power loss, or behind an
+    /// append that a dead process left unfinished before the machine was restarted.
     pub torn_bytes: u64,
-    /// Where those begin.
+    /// Where the torn bytes begin.
     pub torn_from: Option<LogPosition>,
-    /// Damage that was stepped over. Only with
-    /// [`RecoveryMode::Salvage`](crate::RecoveryMode::Salvage).
+    /// Damage that was skipped. Only with [`RecoveryMode::Salvage`](crate::RecoveryMode::Salvage).
     pub lost: Vec<Corruption>,
-    /// The damaged places, each with its length. Only with
-    /// [`RecoveryMode::Salvage`](crate::RecoveryMode::Salvage), as the next two.
+    /// The damaged ranges. Only with [`RecoveryMode::Salvage`](crate::RecoveryMode::Salvage), like the
+    /// next two.
     pub damaged: Vec<DamagedRange>,
-    /// What is gone. Where the log is a store's: the keys of which the newest version was damaged, a
-    /// tombstone included, and damaged frames whose key cannot be told. A damaged frame whose key has a
-    /// newer version that is sound is not here: nothing is lost.
+    /// The lost frames. In a store these are damaged values and tombstones that were the newest of
+    /// their key, and damaged frames whose key is unknown. A damaged frame whose key has a newer sound
+    /// version is not listed, since nothing is lost.
     pub gone: Vec<LostFrame>,
-    /// What was taken although a strict recovery would not have taken it.
+    /// What was taken although a strict recovery would have cut it off.
     pub in_doubt: Vec<InDoubt>,
-    /// What is known of the frames that are gone, for the store to tell more.
+    /// What is known of the lost frames, from which the store finds out their keys.
     pub(crate) suspects: Vec<Suspect>,
-    /// Files that contradict the MANIFEST, and what was done about each. Only with
-    /// [`RecoveryMode::Salvage`](crate::RecoveryMode::Salvage): without it they are an error.
+    /// Files that contradict the MANIFEST, and what was done with each. Only with
+    /// [`RecoveryMode::Salvage`](crate::RecoveryMode::Salvage): otherwise they are an error.
     pub contradictions: Vec<Contradiction>,
-    /// The files in the folder `set-aside`: what was cut off or could not be accounted for. Nothing
-    /// in it is used, or ever removed; [`RecoveryMode::Salvage`](crate::RecoveryMode::Salvage) looks
-    /// there for what can be brought back.
+    /// The files in the folder `set-aside`: what was cut off, replaced, or could not be accounted for.
+    /// They are never deleted, and used only by
+    /// [`RecoveryMode::Salvage`](crate::RecoveryMode::Salvage), which brings back what was cut off.
     pub set_aside: Vec<SetAside>,
-    /// Whether it was of an older format version, and is of this one now.
+    /// Whether the log was of an older format version and has been upgraded.
     pub upgraded: bool,
-    /// How long it took.
+    /// How long opening took.
     pub duration: Duration,
 }
 
@@ -70,7 +68,7 @@ pub struct Contradiction {
     pub segment: u32,
     /// What is wrong.
     pub what: &'static str,
-    /// Whether its frames were taken; if not, it was set aside.
+    /// Whether its frames were taken; otherwise it was set aside.
     pub taken: bool,
 }
 
@@ -78,17 +76,17 @@ pub struct Contradiction {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SetAside {
-    /// Its name there. Empty where there was no space for a copy: then the bytes were left where
+    /// Its name in that folder. Empty if there was no space for a copy: then the bytes were left where
     /// they are, behind the end of their segment.
     pub name: String,
-    /// Bytes that it takes, or that were left.
+    /// Bytes on disk, or bytes that were left in place.
     pub bytes: u64,
-    /// Why it was set aside just now; `None` for what was there before.
+    /// Why this opening set it aside; `None` if an earlier one did.
     pub reason: Option<&'static str>,
 }
 
 impl RecoveryReport {
-    /// Whether the log had been closed properly, and is whole.
+    /// Whether the log had been closed properly and is intact.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         self.recovered_segments == 0
@@ -102,18 +100,18 @@ impl RecoveryReport {
 }
 
 impl RecoveryReport {
-    /// Whether everything that was written is there, as far as can be told: no value, tombstone or
-    /// entry is gone. (There may be damage in what nothing needs.)
+    /// Whether no value, tombstone or entry is lost, as far as can be determined. (There may be damage
+    /// in frames that are no longer current.)
     #[must_use]
     pub const fn nothing_is_lost(&self) -> bool {
         self.gone.is_empty()
     }
 }
 
-/// Lists are cut short behind so many.
+/// Lists show at most this many items.
 const SHOWN: usize = 3;
 
-/// Writes how many there are of something, and the first few.
+/// Writes the number of items and the first few of them.
 fn few<T: fmt::Display>(f: &mut fmt::Formatter<'_>, what: &str, all: &[T]) -> fmt::Result {
     if all.is_empty() {
         return Ok(());
@@ -130,7 +128,7 @@ impl fmt::Display for RecoveryReport {
         if self.is_clean() {
             write!(f, "clean, {} sealed segments", self.sealed_segments)?;
         } else {
-            let cause = if self.same_boot { "the process died" } else { "the machine stopped" };
+            let cause = if self.same_boot { "the process died" } else { "the machine restarted" };
             write!(
                 f,
                 "{cause}: {} entries in {} unsealed segments",
@@ -139,7 +137,7 @@ impl fmt::Display for RecoveryReport {
             write!(f, ", {} holes, {} unfinished appends", self.holes, self.dead_claims)?;
         }
         if let Some(from) = self.torn_from {
-            write!(f, ", {} bytes from {from} on do not count", self.torn_bytes)?;
+            write!(f, ", {} bytes from {from} on are cut off", self.torn_bytes)?;
         }
         for Contradiction { segment, what, taken } in &self.contradictions {
             let done = if *taken { "taken" } else { "set aside" };
