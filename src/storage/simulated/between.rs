@@ -2,7 +2,7 @@
 //! and what a sector may have been between two states that are known.
 //!
 //! Nobody tells the disk when a byte is stored. But what can be there follows from the append protocol
-//! (`log/commit.rs`): a frame's first word is zero, then its claim, then its commit, void or pad; its
+//! (`log/append/claim.rs`): a frame's first word is zero, then its claim, then its commit, void or pad; its
 //! other bytes come after the claim and before the commit, in any order; and a seal's first word comes
 //! after the others.
 
