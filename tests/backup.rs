@@ -1,6 +1,9 @@
 //! A backup is the store as it was at a stated position, and opens as one.
 
-use std::collections::BTreeMap;
+mod common;
+
+use common::files::names;
+use common::{Finish, contents, entries, sealed, segment, small_store};
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -9,10 +12,6 @@ use tailcask::{BackupError, Maintenance, SimulatedDisk, Store, StoreOptions};
 
 fn options() -> StoreOptions {
     Store::options().segment_size(2 << 20)
-}
-
-fn contents(store: &Store) -> BTreeMap<Vec<u8>, Vec<u8>> {
-    store.iter().map(|pair| pair.map(|p| (p.key().to_vec(), p.value().to_vec())).unwrap()).collect()
 }
 
 #[test]
@@ -81,6 +80,7 @@ fn a_backup_beside_writers_and_merges_is_a_prefix() {
                 std::thread::sleep(Duration::from_millis(50));
             }
         });
+        let _finish = Finish(&stop);
         for round in 0..6 {
             while done.load(Ordering::Acquire) < 200 * (round + 1) {
                 std::thread::yield_now();
@@ -100,7 +100,6 @@ fn a_backup_beside_writers_and_merges_is_a_prefix() {
             restored.close().unwrap();
             std::fs::remove_dir_all(&dest).unwrap();
         }
-        stop.store(true, Ordering::Relaxed);
     });
 }
 
@@ -144,8 +143,7 @@ fn where_no_backup_can_be_is_told() {
 
 /// Segments of 4 KiB, filled up so that the next frame is the first one of the next segment.
 fn about_to_roll(dir: &std::path::Path) -> Store {
-    let options = Store::options().segment_unit(4096).segment_size(4096);
-    let store = options.maintenance(Maintenance::Manual).open(dir).unwrap();
+    let store = small_store(4096).open(dir).unwrap();
     for n in 1..=8 {
         store.put("k".repeat(n), "there").unwrap();
     }
@@ -185,11 +183,6 @@ fn small_writes() -> Vec<SmallWrite> {
     all
 }
 
-fn entries(store: &Store) -> Vec<Vec<u8>> {
-    let mut reader = store.log().reader();
-    std::iter::from_fn(|| reader.next_entry().unwrap().map(|entry| entry.to_vec())).collect()
-}
-
 #[test]
 fn a_backup_holds_the_smallest_write_made_just_before() {
     for (what, write) in small_writes() {
@@ -202,7 +195,7 @@ fn a_backup_holds_the_smallest_write_made_just_before() {
         assert!(report.position >= place, "{what}");
         let restored = Store::open(dir.path().join("backup")).unwrap();
         assert_eq!(contents(&restored), contents(&store), "{what}");
-        assert_eq!(entries(&restored), entries(&store), "{what}");
+        assert_eq!(entries(restored.log()), entries(store.log()), "{what}");
     }
 }
 
@@ -255,10 +248,7 @@ fn a_merge_beside_a_backup_takes_nothing_from_it() {
     });
     assert_eq!(merge.unwrap().join().unwrap(), 4, "it comes afterwards");
     let restored = Store::open(&dest).unwrap();
-    assert_eq!(
-        restored.stats().segments.iter().filter(|s| s.sealed).count() as u64,
-        report.unwrap().segments
-    );
+    assert_eq!(sealed(&restored).len() as u64, report.unwrap().segments);
     assert_eq!(contents(&restored), expected);
     restored.verify().unwrap();
     assert_eq!(contents(&store), expected);
@@ -277,7 +267,7 @@ fn a_backup_beside_a_merge_holds_the_exact_set() {
         }
     }
     let (expected, dest) = (contents(&store), dir.path().join("backup"));
-    let ids: Vec<_> = store.stats().segments.iter().filter(|s| s.sealed).map(|s| s.id).collect();
+    let ids = sealed(&store);
     let (backing, to) = (store.clone(), dest.clone());
     let backup = std::sync::Mutex::new(None);
     let started = Arc::new(backup);
@@ -333,15 +323,10 @@ fn a_backup_that_fails_leaves_nothing() {
         store.put([n], "value").unwrap();
         store.roll().unwrap();
     }
-    let names = || {
-        let all = std::fs::read_dir(dir.path()).unwrap();
-        let mut all: Vec<_> = all.map(|entry| entry.unwrap().file_name()).collect();
-        all.sort();
-        all
-    };
+    let names = || names(dir.path());
     let before = names();
-    let last = store.stats().segments.iter().rfind(|s| s.sealed).unwrap().id;
-    let file = path.join(format!("{last:020}.seg"));
+    let last = *sealed(&store).last().unwrap();
+    let file = path.join(segment(last));
     let dest = dir.path().join("backup");
     let away = dir.path().join("away");
     let failed = store.backup_while(&dest, || std::fs::rename(&file, &away).unwrap());

@@ -1,42 +1,14 @@
 //! Crashes that are forced, not hoped for: holes, open claims, power loss, failing disks.
 
+mod common;
+
+use common::children::{self, Process};
+use common::{Random, entries, log_by_hand as options, rounds};
 use std::sync::mpsc;
 use tailcask::{
-    AppendError, CommitLog, Durability, LogOptions, LogPosition, Maintenance, OpenError,
-    RecoveryMode, SimulatedDisk,
+    AppendError, CommitLog, Durability, LogPosition, Maintenance, OpenError, RecoveryMode,
+    SimulatedDisk,
 };
-
-fn options() -> LogOptions {
-    CommitLog::options().segment_size(2 << 20).maintenance(Maintenance::Manual)
-}
-
-fn entries(log: &CommitLog) -> Vec<Vec<u8>> {
-    let mut reader = log.reader();
-    let mut all = Vec::new();
-    while let Some(entry) = reader.next_entry().unwrap() {
-        all.push(entry.to_vec());
-    }
-    all
-}
-
-/// A small generator, so that a failing seed can be named.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-    fn flip(&mut self) -> bool {
-        self.next() >> 32 & 1 == 1
-    }
-}
-
-fn rounds(default: u64) -> u64 {
-    std::env::var("TAILCASK_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(default)
-}
 
 /// Hazard 22.
 #[test]
@@ -115,7 +87,7 @@ fn recovery_that_is_cut_short_changes_nothing() {
                 log.sync().unwrap();
             }
         }
-        let mut random = Random(7);
+        let mut random = Random::new(7);
         let mut image = if power {
             disk.power_loss(|_, _| !random.next().is_multiple_of(50))
         } else {
@@ -156,7 +128,7 @@ fn segments_that_are_dropped_leave_no_gap() {
         }
     }
     for power in [false, true] {
-        let mut random = Random(11);
+        let mut random = Random::new(11);
         for allowed in 0..20 {
             let mut image = disk.power_loss(|_, _| false);
             for _ in 0..4 {
@@ -271,7 +243,7 @@ fn check_power_loss(image: &SimulatedDisk, all: &[Vec<u8>], synced: usize, ends:
 #[test]
 fn power_loss_exhaustive_for_small_logs() {
     for seed in 1..=rounds(6) {
-        let mut random = Random(seed * 0x9e37_79b9);
+        let mut random = Random::new(seed * 0x9e37_79b9);
         let disk = SimulatedDisk::new();
         let log = options().open_simulated(&disk).unwrap();
         let (all, synced, ends) = workload(&log, &mut random, 10);
@@ -291,7 +263,7 @@ fn power_loss_exhaustive_for_small_logs() {
 #[test]
 fn power_loss_random_for_large_logs() {
     for seed in 1..=rounds(40) {
-        let mut random = Random(seed.wrapping_mul(0x1234_5678_9abc_def1));
+        let mut random = Random::new(seed.wrapping_mul(0x1234_5678_9abc_def1));
         let disk = SimulatedDisk::new();
         let log = options().open_simulated(&disk).unwrap();
         let (all, synced, ends) = workload(&log, &mut random, 12_000);
@@ -411,13 +383,12 @@ fn positions_are_not_used_again() {
     }
 }
 
-/// The child of the test below: appends from several threads and prints what was acknowledged.
+/// The other process of the test below: appends from several threads and says what was acknowledged.
 #[test]
-#[ignore = "run by kill_at_random_moments in a process of its own"]
-fn child_writes_until_killed() {
-    use std::io::Write;
-    let Ok(path) = std::env::var("TAILCASK_CHILD") else { return };
-    let round: u32 = std::env::var("TAILCASK_ROUND").unwrap().parse().unwrap();
+#[ignore = "the other process of the test below"]
+fn child() {
+    let Some((round, path)) = children::role() else { return };
+    let round: u32 = round.parse().unwrap();
     let log = CommitLog::options().segment_size(2 << 20).open(path).unwrap();
     let (sender, receiver) = mpsc::sync_channel::<(LogPosition, u64)>(16);
     std::thread::scope(|scope| {
@@ -449,9 +420,8 @@ fn child_writes_until_killed() {
                 }
             });
         }
-        let mut out = std::io::stderr().lock();
         for (position, id) in receiver {
-            writeln!(out, "ack {} {id}", position.as_u64()).unwrap();
+            children::say(&format!("ack {} {id}", position.as_u64()));
         }
     });
 }
@@ -459,41 +429,23 @@ fn child_writes_until_killed() {
 /// Promise 1, with a real process and a real SIGKILL, again and again on one directory.
 #[test]
 fn kill_at_random_moments() {
-    use std::io::{BufRead, BufReader};
-    use std::process::{Command, Stdio};
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("log");
-    let mut random = Random(std::process::id().into());
+    let mut random = Random::new(std::process::id().into());
     let mut acknowledged: Vec<(LogPosition, u64)> = Vec::new();
+    let mut waited_for = 0;
     for round in 0..rounds(25) {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "child_writes_until_killed", "--ignored", "--nocapture"])
-            .env("TAILCASK_CHILD", &path)
-            .env("TAILCASK_ROUND", round.to_string())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let wanted = random.next() % 3000;
-        let mut parse = |line: std::io::Result<String>| {
-            let line = line.unwrap();
-            let mut words = line.split(' ');
-            // The last line may be cut short, and then is not counted.
-            let (Some("ack"), Some(at), Some(id)) = (words.next(), words.next(), words.next())
-            else {
-                return;
-            };
-            if let (Ok(at), Ok(id)) = (at.parse(), id.parse()) {
-                acknowledged.push((LogPosition::from_u64(at), id));
-            }
+        let (child, mut lines) = Process::start(&round.to_string(), &path);
+        let wanted = random.below(3000);
+        let mut parse = |line: String| {
+            let (at, id) = line.strip_prefix("ack ").unwrap().split_once(' ').unwrap();
+            let at = LogPosition::from_u64(at.parse().unwrap());
+            acknowledged.push((at, id.parse().unwrap()));
         };
         (0..wanted).map_while(|_| lines.next()).for_each(&mut parse);
-        child.kill().unwrap();
-        child.wait().unwrap();
-        let mut rest: Vec<_> = lines.collect();
-        rest.pop();
-        rest.into_iter().for_each(parse);
+        waited_for += wanted;
+        drop(child);
+        lines.for_each(parse);
 
         let log = CommitLog::options().segment_size(2 << 20).open(&path).unwrap();
         assert!(log.recovery().same_boot);
@@ -513,5 +465,5 @@ fn kill_at_random_moments() {
         drop(reader);
         log.close().unwrap();
     }
-    assert!(acknowledged.len() > 1000);
+    assert!(acknowledged.len() as u64 >= waited_for);
 }

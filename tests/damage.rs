@@ -1,33 +1,14 @@
 //! A damaged value is an error until its key is set or deleted, and is then gone. Merging goes on around
 //! damage, and nothing that was deleted comes back because of it.
 
-use std::collections::BTreeMap;
-use std::os::unix::fs::{DirBuilderExt, FileExt};
-use std::path::Path;
-use tailcask::{Maintenance, MergeError, RecoveryMode, SimulatedDisk, Store, StoreOptions};
+mod common;
 
-fn options() -> StoreOptions {
-    Store::options().segment_size(2 << 20).maintenance(Maintenance::Manual)
-}
+use common::files::{copy_dir, flip};
+use common::{contents, hint, sealed as full, segment, store_by_hand as options, value};
+use tailcask::{MergeError, RecoveryMode, SimulatedDisk, Store, StoreOptions};
 
 fn salvage() -> StoreOptions {
     options().recovery_mode(RecoveryMode::Salvage)
-}
-
-fn value(store: &Store, key: &str) -> Option<Vec<u8>> {
-    store.get(key).unwrap().map(|value| value.to_vec())
-}
-
-fn contents(store: &Store) -> BTreeMap<Vec<u8>, Vec<u8>> {
-    store.iter().map(|pair| pair.map(|p| (p.key().to_vec(), p.value().to_vec())).unwrap()).collect()
-}
-
-fn full(store: &Store) -> Vec<u32> {
-    store.stats().segments.iter().filter(|s| s.sealed).map(|s| s.id).collect()
-}
-
-fn segment(id: u32) -> String {
-    format!("{id:020}.seg")
 }
 
 /// What of a frame is damaged.
@@ -209,29 +190,6 @@ fn a_damaged_copy_that_was_overwritten_does_not_matter() {
     assert_eq!(contents(&store).len(), 2);
 }
 
-/// Flips bits in a file, under the store that has it open.
-fn flip(path: &Path, at: u64, mask: u8) {
-    let file = std::fs::File::options().read(true).write(true).open(path).unwrap();
-    let mut byte = [0];
-    file.read_exact_at(&mut byte, at).unwrap();
-    file.write_all_at(&[byte[0] ^ mask], at).unwrap();
-}
-
-/// A copy of a store, as it is on the disk; without hints, if so asked.
-fn copy(from: &Path, to: &Path, hints: bool) {
-    let _ = std::fs::remove_dir_all(to);
-    std::fs::DirBuilder::new().mode(0o700).create(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
-        let name = entry.file_name().into_string().unwrap();
-        if entry.file_type().unwrap().is_file()
-            && name != "LOCK"
-            && (hints || !name.ends_with(".hint"))
-        {
-            std::fs::copy(entry.path(), to.join(name)).unwrap();
-        }
-    }
-}
-
 /// A damaged tombstone hides what it hid for as long as there is something to be hidden.
 #[test]
 fn a_damaged_tombstone_brings_nothing_back() {
@@ -256,11 +214,11 @@ fn a_damaged_tombstone_brings_nothing_back() {
         store.verify().unwrap_err();
         assert!(full(&store).contains(&second), "it may hide what is in the first one");
         // Never without notice.
-        copy(&path, &image, true);
+        copy_dir(&path, &image, true);
         if let Ok(again) = options().open(&image) {
             assert_eq!(value(&again, "deleted "), None, "{part:?}");
         }
-        copy(&path, &image, false);
+        copy_dir(&path, &image, false);
         options().open(&image).unwrap_err();
         // Once what it hides is gone it may go.
         assert_eq!(store.merge_only(&[first]).unwrap().puts_moved, 1);
@@ -271,7 +229,7 @@ fn a_damaged_tombstone_brings_nothing_back() {
         store.close().unwrap();
         assert!(path.join("set-aside").join(segment(second)).exists());
         for hints in [true, false] {
-            copy(&path, &image, hints);
+            copy_dir(&path, &image, hints);
             let again = options().open(&image).unwrap();
             assert_eq!(value(&again, "deleted "), None, "{part:?}");
             assert_eq!(contents(&again).len(), 2);
@@ -293,7 +251,7 @@ fn damage_of_which_nothing_is_known_stays_while_anything_older_is_there() {
     store.roll().unwrap();
     store.put("overwritten", "new").unwrap();
     store.maintain().unwrap();
-    std::fs::remove_file(path.join(format!("{:020}.hint", at.segment()))).unwrap();
+    std::fs::remove_file(path.join(hint(at.segment()))).unwrap();
     flip(&path.join(segment(at.segment())), u64::from(at.offset()) + 60, 8);
     for _ in 0..2 {
         let _ = store.merge_only(&[at.segment()]);

@@ -4,44 +4,14 @@
 //!
 //! Longer with `TAILCASK_ROUNDS`.
 
+mod common;
+
+use common::{Random, rounds, small_log, small_store};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use tailcask::{
-    CommitLog, LogOptions, LogPosition, Maintenance, SimulatedDisk, Store, StoreOptions,
-};
+use tailcask::{CommitLog, LogPosition, SimulatedDisk, Store};
 
 const UNIT: u64 = 16 << 10;
-
-fn log_options() -> LogOptions {
-    CommitLog::options().maintenance(Maintenance::Manual).segment_unit(UNIT).segment_size(UNIT)
-}
-
-fn store_options() -> StoreOptions {
-    Store::options().maintenance(Maintenance::Manual).segment_unit(UNIT).segment_size(UNIT)
-}
-
-fn rounds(default: u64) -> u64 {
-    std::env::var("TAILCASK_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(default)
-}
-
-struct Random(u64);
-
-impl Random {
-    fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 8
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-}
 
 /// What a disk was promised to hold when an image of it was taken.
 #[derive(Clone, Debug, Default)]
@@ -139,7 +109,7 @@ fn numbers(log: &CommitLog, what: &str) -> Vec<u64> {
 
 impl Image {
     fn open_log(disk: &SimulatedDisk, what: &str) -> CommitLog {
-        log_options().open_simulated(disk).unwrap_or_else(|error| {
+        small_log(UNIT).open_simulated(disk).unwrap_or_else(|error| {
             panic!("{what}: {error:?}\n{:?}", disk.files());
         })
     }
@@ -316,7 +286,7 @@ fn state(store: &Store, what: &str) -> State {
 
 impl Image {
     fn open_store(disk: &SimulatedDisk, what: &str) -> Store {
-        store_options().open_simulated(disk).unwrap_or_else(|error| {
+        small_store(UNIT).open_simulated(disk).unwrap_or_else(|error| {
             panic!("{what}: {error:?}\n{:?}", disk.files());
         })
     }

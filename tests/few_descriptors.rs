@@ -1,22 +1,11 @@
 //! Too few descriptors are an error, whatever they are too few for. Alone in its process, whose limit
 //! it changes.
 
+mod common;
+
+use common::{count, small_log};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tailcask::{CommitLog, LogOptions, Maintenance, Store};
-
-const UNIT: u64 = 16 << 10;
-
-fn options() -> LogOptions {
-    CommitLog::options().maintenance(Maintenance::Manual).segment_unit(UNIT).segment_size(UNIT)
-}
-
-fn count(log: &CommitLog) -> usize {
-    let (mut reader, mut count) = (log.reader(), 0);
-    while reader.next_entry().unwrap().is_some() {
-        count += 1;
-    }
-    count
-}
+use tailcask::{CommitLog, Store};
 
 /// K1: where none was left to read the boot id with, it counted as another one, and the log ended at
 /// the first unfinished append: 87,031 acknowledged entries were removed, and the open was clean.
@@ -24,7 +13,7 @@ fn count(log: &CommitLog) -> usize {
 fn too_few_descriptors_lose_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("log");
-    let log = options().open(&path).unwrap();
+    let log = small_log(16 << 10).open(&path).unwrap();
     log.append(b"before").unwrap();
     log.abandon_reservation(64);
     // Many unsealed segments: each takes a descriptor.
@@ -41,7 +30,7 @@ fn too_few_descriptors_lose_nothing() {
     for more in 0..40 {
         let few = Rlimit { current: Some(used + more), ..usual };
         setrlimit(Resource::Nofile, few).unwrap();
-        let opened = options().open(&path);
+        let opened = small_log(16 << 10).open(&path);
         let read = CommitLog::open_read_only(&path);
         let other = Store::open(&store);
         setrlimit(Resource::Nofile, usual).unwrap();
@@ -56,7 +45,7 @@ fn too_few_descriptors_lose_nothing() {
         drop(other);
     }
     assert!(failed > 0, "the limit was met");
-    let log = options().open(&path).unwrap();
+    let log = small_log(16 << 10).open(&path).unwrap();
     assert_eq!(count(&log), 3001);
     assert!(!path.join("set-aside").exists());
 }

@@ -1,14 +1,15 @@
 //! Readers that wait for an entry are woken, whatever it is that uncovers it.
 
+mod common;
+
+use common::{HANG, small_log};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
-use tailcask::CommitLog;
+use tailcask::{CommitLog, Maintenance};
 
-/// Far longer than anything here takes: whoever waits for this long sleeps for ever.
-const HANG: Duration = Duration::from_secs(30);
 /// For another thread to fall asleep in. Too short a time makes a test weaker, and not fail.
 const ASLEEP: Duration = Duration::from_millis(100);
 
@@ -95,7 +96,7 @@ fn no_entry_is_slept_through_beside_sync_marks() {
 
 #[test]
 fn no_entry_is_slept_through_over_many_rolls() {
-    let log = CommitLog::options().segment_size(4096).segment_unit(4096);
+    let log = small_log(4096).maintenance(Maintenance::Background);
     let log = log.open_simulated(&tailcask::SimulatedDisk::new()).unwrap();
     let log: &'static CommitLog = Box::leak(Box::new(log));
     let (tell, woken) = mpsc::channel();

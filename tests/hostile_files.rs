@@ -1,16 +1,17 @@
 //! Hazards 13, 27, 34 to 36, and promise 8: damaged and hostile files give an error or the right
 //! answer; no panic, no hang, no large allocation.
 
+mod common;
+
+use common::files::names;
+use common::frames::seed;
+use common::log_by_hand as options;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use tailcask::{CommitLog, LogOptions, Maintenance, OpenError, RecoveryMode};
+use tailcask::{CommitLog, OpenError, RecoveryMode};
 
 const SEGMENT: &str = "00000000000000000001.seg";
-
-fn options() -> LogOptions {
-    CommitLog::options().segment_size(2 << 20).maintenance(Maintenance::Manual)
-}
 
 /// A small log with entries, a batch and sync marks: closed, or as a dead process leaves it.
 fn make(path: &Path, closed: bool) -> Vec<Vec<u8>> {
@@ -99,14 +100,6 @@ fn every_truncation_is_an_error_or_changes_nothing() {
     }
 }
 
-/// The folded multiplication of `docs/format.md`, written again.
-fn seed(salt: u64, offset: u64, low: u64, header: u64) -> u32 {
-    let product =
-        u128::from(salt ^ header) * u128::from((offset << 32 | low) ^ 0x9e37_79b9_7f4a_7c15);
-    let folded = product as u64 ^ (product >> 64) as u64;
-    folded as u32 ^ (folded >> 32) as u32
-}
-
 /// Hazard 35: lengths 0, maximum, end of file and one off, with the checksums made right.
 #[test]
 fn lengths_that_lie_under_a_right_checksum() {
@@ -164,8 +157,8 @@ fn what_is_no_regular_file_is_refused_and_not_followed() {
             },
             |at, _| fs::create_dir(at).unwrap(),
             |at, _| {
-                let status = std::process::Command::new("mkfifo").arg(at).status().unwrap();
-                assert!(status.success());
+                let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR);
+                rustix::fs::mknodat(rustix::fs::CWD, at, kind, mode, 0).unwrap();
             },
         ];
         for make_it in makers {
@@ -207,11 +200,6 @@ fn what_others_can_write_to_is_refused() {
     assert!(matches!(options().open(&path), Err(OpenError::NotPrivate { mode: 0o770, .. })));
 }
 
-fn log_aside(path: &Path) -> Vec<String> {
-    let names = fs::read_dir(path.join("set-aside")).unwrap();
-    names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
-}
-
 /// Hazard 27.
 #[test]
 fn a_torn_segment_header_neither_bricks_nor_hangs() {
@@ -223,7 +211,11 @@ fn a_torn_segment_header_neither_bricks_nor_hangs() {
     let log = options().open(&path).unwrap();
     assert_eq!(entries(&log).unwrap(), expected);
     log.close().unwrap();
-    assert_eq!(log_aside(&path), ["00000000000000000002.seg"], "it is no part of the log");
+    assert_eq!(
+        names(&path.join("set-aside")),
+        ["00000000000000000002.seg"],
+        "it is no part of the log"
+    );
     fs::write(path.join("00000000000000000009.seg"), [1; 30]).unwrap();
     match options().open(&path) {
         Err(OpenError::Corrupt(corruption)) => assert_eq!(corruption.segment, 9),

@@ -2,10 +2,12 @@
 //! while rolling, while recovering. Longer with `TAILCASK_ROUNDS`.
 #![cfg(unix)]
 
+mod common;
+
+use common::children::{self, Process, Said, die, say};
+use common::{Random, rounds};
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 use tailcask::{CommitLog, LogOptions};
 
@@ -13,16 +15,6 @@ const ENTRY: usize = 150_000;
 
 fn options() -> LogOptions {
     CommitLog::options().segment_size(2 << 20)
-}
-
-fn rounds(default: u64) -> u64 {
-    std::env::var("TAILCASK_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(default)
-}
-
-fn die() -> ! {
-    rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL)
-        .expect("killed");
-    unreachable!("SIGKILL is not survived")
 }
 
 fn entry(id: u64, len: usize) -> Vec<u8> {
@@ -34,19 +26,17 @@ fn entry(id: u64, len: usize) -> Vec<u8> {
 /// Appends, and says so only then.
 fn append(log: &CommitLog, id: u64, len: usize) {
     log.append(&entry(id, len)).unwrap();
-    let mut out = std::io::stderr().lock();
-    writeln!(out, "ack {id}").unwrap();
+    say(&format!("ack {id}"));
 }
 
 #[test]
 #[ignore = "the process that the other tests kill"]
 fn child() {
-    let (Ok(dir), Ok(point)) = (std::env::var("KILL_DIR"), std::env::var("KILL_POINT")) else {
-        return;
-    };
-    let first: u64 = std::env::var("KILL_FIRST").unwrap().parse().unwrap();
-    let log = options().open(Path::new(&dir)).unwrap();
-    match &point[..] {
+    let Some((role, dir)) = children::role() else { return };
+    let (point, first) = role.split_once(' ').unwrap();
+    let first: u64 = first.parse().unwrap();
+    let log = options().open(dir).unwrap();
+    match point {
         "reserved" => {
             append(&log, first, 100);
             log.abandon_reservation(300);
@@ -74,30 +64,20 @@ fn child() {
     }
 }
 
-fn start(dir: &Path, point: &str, first: u64) -> std::process::Child {
-    Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "child", "--ignored", "--nocapture"])
-        .env("KILL_DIR", dir)
-        .env("KILL_POINT", point)
-        .env("KILL_FIRST", first.to_string())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap()
+fn start(dir: &Path, point: &str, first: u64) -> (Process, Said) {
+    Process::start(&format!("{point} {first}"), dir)
 }
 
-/// Runs a child to its end, and says what it acknowledged.
-fn acknowledged(mut child: std::process::Child, patience: Option<Duration>) -> Vec<u64> {
-    let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+/// What a child acknowledges before its end, or before it is killed after a while.
+fn acknowledged((mut child, said): (Process, Said), patience: Option<Duration>) -> Vec<u64> {
     let reader = std::thread::spawn(move || {
-        let ids = lines.map_while(Result::ok);
-        ids.filter_map(|line| line.strip_prefix("ack ")?.parse().ok()).collect()
+        said.map(|line| line.strip_prefix("ack ").unwrap().parse().unwrap()).collect()
     });
     if let Some(patience) = patience {
         std::thread::sleep(patience);
-        child.kill().unwrap();
+        child.0.kill().unwrap();
     }
-    child.wait().unwrap();
+    child.0.wait().unwrap();
     reader.join().unwrap()
 }
 
@@ -135,18 +115,14 @@ fn killed_while_rolling_and_while_recovering() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("log");
     let (mut acked, mut next) = (Vec::new(), 0);
-    let mut seed = u64::from(std::process::id());
-    let mut random = move |below: u64| {
-        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        (seed >> 33) % below
-    };
+    let mut random = Random::new(std::process::id().into());
     for round in 0..rounds(6) {
-        let patience = Duration::from_micros(20_000 + random(60_000));
+        let patience = Duration::from_micros(20_000 + random.below(60_000));
         acked.extend(acknowledged(start(&path, "rolling", next), Some(patience)));
         next += 1_000_000;
         // The recovery of that, cut short again and again.
         for _ in 0..4 {
-            let patience = Duration::from_micros(random(15_000));
+            let patience = Duration::from_micros(random.below(15_000));
             acknowledged(start(&path, "recovering", 0), Some(patience));
         }
         let log = options().open(&path).unwrap();

@@ -1,12 +1,11 @@
 //! Hints with a right checksum that say what is not so: nothing panics, nothing is deleted on their word,
 //! and `verify` tells.
 
-use std::collections::BTreeMap;
+mod common;
+
+use common::{contents, sealed as full, segment, store_by_hand as options};
 use std::path::{Path, PathBuf};
-use tailcask::{
-    Corruption, CorruptionKind, Maintenance, MergeError, ReadError, SimulatedDisk, Store,
-    StoreOptions,
-};
+use tailcask::{Corruption, CorruptionKind, MergeError, ReadError, SimulatedDisk, Store};
 
 /// Where a hint has its counts and its entries.
 const UNLISTED: usize = 128;
@@ -14,20 +13,8 @@ const ENTRIES: usize = 152;
 /// How many there are in the store that `make` makes.
 const HINTS: u64 = 3;
 
-fn options() -> StoreOptions {
-    Store::options().segment_size(2 << 20).maintenance(Maintenance::Manual)
-}
-
-fn contents(store: &Store) -> BTreeMap<Vec<u8>, Vec<u8>> {
-    store.iter().map(|pair| pair.map(|p| (p.key().to_vec(), p.value().to_vec())).unwrap()).collect()
-}
-
-fn full(store: &Store) -> Vec<u32> {
-    store.stats().segments.iter().filter(|s| s.sealed).map(|s| s.id).collect()
-}
-
 fn hint(path: &Path, id: u32) -> PathBuf {
-    path.join(format!("{id:020}.hint"))
+    path.join(common::hint(id))
 }
 
 /// The entries in a hint: tag in the high half, offset and tombstone bit in the low one.
@@ -54,7 +41,7 @@ fn lie(hint: &Path, mut entries: Vec<u64>) {
 
 /// Where in its segment's file the value of a key is, by what is in the file.
 fn offset_of(path: &Path, id: u32, bytes: &[u8]) -> u64 {
-    let file = std::fs::read(path.join(format!("{id:020}.seg"))).unwrap();
+    let file = std::fs::read(path.join(segment(id))).unwrap();
     file.windows(bytes.len()).position(|window| window == bytes).unwrap() as u64
 }
 
@@ -187,7 +174,10 @@ fn a_hint_that_is_met_lying_while_opening_is_not_used() {
             |e: u64| if e & 0xffff_ffff == place { tag | e & 0xffff_ffff } else { tag | to };
         lie(&hint(&path, first), all.into_iter().map(other).collect());
         let store = options().open(&path).unwrap();
-        assert_eq!(store.recovery().hinted_segments, HINTS - 1, "that of the first is not used");
+        // That of the first; and that of the second with it, if their entries met before two of the
+        // first did: which is up to the threads that load.
+        let hinted = store.recovery().hinted_segments;
+        assert!(hinted == HINTS - 1 || hinted == HINTS - 2, "{hinted}");
         store.verify().unwrap();
         store.close().unwrap();
         is_whole(&path);

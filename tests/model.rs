@@ -2,10 +2,14 @@
 //!
 //! `TAILCASK_CASES` says how many sequences; a failure prints the shortest one it finds.
 
+mod common;
+
+use common::content::placed_entries;
+use common::log_by_hand as options;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use tailcask::{CommitLog, LogOptions, LogPosition, Maintenance, ReadError, SimulatedDisk};
+use tailcask::{CommitLog, LogPosition, ReadError, SimulatedDisk};
 
 const SEGMENT: u64 = 2 << 20;
 
@@ -109,10 +113,6 @@ struct World {
     counter: usize,
     /// An abandoned reservation stops the watermarks until the next crash.
     abandoned: bool,
-}
-
-fn options() -> LogOptions {
-    CommitLog::options().segment_size(SEGMENT).maintenance(Maintenance::Manual)
 }
 
 impl World {
@@ -380,18 +380,9 @@ impl World {
         self.abandoned = false;
     }
 
-    fn found(&self) -> Vec<(LogPosition, Vec<u8>)> {
-        let mut reader = self.log().reader();
-        let mut found = Vec::new();
-        while let Some(entry) = reader.next_entry().unwrap() {
-            found.push((entry.position(), entry.to_vec()));
-        }
-        found
-    }
-
     /// What is there is what is known, no less and no more, and in its place.
     fn check(&mut self) {
-        let found = self.found();
+        let found = placed_entries(self.log());
         assert_eq!(found.len(), self.entries.len());
         for ((position, bytes), known) in found.into_iter().zip(&mut self.entries) {
             assert_eq!(bytes, known.bytes);
@@ -427,7 +418,7 @@ impl World {
         };
         let image = crash(&self.disk);
         self.start_again(image, cuts, crash);
-        let found = self.found().len();
+        let found = placed_entries(self.log()).len();
         assert!(found >= promised, "{found} of {promised} durable ones are there");
         assert!(found <= self.entries.len());
         if let (Some(last), Some(next)) =

@@ -1,31 +1,19 @@
 //! A healthy log is never refused by a strict open, whatever came together: each test is a way in which
 //! one was.
 
-use tailcask::{
-    CommitLog, DiskOperation, LogOptions, Maintenance, RecoveryMode, SimulatedDisk, Store,
-    StoreOptions,
-};
+mod common;
+
+use common::{entries, segment, small_log, small_store};
+use tailcask::{CommitLog, DiskOperation, LogOptions, RecoveryMode, SimulatedDisk, StoreOptions};
 
 const UNIT: u64 = 16 << 10;
 
 fn options() -> LogOptions {
-    CommitLog::options().maintenance(Maintenance::Manual).segment_unit(UNIT).segment_size(UNIT)
+    small_log(UNIT)
 }
 
 fn store_options() -> StoreOptions {
-    Store::options().maintenance(Maintenance::Manual).segment_unit(UNIT).segment_size(UNIT)
-}
-
-fn name(id: u32) -> String {
-    format!("{id:020}.seg")
-}
-
-fn entries(log: &CommitLog) -> Vec<Vec<u8>> {
-    let (mut reader, mut all) = (log.reader(), Vec::new());
-    while let Some(entry) = reader.next_entry().unwrap() {
-        all.push(entry.to_vec());
-    }
-    all
+    small_store(UNIT)
 }
 
 fn fill(log: &CommitLog, segments: u32) {
@@ -52,7 +40,7 @@ fn a_seal_that_a_power_loss_takes_after_a_close_is_made_again() {
     let image = disk.process_death();
     log.abort();
     // As if the process had died before it wrote to what came next.
-    (2..10).for_each(|id| _ = image.cut(&name(id), 0));
+    (2..10).for_each(|id| _ = image.cut(&segment(id), 0));
     let log = options().open_simulated(&image).unwrap();
     let all = entries(&log);
     assert!(all.len() > 10);
@@ -68,7 +56,7 @@ fn a_log_with_a_gap_that_salvage_left_is_truncated() {
     let log = options().open_simulated(&disk).unwrap();
     fill(&log, 6);
     log.close().unwrap();
-    assert!(disk.cut(&name(3), 0));
+    assert!(disk.cut(&segment(3), 0));
     let log = options().recovery_mode(RecoveryMode::Salvage).open_simulated(&disk).unwrap();
     assert_eq!(log.recovery().lost.len(), 1);
     for segment in [2u64, 5] {
@@ -162,7 +150,7 @@ fn what_a_failed_merge_could_not_remove_is_no_contradiction() {
     }
     store.roll().unwrap();
     let last = disk.files().iter().filter_map(|(name, _)| name[..20].parse::<u32>().ok()).max();
-    let output = name(last.unwrap() + 1);
+    let output = segment(last.unwrap() + 1);
     for operation in [DiskOperation::Remove, DiskOperation::Sync] {
         disk.fail_once_with(operation, &output, 0, std::io::ErrorKind::Other);
     }
@@ -269,7 +257,7 @@ fn a_seal_that_a_dying_recovery_left_is_durable_before_what_follows_it() {
     let dead = std::sync::Arc::new(std::sync::Mutex::new(None));
     let taken = dead.clone();
     image.on_operation(move |disk, operation, file| {
-        if operation == DiskOperation::Sync && file == name(1) {
+        if operation == DiskOperation::Sync && file == segment(1) {
             *taken.lock().unwrap() = Some(disk.process_death());
         }
         Ok(())

@@ -1,55 +1,30 @@
 //! Opening decides completely, and then acts: what contradicts what, what is set aside, and what of
 //! it Salvage brings back. Each test is a way in which sound data was once lost, or taken for granted.
 
+mod common;
+
+use common::files::{copy_dir, names};
+use common::{HANG, contents, entries, sealed, segment, small_log, small_store, value};
 use std::fs;
 use std::path::Path;
 use tailcask::{
-    CommitLog, LogOptions, Maintenance, OpenError, RecoveryMode, SimulatedDisk, Store, StoreOptions,
+    CommitLog, LogOptions, OpenError, RecoveryMode, SimulatedDisk, Store, StoreOptions,
 };
 
 const UNIT: u64 = 16 << 10;
 
 fn store_options() -> StoreOptions {
-    Store::options().maintenance(Maintenance::Manual).segment_unit(UNIT).segment_size(2 * UNIT)
+    small_store(UNIT).segment_size(2 * UNIT)
 }
 
 fn options() -> LogOptions {
-    CommitLog::options().maintenance(Maintenance::Manual).segment_unit(UNIT).segment_size(UNIT)
-}
-
-fn contents(store: &Store) -> Vec<(Vec<u8>, Vec<u8>)> {
-    let pairs = store.iter().map(|pair| {
-        let pair = pair.unwrap();
-        (pair.key().to_vec(), pair.value().to_vec())
-    });
-    let mut all: Vec<_> = pairs.collect();
-    all.sort();
-    all
-}
-
-fn entries(log: &CommitLog) -> Vec<Vec<u8>> {
-    let (mut reader, mut all) = (log.reader(), Vec::new());
-    while let Some(entry) = reader.next_entry().unwrap() {
-        all.push(entry.to_vec());
-    }
-    all
-}
-
-fn copy_dir(from: &Path, to: &Path) {
-    fs::create_dir(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        if entry.file_type().unwrap().is_file() {
-            fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
-        }
-    }
+    small_log(UNIT)
 }
 
 fn segments(dir: &Path) -> Vec<String> {
-    let names = fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
-    let mut names: Vec<_> = names.filter(|name| name.ends_with(".seg")).collect();
-    names.sort();
-    names
+    let mut all = names(dir);
+    all.retain(|name| name.ends_with(".seg"));
+    all
 }
 
 /// K2: the segments that an older MANIFEST does not know are sound, and were unlinked.
@@ -82,8 +57,7 @@ fn an_older_manifest_is_refused_and_nothing_is_removed() {
         assert_eq!(segments(&path), before, "nothing is gone");
         // Salvage takes what is there.
         let copy = dir.path().join(format!("copy{}", old.len() + usize::from(old == new)));
-        let _ = fs::remove_dir_all(&copy);
-        copy_dir(&path, &copy);
+        copy_dir(&path, &copy, true);
         let salvage = store_options().recovery_mode(RecoveryMode::Salvage).open(&copy).unwrap();
         assert_eq!(contents(&salvage).len(), 2, "{}", salvage.recovery());
         assert!(!salvage.recovery().is_clean());
@@ -278,8 +252,7 @@ fn what_version_0_1_0_wrote_is_opened_and_upgraded() {
     for name in ["store-closed", "store-killed"] {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("store");
-        copy_dir(&fixtures.join(name), &path);
-        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+        copy_dir(&fixtures.join(name), &path, true);
         let store = store_options().open(&path).unwrap();
         assert!(store.recovery().upgraded);
         check_fixture(&store);
@@ -294,8 +267,7 @@ fn what_version_0_1_0_wrote_is_opened_and_upgraded() {
     }
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("log");
-    copy_dir(&fixtures.join("log-closed"), &path);
-    fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    copy_dir(&fixtures.join("log-closed"), &path, true);
     let log = options().open(&path).unwrap();
     assert_eq!(entries(&log).len(), 400);
     log.append(b"more").unwrap();
@@ -304,7 +276,7 @@ fn what_version_0_1_0_wrote_is_opened_and_upgraded() {
 }
 
 fn check_fixture(store: &Store) {
-    let value = |key: &str| store.get(key).unwrap().map(|value| value.to_vec());
+    let value = |key: &str| value(store, key);
     assert_eq!(value("key0000"), None, "deleted");
     assert_eq!(value("key0001").as_deref(), Some(&b"second-1"[..]));
     assert_eq!(value("key0002"), None, "deleted in a batch");
@@ -325,7 +297,7 @@ fn what_a_merge_left_is_removed_only_while_its_inputs_are_there() {
     }
     store.maintain().unwrap();
     let expected = contents(&store);
-    let ids: Vec<u32> = store.stats().segments.iter().filter(|s| s.sealed).map(|s| s.id).collect();
+    let ids = sealed(&store);
     let at = disk.clone();
     let image = std::sync::Arc::new(std::sync::Mutex::new(None));
     let taken = image.clone();
@@ -344,7 +316,7 @@ fn what_a_merge_left_is_removed_only_while_its_inputs_are_there() {
     let made_by_it = |name: &&String| ids.iter().all(|id| !name.starts_with(&format!("{id:020}")));
     assert!(gone.iter().any(made_by_it) && gone.iter().all(made_by_it), "{gone:?}");
 
-    let input = format!("{:020}.seg", ids[0]);
+    let input = segment(ids[0]);
     assert!(without.cut(&input, 0));
     let before = without.files();
     assert!(store_options().open_simulated(&without).is_err());
@@ -381,5 +353,5 @@ fn long_manifests_and_sparse_files_take_no_time() {
     assert_eq!(contents(&store).len(), 1, "it is no part of a log that was closed");
     assert_eq!(store.recovery().set_aside.len(), 1);
     // It was minutes; this is a guard against that, and no measurement.
-    assert!(started.elapsed() < std::time::Duration::from_secs(60), "{:?}", started.elapsed());
+    assert!(started.elapsed() < HANG, "{:?}", started.elapsed());
 }

@@ -2,6 +2,9 @@
 //!
 //! `TAILCASK_ROUNDS` says how many rounds.
 
+mod common;
+
+use common::{Finish, Random, rounds, small_log, small_store};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -10,34 +13,10 @@ use tailcask::{
     MergePolicy, SimulatedDisk, Store, StoreOptions, WriteOptions,
 };
 
-fn rounds(default: u64) -> u64 {
-    std::env::var("TAILCASK_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(default)
-}
-
-struct Random(u64);
-
-impl Random {
-    fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 8
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-}
-
 // ---- the log ----
 
 fn log_options() -> LogOptions {
-    let options = CommitLog::options().segment_unit(64 << 10).segment_size(64 << 10);
-    options.maintenance(Maintenance::Manual)
+    small_log(64 << 10)
 }
 
 /// What an entry says of itself: its writer, and its number there. The rest is filled with it.
@@ -232,7 +211,7 @@ fn images_beside_writers_keep_the_promises() {
                     std::thread::yield_now();
                 }
             });
-            let stopping = StopOnDrop(&writers.stop);
+            let stopping = Finish(&writers.stop);
             let mut random = Random::new(round + 77);
             let taken = (0..30).map(|turn| {
                 if turn % 10 == 9 {
@@ -251,23 +230,13 @@ fn images_beside_writers_keep_the_promises() {
     }
 }
 
-/// Also when an assertion fails, so that the test ends.
-struct StopOnDrop<'s>(&'s AtomicBool);
-
-impl Drop for StopOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
 // ---- the store ----
 
 const KEYS: u64 = 8;
 
 fn store_options() -> StoreOptions {
     let policy = MergePolicy::new().min_dead_bytes(1000);
-    let options = Store::options().segment_unit(32 << 10).segment_size(32 << 10);
-    options.maintenance(Maintenance::Manual).merge_policy(policy)
+    small_store(32 << 10).merge_policy(policy)
 }
 
 /// What one writer has done to its keys, in order: each key's number, and whether it has a value
@@ -421,7 +390,7 @@ fn images_beside_merges_keep_the_promises() {
                     }
                 }
             });
-            let stopping = StopOnDrop(stop);
+            let stopping = Finish(stop);
             let mut random = Random::new(round + 99);
             let images: Vec<_> = (0..25)
                 .map(|_| {

@@ -1,25 +1,17 @@
 //! What merging gives back, and what it must not do when the disk is full, a frame is damaged, or there
 //! is nothing to be gained.
 
+mod common;
+
+use common::files::paths_with;
+use common::{sealed as full, segment, small_store, store_by_hand as options, until, value};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tailcask::{
-    Batch, CommitLog, Maintenance, MergeError, MergePolicy, RecoveryMode, SimulatedDisk, Store,
-    StoreOptions, WriteOptions,
+    Batch, CommitLog, MergeError, MergePolicy, RecoveryMode, SimulatedDisk, Store, StoreOptions,
+    WriteOptions,
 };
-
-fn options() -> StoreOptions {
-    Store::options().segment_size(2 << 20).maintenance(Maintenance::Manual)
-}
-
-fn value(store: &Store, key: &str) -> Option<Vec<u8>> {
-    store.get(key).unwrap().map(|value| value.to_vec())
-}
-
-fn full(store: &Store) -> Vec<u32> {
-    store.stats().segments.iter().filter(|s| s.sealed).map(|s| s.id).collect()
-}
 
 /// An expired value hides older ones like a tombstone, also after a merge that failed.
 #[test]
@@ -212,7 +204,7 @@ fn a_batch_over_a_damaged_key_is_refused() {
     let store = options().open_simulated(&disk).unwrap();
     let at = store.put("damaged-key-1234", "value").unwrap();
     store.close().unwrap();
-    let file = format!("{:020}.seg", at.segment());
+    let file = segment(at.segment());
     assert!(disk.flip(&file, at.offset() as usize + 16 + 3, 1));
     let store = options().open_simulated(&disk).expect("hints suffice");
     store.get("damaged-key-1234").unwrap_err();
@@ -241,7 +233,7 @@ fn salvage_keeps_one_slot_for_a_key() {
         let at = store.get(&key).unwrap().unwrap().position();
         store.put(&key, "v2").unwrap();
         store.close().unwrap();
-        let file = format!("{:020}.seg", at.segment());
+        let file = segment(at.segment());
         assert!(disk.flip(&file, at.offset() as usize + 16 + 8 + 8 + 3, 1));
         let store = options().recovery_mode(RecoveryMode::Salvage).open_simulated(&disk).unwrap();
         assert_eq!(store.len(), 2);
@@ -268,12 +260,13 @@ fn a_follower_of_the_log_does_not_keep_what_is_merged() {
         store.merge().unwrap();
         let _ = follower.tail();
     }
-    store.maintain().unwrap();
-    let _ = follower.tail();
-    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
     let mine = path.to_str().unwrap();
-    let deleted = maps.lines().filter(|l| l.contains(mine) && l.ends_with("(deleted)")).count();
-    assert!(deleted < 8, "{deleted} maps of files that are gone");
+    until("few files are mapped that are gone", || {
+        store.maintain().unwrap();
+        let _ = follower.tail();
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        maps.lines().filter(|l| l.contains(mine) && l.ends_with("(deleted)")).count() < 8
+    });
 }
 
 /// Hazard 35: what a hint says beside its entries may be anything, also with a right checksum.
@@ -282,24 +275,20 @@ fn hints_with_absurd_numbers_and_a_right_checksum() {
     for at in [40usize, 48, 56, 64, 72, 120, 128, 136] {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
-        let o = Store::options().segment_size(2 << 20).maintenance(Maintenance::Manual);
+        let o = options();
         let store = o.open(&path).unwrap();
         for n in 0..100 {
             store.put(format!("{n}"), "x").unwrap();
         }
         store.put_with("t", "x", &WriteOptions::new().ttl(Duration::from_millis(1))).unwrap();
         store.close().unwrap();
-        let hint = std::fs::read_dir(&path)
-            .unwrap()
-            .map(|e| e.unwrap().path())
-            .find(|p| p.extension().is_some_and(|e| e == "hint"))
-            .unwrap();
-        let mut b = std::fs::read(&hint).unwrap();
+        let hint = &paths_with(&path, "hint")[0];
+        let mut b = std::fs::read(hint).unwrap();
         b[at..at + 8].copy_from_slice(&(u64::MAX - 3).to_le_bytes());
         let n = b.len() - 4;
         let crc = crc32fast::hash(&b[..n]);
         b[n..].copy_from_slice(&crc.to_le_bytes());
-        std::fs::write(&hint, &b).unwrap();
+        std::fs::write(hint, &b).unwrap();
         let store = o.open(&path).unwrap();
         assert_eq!(store.recovery().hinted_segments, 0, "it cannot be true");
         store.put("0", "y").unwrap();
@@ -481,8 +470,8 @@ fn a_merge_that_finds_no_room_takes_less_at_a_time() {
     let report = store.merge_only(&ids).unwrap();
     assert_eq!((report.inputs, report.puts_moved), (ids.len() as u64, 8));
     for n in 0..8u8 {
-        assert_eq!(value(&store, &format!("{n} 0")), None);
-        assert_eq!(value(&store, &format!("{n} 1")).unwrap(), vec![n; 28 << 10]);
+        assert_eq!(value(&store, format!("{n} 0")), None);
+        assert_eq!(value(&store, format!("{n} 1")).unwrap(), vec![n; 28 << 10]);
     }
     let again = options_of_4k().open_simulated(&disk.process_death()).unwrap();
     assert_eq!(again.len(), 8);
@@ -490,6 +479,5 @@ fn a_merge_that_finds_no_room_takes_less_at_a_time() {
 }
 
 fn options_of_4k() -> StoreOptions {
-    let options = Store::options().segment_unit(4096).segment_size(64 << 10);
-    options.initial_segment_size(64 << 10).maintenance(Maintenance::Manual)
+    small_store(4096).segment_size(64 << 10).initial_segment_size(64 << 10)
 }
