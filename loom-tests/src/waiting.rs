@@ -8,7 +8,7 @@
 use crate::format::frame::{self, Header, Kind, State};
 use crate::format::header::FIRST_FRAME;
 use crate::log::append::claim::Memory;
-use crate::log::group_commit::{GroupCommit, Poll};
+use crate::log::group_commit::{GroupCommit, TaskTurn};
 use crate::memory::{FRAME, Log, fill};
 use crate::segment::pins::Pins;
 use crate::sync::{Arc, AtomicU64, Ordering, UnsafeCell};
@@ -182,7 +182,7 @@ pub fn a_failed_thread_leaves_no_task_asleep() {
         // Polled twice, as it may be at any time: it is there once.
         for _ in 0..2 {
             let poll = disk.group.poll(2, &mut ticket, &flag.clone().into());
-            assert!(matches!(poll, Poll::Registered));
+            assert!(matches!(poll, TaskTurn::Registered));
             assert!(disk.group.waiting() <= 1);
         }
         let found = failed.load(Ordering::Relaxed) == 1;
@@ -204,9 +204,9 @@ pub fn a_task_is_woken() {
         };
         begin_main();
         let registered = match disk.group.poll(2, &mut 0, &flag.clone().into()) {
-            Poll::Done => false,
-            Poll::Failed(_) => unreachable!("no sync fails"),
-            Poll::Registered => true,
+            TaskTurn::Done => false,
+            TaskTurn::Failed(_) => unreachable!("no sync fails"),
+            TaskTurn::Registered => true,
         };
         leader.join().unwrap();
         assert_eq!(flag.0.load(Ordering::Relaxed) == 1, registered);

@@ -3,7 +3,6 @@
 use crate::error::{OpenError, ReadError};
 use crate::format::header::FIRST_FRAME;
 use crate::log::append::prefix::is_frame_before;
-use crate::log::append::tail::is_after;
 use crate::log::recovery;
 use crate::log::writer::LogWriter;
 use crate::position::LogPosition;
@@ -41,7 +40,7 @@ pub(crate) enum View {
 impl View {
     pub(crate) fn table(&self) -> &SegmentSet {
         match self {
-            Self::Writer(writer) => &writer.table,
+            Self::Writer(writer) => writer.segment_set(),
             Self::ReadOnly(log) => &log.table,
         }
     }
@@ -54,7 +53,7 @@ impl View {
 
     pub(crate) fn tail(&self) -> LogPosition {
         match self {
-            Self::Writer(writer) => writer.tail.position(),
+            Self::Writer(writer) => writer.tail(),
             Self::ReadOnly(log) => log.tail(),
         }
     }
@@ -72,13 +71,7 @@ impl View {
     /// The next segment of the log, once it is active.
     pub(crate) fn segment_after(&self, id: u32) -> Result<Option<Pin<'_>>, ReadError> {
         match self {
-            Self::Writer(writer) => {
-                // Before the table: a standby that was taken back is then not in it any more.
-                let active = writer.tail.roll_number();
-                let pin = writer.table.pin_after(id);
-                let begun = |roll: u32| !is_after(u64::from(roll), active);
-                Ok(pin.filter(|segment| segment.roll.is_none_or(begun)))
-            }
+            Self::Writer(writer) => Ok(writer.segment_after(id)),
             Self::ReadOnly(log) => {
                 if log.table.last().is_none_or(|last| last <= id) {
                     log.refresh(id)?;
@@ -99,7 +92,7 @@ impl View {
     /// Whether a store lives on the log: then it has gaps, where segments without entries were.
     pub(crate) fn is_store(&self) -> bool {
         match self {
-            Self::Writer(writer) => lock(&writer.manifest).is_store(),
+            Self::Writer(writer) => writer.store_secret().is_some(),
             Self::ReadOnly(log) => log.gaps,
         }
     }
@@ -131,26 +124,16 @@ impl View {
     /// at all.
     #[inline]
     pub(crate) fn look_until(&self, position: LogPosition, segment: &Segment) -> Option<u64> {
-        let Self::Writer(writer) = self else { return look_until_of_others(position, segment) };
-        let mut prefix = writer.prefix.position();
-        if position >= prefix {
-            prefix = writer.prefix.advance(&writer.tail);
+        match self {
+            Self::Writer(writer) => writer.readable_until(position, segment),
+            Self::ReadOnly(_) => look_until_of_others(position, segment),
         }
-        let same = prefix.segment() == segment.id();
-        if position >= prefix {
-            let active = writer.tail.roll_number();
-            let begun = segment.roll.is_some_and(|roll| !is_after(u64::from(roll), active));
-            let offset = u64::from(position.offset());
-            let is_frame = begun && writer.prefix.is_frame(segment, offset);
-            return is_frame.then(|| segment.end());
-        }
-        Some(if same { u64::from(prefix.offset()) } else { segment.end() })
     }
 
     /// Waits until `ready` or the deadline.
     pub(crate) fn wait(&self, deadline: Option<Instant>, mut ready: impl FnMut() -> bool) -> bool {
         match self {
-            Self::Writer(writer) => writer.tail.waiters.wait(deadline, ready),
+            Self::Writer(writer) => writer.wait_for_frame(deadline, ready),
             Self::ReadOnly(_) => {
                 let mut pause = POLL.start;
                 loop {

@@ -46,7 +46,7 @@ enum Turn {
 }
 
 /// What an async waiter finds.
-pub(crate) enum Poll {
+pub(crate) enum TaskTurn {
     Done,
     Failed(Failure),
     /// Registered; somebody else has to see to it that someone leads.
@@ -118,15 +118,15 @@ impl GroupCommit {
 
     /// As `wait` for a task: registers its waker where it has to wait, once, by its ticket (0: it
     /// has none yet).
-    pub(crate) fn poll(&self, target: u64, ticket: &mut u64, waker: &Waker) -> Poll {
+    pub(crate) fn poll(&self, target: u64, ticket: &mut u64, waker: &Waker) -> TaskTurn {
         // Cloned and dropped outside of the lock: a waker is somebody else's code.
         let mut wake = Wake::Task(waker.clone());
         let mut state = lock(&self.state);
         if self.durable() >= target {
-            return Poll::Done;
+            return TaskTurn::Done;
         }
         if let Some(failure) = &state.failed {
-            return Poll::Failed(failure.clone());
+            return TaskTurn::Failed(failure.clone());
         }
         match state.waiters.iter_mut().find(|w| w.ticket != 0 && w.ticket == *ticket) {
             Some(waiter) => std::mem::swap(&mut waiter.wake, &mut wake),
@@ -134,12 +134,12 @@ impl GroupCommit {
                 state.tickets += 1;
                 *ticket = state.tickets;
                 state.waiters.push(Waiter { ticket: *ticket, target, wake });
-                return Poll::Registered;
+                return TaskTurn::Registered;
             }
         }
         drop(state);
         drop(wake);
-        Poll::Registered
+        TaskTurn::Registered
     }
 
     /// A task waits no longer.

@@ -14,33 +14,30 @@ mod waiters;
 pub(crate) mod writer;
 
 pub use batch::BatchWriter;
-#[doc(hidden)]
-pub use maintenance::FailPoint;
 pub use reader::{Entry, FrameInfo, Frames, LogReader};
 pub(crate) use recovery::evidence::Suspect;
 pub use recovery::{
     Contradiction, DamagedRange, Doubt, InDoubt, LostFrame, LostKind, RecoveryReport, SetAside,
 };
 pub use stats::{Distribution, LogStats};
+#[doc(hidden)]
+pub use writer::FailPoint;
 
 use self::follower::{ReadOnly, View};
-use self::group_commit::Poll as Durable;
-use self::maintenance::Signals;
+use self::maintenance::MaintenanceThreads;
 use self::writer::LogWriter;
 use crate::error::{AppendError, OpenError, ReadError, SyncError, TruncateError};
-use crate::format::manifest::Manifest;
 use crate::options::{Config, Durability, MAX_SEGMENT, Maintenance, RecoveryMode, SEGMENT_UNIT};
 use crate::position::LogPosition;
+use crate::segment::scan;
 use crate::segment::set::SegmentSet;
-use crate::segment::{file_name, scan};
 use crate::storage::dir::{Directory, TrustRules};
 use crate::storage::simulated::SimulatedDisk;
 use crate::storage::{Access, Storage, io_error};
-use crate::sync::{Mutex, lock};
+use crate::sync::Mutex;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
-use std::task::Poll;
 
 /// How a log is opened: set what should differ from the defaults, then call [`open`](Self::open).
 #[derive(Clone, Debug, Default)]
@@ -183,6 +180,7 @@ impl LogOptions {
         let (id, next_id) = (found.manifest.log_id, AtomicU32::new(found.manifest.next));
         Ok(CommitLog {
             view: View::ReadOnly(ReadOnly { storage, table, gaps, next_id, ignored }),
+            threads: None,
             id,
             report: found.report,
             closed: false,
@@ -232,6 +230,8 @@ fn rules(config: &Config) -> TrustRules {
 /// ```
 pub struct CommitLog {
     view: View,
+    /// None for reading only, or where maintenance is done by hand.
+    threads: Option<MaintenanceThreads>,
     id: u64,
     report: RecoveryReport,
     closed: bool,
@@ -283,12 +283,11 @@ impl CommitLog {
         let stored = found.manifest.is_store();
         let writer = LogWriter::start(storage, config, found);
         let writer = Arc::new(writer.map_err(|e| io_error("create a segment", e))?);
-        writer.storage.note_recovered().map_err(|e| io_error("lock LOCK", e))?;
-        if !writer.is_manual() {
-            Signals::start(&writer).map_err(|e| io_error("start a thread", e))?;
-        }
-        let id = lock(&writer.manifest).log_id;
-        Ok(Self { view: View::Writer(writer), id, report, closed: false, stored })
+        writer.storage().note_recovered().map_err(|e| io_error("lock LOCK", e))?;
+        let threads = (!writer.is_manual()).then(|| MaintenanceThreads::start(&writer)).transpose();
+        let threads = threads.map_err(|e| io_error("start a thread", e))?;
+        let id = writer.log_id();
+        Ok(Self { view: View::Writer(writer), threads, id, report, closed: false, stored })
     }
 
     pub(crate) fn writer(&self) -> Option<&Arc<LogWriter>> {
@@ -408,32 +407,7 @@ impl CommitLog {
     /// # Errors
     /// As [`sync`](Self::sync).
     pub async fn wait_durable_async(&self, position: LogPosition) -> Result<(), SyncError> {
-        let writer = self.writer().ok_or(SyncError::ReadOnly)?;
-        if !writer.background.is_running() {
-            return writer.wait_durable(position);
-        }
-        writer.check_outside_append()?;
-        let target = writer.target(position);
-        let mut waiting = Waiting { writer, ticket: 0 };
-        std::future::poll_fn(|context| {
-            if writer.is_durable(target) {
-                return Poll::Ready(Ok(()));
-            }
-            match writer.group.poll(target.as_u64(), &mut waiting.ticket, context.waker()) {
-                Durable::Done => Poll::Ready(Ok(())),
-                Durable::Failed(source) => Poll::Ready(Err(SyncError::Failed { source })),
-                Durable::Registered => {
-                    // Checked only now: a task that checked first could be registered after all were
-                    // woken.
-                    if let Some(failure) = writer.background.sync_failure() {
-                        return Poll::Ready(Err(SyncError::Background(failure.clone())));
-                    }
-                    writer.background.wake_sync();
-                    Poll::Pending
-                }
-            }
-        })
-        .await
+        self.writer().ok_or(SyncError::ReadOnly)?.wait_durable_async(position).await
     }
 
     /// The log's id, a random number drawn when it was created. Store it beside positions that are kept
@@ -460,7 +434,7 @@ impl CommitLog {
     /// The end of the contiguous committed part: every append before it is finished.
     #[must_use]
     pub fn committed(&self) -> LogPosition {
-        self.writer().map_or_else(|| self.tail(), |writer| writer.prefix.advance(&writer.tail))
+        self.writer().map_or_else(|| self.tail(), |writer| writer.committed())
     }
 
     /// The durable watermark: everything before it is on the device. [`LogPosition::START`] if the log
@@ -481,44 +455,8 @@ impl CommitLog {
         if self.stored {
             return Err(TruncateError::Store);
         }
-        let io = |error: std::io::Error| TruncateError::Io { source: Arc::new(error) };
-        let tail = writer.tail.position();
-        if position > tail {
-            return Err(TruncateError::PastEnd { position, tail });
-        }
-        writer.seal_finished().map_err(|error| io(std::io::Error::other(error)))?;
-        // One truncation at a time: a second one finds nothing left to do.
-        let _alone = lock(&writer.truncating);
-        let doomed: Vec<u32> = writer.table.with(|all| {
-            let before = all.iter().take_while(|s| s.id() < position.segment() && s.is_sealed());
-            before.map(|s| s.id()).collect()
-        });
-        let Some(&last) = doomed.last() else { return Ok(self.begin()) };
-        let first = writer.table.with(|all| all.iter().map(|s| s.id()).find(|&id| id > last));
-        let first = first.or_else(|| writer.first_to_come()).unwrap_or(tail.segment());
-        let begin_there = |manifest: &mut Manifest| {
-            // Segments that salvage keeps beside the log are dropped first; then the log itself begins
-            // later.
-            manifest.first = manifest.first.max(first);
-            manifest.kept.retain(|id| !doomed.contains(id));
-            manifest.remove(&doomed);
-        };
-        writer.change_manifest(begin_there).map_err(io)?;
-        writer.table.remove(|id| id <= last);
-        writer.tidy();
-        // A file that cannot be removed stays listed in the MANIFEST, and the next open removes it.
-        let mut failed = None;
-        let gone = doomed.into_iter().filter(|&id| match writer.storage.remove(&file_name(id)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                failed.get_or_insert(error);
-                false
-            }
-            _ => true,
-        });
-        let gone: Vec<u32> = gone.collect();
-        writer.storage.sync_directory().map_err(io)?;
-        writer.files_are_gone(&gone);
-        failed.map_or_else(|| Ok(self.begin()), |error| Err(io(error)))
+        writer.truncate_before(position)?;
+        Ok(self.begin())
     }
 
     /// Does the work of the background threads: seals full segments, creates a standby, and unmaps
@@ -542,14 +480,7 @@ impl CommitLog {
     pub fn stats(&self) -> LogStats {
         let mut stats = LogStats::default();
         if let Some(writer) = self.writer() {
-            stats.committed = writer.prefix.advance(&writer.tail);
-            stats.rolls = writer.tail.roll_number().saturating_sub(1);
-            let counts = writer.prefix.counts();
-            (stats.entries, stats.batches) = (counts.entries, counts.batches);
-            (stats.bytes, stats.voids) = (counts.bytes, counts.voids);
-            writer.counters.read(&mut stats);
-            stats.failed_thread = writer.background.failure().cloned();
-            stats.durable = writer.durable();
+            writer.read_stats(&mut stats);
         }
         stats.begin = self.begin();
         stats.tail = self.tail();
@@ -609,9 +540,10 @@ impl CommitLog {
 
     #[allow(unsafe_code, reason = "the end of the log, at which nobody else uses it")]
     pub(crate) fn shut(&mut self) -> Result<(), SyncError> {
+        // They end here.
+        self.threads = None;
         match &self.view {
             View::Writer(writer) if !std::mem::replace(&mut self.closed, true) => {
-                writer.background.stop();
                 // SAFETY: the log is borrowed mutably, its own threads have ended, and a store on it
                 // has ended its own before.
                 unsafe { writer.close() }
@@ -628,16 +560,15 @@ impl CommitLog {
 
     pub(crate) fn forsake(&mut self) {
         self.closed = true;
-        if let Some(writer) = self.writer() {
-            writer.background.stop();
-        }
+        // They end here.
+        self.threads = None;
     }
 
     /// Makes a background thread panic. For tests.
     #[doc(hidden)]
     pub fn fail_at(&self, point: FailPoint) {
         if let Some(writer) = self.writer() {
-            writer.background.fail_at(point);
+            writer.signals().fail_at(point);
         }
     }
 
@@ -646,20 +577,8 @@ impl CommitLog {
     #[doc(hidden)]
     pub fn abandon_reservation(&self, len: usize) {
         if let Some(writer) = self.writer() {
-            writer.tail.abandon(crate::format::frame::frame_len(len as u64));
+            writer.abandon_reservation(len as u64);
         }
-    }
-}
-
-/// Keeps a task in the group that waits for a sync, until this is dropped.
-struct Waiting<'a> {
-    writer: &'a LogWriter,
-    ticket: u64,
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.writer.group.forget(self.ticket);
     }
 }
 

@@ -267,7 +267,7 @@ mod tests {
     fn a_segment_is_kept_while_somebody_looks_at_the_list() {
         let log = CommitLog::in_memory();
         let writer = log.writer().expect("a log for writing");
-        let segment = writer.table.segments()[0].id();
+        let segment = writer.segment_set().segments()[0].id();
         let other = SegmentSet::new(Vec::new());
         other.insert(writer.create_merged(64, &[segment]).map(Arc::new).expect("there is room"));
         other.with(|all| {

@@ -62,15 +62,15 @@ impl Store {
     ) -> Result<BackupReport, BackupError> {
         let started = Instant::now();
         let writer = self.writer();
-        let from = writer.storage.directory().ok_or(BackupError::NotADirectory)?;
+        let from = writer.storage().directory().ok_or(BackupError::NotADirectory)?;
         // No segment is merged away meanwhile.
         let _still = self.inner.merging();
         let place = Place::new(from, dest.as_ref())?;
         // So that what is active is linked, too.
         writer.roll_if_used()?;
-        let position = LogPosition::new(writer.tail.position().segment(), FIRST_FRAME as u32);
+        let position = LogPosition::new(writer.tail().segment(), FIRST_FRAME as u32);
         writer.sync()?;
-        let segments = writer.table.segments().into_iter();
+        let segments = writer.segment_set().segments().into_iter();
         let kept: Vec<_> = segments.filter(|s| before(s, position)).collect();
         if let Some(open) = kept.iter().find(|segment| !segment.is_sealed()) {
             let operation = format!("seal segment {}", open.id());
@@ -78,7 +78,7 @@ impl Store {
             return Err(BackupError::Io { operation, source });
         }
         meanwhile();
-        let manifest = manifest_of(&lock(&writer.manifest).clone(), position, &kept);
+        let manifest = manifest_of(&writer.manifest(), position, &kept);
         let put = |segment: &Segment, to: &File| take(from, to, &segment_name(segment.id()));
         let mut report = make(from, &place, &kept, &manifest, put)?;
         (report.position, report.duration) = (position, started.elapsed());
@@ -115,7 +115,7 @@ impl Store {
         let facts: Vec<_> = full.iter().map(|known| known.facts).collect();
         stats.space_goal_missed = self.inner.policy.misses_goal(&facts);
         let tail = self.log.tail();
-        for segment in self.writer().table.segments() {
+        for segment in self.writer().segment_set().segments() {
             let known = facts.iter().find(|facts| facts.id == segment.id());
             let used = match known {
                 Some(facts) => facts.used,

@@ -116,7 +116,7 @@ impl Store {
             writer.rolled_with_a_claim();
         }
         inner.count_writes(frames.iter().map(|frame| frame.record.is_put()));
-        Ok(writer.committed_as(position, writer.config.durability)?)
+        Ok(writer.acknowledge(position)?)
     }
 
     /// Writes a batch, all of it under the locks of its keys' shards; `None` where there is no room.

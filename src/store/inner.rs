@@ -82,7 +82,7 @@ impl StoreInner {
         // As the newest of the hints has it.
         let looked_at = |segment: &Arc<Segment>| segment.looked_at.get();
         let reclaimed = StripedCounter::default();
-        reclaimed.add(writer.table.segments().iter().map(looked_at).max().unwrap_or(0));
+        reclaimed.add(writer.segment_set().segments().iter().map(looked_at).max().unwrap_or(0));
         Self {
             view,
             writer,
@@ -144,9 +144,9 @@ impl StoreInner {
     pub(crate) fn contents(&self) -> Contents<'_> {
         Contents {
             view: &self.view,
-            storage: &*self.writer.storage,
+            storage: self.writer.storage(),
             damaged: &self.damaged,
-            salvage: self.writer.config.recovery_mode == RecoveryMode::Salvage,
+            salvage: self.writer.recovery_mode() == RecoveryMode::Salvage,
         }
     }
 }

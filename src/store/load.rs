@@ -55,18 +55,19 @@ impl Store {
         let writer = log.writer().expect("a store's log is open for writing").clone();
         let keydir = Keydir::new(secret_of(&writer)?, options.tag_bits);
         let mut report = log.recovery().clone();
-        let active = writer.tail.position().segment();
-        let segments = writer.table.segments().into_iter().filter(|s| s.id() < active).collect();
+        let active = writer.tail().segment();
+        let segments =
+            writer.segment_set().segments().into_iter().filter(|s| s.id() < active).collect();
         let loading = Loading {
-            storage: &*writer.storage,
+            storage: writer.storage(),
             keydir: &keydir,
             segments,
-            salvage: writer.config.recovery_mode == RecoveryMode::Salvage,
+            salvage: writer.recovery_mode() == RecoveryMode::Salvage,
             write_hints: true,
         };
         let damaged = loading.run(&mut report)?;
         report.duration += started.elapsed();
-        let view = View::new(writer.table.clone(), keydir, options);
+        let view = View::new(writer.segment_set().clone(), keydir, options);
         let inner = Arc::new(StoreInner::new(writer, view, options.merge_policy, damaged));
         let maintainer = maintenance::start(&inner).map_err(|e| io_error("start a thread", e))?;
         Ok(Self { log, inner, maintainer, report, max_value: options.max_value })
@@ -79,13 +80,13 @@ fn threads() -> usize {
 
 /// The secret of the hash, for good: hints hold tags that were made with it.
 fn secret_of(writer: &LogWriter) -> Result<[u8; 16], OpenError> {
-    if let Some(secret) = lock(&writer.manifest).secret {
+    if let Some(secret) = writer.store_secret() {
         return Ok(secret);
     }
     // A log that is somebody's own could not be truncated any more.
-    let active = writer.tail.position().segment();
-    let is_log = writer.table.with(|all| all.iter().any(|segment| segment.id() < active));
-    if is_log && writer.config.recovery_mode == RecoveryMode::Strict {
+    let active = writer.tail().segment();
+    let is_log = writer.segment_set().with(|all| all.iter().any(|segment| segment.id() < active));
+    if is_log && writer.recovery_mode() == RecoveryMode::Strict {
         return Err(OpenError::NotAStore);
     }
     let secret = random_bytes().map_err(|e| io_error("draw random bytes", e))?;

@@ -4,7 +4,8 @@ use super::Store;
 use super::inner::StoreInner;
 use super::merge::{MergeReport, Pace};
 use crate::error::{MergeError, SyncError};
-use crate::log::maintenance::{End, FailPoint, spawn};
+use crate::log::FailPoint;
+use crate::log::maintenance::{End, spawn};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -28,10 +29,10 @@ pub(super) fn start(inner: &Arc<StoreInner>) -> io::Result<Option<JoinHandle<()>
 fn keep(inner: &StoreInner) -> End {
     let mut wait = PERIOD;
     while !inner.is_stopping() {
-        inner.writer.background.fail_point(FailPoint::Merge);
+        inner.writer.signals().fail_point(FailPoint::Merge);
         wait = match once(inner, false) {
             Ok(_) => PERIOD,
-            Err(MergeError::Closing) if inner.is_stopping() => return End::Told,
+            Err(MergeError::Closing) if inner.is_stopping() => return End::Asked,
             Err(MergeError::Closing) => return End::Early,
             Err(error) => {
                 tracing::warn!(%error, "a merge failed");
@@ -42,7 +43,7 @@ fn keep(inner: &StoreInner) -> End {
             thread::park_timeout(wait);
         }
     }
-    End::Told
+    End::Asked
 }
 
 /// Writes the hints that are missing, and merges what the policy says.
@@ -67,7 +68,7 @@ impl Store {
     pub fn maintain(&self) -> Result<MergeReport, MergeError> {
         self.log.maintain()?;
         let merged = once(&self.inner, true);
-        self.writer().table.reap();
+        self.writer().reap();
         merged
     }
 

@@ -155,11 +155,11 @@ impl Store {
         let claim = self.place(&put)?;
         let position = finish(claim, &put, value);
         self.inner.writes.puts.add(1);
-        Ok(self.writer().committed_as(position, self.durability(options))?)
+        Ok(self.writer().acknowledge_as(position, self.durability(options))?)
     }
 
     fn durability(&self, options: &WriteOptions) -> Durability {
-        options.durability.unwrap_or(self.writer().config.durability)
+        options.durability.unwrap_or(self.writer().durability())
     }
 
     fn new_put<'k>(
@@ -261,7 +261,7 @@ impl Store {
                 Some(None) => return Ok(false),
                 Some(Some(position)) => {
                     inner.writes.deletes.add(1);
-                    writer.committed_as(position, writer.config.durability)?;
+                    writer.acknowledge(position)?;
                     return Ok(true);
                 }
             }
@@ -384,7 +384,7 @@ impl Store {
                         writer.rolled_with_a_claim();
                     }
                     inner.count_writes([is_put].into_iter());
-                    writer.committed_as(position, writer.config.durability)?;
+                    writer.acknowledge(position)?;
                     return Ok(result);
                 }
             }

@@ -115,7 +115,7 @@ impl LogOptions {
 /// Whether a store was on a log: it has frames with keys, or merged ones.
 fn has_keys(log: &CommitLog) -> Result<bool, RepairError> {
     let merged = |writer: &std::sync::Arc<crate::log::writer::LogWriter>| {
-        writer.table.with(|all| all.iter().any(|segment| segment.header.merged))
+        writer.segment_set().with(|all| all.iter().any(|segment| segment.header.merged))
     };
     if log.writer().is_some_and(merged) {
         return Ok(true);

@@ -87,7 +87,7 @@ impl<'i> Check<'i> {
     }
 
     fn everything(&mut self, writer: &LogWriter) -> Result<(), Corruption> {
-        let committed = writer.prefix.advance(&writer.tail);
+        let committed = writer.committed();
         self.list();
         let all: Vec<_> = self.segments.values().cloned().collect();
         for segment in all {
@@ -98,10 +98,10 @@ impl<'i> Check<'i> {
             }
         }
         // What was deleted meanwhile has its tombstone behind that.
-        let now = writer.prefix.advance(&writer.tail);
+        let now = writer.committed();
         self.list();
         self.later_tombstones(committed, now)?;
-        if now < writer.tail.position() {
+        if now < writer.tail() {
             // A tombstone may be behind an append that is not finished.
             return Ok(());
         }

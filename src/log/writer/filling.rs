@@ -34,7 +34,7 @@ impl LogWriter {
     }
 
     /// Refuses what would wait for a frame that this thread is filling.
-    pub(crate) fn check_outside_append(&self) -> Result<(), SyncError> {
+    pub(super) fn check_outside_append(&self) -> Result<(), SyncError> {
         let innermost = INNERMOST.get();
         let inside = ptr::eq(innermost, self)
             || !innermost.is_null()

@@ -9,7 +9,7 @@ const LONGEST: Duration = Duration::from_millis(1);
 
 /// On whose behalf a sync is led.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Leader {
+pub(super) enum Leader {
     /// A caller, who waits for it.
     Caller,
     /// The log's own thread: for tasks that wait, because it is time, or to seal.
@@ -18,7 +18,7 @@ pub(crate) enum Leader {
 
 impl Leader {
     /// How many callers that is.
-    pub(crate) const fn callers(self) -> usize {
+    pub(super) const fn callers(self) -> usize {
         matches!(self, Self::Caller) as usize
     }
 }
@@ -69,7 +69,7 @@ mod tests {
         assert!(log.stats().segments_sealed > 5);
         assert_eq!(writer.gathering.expected(), 0);
         assert_eq!(log.stats().group_sizes.count, 0);
-        writer.sync_for(Leader::Background).expect("a sync");
+        writer.sync_in_background().expect("a sync");
         assert_eq!((writer.gathering.expected(), log.stats().group_sizes.count), (0, 0));
         log.append(b"x").expect("room");
         log.sync().expect("a sync");

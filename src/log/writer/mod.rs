@@ -3,28 +3,29 @@
 mod filling;
 mod gather;
 mod retire;
+mod signals;
 mod space;
 mod sync;
 
 pub(crate) use space::Need;
 use space::refused;
 
-pub(crate) use self::gather::Leader;
+pub use self::signals::FailPoint;
 
 use self::gather::Gathering;
-use crate::error::{AppendError, SyncError};
+use self::signals::Signals;
+use crate::error::{AppendError, SyncError, ThreadFailure};
 use crate::format::frame::{self, Header, Kind};
 use crate::format::header::{FIRST_FRAME, Seal};
 use crate::format::manifest::{LogEnd, Manifest};
 use crate::log::append::claim::{Claim, Memory};
 use crate::log::append::prefix::{Finished, Prefix};
-use crate::log::append::tail::{Preparer, Tail};
+use crate::log::append::tail::{Preparer, Tail, is_after};
 use crate::log::group_commit::GroupCommit;
-use crate::log::maintenance::Signals;
-use crate::log::stats::Counters;
-use crate::options::{Config, Durability, MAX_SEGMENT, Maintenance, SEGMENT_UNIT};
+use crate::log::stats::{Counters, LogStats};
+use crate::options::{Config, Durability, MAX_SEGMENT, Maintenance, RecoveryMode, SEGMENT_UNIT};
 use crate::position::LogPosition;
-use crate::segment::set::SegmentSet;
+use crate::segment::set::{Pin, SegmentSet};
 use crate::segment::{Segment, file_name};
 use crate::storage::Storage;
 use crate::sync::{Mutex, lock};
@@ -126,17 +127,17 @@ struct Mark {
 
 #[derive(Debug)]
 pub(crate) struct LogWriter {
-    pub(crate) storage: Box<dyn Storage>,
-    pub(crate) config: Config,
-    pub(crate) tail: Tail<Segment>,
-    pub(crate) prefix: Prefix<Segment>,
-    pub(crate) group: GroupCommit,
+    storage: Box<dyn Storage>,
+    config: Config,
+    tail: Tail<Segment>,
+    prefix: Prefix<Segment>,
+    group: GroupCommit,
     /// Readers of a store share it.
-    pub(crate) table: Arc<SegmentSet>,
-    pub(crate) counters: Counters,
-    pub(crate) background: Signals,
-    pub(crate) manifest: Mutex<Manifest>,
-    pub(crate) truncating: Mutex<()>,
+    table: Arc<SegmentSet>,
+    counters: Counters,
+    signals: Signals,
+    manifest: Mutex<Manifest>,
+    truncating: Mutex<()>,
     /// Whether the reserve is given back: a store then takes no puts.
     short_of_space: AtomicBool,
     /// Held by who changes the reserve.
@@ -224,7 +225,7 @@ impl LogWriter {
             group: GroupCommit::new(start.as_u64()),
             table: Arc::new(SegmentSet::new(segments)),
             counters: Counters::default(),
-            background: Signals::default(),
+            signals: Signals::default(),
             manifest: Mutex::new(found.manifest),
             truncating: Mutex::default(),
             short_of_space: AtomicBool::new(storage.reserve_is_given()),
@@ -240,6 +241,101 @@ impl LogWriter {
             storage,
             config,
         })
+    }
+
+    // ---- what others ask ----
+
+    pub(crate) fn storage(&self) -> &dyn Storage {
+        &*self.storage
+    }
+
+    /// The segments of the log, and those that merges made. Readers of a store share it.
+    pub(crate) fn segment_set(&self) -> &Arc<SegmentSet> {
+        &self.table
+    }
+
+    pub(crate) fn signals(&self) -> &Signals {
+        &self.signals
+    }
+
+    /// The durability that an append has without being asked for one.
+    #[inline]
+    pub(crate) fn durability(&self) -> Durability {
+        self.config.durability
+    }
+
+    pub(crate) fn segment_size(&self) -> u64 {
+        self.config.segment_size
+    }
+
+    pub(crate) fn recovery_mode(&self) -> RecoveryMode {
+        self.config.recovery_mode
+    }
+
+    /// Where the next frame goes: the end of everything that was reserved.
+    pub(crate) fn tail(&self) -> LogPosition {
+        self.tail.position()
+    }
+
+    /// The end of the contiguous committed prefix; walks there.
+    pub(crate) fn committed(&self) -> LogPosition {
+        self.prefix.advance(&self.tail)
+    }
+
+    /// What the log has done, and where it stands.
+    pub(crate) fn read_stats(&self, stats: &mut LogStats) {
+        stats.committed = self.committed();
+        stats.rolls = self.tail.roll_number().saturating_sub(1);
+        let counts = self.prefix.counts();
+        (stats.entries, stats.batches) = (counts.entries, counts.batches);
+        (stats.bytes, stats.voids) = (counts.bytes, counts.voids);
+        self.counters.read(stats);
+        stats.failed_thread = self.signals.failure().cloned();
+        stats.durable = self.durable();
+    }
+
+    /// Whether a segment of the log has become active, now or earlier.
+    fn has_begun(&self, roll: u32) -> bool {
+        !is_after(u64::from(roll), self.tail.roll_number())
+    }
+
+    /// The next segment of the log, once it is active.
+    pub(crate) fn segment_after(&self, id: u32) -> Option<Pin<'_>> {
+        // Before the table: a standby that was taken back is then not in it any more.
+        let active = self.tail.roll_number();
+        let begun = |roll: u32| !is_after(u64::from(roll), active);
+        self.table.pin_after(id).filter(|segment| segment.roll.is_none_or(begun))
+    }
+
+    /// Up to where bytes of a segment may be read from a position on, which may come from anywhere:
+    /// they are not written to any more, or a frame is known to begin there. `None`: not at all.
+    #[inline]
+    pub(crate) fn readable_until(&self, position: LogPosition, segment: &Segment) -> Option<u64> {
+        let mut prefix = self.prefix.position();
+        if position >= prefix {
+            prefix = self.committed();
+        }
+        if position >= prefix {
+            let is_frame = segment.roll.is_some_and(|roll| self.has_begun(roll))
+                && self.prefix.is_frame(segment, u64::from(position.offset()));
+            return is_frame.then(|| segment.end());
+        }
+        let same = prefix.segment() == segment.id();
+        Some(if same { u64::from(prefix.offset()) } else { segment.end() })
+    }
+
+    /// Waits until `ready` or the deadline; `ready` is asked after every frame that is finished.
+    pub(crate) fn wait_for_frame(
+        &self,
+        deadline: Option<Instant>,
+        ready: impl FnMut() -> bool,
+    ) -> bool {
+        self.tail.waiters.wait(deadline, ready)
+    }
+
+    /// Reserves room and never claims it, as a thread does that dies in between. For tests.
+    pub(crate) fn abandon_reservation(&self, body: u64) {
+        self.tail.abandon(frame::frame_len(body));
     }
 
     // ---- append ----
@@ -311,7 +407,7 @@ impl LogWriter {
             Some(claim) => claim.finish(body, Header::entry(body), frame::crc(body)),
             None => self.append_over_a_roll(body)?,
         };
-        self.committed(position)
+        self.acknowledge(position)
     }
 
     #[cold]
@@ -333,7 +429,7 @@ impl LogWriter {
             at += part.len() as u64;
         }
         let position = claim.commit(Header::plain(Kind::Entry, body as u32), crc);
-        self.committed(position)
+        self.acknowledge(position)
     }
 
     #[allow(unsafe_code, reason = "a caller fills the claimed range in place")]
@@ -353,7 +449,7 @@ impl LogWriter {
         drop(filling);
         let (header, crc) = (Header::entry(bytes), frame::crc(bytes));
         let position = claim.commit(header, crc);
-        self.committed(position)
+        self.acknowledge(position)
     }
 
     /// One reservation for all; `each` is called with the position of every entry.
@@ -381,17 +477,17 @@ impl LogWriter {
             at += claim.write_inner(at, entry);
         }
         let position = claim.commit(Header::plain(Kind::Batch, value_len), frame::crc(&[]));
-        self.committed(position).map(Some)
+        self.acknowledge(position).map(Some)
     }
 
-    /// After a commit: waits as the durability says.
+    /// After a commit: waits as the log's durability says.
     #[inline]
-    fn committed(&self, position: LogPosition) -> Result<LogPosition, AppendError> {
-        self.committed_as(position, self.config.durability)
+    pub(crate) fn acknowledge(&self, position: LogPosition) -> Result<LogPosition, AppendError> {
+        self.acknowledge_as(position, self.config.durability)
     }
 
     #[inline]
-    pub(crate) fn committed_as(
+    pub(crate) fn acknowledge_as(
         &self,
         position: LogPosition,
         durability: Durability,
@@ -439,7 +535,7 @@ impl LogWriter {
         if self.is_manual() {
             while self.populate_some() {}
         } else {
-            self.background.wake_standby();
+            self.signals.wake_standby();
         }
         // A sync that failed has closed the segment that was active then. If that was before this
         // roll, its failure is seen here, and the segment rolled to is closed in its turn.
@@ -456,8 +552,7 @@ impl LogWriter {
 
     fn check_writable(&self) -> Result<(), AppendError> {
         let failed = self.group.failure().map(|source| SyncError::Failed { source });
-        let failed =
-            failed.or_else(|| self.background.failure().cloned().map(SyncError::Background));
+        let failed = failed.or_else(|| self.signals.failure().cloned().map(SyncError::Background));
         failed.map_or(Ok(()), |source| Err(AppendError::Sync { position: None, source }))
     }
 
@@ -734,6 +829,42 @@ impl LogWriter {
 
     pub(crate) fn is_manual(&self) -> bool {
         self.config.maintenance == Maintenance::Manual
+    }
+
+    /// Whether a thread unmaps what is retired, and seals what is full.
+    pub(crate) fn is_tended(&self) -> bool {
+        !self.is_manual() && self.signals.sync_failure().is_none()
+    }
+
+    /// A background thread failed: refuses writes from now on, and wakes whoever counted on it.
+    pub(crate) fn thread_failed(&self, failure: ThreadFailure, syncs: bool) {
+        tracing::error!(%failure, "a background thread failed; the log refuses writes from now on");
+        self.signals.note_failure(failure, syncs);
+        // Writers find a full segment from now on, and then the failure.
+        self.tail.close();
+        // Tasks look for the failure once they are registered, so each finds it or is woken here.
+        self.group.wake_tasks();
+    }
+
+    /// Unmaps retired segments that nobody reads any more.
+    pub(crate) fn reap(&self) {
+        self.table.reap();
+    }
+
+    // ---- the MANIFEST ----
+
+    /// The MANIFEST as it was last written.
+    pub(crate) fn manifest(&self) -> Manifest {
+        lock(&self.manifest).clone()
+    }
+
+    pub(crate) fn log_id(&self) -> u64 {
+        lock(&self.manifest).log_id
+    }
+
+    /// The secret of the store that lives on the log, if one does.
+    pub(crate) fn store_secret(&self) -> Option<[u8; 16]> {
+        lock(&self.manifest).secret
     }
 }
 

@@ -1,15 +1,18 @@
 //! What a merge asks of the log: segments beside it, and that others are gone for good.
 
 use super::LogWriter;
-use crate::error::AppendError;
+use crate::error::{AppendError, TruncateError};
 use crate::format::frame::{self, Kind, SYNC_MARK};
 use crate::format::header::FIRST_FRAME;
+use crate::format::manifest::Manifest;
 use crate::options::MAX_SEGMENT;
+use crate::position::LogPosition;
 use crate::segment::scan;
 use crate::segment::set::Listed;
 use crate::segment::{Segment, file_name, hint_name};
 use crate::sync::lock;
 use std::io;
+use std::sync::Arc;
 
 impl LogWriter {
     /// Creates a segment that is no part of the log and in no table yet, with room for frames of
@@ -44,6 +47,11 @@ impl LogWriter {
             header.is_some_and(|header| header.kind == Kind::SyncMark)
         };
         used == SYNC_MARK && self.table.pin(tail.segment()).is_some_and(|pin| is_mark(&pin))
+    }
+
+    /// Puts the output of a merge into the table: readers may find it from now on.
+    pub(crate) fn add_merged(&self, segment: Arc<Segment>) {
+        self.table.insert(segment);
     }
 
     /// Makes it durable that segments are gone, and removes them: nothing in them counts any more.
@@ -115,10 +123,52 @@ impl LogWriter {
         }
     }
 
+    /// Drops segments that lie wholly before a position. What cannot be removed stays listed in the
+    /// MANIFEST, and is removed by the next open.
+    pub(crate) fn truncate_before(&self, position: LogPosition) -> Result<(), TruncateError> {
+        let io = |error: io::Error| TruncateError::Io { source: Arc::new(error) };
+        let tail = self.tail.position();
+        if position > tail {
+            return Err(TruncateError::PastEnd { position, tail });
+        }
+        self.seal_finished().map_err(|error| io(io::Error::other(error)))?;
+        // One at a time: the second one finds nothing left to do.
+        let _turn = lock(&self.truncating);
+        let doomed: Vec<u32> = self.table.with(|all| {
+            let before = all.iter().take_while(|s| s.id() < position.segment() && s.is_sealed());
+            before.map(|s| s.id()).collect()
+        });
+        let Some(&last) = doomed.last() else { return Ok(()) };
+        let first = self.table.with(|all| all.iter().map(|s| s.id()).find(|&id| id > last));
+        let first = first.or_else(|| self.first_to_come()).unwrap_or(tail.segment());
+        let begin_there = |manifest: &mut Manifest| {
+            // Those that salvage keeps beside the log are dropped first, and the log begins later.
+            manifest.first = manifest.first.max(first);
+            manifest.kept.retain(|id| !doomed.contains(id));
+            manifest.remove(&doomed);
+        };
+        self.change_manifest(begin_there).map_err(io)?;
+        self.table.remove(|id| id <= last);
+        self.tidy();
+        let mut failed = None;
+        let mut gone = Vec::with_capacity(doomed.len());
+        for &id in &doomed {
+            match self.storage.remove(&file_name(id)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    failed.get_or_insert(error);
+                }
+                _ => gone.push(id),
+            }
+        }
+        self.storage.sync_directory().map_err(io)?;
+        self.files_are_gone(&gone);
+        failed.map_or(Ok(()), |error| Err(io(error)))
+    }
+
     /// Unmaps what was retired, here or in the background.
     pub(crate) fn tidy(&self) {
         if self.is_tended() {
-            self.background.wake_sync();
+            self.signals.wake_sync();
         } else {
             self.table.reap();
         }

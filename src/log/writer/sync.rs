@@ -1,17 +1,18 @@
 //! Group commit as the log does it: who leads a sync, what it syncs and seals, and the mark it leaves.
 
 use super::gather::Leader;
+use super::signals::FailPoint;
 use super::{LogWriter, Mark, SEAL_BACKLOG, WORTH_RELEASING};
 use crate::error::SyncError;
 use crate::format::frame::{self, Header, Kind};
 use crate::format::header::{FIRST_FRAME, Seal};
 use crate::log::append::prefix::Finished;
-use crate::log::group_commit::Failure;
-use crate::log::maintenance::FailPoint;
+use crate::log::group_commit::{Failure, TaskTurn};
 use crate::position::LogPosition;
 use crate::sync::{Patience, lock};
 use std::io;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::Instant;
 
 impl LogWriter {
@@ -20,7 +21,20 @@ impl LogWriter {
         self.sync_for(Leader::Caller)
     }
 
-    pub(crate) fn sync_for(&self, leader: Leader) -> Result<LogPosition, SyncError> {
+    /// As `sync`, by the log's own thread.
+    pub(crate) fn sync_in_background(&self) -> Result<LogPosition, SyncError> {
+        self.sync_for(Leader::Background)
+    }
+
+    /// Makes durable what tasks wait for, if any do.
+    pub(crate) fn sync_for_tasks(&self) -> Result<(), SyncError> {
+        match self.group.wanted() {
+            Some(target) => self.wait_strictly(LogPosition::from_u64(target), Leader::Background),
+            None => Ok(()),
+        }
+    }
+
+    fn sync_for(&self, leader: Leader) -> Result<LogPosition, SyncError> {
         let target = self.tail.position();
         if !self.is_durable(target) {
             self.wait_strictly(target, leader)?;
@@ -39,12 +53,41 @@ impl LogWriter {
         if self.is_durable(target) { Ok(()) } else { self.wait_strictly(target, Leader::Caller) }
     }
 
-    pub(crate) fn target(&self, position: LogPosition) -> LogPosition {
+    /// As `wait_durable`, for a task: the log's own thread syncs for it.
+    pub(crate) async fn wait_durable_async(&self, position: LogPosition) -> Result<(), SyncError> {
+        if !self.signals.is_running() {
+            return self.wait_durable(position);
+        }
+        self.check_outside_append()?;
+        let target = self.target(position);
+        let mut waiting = WaitingTask { writer: self, ticket: 0 };
+        std::future::poll_fn(|context| {
+            if self.is_durable(target) {
+                return Poll::Ready(Ok(()));
+            }
+            match self.group.poll(target.as_u64(), &mut waiting.ticket, context.waker()) {
+                TaskTurn::Done => Poll::Ready(Ok(())),
+                TaskTurn::Failed(source) => Poll::Ready(Err(SyncError::Failed { source })),
+                TaskTurn::Registered => {
+                    // Only now: a task that looks before it is registered may miss both the failure
+                    // and the waking of all tasks.
+                    if let Some(failure) = self.signals.sync_failure() {
+                        return Poll::Ready(Err(SyncError::Background(failure.clone())));
+                    }
+                    self.signals.wake_sync();
+                    Poll::Pending
+                }
+            }
+        })
+        .await
+    }
+
+    fn target(&self, position: LogPosition) -> LogPosition {
         LogPosition::from_u64(position.as_u64().saturating_add(1)).min(self.tail.position())
     }
 
     /// Whether there is nothing before `target` but what is durable and the last sync mark.
-    pub(crate) fn is_durable(&self, target: LogPosition) -> bool {
+    fn is_durable(&self, target: LogPosition) -> bool {
         let mark = *lock(&self.mark);
         self.durable() >= target
             || mark.end == Some(target) && mark.start.is_some_and(|start| self.durable() >= start)
@@ -52,11 +95,7 @@ impl LogWriter {
 
     /// Waits for the watermark, and does not make do with the last sync mark being the only thing
     /// before `target` that is not durable: so do tasks in the group.
-    pub(crate) fn wait_strictly(
-        &self,
-        target: LogPosition,
-        leader: Leader,
-    ) -> Result<(), SyncError> {
+    fn wait_strictly(&self, target: LogPosition, leader: Leader) -> Result<(), SyncError> {
         self.check_outside_append()?;
         let lead = || {
             self.gather(leader);
@@ -113,7 +152,7 @@ impl LogWriter {
     /// the active segment makes its writers fault each page in again.
     fn lead(&self, goal: Option<LogPosition>, leader: Leader) -> io::Result<u64> {
         if leader == Leader::Background {
-            self.background.fail_point(FailPoint::Lead);
+            self.signals.fail_point(FailPoint::Lead);
         }
         let callers = || self.group.waiting() + leader.callers();
         let served = callers();
@@ -174,5 +213,17 @@ impl LogWriter {
         let start = claim.commit(header, frame::crc(&body));
         let end = LogPosition::new(start.segment(), end as u32);
         *lock(&self.mark) = Mark { start: Some(start), end: Some(end) };
+    }
+}
+
+/// A task in the group of those who wait for a sync, until this is dropped.
+struct WaitingTask<'a> {
+    writer: &'a LogWriter,
+    ticket: u64,
+}
+
+impl Drop for WaitingTask<'_> {
+    fn drop(&mut self) {
+        self.writer.group.forget(self.ticket);
     }
 }

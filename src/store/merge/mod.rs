@@ -102,7 +102,7 @@ impl Store {
         let mut merging = self.inner.merging();
         self.inner.list_sealed(true);
         let all = self.inner.known();
-        let small = |known: &Known| known.facts.used < writer.config.segment_size / 2;
+        let small = |known: &Known| known.facts.used < writer.segment_size() / 2;
         let several = all.iter().filter(|known| known.facts.mergeable && small(known)).count() > 1;
         let wanted = |known: &&Known| {
             let facts = &known.facts;
@@ -166,9 +166,9 @@ impl StoreInner {
     /// The segments that are full.
     pub(super) fn known(&self) -> Vec<Known> {
         let damaged = lock(&self.damaged).clone();
-        let active = self.writer.tail.position().segment();
+        let active = self.writer.tail().segment();
         let full = |s: &Arc<Segment>| s.header.merged || s.id() < active;
-        let segments = self.writer.table.segments().into_iter().filter(full);
+        let segments = self.writer.segment_set().segments().into_iter().filter(full);
         let look = |segment: Arc<Segment>| {
             let damaged = damaged.get(&segment.id());
             self.look_at(segment, damaged)
@@ -206,7 +206,7 @@ impl StoreInner {
         let rest =
             |facts: &Facts| Facts { mergeable: facts.mergeable && !settled.holds(facts), ..*facts };
         let all: Vec<_> = all.iter().map(rest).collect();
-        let segment_size = self.writer.config.segment_size;
+        let segment_size = self.writer.segment_size();
         let ids = self.policy.choose(&all, segment_size, segment_size * RUN);
         (ids, self.policy.misses_goal(&all))
     }
@@ -215,7 +215,7 @@ impl StoreInner {
     /// being closed, where that is to end it.
     /// Only by who has the merging.
     pub(super) fn list_sealed(&self, until_stop: bool) {
-        for segment in self.writer.table.segments() {
+        for segment in self.writer.segment_set().segments() {
             let is_damaged = lock(&self.damaged).contains_key(&segment.id());
             let known = segment.census.get().is_some() || is_damaged;
             if known || !segment.is_sealed() || until_stop && self.is_stopping() {
@@ -226,7 +226,7 @@ impl StoreInner {
                     let (census, entries) = (found.census, found.entries);
                     segment.looked_at.clear();
                     segment.looked_at.add(self.reclaimed.get());
-                    hints::write(&*self.writer.storage, &self.keydir, &segment, &census, &entries);
+                    hints::write(self.writer.storage(), &self.keydir, &segment, &census, &entries);
                     // Only here and before the store is open: it is not set yet.
                     let _ = segment.census.set(census);
                 }
@@ -253,7 +253,7 @@ impl StoreInner {
             self.writer.remove_file(&hint_name(id));
         }
         self.note_damage(damage, &[]);
-        let dead = self.writer.table.pin(id).map(|segment| segment.dead.get());
+        let dead = self.writer.segment_set().pin(id).map(|segment| segment.dead.get());
         let mut all = lock(&self.damaged);
         let Some(damaged) = all.get_mut(&id) else { return false };
         let is_news = damaged.dead.is_none();
@@ -286,7 +286,7 @@ impl StoreInner {
         // What is dead wholly comes first, and by itself: it takes no space, and gives some.
         let oldest = |known: &Known| known.segment.census.get().map(|census| census.oldest);
         chosen.sort_by_key(|known| (live(known) > 0, oldest(known)));
-        let (mut budget, mut most) = (self.writer.config.segment_size * RUN, usize::MAX);
+        let (mut budget, mut most) = (self.writer.segment_size() * RUN, usize::MAX);
         let mut failure = None;
         while let Some(first) = chosen.first() {
             let (dead, mut sum) = (live(first) == 0, 0);
@@ -338,7 +338,7 @@ impl StoreInner {
     /// Takes note of what came out of a merge that gained nothing.
     fn settle(&self, report: &MergeReport, outputs: Vec<Arc<Segment>>) {
         let mut settled = lock(&self.settled);
-        let there = self.writer.table.segments();
+        let there = self.writer.segment_set().segments();
         settled.forget(|id| there.iter().any(|segment| segment.id() == id));
         let MergeReport { inputs, outputs: made, bytes_read, bytes_reclaimed, .. } = *report;
         if !policy::gains(inputs, made, bytes_read, bytes_reclaimed) {

@@ -83,7 +83,7 @@ impl<'i> MergeWriter<'i> {
             // Copies are 8 bytes longer than what was written first: room for that, too.
             let expected = self.expected + self.expected / 8;
             let head = frame::inputs_len(self.inputs.len());
-            let most = (self.inner.writer.config.segment_size - FIRST_FRAME).saturating_sub(head);
+            let most = (self.inner.writer.segment_size() - FIRST_FRAME).saturating_sub(head);
             let room = expected.min(most).max(len);
             let segment = self.inner.writer.create_merged(room, &self.inputs)?;
             let mut gather = Gather::new();
@@ -106,7 +106,7 @@ impl<'i> MergeWriter<'i> {
         let Gathered { census, entries, .. } = gather.finish(&segment);
         let inner = self.inner;
         segment.looked_at.add(self.inner.reclaimed.get());
-        hints::write(&*inner.writer.storage, &inner.keydir, &segment, &census, &entries);
+        hints::write(inner.writer.storage(), &inner.keydir, &segment, &census, &entries);
         // A new segment has none yet.
         let _ = segment.census.set(census);
         Ok(())

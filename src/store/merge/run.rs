@@ -103,7 +103,7 @@ impl<'i> Run<'i> {
         let inner = self.inner;
         let Some(first) = lost.into_iter().next() else {
             hints::check_count(segment, &found.census)?;
-            hints::compare(&*inner.writer.storage, &inner.keydir, segment, found)?;
+            hints::compare(inner.writer.storage(), &inner.keydir, segment, found)?;
             return Ok(());
         };
         inner.note_damage(&first, &found.gaps);
@@ -112,7 +112,7 @@ impl<'i> Run<'i> {
         }
         let doubts = damage::judge(inner.contents(), segment, found, &first)?;
         // What it may have said was told when the store was opened.
-        if inner.writer.config.recovery_mode == RecoveryMode::Strict {
+        if inner.writer.recovery_mode() == RecoveryMode::Strict {
             self.doubts.extend(doubts.into_iter().map(|doubt| (doubt, first.clone())));
         }
         self.damaged.push(segment.id());
@@ -211,7 +211,7 @@ impl<'i> Run<'i> {
         let (inner, writer) = (self.inner, &*self.inner.writer);
         let outputs = std::mem::take(&mut self.output.done);
         for output in &outputs {
-            writer.table.insert(output.clone());
+            writer.add_merged(output.clone());
         }
         for Move { tag, old, new } in std::mem::take(&mut self.moves) {
             let entry = inner.keydir.entry(tag, |at| at == old);
