@@ -5,8 +5,8 @@
 //! slot is set, so no reader sees a part. The values are copied under the locks: a batch is for many
 //! small writes.
 
-use super::inner::Damage;
-use super::{Store, new_tombstone};
+use super::inner::{Damage, StoreInner};
+use super::write::new_tombstone;
 use crate::error::{ReadError, WriteError};
 use crate::format::frame::{self, HEADER, Header, Kind};
 use crate::format::record::{NewRecord, push_body};
@@ -82,16 +82,9 @@ struct BatchRecord<'b> {
     crc: u32,
 }
 
-impl Store {
-    /// Does all writes of a batch, in its order, or none. At most 2 GiB together. The
-    /// position is that of the batch; for an empty one, the end of the log.
-    ///
-    /// # Errors
-    /// As [`put`](Self::put).
-    pub fn write(&self, batch: &Batch) -> Result<LogPosition, WriteError> {
-        if batch.is_empty() {
-            return Ok(self.log.tail());
-        }
+impl StoreInner {
+    /// Does all writes of a batch that is not empty.
+    pub(super) fn write(&self, batch: &Batch) -> Result<LogPosition, WriteError> {
         let frames = batch.writes.iter().map(|write| self.frame_of(batch, write));
         let frames = frames.collect::<Result<Vec<_>, _>>()?;
         let lens = frames.iter().map(|frame| frame.record.frame_len());
@@ -99,8 +92,8 @@ impl Store {
         if len > MAX_SEGMENT / 2 {
             return Err(WriteError::BatchTooLarge { len, max: MAX_SEGMENT / 2 });
         }
-        let (inner, writer) = (&*self.inner, self.writer());
-        let tags: Vec<u32> = (0..batch.len()).map(|n| inner.keydir.tag(batch.key(n))).collect();
+        let writer = &*self.writer;
+        let tags: Vec<u32> = (0..batch.len()).map(|n| self.keydir.tag(batch.key(n))).collect();
         let deletes = !frames.iter().any(|frame| frame.record.is_put());
         let need = if deletes { Need::Delete } else { Need::Put };
         let mut alone = writer.alone(len, need)?;
@@ -115,7 +108,7 @@ impl Store {
         if is_alone {
             writer.rolled_with_a_claim();
         }
-        inner.count_writes(frames.iter().map(|frame| frame.record.is_put()));
+        self.count_writes(frames.iter().map(|frame| frame.record.is_put()));
         Ok(writer.acknowledge(position)?)
     }
 
@@ -127,22 +120,22 @@ impl Store {
         frames: &[BatchRecord<'_>],
         claim: impl FnOnce() -> Option<Claim<'s, Segment>>,
     ) -> Result<Option<LogPosition>, WriteError> {
-        let (inner, damage) = (&*self.inner, Damage::default());
-        let is = |nth: usize, at| inner.is_key(at, batch.key(nth), &damage);
-        let mut entries = inner.keydir.entries(tags);
+        let damage = Damage::default();
+        let is = |nth: usize, at| self.is_key(at, batch.key(nth), &damage);
+        let mut entries = self.keydir.entries(tags);
         // Damage is met before anything is written.
-        entries.compare(tags, |positions| inner.touch(positions), is);
+        entries.compare(tags, |positions| self.touch(positions), is);
         if let Some(damage) = damage.take() {
             return Err(ReadError::Corrupt(damage).into());
         }
         let Some(claim) = claim() else { return Ok(None) };
         let (position, puts) = write_all(claim, frames);
         // ORDERING: Relaxed; pairs with the loads in `look_up_many`, and the locks order it.
-        inner.batches.fetch_add(1, Ordering::Relaxed);
+        self.batches.fetch_add(1, Ordering::Relaxed);
         for (nth, (&tag, put)) in tags.iter().zip(puts).enumerate() {
             // In order, and looked up now: a batch may hold a key twice.
             let entry = entries.entry(tag, |at| is(nth, at));
-            entry.position().into_iter().for_each(|old| inner.died(old));
+            entry.position().into_iter().for_each(|old| self.died(old));
             match put {
                 Some(position) => entry.set(position),
                 None => entry.remove(),

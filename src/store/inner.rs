@@ -21,6 +21,8 @@ pub(crate) struct StoreInner {
     view: View,
     pub(crate) writer: Arc<LogWriter>,
     pub(crate) writes: WriteCounters,
+    /// The longest value that is taken.
+    pub(crate) max_value: u64,
     pub(crate) policy: MergePolicy,
     /// Held by the one merge, and by whatever must not see the segments change.
     merging: Mutex<Merging>,
@@ -76,6 +78,7 @@ impl StoreInner {
     pub(crate) fn new(
         writer: Arc<LogWriter>,
         view: View,
+        max_value: u64,
         policy: MergePolicy,
         damaged: BTreeMap<u32, Damaged>,
     ) -> Self {
@@ -87,6 +90,7 @@ impl StoreInner {
             view,
             writer,
             writes: WriteCounters::default(),
+            max_value,
             policy,
             merging: Mutex::default(),
             waiting: AtomicUsize::new(0),

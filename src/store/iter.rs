@@ -6,7 +6,6 @@
 //! slot with that tag at any time; so it comes exactly once, wherever a merge has moved it, and what
 //! was deleted has no slot. Between items nothing is held but the values of one tag.
 
-use super::Store;
 use super::view::{Found, View};
 use crate::error::ReadError;
 use crate::position::LogPosition;
@@ -103,14 +102,5 @@ impl Iterator for Keys<'_> {
 
     fn next(&mut self) -> Option<Self::Item> {
         Some(self.0.next()?.map(|pair| pair.found.key().to_vec()))
-    }
-}
-
-impl<'a> IntoIterator for &'a Store {
-    type Item = Result<Pair<'a>, ReadError>;
-    type IntoIter = Pairs<'a>;
-
-    fn into_iter(self) -> Pairs<'a> {
-        self.iter()
     }
 }

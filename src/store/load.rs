@@ -67,10 +67,12 @@ impl Store {
         };
         let damaged = loading.run(&mut report)?;
         report.duration += started.elapsed();
-        let view = View::new(writer.segment_set().clone(), keydir, options);
-        let inner = Arc::new(StoreInner::new(writer, view, options.merge_policy, damaged));
+        let view =
+            View::new(writer.segment_set().clone(), keydir, options.clock.clone(), options.verify);
+        let (max_value, policy) = (options.max_value, options.merge_policy);
+        let inner = Arc::new(StoreInner::new(writer, view, max_value, policy, damaged));
         let maintainer = maintenance::start(&inner).map_err(|e| io_error("start a thread", e))?;
-        Ok(Self { log, inner, maintainer, report, max_value: options.max_value })
+        Ok(Self { log, inner, maintainer, report })
     }
 }
 

@@ -83,7 +83,7 @@ impl Store {
         }
     }
 
-    pub(super) fn shut(&mut self) -> Result<(), SyncError> {
+    pub(super) fn close_inner(&mut self) -> Result<(), SyncError> {
         if self.inner.is_stopping() {
             return Ok(());
         }

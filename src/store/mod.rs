@@ -1,17 +1,13 @@
 //! The key-value store on the log's tail.
 //!
-//! Order: a keyed write takes its key's shard of the keydir for writing, reserves and claims its
-//! frame, writes header and key, points the slot at it, and lets go; the value, its checksum and the
-//! commit come after. So the order of a key's frames in the log is the order of its changes in the
-//! keydir, the lock is held for as long as a key takes to copy, and a reader that meets a claimed
-//! frame waits for its commit alone. Deletes and conditional writes do all of their work under the
-//! lock. Nothing rolls under it: a value that needs a segment of its own has it made before. And no
-//! user's closure runs under it.
-
-#![allow(unsafe_code, reason = "sums what it has just written")]
+//! [`Store`] is the way in. It holds the log, and a `StoreInner` that it shares with the thread which
+//! merges. Reading is in `view`, which knows no writer, and a [`ReadView`] is built on the same view;
+//! writing is in `write` and `batch`; `load` makes the keydir when a store is opened, from hints and
+//! frames; `merge` reclaims space; `backup`, `verify`, `salvage` and `repair` are what their names say.
 
 mod backup;
 mod batch;
+mod clock;
 mod hints;
 mod inner;
 mod iter;
@@ -26,6 +22,7 @@ mod stats;
 mod value;
 mod verify;
 mod view;
+mod write;
 
 pub use backup::BackupReport;
 pub use batch::Batch;
@@ -37,18 +34,11 @@ pub use read_view::ReadView;
 pub use stats::{DamagedSegment, MergeTotals, SegmentStats, Stats};
 pub use value::Value;
 
-use self::inner::{Damage, StoreInner};
-use self::view::{Clock, Found};
-
-use crate::error::{AppendError, CasMismatch, OpenError, ReadError, SyncError, WriteError};
-use crate::format::frame::{self, HEADER};
-use crate::format::record::NewRecord;
-use crate::log::append::claim::Claim;
-use crate::log::writer::{Alone, LogWriter, Need, populate};
+use self::inner::StoreInner;
+use crate::error::{CasMismatch, OpenError, ReadError, SyncError, WriteError};
+use crate::log::writer::LogWriter;
 use crate::log::{CommitLog, RecoveryReport};
-use crate::options::Durability;
 use crate::position::LogPosition;
-use crate::segment::Segment;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -75,27 +65,6 @@ pub struct Store {
     maintainer: Option<JoinHandle<()>>,
     /// Damage that was stepped over when the keys were loaded, beside what the log met.
     report: RecoveryReport,
-    max_value: u64,
-}
-
-/// What a conditional write decides under the lock.
-enum Decision<R> {
-    Put(R),
-    Delete(R),
-    Leave(R),
-}
-
-/// A conditional write, before it is known what it does.
-struct Conditional<'v> {
-    put: Option<(NewRecord<'v>, &'v [u8])>,
-    delete: NewRecord<'v>,
-}
-
-/// What a conditional write has written.
-#[derive(Clone, Copy)]
-struct Written {
-    position: LogPosition,
-    is_put: bool,
 }
 
 impl Store {
@@ -130,7 +99,7 @@ impl Store {
     /// Sets a key's value.
     ///
     /// # Errors
-    /// [`WriteError`]; unless it is [`AppendError::Sync`] with a position, nothing was changed.
+    /// [`WriteError`]; unless it is [`AppendError::Sync`](crate::AppendError::Sync) with a position, nothing was changed.
     pub fn put(
         &self,
         key: impl AsRef<[u8]>,
@@ -149,73 +118,7 @@ impl Store {
         value: impl AsRef<[u8]>,
         options: &WriteOptions,
     ) -> Result<LogPosition, WriteError> {
-        let (key, value) = (key.as_ref(), value.as_ref());
-        let expiry = options.ttl.map(|ttl| self.inner.clock.expiry_after(ttl));
-        let put = self.new_put(key, value.len(), expiry)?;
-        let claim = self.place(&put)?;
-        let position = finish(claim, &put, value);
-        self.inner.writes.puts.add(1);
-        Ok(self.writer().acknowledge_as(position, self.durability(options))?)
-    }
-
-    fn durability(&self, options: &WriteOptions) -> Durability {
-        options.durability.unwrap_or(self.writer().durability())
-    }
-
-    fn new_put<'k>(
-        &self,
-        key: &'k [u8],
-        value_len: usize,
-        expiry: Option<u64>,
-    ) -> Result<NewRecord<'k>, WriteError> {
-        let len = value_len as u64;
-        // What does not fit into 32 bits is above the limit, and refused below.
-        let put = NewRecord::put(key, len as u32, expiry).ok_or_else(|| bad_key(key))?;
-        if len > self.max_value {
-            return Err(WriteError::ValueTooLarge { len, max: self.max_value });
-        }
-        Ok(put)
-    }
-
-    /// Claims a put's frame and points the key's slot at it, rolling where there is no room.
-    #[inline]
-    fn place(&self, put: &NewRecord<'_>) -> Result<Claim<'_, Segment>, WriteError> {
-        let (writer, len) = (self.writer(), put.frame_len());
-        let mut alone = writer.alone(len, Need::Put)?;
-        let is_alone = alone.is_some();
-        loop {
-            if let Some(claim) = self.try_place(put, &mut alone)? {
-                if is_alone {
-                    writer.rolled_with_a_claim();
-                    populate(&claim);
-                }
-                return Ok(claim);
-            }
-            writer.roll(len, Need::Put)?;
-        }
-    }
-
-    /// As `place`, all of it under the lock of the key's shard; `None` where there is no room.
-    #[inline]
-    fn try_place<'s>(
-        &'s self,
-        put: &NewRecord<'_>,
-        alone: &mut Option<Alone<'s>>,
-    ) -> Result<Option<Claim<'s, Segment>>, WriteError> {
-        let (inner, damage, key) = (&*self.inner, Damage::default(), put.key());
-        let entry = inner.keydir.entry(inner.keydir.tag(key), |at| inner.is_key(at, key, &damage));
-        let old = entry.position();
-        if let (None, Some(damage)) = (old, damage.take()) {
-            return Err(ReadError::Corrupt(damage).into());
-        }
-        let len = put.frame_len();
-        let Some(mut claim) = self.writer().try_claim(alone, len, Need::Put) else {
-            return Ok(None);
-        };
-        put.write_head(|at, part| claim.write(at, part));
-        old.into_iter().for_each(|old| inner.died(old));
-        entry.set(position(&claim));
-        Ok(Some(claim))
+        self.inner.put(key.as_ref(), value.as_ref(), options)
     }
 
     /// Removes a key, and says whether it was there.
@@ -223,9 +126,7 @@ impl Store {
     /// # Errors
     /// As [`put`](Self::put).
     pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<bool, WriteError> {
-        self.decide(key.as_ref(), None, |found| {
-            if found.is_some() { Decision::Delete(true) } else { Decision::Leave(false) }
-        })
+        self.inner.delete(key.as_ref())
     }
 
     /// Removes a key without looking at its value, and says whether there was one: what `delete` refuses
@@ -236,54 +137,7 @@ impl Store {
     /// # Errors
     /// As [`put`](Self::put).
     pub fn delete_damaged(&self, key: impl AsRef<[u8]>) -> Result<bool, WriteError> {
-        let key = key.as_ref();
-        let (tombstone, damage) = (new_tombstone(key)?, Damage::default());
-        let is_there = self.remove(&tombstone, |at| self.inner.is_key(at, key, &damage))?;
-        match damage.take() {
-            Some(place) if !is_there => {
-                let (segment, offset) = (place.segment, place.offset as u32);
-                self.remove(&tombstone, |at| at == LogPosition::new(segment, offset))
-            }
-            _ => Ok(is_there),
-        }
-    }
-
-    /// Writes a tombstone for a key if it has a slot that `is` accepts, and removes that slot.
-    fn remove(
-        &self,
-        tombstone: &NewRecord<'_>,
-        is: impl Fn(LogPosition) -> bool,
-    ) -> Result<bool, WriteError> {
-        let (inner, writer) = (&*self.inner, self.writer());
-        loop {
-            match self.try_remove(tombstone, &is) {
-                None => writer.roll(tombstone.frame_len(), Need::Delete)?,
-                Some(None) => return Ok(false),
-                Some(Some(position)) => {
-                    inner.writes.deletes.add(1);
-                    writer.acknowledge(position)?;
-                    return Ok(true);
-                }
-            }
-        }
-    }
-
-    /// As `remove`, all of it under the lock of the key's shard; `None` where there is no room.
-    fn try_remove(
-        &self,
-        tombstone: &NewRecord<'_>,
-        is: impl Fn(LogPosition) -> bool,
-    ) -> Option<Option<LogPosition>> {
-        let inner = &*self.inner;
-        let entry = inner.keydir.entry(inner.keydir.tag(tombstone.key()), is);
-        let Some(old) = entry.position() else { return Some(None) };
-        let len = tombstone.frame_len();
-        let mut claim = self.writer().try_claim(&mut None, len, Need::Delete)?;
-        tombstone.write_head(|at, part| claim.write(at, part));
-        let position = finish(claim, tombstone, &[]);
-        inner.died(old);
-        entry.remove();
-        Some(Some(position))
+        self.inner.delete_damaged(key.as_ref())
     }
 
     /// Sets a key's value if it has none, and says whether it had none.
@@ -295,9 +149,7 @@ impl Store {
         key: impl AsRef<[u8]>,
         value: impl AsRef<[u8]>,
     ) -> Result<bool, WriteError> {
-        self.decide(key.as_ref(), Some(value.as_ref()), |found| {
-            if found.is_some() { Decision::Leave(false) } else { Decision::Put(true) }
-        })
+        self.inner.put_if_absent(key.as_ref(), value.as_ref())
     }
 
     /// Sets a key's value to `new` (removes it for `None`) if it is `expected` (absent for `None`).
@@ -310,17 +162,7 @@ impl Store {
         expected: Option<&[u8]>,
         new: Option<&[u8]>,
     ) -> Result<Result<(), CasMismatch>, WriteError> {
-        self.decide(key.as_ref(), new, |found| {
-            let current = found.map(Found::value);
-            match (current == expected, new, current) {
-                (false, _, _) => {
-                    Decision::Leave(Err(CasMismatch { current: current.map(<[u8]>::to_vec) }))
-                }
-                (true, Some(_), _) => Decision::Put(Ok(())),
-                (true, None, Some(_)) => Decision::Delete(Ok(())),
-                (true, None, None) => Decision::Leave(Ok(())),
-            }
-        })
+        self.inner.compare_and_swap(key.as_ref(), expected, new)
     }
 
     /// Sets a key's value to what `change` makes of it (`None`: absent, before and after). `change`
@@ -331,102 +173,18 @@ impl Store {
     pub fn update(
         &self,
         key: impl AsRef<[u8]>,
-        mut change: impl FnMut(Option<&[u8]>) -> Option<Vec<u8>>,
+        change: impl FnMut(Option<&[u8]>) -> Option<Vec<u8>>,
     ) -> Result<Option<Vec<u8>>, WriteError> {
-        let key = key.as_ref();
-        new_tombstone(key)?;
-        loop {
-            let found = self.inner.find(key)?;
-            let seen = found.as_ref().map(|found| found.position);
-            let new = change(found.as_ref().map(Found::value));
-            drop(found);
-            let done = self.decide(key, new.as_deref(), |found| {
-                match (found.map(|found| found.position) == seen, &new) {
-                    (false, _) => Decision::Leave(false),
-                    (true, Some(_)) => Decision::Put(true),
-                    (true, None) if found.is_some() => Decision::Delete(true),
-                    (true, None) => Decision::Leave(true),
-                }
-            })?;
-            if done {
-                return Ok(new);
-            }
-        }
+        self.inner.update(key.as_ref(), change)
     }
 
-    /// A write that depends on the current value, all of it under the lock of the key's shard.
-    fn decide<R>(
-        &self,
-        key: &[u8],
-        value: Option<&[u8]>,
-        mut decide: impl FnMut(Option<&Found<'_>>) -> Decision<R>,
-    ) -> Result<R, WriteError> {
-        let delete = new_tombstone(key)?;
-        let put = value.map(|value| self.new_put(key, value.len(), None)).transpose()?;
-        let change = Conditional { put: put.zip(value), delete };
-        let (inner, writer) = (&*self.inner, self.writer());
-        let len = put.unwrap_or(delete).frame_len();
-        if writer.is_alone(len)
-            && let Decision::Leave(result) = decide(inner.find(key)?.as_ref())
-        {
-            // Decide first: do not create a segment that may not be used.
-            return Ok(result);
-        }
-        let mut need = if put.is_some() { Need::Put } else { Need::Delete };
-        let mut alone = writer.alone(len, need)?;
-        let is_alone = alone.is_some();
-        loop {
-            match self.try_decide(&change, &mut alone, &mut need, &mut decide)? {
-                None => writer.roll(len, need)?,
-                Some((None, result)) => return Ok(result),
-                Some((Some(Written { position, is_put }), result)) => {
-                    if is_alone {
-                        writer.rolled_with_a_claim();
-                    }
-                    inner.count_writes([is_put].into_iter());
-                    writer.acknowledge(position)?;
-                    return Ok(result);
-                }
-            }
-        }
-    }
-
-    /// As `decide`, all of it under the lock of the key's shard; `None` where there is no room for what
-    /// was decided, and `need` says what that is.
-    #[inline]
-    fn try_decide<'s, R>(
-        &'s self,
-        change: &Conditional<'_>,
-        alone: &mut Option<Alone<'s>>,
-        need: &mut Need,
-        decide: impl FnOnce(Option<&Found<'_>>) -> Decision<R>,
-    ) -> Result<Option<(Option<Written>, R)>, WriteError> {
-        let (inner, damage, key) = (&*self.inner, Damage::default(), change.delete.key());
-        let entry = inner.keydir.entry(inner.keydir.tag(key), |at| inner.is_key(at, key, &damage));
-        let old = entry.position();
-        if let (None, Some(damage)) = (old, damage.take()) {
-            return Err(ReadError::Corrupt(damage).into());
-        }
-        let found = old.map(|at| inner.read(at)).transpose().map_err(WriteError::Read)?;
-        let found = found.filter(|found| found.is_live(&inner.clock));
-        let ((record, value), result) = match decide(found.as_ref()) {
-            Decision::Leave(result) => return Ok(Some((None, result))),
-            Decision::Put(result) => (change.put.expect("there is a value to put"), result),
-            Decision::Delete(result) => ((change.delete, &[][..]), result),
-        };
-        let is_put = record.is_put();
-        *need = if is_put { Need::Put } else { Need::Delete };
-        let len = record.frame_len();
-        let Some(mut claim) = self.writer().try_claim(alone, len, *need) else { return Ok(None) };
-        record.write_head(|at, part| claim.write(at, part));
-        let position = finish(claim, &record, value);
-        old.into_iter().for_each(|at| inner.died(at));
-        if is_put {
-            entry.set(position);
-        } else {
-            entry.remove();
-        }
-        Ok(Some((Some(Written { position, is_put }), result)))
+    /// Does all writes of a batch, in its order, or none. At most 2 GiB together. The
+    /// position is that of the batch; for an empty one, the end of the log.
+    ///
+    /// # Errors
+    /// As [`put`](Self::put).
+    pub fn write(&self, batch: &Batch) -> Result<LogPosition, WriteError> {
+        if batch.is_empty() { Ok(self.log.tail()) } else { self.inner.write(batch) }
     }
 
     // ---- reading ----
@@ -522,7 +280,7 @@ impl Store {
     /// # Errors
     /// [`SyncError`].
     pub fn close(mut self) -> Result<(), SyncError> {
-        self.shut()
+        self.close_inner()
     }
 
     /// Lets go without syncing or sealing, as a process that dies. For tests of recovery.
@@ -535,47 +293,17 @@ impl Store {
 
 impl Drop for Store {
     fn drop(&mut self) {
-        if let Err(error) = self.shut() {
+        if let Err(error) = self.close_inner() {
             tracing::error!(%error, "closing the store failed in a drop");
         }
     }
 }
 
-impl StoreInner {
-    /// Counts puts, and deletes.
-    fn count_writes(&self, are_puts: impl ExactSizeIterator<Item = bool>) {
-        let all = are_puts.len() as u64;
-        let puts = are_puts.filter(|&is_put| is_put).count() as u64;
-        self.writes.puts.add(puts);
-        self.writes.deletes.add(all - puts);
-    }
-}
+impl<'a> IntoIterator for &'a Store {
+    type Item = Result<Pair<'a>, ReadError>;
+    type IntoIter = Pairs<'a>;
 
-fn new_tombstone(key: &[u8]) -> Result<NewRecord<'_>, WriteError> {
-    NewRecord::tombstone(key).ok_or_else(|| bad_key(key))
-}
-
-#[cold]
-const fn bad_key(key: &[u8]) -> WriteError {
-    WriteError::KeyLength { len: key.len() }
-}
-
-fn position(claim: &Claim<'_, Segment>) -> LogPosition {
-    claim.segment().position(claim.offset())
-}
-
-/// Writes the value behind the head, and makes the frame readable.
-fn finish(mut claim: Claim<'_, Segment>, record: &NewRecord<'_>, value: &[u8]) -> LogPosition {
-    claim.write(record.value_at(), value);
-    let body = claim.offset() + HEADER;
-    // SAFETY: inside the claimed range, which only this thread writes, and it has written all of it;
-    // the padding is zero, as is all of a segment before it is written.
-    let crc = frame::crc(unsafe { claim.segment().map.slice(body, record.body_len()) });
-    claim.commit_written(record.header(), crc)
-}
-
-impl From<AppendError> for WriteError {
-    fn from(error: AppendError) -> Self {
-        Self::Append(error)
+    fn into_iter(self) -> Pairs<'a> {
+        self.iter()
     }
 }

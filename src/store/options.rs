@@ -1,7 +1,8 @@
 //! What a user of a store chooses.
 
+use super::clock::Clock;
 use super::merge::policy::MergePolicy;
-use super::{Clock, ReadView, Store};
+use super::{ReadView, Store};
 use crate::error::OpenError;
 use crate::log::LogOptions;
 use crate::options::{Durability, Maintenance, RecoveryMode};

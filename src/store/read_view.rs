@@ -313,7 +313,8 @@ fn load(
     let loading = Loading { storage, keydir: &keydir, segments, salvage, write_hints: false };
     let damaged = Mutex::new(loading.run(&mut report)?);
     let table = Arc::new(SegmentSet::new(found.segments.clone()));
-    Ok((View::new(table, keydir, options), damaged, report))
+    let view = View::new(table, keydir, options.clock.clone(), options.verify);
+    Ok((view, damaged, report))
 }
 
 /// Where the log ends.

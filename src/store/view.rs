@@ -12,7 +12,7 @@
 
 #![allow(unsafe_code, reason = "looks at frames that slots point at")]
 
-use super::StoreOptions;
+use super::clock::Clock;
 use super::stats::Counters;
 use super::value::Value;
 use crate::error::{Corruption, CorruptionKind, ReadError};
@@ -29,7 +29,6 @@ use crossbeam_utils::CachePadded;
 use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Damage that a lookup met where it expected a key.
 pub(crate) type Damage = Cell<Option<Corruption>>;
@@ -74,34 +73,6 @@ impl<'a> Found<'a> {
     }
 }
 
-/// What time it is.
-#[derive(Clone, Debug, Default)]
-pub(crate) enum Clock {
-    #[default]
-    System,
-    /// One that a test sets.
-    Set(Arc<AtomicU64>),
-}
-
-impl Clock {
-    /// In milliseconds since 1970.
-    pub(crate) fn now(&self) -> u64 {
-        match self {
-            Self::System => {
-                let since = SystemTime::now().duration_since(UNIX_EPOCH);
-                since.map_or(0, |time| time.as_millis() as u64)
-            }
-            // ORDERING: Relaxed; a test's own.
-            Self::Set(time) => time.load(Ordering::Relaxed),
-        }
-    }
-
-    /// When a value expires that is written now.
-    pub(crate) fn expiry_after(&self, ttl: Duration) -> u64 {
-        self.now().saturating_add(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX))
-    }
-}
-
 /// Whether a frame has not expired.
 #[inline]
 fn is_live(record: &Record<'_>, clock: &Clock) -> bool {
@@ -109,8 +80,7 @@ fn is_live(record: &Record<'_>, clock: &Clock) -> bool {
 }
 
 impl View {
-    pub(crate) fn new(table: Arc<SegmentSet>, keydir: Keydir, options: &StoreOptions) -> Self {
-        let (clock, verify) = (options.clock.clone(), options.verify);
+    pub(crate) fn new(table: Arc<SegmentSet>, keydir: Keydir, clock: Clock, verify: bool) -> Self {
         let (counters, batches) = (Counters::default(), CachePadded::default());
         Self { table, keydir, clock, counters, batches, verify }
     }

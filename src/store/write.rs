@@ -1,0 +1,344 @@
+//! Writing: puts, deletes, and writes that depend on the current value.
+//!
+//! A put works in two halves. Under the write lock of its key's shard it reserves and claims a frame,
+//! writes the header and the key, and points the key's slot at the frame. After the lock it copies the
+//! value, computes the checksum and commits. What follows from that:
+//!
+//! * A key's frames stand in the log in the order in which its slot changed. If a frame were claimed
+//!   before the lock, two puts of one key could take their frames in one order and the lock in the
+//!   other; readers would then see one value, and recovery, which goes by the log, the other.
+//! * The lock is held for as long as it takes to copy a key, however long the value is.
+//! * A reader may find a slot whose frame is not committed yet. It waits for that one commit, and a
+//!   writer that holds a claim waits for nobody.
+//!
+//! Deletes and conditional writes do all of their work under the lock, since they depend on what is
+//! there. Nothing that can block is done under it: where there is no room, the entry is given back, the
+//! log rolls, and the write begins again; a frame that needs a segment of its own has it made before.
+//! No closure of a user runs under it either: `update` calls it before, and then checks that the key
+//! has not changed.
+
+#![allow(unsafe_code, reason = "sums what it has just written")]
+
+use super::WriteOptions;
+use super::inner::{Damage, StoreInner};
+use super::view::Found;
+use crate::error::{AppendError, CasMismatch, ReadError, WriteError};
+use crate::format::frame::{self, HEADER};
+use crate::format::record::NewRecord;
+use crate::log::append::claim::Claim;
+use crate::log::writer::{Alone, Need, populate};
+use crate::position::LogPosition;
+use crate::segment::Segment;
+
+/// What a conditional write decides under the lock.
+enum Decision<R> {
+    Put(R),
+    Delete(R),
+    Leave(R),
+}
+
+/// A conditional write, before it is known what it does.
+struct Conditional<'v> {
+    put: Option<(NewRecord<'v>, &'v [u8])>,
+    delete: NewRecord<'v>,
+}
+
+/// What a conditional write has written.
+#[derive(Clone, Copy)]
+struct Written {
+    position: LogPosition,
+    is_put: bool,
+}
+
+/// What a conditional write did: the frame that it wrote, if it wrote one, and what it decided.
+type Decided<R> = (Option<Written>, R);
+
+impl StoreInner {
+    pub(super) fn put(
+        &self,
+        key: &[u8],
+        value: &[u8],
+        options: &WriteOptions,
+    ) -> Result<LogPosition, WriteError> {
+        let durability = options.durability.unwrap_or(self.writer.durability());
+        let expiry = options.ttl.map(|ttl| self.clock.expiry_after(ttl));
+        let put = self.new_put(key, value.len(), expiry)?;
+        let claim = self.place(&put)?;
+        let position = finish(claim, &put, value);
+        self.writes.puts.add(1);
+        Ok(self.writer.acknowledge_as(position, durability)?)
+    }
+
+    pub(super) fn new_put<'k>(
+        &self,
+        key: &'k [u8],
+        value_len: usize,
+        expiry: Option<u64>,
+    ) -> Result<NewRecord<'k>, WriteError> {
+        let len = value_len as u64;
+        // What does not fit into 32 bits is above the limit, and refused below.
+        let put = NewRecord::put(key, len as u32, expiry).ok_or_else(|| bad_key(key))?;
+        if len > self.max_value {
+            return Err(WriteError::ValueTooLarge { len, max: self.max_value });
+        }
+        Ok(put)
+    }
+
+    /// Claims a put's frame and points the key's slot at it, rolling where there is no room.
+    #[inline]
+    fn place(&self, put: &NewRecord<'_>) -> Result<Claim<'_, Segment>, WriteError> {
+        let (writer, len) = (&*self.writer, put.frame_len());
+        let mut alone = writer.alone(len, Need::Put)?;
+        let is_alone = alone.is_some();
+        loop {
+            if let Some(claim) = self.try_place(put, &mut alone)? {
+                if is_alone {
+                    writer.rolled_with_a_claim();
+                    populate(&claim);
+                }
+                return Ok(claim);
+            }
+            writer.roll(len, Need::Put)?;
+        }
+    }
+
+    /// As `place`, all of it under the lock of the key's shard; `None` where there is no room.
+    #[inline]
+    fn try_place<'s>(
+        &'s self,
+        put: &NewRecord<'_>,
+        alone: &mut Option<Alone<'s>>,
+    ) -> Result<Option<Claim<'s, Segment>>, WriteError> {
+        let (damage, key) = (Damage::default(), put.key());
+        let entry = self.keydir.entry(self.keydir.tag(key), |at| self.is_key(at, key, &damage));
+        let old = entry.position();
+        if let (None, Some(damage)) = (old, damage.take()) {
+            return Err(ReadError::Corrupt(damage).into());
+        }
+        let len = put.frame_len();
+        let Some(mut claim) = self.writer.try_claim(alone, len, Need::Put) else {
+            return Ok(None);
+        };
+        put.write_head(|at, part| claim.write(at, part));
+        old.into_iter().for_each(|old| self.died(old));
+        entry.set(position(&claim));
+        Ok(Some(claim))
+    }
+
+    pub(super) fn delete(&self, key: &[u8]) -> Result<bool, WriteError> {
+        self.decide(key, None, |found| {
+            if found.is_some() { Decision::Delete(true) } else { Decision::Leave(false) }
+        })
+    }
+
+    pub(super) fn delete_damaged(&self, key: &[u8]) -> Result<bool, WriteError> {
+        let (tombstone, damage) = (new_tombstone(key)?, Damage::default());
+        let is_there = self.remove(&tombstone, |at| self.is_key(at, key, &damage))?;
+        match damage.take() {
+            Some(place) if !is_there => {
+                let (segment, offset) = (place.segment, place.offset as u32);
+                self.remove(&tombstone, |at| at == LogPosition::new(segment, offset))
+            }
+            _ => Ok(is_there),
+        }
+    }
+
+    /// Writes a tombstone for a key if it has a slot that `is` accepts, and removes that slot.
+    fn remove(
+        &self,
+        tombstone: &NewRecord<'_>,
+        is: impl Fn(LogPosition) -> bool,
+    ) -> Result<bool, WriteError> {
+        let writer = &*self.writer;
+        loop {
+            match self.try_remove(tombstone, &is) {
+                None => writer.roll(tombstone.frame_len(), Need::Delete)?,
+                Some(None) => return Ok(false),
+                Some(Some(position)) => {
+                    self.writes.deletes.add(1);
+                    writer.acknowledge(position)?;
+                    return Ok(true);
+                }
+            }
+        }
+    }
+
+    /// As `remove`, all of it under the lock of the key's shard; `None` where there is no room.
+    fn try_remove(
+        &self,
+        tombstone: &NewRecord<'_>,
+        is: impl Fn(LogPosition) -> bool,
+    ) -> Option<Option<LogPosition>> {
+        let entry = self.keydir.entry(self.keydir.tag(tombstone.key()), is);
+        let Some(old) = entry.position() else { return Some(None) };
+        let len = tombstone.frame_len();
+        let mut claim = self.writer.try_claim(&mut None, len, Need::Delete)?;
+        tombstone.write_head(|at, part| claim.write(at, part));
+        let position = finish(claim, tombstone, &[]);
+        self.died(old);
+        entry.remove();
+        Some(Some(position))
+    }
+
+    pub(super) fn put_if_absent(&self, key: &[u8], value: &[u8]) -> Result<bool, WriteError> {
+        self.decide(key, Some(value), |found| {
+            if found.is_some() { Decision::Leave(false) } else { Decision::Put(true) }
+        })
+    }
+
+    pub(super) fn compare_and_swap(
+        &self,
+        key: &[u8],
+        expected: Option<&[u8]>,
+        new: Option<&[u8]>,
+    ) -> Result<Result<(), CasMismatch>, WriteError> {
+        self.decide(key, new, |found| {
+            let current = found.map(Found::value);
+            match (current == expected, new, current) {
+                (false, _, _) => {
+                    Decision::Leave(Err(CasMismatch { current: current.map(<[u8]>::to_vec) }))
+                }
+                (true, Some(_), _) => Decision::Put(Ok(())),
+                (true, None, Some(_)) => Decision::Delete(Ok(())),
+                (true, None, None) => Decision::Leave(Ok(())),
+            }
+        })
+    }
+
+    pub(super) fn update(
+        &self,
+        key: &[u8],
+        mut change: impl FnMut(Option<&[u8]>) -> Option<Vec<u8>>,
+    ) -> Result<Option<Vec<u8>>, WriteError> {
+        new_tombstone(key)?;
+        loop {
+            let found = self.find(key)?;
+            let seen = found.as_ref().map(|found| found.position);
+            let new = change(found.as_ref().map(Found::value));
+            drop(found);
+            let done = self.decide(key, new.as_deref(), |found| {
+                match (found.map(|found| found.position) == seen, &new) {
+                    (false, _) => Decision::Leave(false),
+                    (true, Some(_)) => Decision::Put(true),
+                    (true, None) if found.is_some() => Decision::Delete(true),
+                    (true, None) => Decision::Leave(true),
+                }
+            })?;
+            if done {
+                return Ok(new);
+            }
+        }
+    }
+
+    /// A write that depends on the current value, all of it under the lock of the key's shard.
+    fn decide<R>(
+        &self,
+        key: &[u8],
+        value: Option<&[u8]>,
+        mut decide: impl FnMut(Option<&Found<'_>>) -> Decision<R>,
+    ) -> Result<R, WriteError> {
+        let delete = new_tombstone(key)?;
+        let put = value.map(|value| self.new_put(key, value.len(), None)).transpose()?;
+        let change = Conditional { put: put.zip(value), delete };
+        let writer = &*self.writer;
+        let len = put.unwrap_or(delete).frame_len();
+        if writer.is_alone(len)
+            && let Decision::Leave(result) = decide(self.find(key)?.as_ref())
+        {
+            // Decide first: do not create a segment that may not be used.
+            return Ok(result);
+        }
+        let mut need = if put.is_some() { Need::Put } else { Need::Delete };
+        let mut alone = writer.alone(len, need)?;
+        let is_alone = alone.is_some();
+        loop {
+            match self.try_decide(&change, &mut alone, &mut need, &mut decide)? {
+                None => writer.roll(len, need)?,
+                Some((None, result)) => return Ok(result),
+                Some((Some(Written { position, is_put }), result)) => {
+                    if is_alone {
+                        writer.rolled_with_a_claim();
+                    }
+                    self.count_writes([is_put].into_iter());
+                    writer.acknowledge(position)?;
+                    return Ok(result);
+                }
+            }
+        }
+    }
+
+    /// As `decide`, all of it under the lock of the key's shard; `None` where there is no room for what
+    /// was decided, and `need` says what that is.
+    #[inline]
+    fn try_decide<'s, R>(
+        &'s self,
+        change: &Conditional<'_>,
+        alone: &mut Option<Alone<'s>>,
+        need: &mut Need,
+        decide: impl FnOnce(Option<&Found<'_>>) -> Decision<R>,
+    ) -> Result<Option<Decided<R>>, WriteError> {
+        let (damage, key) = (Damage::default(), change.delete.key());
+        let entry = self.keydir.entry(self.keydir.tag(key), |at| self.is_key(at, key, &damage));
+        let old = entry.position();
+        if let (None, Some(damage)) = (old, damage.take()) {
+            return Err(ReadError::Corrupt(damage).into());
+        }
+        let found = old.map(|at| self.read(at)).transpose().map_err(WriteError::Read)?;
+        let found = found.filter(|found| found.is_live(&self.clock));
+        let ((record, value), result) = match decide(found.as_ref()) {
+            Decision::Leave(result) => return Ok(Some((None, result))),
+            Decision::Put(result) => (change.put.expect("there is a value to put"), result),
+            Decision::Delete(result) => ((change.delete, &[][..]), result),
+        };
+        let is_put = record.is_put();
+        *need = if is_put { Need::Put } else { Need::Delete };
+        let len = record.frame_len();
+        let Some(mut claim) = self.writer.try_claim(alone, len, *need) else { return Ok(None) };
+        record.write_head(|at, part| claim.write(at, part));
+        let position = finish(claim, &record, value);
+        old.into_iter().for_each(|at| self.died(at));
+        if is_put {
+            entry.set(position);
+        } else {
+            entry.remove();
+        }
+        Ok(Some((Some(Written { position, is_put }), result)))
+    }
+
+    /// Counts puts, and deletes.
+    pub(super) fn count_writes(&self, are_puts: impl ExactSizeIterator<Item = bool>) {
+        let all = are_puts.len() as u64;
+        let puts = are_puts.filter(|&is_put| is_put).count() as u64;
+        self.writes.puts.add(puts);
+        self.writes.deletes.add(all - puts);
+    }
+}
+
+pub(super) fn new_tombstone(key: &[u8]) -> Result<NewRecord<'_>, WriteError> {
+    NewRecord::tombstone(key).ok_or_else(|| bad_key(key))
+}
+
+#[cold]
+const fn bad_key(key: &[u8]) -> WriteError {
+    WriteError::KeyLength { len: key.len() }
+}
+
+fn position(claim: &Claim<'_, Segment>) -> LogPosition {
+    claim.segment().position(claim.offset())
+}
+
+/// Writes the value behind the head, and makes the frame readable.
+fn finish(mut claim: Claim<'_, Segment>, record: &NewRecord<'_>, value: &[u8]) -> LogPosition {
+    claim.write(record.value_at(), value);
+    let body = claim.offset() + HEADER;
+    // SAFETY: inside the claimed range, which only this thread writes, and it has written all of it;
+    // the padding is zero, as is all of a segment before it is written.
+    let crc = frame::crc(unsafe { claim.segment().map.slice(body, record.body_len()) });
+    claim.commit_written(record.header(), crc)
+}
+
+impl From<AppendError> for WriteError {
+    fn from(error: AppendError) -> Self {
+        Self::Append(error)
+    }
+}
