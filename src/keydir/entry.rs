@@ -5,59 +5,67 @@
 //! that shard, so what is done in between (claiming the key's next frame, say) is in the same order
 //! for everyone. Whoever holds an entry must not use the keydir, nor wait for anything that may need it.
 
+#![allow(unsafe_code, reason = "changes a slot where it was found, without another search")]
+
 use super::slot::Slot;
-use super::table::{self, Table, hash};
+use super::table::{self, Table, TableBucket, hash};
 use crate::position::LogPosition;
 use std::ops::DerefMut;
 
 /// One key's entry, vacant or not. `T` is the shard's table: its lock's guard, or a borrow of one that
 /// is locked with others.
+///
+/// Invariant: the bucket is one of the table's, and full. The entry has the table to itself from when
+/// the bucket is found until `set` or `remove`, which use the entry up.
 pub(crate) struct KeydirEntry<T> {
     table: T,
     tag: u32,
-    slot: Option<Slot>,
+    found: Option<(TableBucket, LogPosition)>,
 }
 
 impl<T: DerefMut<Target = Table>> KeydirEntry<T> {
     /// Finds the slot with a tag that `is` accepts: it compares the key with that of the frame there.
     #[inline]
     pub(super) fn find(table: T, tag: u32, mut is: impl FnMut(LogPosition) -> bool) -> Self {
-        let found =
-            table.get(hash(&table, tag), |(slot, _)| slot.tag == tag && is(slot.position()));
-        let slot = found.map(|(slot, _)| *slot);
-        Self { table, tag, slot }
+        let mut position = None;
+        let bucket = table.find(hash(&table, tag), |(slot, _)| {
+            position = Some(slot.position());
+            slot.tag == tag && is(slot.position())
+        });
+        Self { table, tag, found: bucket.zip(position) }
     }
 
     /// Where the key's newest frame is, if it has one.
     #[inline]
     pub(crate) fn position(&self) -> Option<LogPosition> {
-        self.slot.as_ref().map(Slot::position)
+        self.found.as_ref().map(|&(_, position)| position)
     }
 
     /// Points the key's slot at a frame, and gives it one if it has none.
     #[inline]
     pub(crate) fn set(mut self, position: LogPosition) {
         let new = Slot::new(self.tag, position);
-        let Some(old) = self.slot else { return table::insert(&mut self.table, new) };
-        // No two slots are equal, so no key has to be compared again.
-        let hash = hash(&self.table, self.tag);
-        let place = self.table.get_mut(hash, |(slot, _)| *slot == old);
-        place.expect("its shard has been locked since it was found").0 = new;
+        match self.found {
+            // SAFETY: full, and nobody else refers to it, by the invariant.
+            Some((bucket, _)) => unsafe { bucket.as_mut() }.0 = new,
+            None => table::insert(&mut self.table, new),
+        }
     }
 
     /// Takes the key's slot away, if it has one.
     #[inline]
     pub(crate) fn remove(mut self) {
-        let Some(old) = self.slot else { return };
-        let hash = hash(&self.table, self.tag);
-        self.table.remove_entry(hash, |(slot, _)| *slot == old);
-        table::shrink_after_removing(&mut self.table);
+        if let Some((bucket, _)) = self.found {
+            // SAFETY: full, and one of this table's, by the invariant.
+            unsafe { self.table.remove(bucket) };
+            table::shrink_after_removing(&mut self.table);
+        }
     }
 }
 
 impl<T> std::fmt::Debug for KeydirEntry<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let position = self.slot.as_ref().map(Slot::position);
+        let position = self.found.as_ref().map(|(_, position)| position);
         f.debug_struct("KeydirEntry").field("position", &position).finish_non_exhaustive()
     }
 }

@@ -8,9 +8,12 @@ use super::slot::{LOOKUP_BATCH, SHARDS, Slot};
 use crate::prefetch::{prefetch, touch};
 use crate::storage::sys;
 use dashmap::SharedValue;
-use hashbrown::raw::RawTable;
+use hashbrown::raw::{Bucket, RawTable};
 
 pub(crate) type Table = RawTable<(Slot, SharedValue<()>)>;
+
+/// Where a slot is in a table.
+pub(super) type TableBucket = Bucket<(Slot, SharedValue<()>)>;
 
 /// What a slot takes, with its control byte.
 pub(super) const EACH: usize = size_of::<(Slot, SharedValue<()>)>() + 1;
