@@ -118,7 +118,7 @@ impl Store {
         value: impl AsRef<[u8]>,
         options: &WriteOptions,
     ) -> Result<LogPosition, WriteError> {
-        self.inner.put(key.as_ref(), value.as_ref(), options)
+        self.inner.put(key.as_ref(), value.as_ref(), options.ttl, options.durability)
     }
 
     /// Removes a key, and says whether it was there.

@@ -19,7 +19,6 @@
 
 #![allow(unsafe_code, reason = "sums what it has just written")]
 
-use super::WriteOptions;
 use super::inner::{Damage, StoreInner};
 use super::view::Found;
 use crate::error::{AppendError, CasMismatch, ReadError, WriteError};
@@ -27,8 +26,10 @@ use crate::format::frame::{self, HEADER};
 use crate::format::record::NewRecord;
 use crate::log::append::claim::Claim;
 use crate::log::writer::{Alone, Need, populate};
+use crate::options::Durability;
 use crate::position::LogPosition;
 use crate::segment::Segment;
+use std::time::Duration;
 
 /// What a conditional write decides under the lock.
 enum Decision<R> {
@@ -58,10 +59,11 @@ impl StoreInner {
         &self,
         key: &[u8],
         value: &[u8],
-        options: &WriteOptions,
+        ttl: Option<Duration>,
+        durability: Option<Durability>,
     ) -> Result<LogPosition, WriteError> {
-        let durability = options.durability.unwrap_or(self.writer.durability());
-        let expiry = options.ttl.map(|ttl| self.clock.expiry_after(ttl));
+        let durability = durability.unwrap_or(self.writer.durability());
+        let expiry = ttl.map(|ttl| self.clock.expiry_after(ttl));
         let put = self.new_put(key, value.len(), expiry)?;
         let claim = self.place(&put)?;
         let position = finish(claim, &put, value);
