@@ -23,8 +23,8 @@
 //! 128  u64  frames that no entry names, those inside batches included
 //! 136  u64  frames inside batches
 //! 144  u64  bytes that merges had reclaimed, over the store's life, when it was written
-//! 152  u64  entries: tag in the high half, offset in the low one, of which bit 0 says tombstone;
-//!           growing, the newest frame for each key
+//! 152  u64  entries, in order: tag in the high half, offset in the low one, of which bit 0 says
+//!           tombstone; the newest frame for each key
 //!      u32  CRC-32 of everything before it
 //! ```
 
@@ -39,8 +39,6 @@ const MOST: u64 = 1 << 62;
 /// The least that a frame with a key takes.
 const LEAST: u64 = 24;
 const PLAIN: u32 = 1;
-/// Set in an entry for a tombstone: offsets are multiples of 8.
-pub(crate) const TOMBSTONE: u64 = 1;
 
 /// What is in a segment, apart from the keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -67,9 +65,9 @@ pub(crate) struct Census {
 
 impl Census {
     /// Takes in how many entries there are, and which.
-    pub(crate) fn count(&mut self, entries: impl ExactSizeIterator<Item = u64>) {
+    pub(crate) fn count(&mut self, entries: impl ExactSizeIterator<Item = HintEntry>) {
         self.entries = entries.len() as u64;
-        self.digest = entries.fold(0, |sum, entry| sum.wrapping_add(mix(entry)));
+        self.digest = entries.fold(0, |sum, entry| sum.wrapping_add(mix(entry.0)));
     }
 
     /// Whether this can be what is in a segment.
@@ -150,7 +148,7 @@ pub(crate) struct Subject {
 }
 
 /// The bytes of a hint. The entries have to be sorted.
-pub(crate) fn encode(subject: Subject, census: &Census, entries: &[u64]) -> Vec<u8> {
+pub(crate) fn encode(subject: Subject, census: &Census, entries: &[HintEntry]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEAD + entries.len() * 8 + 4);
     bytes.extend(MAGIC.to_le_bytes());
     bytes.extend(VERSION.to_le_bytes());
@@ -163,14 +161,14 @@ pub(crate) fn encode(subject: Subject, census: &Census, entries: &[u64]) -> Vec<
     bytes.extend(u64::from(if census.plain { PLAIN } else { 0 }).to_le_bytes());
     let words = [subject.frames, census.unlisted, census.inner, subject.looked_at];
     bytes.extend(words.into_iter().flat_map(u64::to_le_bytes));
-    bytes.extend(entries.iter().flat_map(|entry| entry.to_le_bytes()));
+    bytes.extend(entries.iter().flat_map(|entry| entry.0.to_le_bytes()));
     let crc = crc32fast::hash(&bytes);
     bytes.extend(crc.to_le_bytes());
     bytes
 }
 
 /// The census and the entries in the bytes of a hint, if it is a sound one for this segment.
-pub(crate) fn decode(bytes: &[u8], subject: Subject) -> Option<(Census, Entries<'_>)> {
+pub(crate) fn decode(bytes: &[u8], subject: Subject) -> Option<(Census, HintEntries<'_>)> {
     let (content, crc) = bytes.split_last_chunk::<4>()?;
     let (head, entries) = content.split_at_checked(HEAD)?;
     let (entries, rest) = entries.as_chunks::<8>();
@@ -199,7 +197,7 @@ pub(crate) fn decode(bytes: &[u8], subject: Subject) -> Option<(Census, Entries<
         inner: u64_at(head, 136),
         ..Census::default()
     };
-    let entries = Entries(entries);
+    let entries = HintEntries(entries);
     census.count(entries.iter());
     let sound =
         census.is_possible(&subject) && entries.are_sound(subject.end) && u64_at(head, 144) <= MOST;
@@ -213,7 +211,7 @@ pub(crate) fn looked_at(bytes: &[u8]) -> u64 {
 
 /// What a hint is of, as it says itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Loose {
+pub(crate) struct LooseSubject {
     pub(crate) id: u32,
     pub(crate) salt: u64,
     pub(crate) end: u64,
@@ -223,13 +221,13 @@ pub(crate) struct Loose {
 
 /// As `decode`, where it is not known what the hint should be of. For reports alone; hints of
 /// version 1 do, too.
-pub(crate) fn decode_loosely(bytes: &[u8]) -> Option<(Loose, Entries<'_>)> {
+pub(crate) fn decode_loosely(bytes: &[u8]) -> Option<(LooseSubject, HintEntries<'_>)> {
     let (content, crc) = bytes.split_last_chunk::<4>()?;
     // Version 1 counted no frames, and its tags are of another hash.
     let version = u32_at(content, 8);
     let (head, entries) = content.split_at_checked(if version == 1 { HEAD_1 } else { HEAD })?;
     let (entries, rest) = entries.as_chunks::<8>();
-    let loose = Loose {
+    let loose = LooseSubject {
         id: u32_at(head, 12),
         salt: u64_at(head, 16),
         end: u64_at(head, 24),
@@ -238,59 +236,120 @@ pub(crate) fn decode_loosely(bytes: &[u8]) -> Option<(Loose, Entries<'_>)> {
     };
     let known = u64_at(head, 0) == MAGIC && matches!(version, 1 | VERSION) && rest.is_empty();
     let sound = known && u32::from_le_bytes(*crc) == crc32fast::hash(content);
-    let entries = Entries(entries);
+    let entries = HintEntries(entries);
     (sound && entries.are_sound(loose.end)).then_some((loose, entries))
 }
 
 /// The entries in the bytes of a hint that `decode` has found to be sound.
-pub(crate) fn entries(bytes: &[u8]) -> Entries<'_> {
+pub(crate) fn entries(bytes: &[u8]) -> HintEntries<'_> {
     let end = bytes.len().saturating_sub(4);
-    Entries(bytes.get(HEAD..end).unwrap_or_default().as_chunks().0)
+    HintEntries(bytes.get(HEAD..end).unwrap_or_default().as_chunks().0)
 }
 
-/// The entries of a hint.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Entries<'a>(&'a [[u8; 8]]);
+/// A key in a hint: the tag of its hash, where its record is, and whether that is a tombstone. In the
+/// order of tags, then of offsets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct HintEntry(u64);
 
-impl Entries<'_> {
-    pub(crate) fn iter(&self) -> impl ExactSizeIterator<Item = u64> + '_ {
-        self.0.iter().map(|&entry| u64::from_le_bytes(entry))
+impl HintEntry {
+    /// Offsets are multiples of 8, so that their lowest bit is free.
+    const TOMBSTONE: u64 = 1;
+    /// Bytes that it takes in a hint.
+    pub(crate) const LEN: u64 = 8;
+
+    #[inline]
+    pub(crate) fn new(tag: u32, offset: u64, tombstone: bool) -> Self {
+        let mark = if tombstone { Self::TOMBSTONE } else { 0 };
+        Self(u64::from(tag) << 32 | offset | mark)
     }
 
-    pub(crate) const fn len(&self) -> usize {
+    #[inline]
+    pub(crate) const fn tag(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    #[inline]
+    pub(crate) const fn offset(self) -> u64 {
+        self.0 & 0xffff_ffff & !Self::TOMBSTONE
+    }
+
+    #[inline]
+    pub(crate) const fn is_tombstone(self) -> bool {
+        self.0 & Self::TOMBSTONE != 0
+    }
+}
+
+/// Entries in their order, wherever they are.
+pub(crate) trait SortedEntries {
+    fn len(&self) -> usize;
+
+    fn get(&self, nth: usize) -> HintEntry;
+
+    fn iter(&self) -> impl ExactSizeIterator<Item = HintEntry> + '_ {
+        (0..self.len()).map(|nth| self.get(nth))
+    }
+
+    /// Whether there is a put with the tag.
+    fn has_put(&self, tag: u32) -> bool {
+        let (mut first, mut end) = (0, self.len());
+        while first < end {
+            let middle = first + (end - first) / 2;
+            if self.get(middle).tag() < tag {
+                first = middle + 1;
+            } else {
+                end = middle;
+            }
+        }
+        let same_tag = (first..self.len()).map(|nth| self.get(nth));
+        same_tag.take_while(|entry| entry.tag() == tag).any(|entry| !entry.is_tombstone())
+    }
+}
+
+impl SortedEntries for [HintEntry] {
+    fn len(&self) -> usize {
+        self.len()
+    }
+
+    #[inline]
+    fn get(&self, nth: usize) -> HintEntry {
+        self[nth]
+    }
+}
+
+/// The entries in the bytes of a hint.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HintEntries<'a>(&'a [[u8; HintEntry::LEN as usize]]);
+
+impl SortedEntries for HintEntries<'_> {
+    fn len(&self) -> usize {
         self.0.len()
     }
 
     #[inline]
-    pub(crate) const fn get(&self, nth: usize) -> u64 {
-        u64::from_le_bytes(self.0[nth])
+    fn get(&self, nth: usize) -> HintEntry {
+        HintEntry(u64::from_le_bytes(self.0[nth]))
     }
+}
 
+impl HintEntries<'_> {
     fn are_sound(&self, end: u64) -> bool {
-        let first = super::header::FIRST_FRAME;
-        let is_place = |offset: u64| offset & 6 == 0 && offset >= first && offset < end;
-        self.iter().is_sorted_by(|a, b| a | TOMBSTONE < b & !TOMBSTONE)
-            && self.iter().all(|entry| is_place(entry & 0xffff_ffff & !TOMBSTONE))
+        let is_place = |offset: u64| {
+            offset.is_multiple_of(8) && (super::header::FIRST_FRAME..end).contains(&offset)
+        };
+        let key = |entry: HintEntry| (entry.tag(), entry.offset());
+        self.iter().is_sorted_by(|&a, &b| key(a) < key(b))
+            && self.iter().all(|entry| is_place(entry.offset()))
     }
 
     /// How many entries there are with the tag that most have.
     pub(crate) fn most_of_a_tag(&self) -> usize {
         let (mut most, mut count, mut last) = (0, 0, None);
         for entry in self.iter() {
-            let tag = Some(entry >> 32);
+            let tag = Some(entry.tag());
             count = if last == tag { count + 1 } else { 1 };
             (most, last) = (most.max(count), tag);
         }
         most
-    }
-
-    /// Whether there is a put with the tag.
-    pub(crate) fn has_put(&self, tag: u32) -> bool {
-        let first = self.0.partition_point(|&e| (u64::from_le_bytes(e) >> 32) < u64::from(tag));
-        self.iter()
-            .skip(first)
-            .take_while(|entry| entry >> 32 == u64::from(tag))
-            .any(|entry| entry & TOMBSTONE == 0)
     }
 }
 
@@ -308,7 +367,7 @@ mod tests {
         looked_at: 77,
     };
     /// Two frames without an entry, of all frames two are inside of a batch.
-    fn census(entries: &[u64]) -> Census {
+    fn census(entries: &[HintEntry]) -> Census {
         let expiring = Expiring { bytes: 80, by: [1, 2, 3, 4] };
         let (keyless, superseded, tombstones) = (10, 20, 30);
         let oldest = if entries.is_empty() { u64::MAX } else { 7 << 32 | 128 };
@@ -323,7 +382,8 @@ mod tests {
 
     #[test]
     fn golden_bytes_and_every_flipped_bit() {
-        let entries = [1 << 32 | 128, 1 << 32 | 145, 9 << 32 | 256];
+        let entries = [(1, 128, false), (1, 144, true), (9, 256, false)]
+            .map(|(tag, offset, tombstone)| HintEntry::new(tag, offset, tombstone));
         let good = encode(SUBJECT, &census(&entries), &entries);
         assert_eq!(&good[..16], b"tchint\n\0\x02\0\0\0\x07\0\0\0");
         assert_eq!(&good[152..160], &[128, 0, 0, 0, 1, 0, 0, 0]);
@@ -359,20 +419,21 @@ mod tests {
     #[test]
     fn offsets_outside_of_the_segment_are_refused_though_the_checksum_is_right() {
         for offset in [0, 120, 129 | 2, 4096, 4104, u64::from(u32::MAX)] {
-            let entries = [offset];
+            let entries = [HintEntry(offset)];
             let hint = encode(SUBJECT, &census(&entries), &entries);
             assert!(decode(&hint, SUBJECT).is_none(), "{offset}");
         }
-        let is_sound = |entries: &[u64]| {
-            decode(&encode(SUBJECT, &census(entries), entries), SUBJECT).is_some()
+        let is_sound = |entries: [u64; 2]| {
+            let entries = entries.map(HintEntry);
+            decode(&encode(SUBJECT, &census(&entries), &entries), SUBJECT).is_some()
         };
-        assert!(is_sound(&[128, 4088]) && !is_sound(&[4088, 128]));
-        assert!(!is_sound(&[128, 128 | TOMBSTONE]), "one frame is not both");
+        assert!(is_sound([128, 4088]) && !is_sound([4088, 128]));
+        assert!(!is_sound([128, 128 | HintEntry::TOMBSTONE]), "one frame is not both");
     }
 
     #[test]
     fn numbers_that_cannot_be_are_refused_though_the_checksum_is_right() {
-        let entries = [1 << 32 | 128];
+        let entries = [HintEntry::new(1, 128, false)];
         let good = census(&entries);
         assert!(decode(&encode(SUBJECT, &good, &entries), SUBJECT).is_some());
         // A frame that is neither listed nor counted as not listed.
@@ -410,7 +471,7 @@ mod tests {
 
     #[test]
     fn a_tombstone_is_no_put() {
-        let entries = [3 << 32 | 128 | TOMBSTONE];
+        let entries = [HintEntry::new(3, 128, true)];
         let bytes = encode(SUBJECT, &census(&entries), &entries);
         assert!(!decode(&bytes, SUBJECT).unwrap().1.has_put(3));
     }

@@ -15,7 +15,7 @@
 use crate::error::{Corruption, CorruptionKind};
 use crate::format::frame::Kind;
 use crate::format::header::{FIRST_FRAME, SEAL};
-use crate::format::hint::{self, Census, Entries, Expiring, Subject, TOMBSTONE};
+use crate::format::hint::{self, Census, Expiring, HintEntries, HintEntry, SortedEntries, Subject};
 use crate::format::record::RecordHead;
 use crate::keydir::Keydir;
 use crate::segment::scan::{VerifiedFrame, each_frame};
@@ -28,18 +28,18 @@ use std::ops::{ControlFlow, Range};
 #[derive(Debug)]
 pub(super) enum Listing {
     Hint(Map),
-    Read(Vec<u64>),
+    Read(Vec<HintEntry>),
 }
 
-/// Its entries, growing: tag in the high half, offset and tombstone bit in the low one.
+/// Its entries.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Listed<'l> {
-    Hint(Entries<'l>),
-    Read(&'l [u64]),
+pub(super) enum ListingView<'l> {
+    Hint(HintEntries<'l>),
+    Read(&'l [HintEntry]),
 }
 
-impl Listed<'_> {
-    pub(super) fn len(&self) -> usize {
+impl SortedEntries for ListingView<'_> {
+    fn len(&self) -> usize {
         match self {
             Self::Hint(entries) => entries.len(),
             Self::Read(entries) => entries.len(),
@@ -47,7 +47,7 @@ impl Listed<'_> {
     }
 
     #[inline]
-    pub(super) fn get(&self, nth: usize) -> u64 {
+    fn get(&self, nth: usize) -> HintEntry {
         match self {
             Self::Hint(entries) => entries.get(nth),
             Self::Read(entries) => entries[nth],
@@ -56,16 +56,10 @@ impl Listed<'_> {
 }
 
 impl Listing {
-    /// All entries.
-    pub(super) fn entries(&self) -> impl Iterator<Item = u64> + '_ {
-        let listed = self.listed();
-        (0..listed.len()).map(move |nth| listed.get(nth))
-    }
-
-    pub(super) fn listed(&self) -> Listed<'_> {
+    pub(super) fn view(&self) -> ListingView<'_> {
         match self {
-            Self::Hint(map) => Listed::Hint(entries(map)),
-            Self::Read(all) => Listed::Read(all),
+            Self::Hint(map) => ListingView::Hint(entries(map)),
+            Self::Read(all) => ListingView::Read(all),
         }
     }
 
@@ -76,23 +70,6 @@ impl Listing {
             Self::Read(_) => 0,
         }
     }
-
-    /// Whether there is a put with the tag.
-    pub(super) fn has_put(&self, tag: u32) -> bool {
-        match self {
-            Self::Hint(map) => entries(map).has_put(tag),
-            Self::Read(all) => {
-                let first = all.partition_point(|entry| entry >> 32 < u64::from(tag));
-                let same = all[first..].iter().take_while(|&e| e >> 32 == u64::from(tag));
-                same.into_iter().any(|entry| entry & TOMBSTONE == 0)
-            }
-        }
-    }
-}
-
-/// Where the frame of an entry is.
-pub(super) const fn place(entry: u64) -> u64 {
-    entry & 0xffff_fff8
 }
 
 fn bytes(map: &Map) -> &[u8] {
@@ -100,7 +77,7 @@ fn bytes(map: &Map) -> &[u8] {
     unsafe { map.slice(0, map.len() as u64) }
 }
 
-fn entries(map: &Map) -> Entries<'_> {
+fn entries(map: &Map) -> HintEntries<'_> {
     hint::entries(bytes(map))
 }
 
@@ -130,7 +107,7 @@ pub(super) fn read(
     // The tags of frames are as the hash makes them; what a file says they are may cost an open more
     // than reading the segment.
     let by_chance =
-        |entries: &Entries<'_>| entries.most_of_a_tag() <= keydir.most_of_a_tag(entries.len());
+        |entries: &HintEntries<'_>| entries.most_of_a_tag() <= keydir.most_of_a_tag(entries.len());
     let census = sound.filter(|(_, entries)| by_chance(entries)).map(|(census, _)| census);
     if census.is_none() {
         tracing::warn!(segment = segment.id(), "a hint is of no use, its segment is read");
@@ -144,7 +121,7 @@ pub(super) fn write(
     keydir: &Keydir,
     segment: &Segment,
     census: &Census,
-    entries: &[u64],
+    entries: &[HintEntry],
 ) {
     let bytes = hint::encode(subject(keydir, segment), census, entries);
     let (id, name) = (segment.id(), hint_name(segment.id()));
@@ -158,7 +135,7 @@ pub(super) fn write(
 #[derive(Debug, Default)]
 pub(super) struct Gather {
     census: Census,
-    entries: Vec<u64>,
+    entries: Vec<HintEntry>,
     expiring: Vec<(u64, u64)>,
     /// How many frames were taken in.
     frames: u64,
@@ -173,7 +150,7 @@ pub(super) struct Gather {
 #[derive(Debug)]
 pub(super) struct Gathered {
     pub(super) census: Census,
-    pub(super) entries: Vec<u64>,
+    pub(super) entries: Vec<HintEntry>,
     /// Stretches that are damaged.
     pub(super) gaps: Vec<Range<u64>>,
 }
@@ -214,15 +191,15 @@ impl Gather {
         record: &RecordHead<'_>,
     ) -> u32 {
         self.count(offset, len);
-        let tombstone = if record.is_put() { 0 } else { TOMBSTONE };
-        self.census.tombstones += if tombstone != 0 { len } else { 0 };
+        let tombstone = !record.is_put();
+        self.census.tombstones += if tombstone { len } else { 0 };
         let origin = segment.origin_of(offset, record);
         self.census.oldest = self.census.oldest.min(origin.as_u64());
         if let Some(expiry) = record.expiry() {
             self.expiring.push((expiry, len));
         }
         let tag = keydir.tag(record.key());
-        self.entries.push(u64::from(tag) << 32 | offset | tombstone);
+        self.entries.push(HintEntry::new(tag, offset, tombstone));
         tag
     }
 
@@ -266,14 +243,17 @@ impl Gather {
 /// Drops the entries whose key has one further on in the segment, and counts the puts among them.
 /// Those with one tag are sorted by their keys: compared each to each, they would take time quadratic
 /// in their number.
-fn newest_of_each(segment: &Segment, entries: &[u64], superseded: &mut u64) -> Vec<u64> {
-    let offset = |entry: u64| entry & 0xffff_fff8;
+fn newest_of_each(
+    segment: &Segment,
+    entries: &[HintEntry],
+    superseded: &mut u64,
+) -> Vec<HintEntry> {
     // SAFETY: entries name frames that were verified, and so committed.
-    let record = |entry: u64| unsafe { segment.record_head(offset(entry)) };
-    let key = |entry: u64| record(entry).map(|record| record.key());
+    let record = |entry: HintEntry| unsafe { segment.record_head(entry.offset()) };
+    let key = |entry: HintEntry| record(entry).map(|record| record.key());
     let mut newest = Vec::with_capacity(entries.len());
     let mut sorted = Vec::new();
-    for same_tag in entries.chunk_by(|a, b| a >> 32 == b >> 32) {
+    for same_tag in entries.chunk_by(|a, b| a.tag() == b.tag()) {
         if let [only] = same_tag {
             newest.push(*only);
             continue;
@@ -286,8 +266,8 @@ fn newest_of_each(segment: &Segment, entries: &[u64], superseded: &mut u64) -> V
         for same_key in sorted.chunk_by(|&a, &b| key(a) == key(b)) {
             let (&last, older) = same_key.split_last().expect("chunks are not empty");
             newest.push(last);
-            let puts = older.iter().filter(|&&entry| entry & TOMBSTONE == 0);
-            *superseded += puts.map(|&e| segment.frame_len(offset(e))).sum::<u64>();
+            let puts = older.iter().filter(|entry| !entry.is_tombstone());
+            *superseded += puts.map(|put| segment.frame_len(put.offset())).sum::<u64>();
         }
         newest[first..].sort_unstable();
     }
@@ -345,12 +325,13 @@ pub(super) fn compare_all(
 }
 
 fn difference(segment: &Segment, hint: Option<Listing>, found: &Gathered) -> Corruption {
-    let listed: Vec<u64> = hint.iter().flat_map(Listing::entries).collect();
-    let differs = |these: &[u64], those: &[u64]| {
+    let listed: Vec<_> =
+        hint.iter().flat_map(|hint| hint.view().iter().collect::<Vec<_>>()).collect();
+    let differs = |these: &[HintEntry], those: &[HintEntry]| {
         these
             .iter()
             .filter(|entry| those.binary_search(entry).is_err())
-            .map(|&entry| place(entry))
+            .map(|entry| entry.offset())
             .min()
     };
     let places = [differs(&found.entries, &listed), differs(&listed, &found.entries)];

@@ -1,13 +1,13 @@
 //! Opening: the keydir is made from hints, and from the frames of segments that have none.
 
-use super::hints::{self, Gathered, Listed, Listing};
+use super::hints::{self, Gathered, Listing, ListingView};
 use super::inner::{Damaged, StoreInner};
 use super::maintenance;
 use super::salvage;
 use super::view::View;
 use super::{Store, StoreOptions};
 use crate::error::{Corruption, CorruptionKind, OpenError};
-use crate::format::hint::{Census, TOMBSTONE};
+use crate::format::hint::{Census, HintEntry, SortedEntries};
 use crate::format::record::RecordHead;
 use crate::keydir::{Fate, Keydir, LoadEntry, LoadSource, Resolve};
 use crate::log::writer::LogWriter;
@@ -135,7 +135,7 @@ impl Loading<'_> {
                     report.lost.push(found.clone());
                 }
             }
-            let loaded = sources.iter().map(|source| (&*source.segment, source.listing.listed()));
+            let loaded = sources.iter().map(|source| (&*source.segment, source.listing.view()));
             salvage::resolve(self.keydir, loaded, report);
             let hinted = sources.iter().filter(|s| matches!(s.listing, Listing::Hint(_)));
             report.hinted_segments = hinted.count() as u64;
@@ -211,8 +211,8 @@ impl Loading<'_> {
         }
         let mut known = census;
         if let Some((census, listing)) = hint {
-            let is_lost = |entry: &u64| gaps.iter().any(|gap| gap.contains(&hints::place(*entry)));
-            entries.extend(listing.entries().filter(is_lost));
+            let is_lost = |entry: &HintEntry| gaps.iter().any(|gap| gap.contains(&entry.offset()));
+            entries.extend(listing.view().iter().filter(is_lost));
             entries.sort_unstable();
             known = census;
         }
@@ -248,12 +248,12 @@ impl Source {
 /// The entries of a source, as the keydir loads them.
 struct Entries<'s> {
     segment: &'s Segment,
-    listed: Listed<'s>,
+    listed: ListingView<'s>,
 }
 
 impl<'s> Entries<'s> {
     fn of(source: &'s Source) -> Self {
-        Self { segment: &source.segment, listed: source.listing.listed() }
+        Self { segment: &source.segment, listed: source.listing.view() }
     }
 }
 
@@ -266,9 +266,9 @@ impl LoadSource for Entries<'_> {
     fn get(&self, nth: usize) -> LoadEntry {
         let entry = self.listed.get(nth);
         LoadEntry {
-            tag: (entry >> 32) as u32,
-            at: self.segment.position(entry & 0xffff_ffff & !TOMBSTONE),
-            tombstone: entry & TOMBSTONE != 0,
+            tag: entry.tag(),
+            at: self.segment.position(entry.offset()),
+            tombstone: entry.is_tombstone(),
         }
     }
 }

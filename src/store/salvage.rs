@@ -7,8 +7,8 @@
 
 #![allow(unsafe_code, reason = "looks at frames that nobody writes to")]
 
-use super::hints::Listed;
-use crate::format::hint::TOMBSTONE;
+use super::hints::ListingView;
+use crate::format::hint::SortedEntries;
 use crate::keydir::Keydir;
 use crate::log::{LostFrame, RecoveryReport, Suspect};
 use crate::position::LogPosition;
@@ -50,7 +50,7 @@ fn tell<'s>(keydir: &Keydir, suspect: &'s Suspect) -> Told<'s> {
 /// Lists what is gone, by what the log found and all that was loaded.
 pub(super) fn resolve<'s>(
     keydir: &Keydir,
-    sources: impl Iterator<Item = (&'s Segment, Listed<'s>)>,
+    sources: impl Iterator<Item = (&'s Segment, ListingView<'s>)>,
     report: &mut RecoveryReport,
 ) {
     let suspects = std::mem::take(&mut report.suspects);
@@ -74,14 +74,13 @@ pub(super) fn resolve<'s>(
 
 /// The sound frames of all keys with these tags.
 fn versions<'s>(
-    sources: impl Iterator<Item = (&'s Segment, Listed<'s>)>,
+    sources: impl Iterator<Item = (&'s Segment, ListingView<'s>)>,
     wanted: &BTreeSet<u32>,
 ) -> HashMap<u32, Vec<Version<'s>>> {
     let mut versions: HashMap<u32, Vec<Version<'s>>> = HashMap::new();
     for (segment, listed) in sources {
-        for nth in 0..listed.len() {
-            let (entry, offset) = (listed.get(nth), listed.get(nth) & 0xffff_fff8);
-            let tag = (entry >> 32) as u32;
+        for entry in listed.iter() {
+            let (tag, offset) = (entry.tag(), entry.offset());
             if !wanted.contains(&tag) {
                 continue;
             }
@@ -90,7 +89,7 @@ fn versions<'s>(
             let Some(record) = (unsafe { segment.record_head(offset) }) else { continue };
             let (key, at) = (record.key(), segment.position(offset));
             let origin = segment.origin_of(offset, &record);
-            let tombstone = entry & TOMBSTONE != 0;
+            let tombstone = entry.is_tombstone();
             versions.entry(tag).or_default().push(Version { key, origin, at, tombstone });
         }
     }

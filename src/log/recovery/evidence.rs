@@ -12,7 +12,7 @@ use super::losses::{DamagedRange, Doubt, InDoubt, LostFrame, LostKind};
 use crate::error::{CorruptionKind, OpenError};
 use crate::format::frame::{self, Header, Kind, Word};
 use crate::format::header::FIRST_FRAME;
-use crate::format::hint::{self, Loose, TOMBSTONE};
+use crate::format::hint::{self, HintEntry, LooseSubject, SortedEntries};
 use crate::format::remains::{self, Remains, Remnant};
 use crate::format::u64_at;
 use crate::options::RecoveryMode;
@@ -166,16 +166,16 @@ fn ranges_of(
 
 /// A hint, whatever hash its tags are made with.
 struct Hint {
-    loose: Loose,
-    /// By their places.
-    entries: Vec<u64>,
+    loose: LooseSubject,
+    /// By their offsets.
+    entries: Vec<HintEntry>,
 }
 
 impl Hint {
-    fn within(&self, range: Gap) -> &[u64] {
-        let place = |entry: &u64| entry & 0xffff_fff8;
-        let from = self.entries.partition_point(|entry| place(entry) < range.offset);
-        let to = self.entries.partition_point(|entry| place(entry) < range.offset + range.len);
+    fn within(&self, range: Gap) -> &[HintEntry] {
+        let end = range.offset + range.len;
+        let from = self.entries.partition_point(|entry| entry.offset() < range.offset);
+        let to = self.entries.partition_point(|entry| entry.offset() < end);
         &self.entries[from..to]
     }
 }
@@ -201,8 +201,8 @@ fn read_hint(storage: &dyn Storage, id: u32) -> Result<Option<Hint>, OpenError> 
     let Some((loose, entries)) = hint::decode_loosely(bytes(&map, 0, map.len() as u64)) else {
         return Ok(None);
     };
-    let mut entries: Vec<u64> = entries.iter().collect();
-    entries.sort_unstable_by_key(|entry| entry & 0xffff_ffff);
+    let mut entries: Vec<HintEntry> = entries.iter().collect();
+    entries.sort_unstable_by_key(|entry| entry.offset());
     Ok((loose.id == id).then_some(Hint { loose, entries }))
 }
 
@@ -435,13 +435,12 @@ impl Place<'_> {
 /// What a hint says was in a stretch.
 fn hinted_only(id: u32, range: Gap, hint: &Hint) -> Vec<Suspect> {
     let (entries, end) = (hint.within(range), range.offset + range.len);
-    let place = |entry: u64| entry & 0xffff_fff8;
-    let one = |(nth, &entry): (usize, &u64)| {
-        let next = entries.get(nth + 1).map_or(end, |&next| place(next));
-        let (tag, tombstone) = ((entry >> 32) as u32, entry & TOMBSTONE != 0);
+    let one = |(nth, entry): (usize, &HintEntry)| {
+        let next = entries.get(nth + 1).map_or(end, |next| next.offset());
+        let (tag, tombstone) = (entry.tag(), entry.is_tombstone());
         Suspect {
-            position: LogPosition::new(id, place(entry) as u32),
-            length: next - place(entry),
+            position: LogPosition::new(id, entry.offset() as u32),
+            length: next - entry.offset(),
             remnant: None,
             hinted: Some(Hinted { tag, tombstone, fingerprint: hint.loose.fingerprint }),
         }

@@ -18,7 +18,7 @@
 
 use super::tombstones::TombstoneFilter;
 use crate::error::{Corruption, CorruptionKind};
-use crate::format::hint::TOMBSTONE;
+use crate::format::hint::{HintEntry, SortedEntries};
 use crate::position::LogPosition;
 use crate::segment::Segment;
 use crate::store::hints::{self, Gathered};
@@ -76,26 +76,25 @@ pub(crate) fn judge(
         return Ok(vec![Doubt::Anything { before: segment.position(end) }]);
     };
     let (mut doubts, mut inside, mut outside) = (Vec::new(), Vec::new(), Vec::new());
-    for entry in listing.entries() {
-        let (tag, place) = ((entry >> 32) as u32, hints::place(entry));
+    for entry in listing.view().iter() {
+        let (tag, place) = (entry.tag(), entry.offset());
         if !is_lost(place) {
             outside.push(entry);
             continue;
         }
         inside.push(tag);
-        if entry & TOMBSTONE != 0 {
+        if entry.is_tombstone() {
             doubts.push(Doubt::Tombstone { tag, before: segment.position(place) });
         }
     }
     // The hint names all that was found; but for what a frame hides that is now damaged.
-    let unknown = |&&entry: &&u64| {
-        outside.binary_search(&entry).is_err()
-            && inside.binary_search(&((entry >> 32) as u32)).is_err()
+    let unknown = |&&entry: &&HintEntry| {
+        outside.binary_search(&entry).is_err() && inside.binary_search(&entry.tag()).is_err()
     };
     let missing = outside.iter().find(|entry| found.entries.binary_search(entry).is_err());
     match found.entries.iter().find(unknown).or(missing) {
         Some(&entry) => {
-            let (segment, offset) = (segment.id(), hints::place(entry));
+            let (segment, offset) = (segment.id(), entry.offset());
             Err(Corruption { segment, offset, kind: CorruptionKind::Hint })
         }
         None => Ok(doubts),

@@ -1,5 +1,6 @@
 //! Which tombstones a merge still needs.
 
+use crate::format::hint::{HintEntry, SortedEntries};
 use crate::position::LogPosition;
 use crate::segment::Segment;
 use crate::store::hints::{self, Listing};
@@ -37,16 +38,17 @@ impl TombstoneFilter {
             if other.oldest >= newest.as_u64() {
                 continue;
             }
-            let listed = other.listing.as_ref().map_or(0, |listing| listing.listed().len());
+            let listed = other.listing.as_ref().map_or(0, |listing| listing.view().len());
             others.push(other);
-            after(listed as u64 * 8)?;
+            after(listed as u64 * HintEntry::LEN)?;
         }
         Ok(Self(others))
     }
 
     /// Whether a put with this tag that was written before may be in one of them.
     pub(crate) fn may_hold(&self, tag: u32, origin: LogPosition) -> bool {
-        let holds = |listing: &Option<Listing>| listing.as_ref().is_none_or(|l| l.has_put(tag));
+        let holds =
+            |listing: &Option<Listing>| listing.as_ref().is_none_or(|l| l.view().has_put(tag));
         self.0.iter().any(|other| other.oldest < origin.as_u64() && holds(&other.listing))
     }
 
