@@ -1,10 +1,10 @@
-//! Backup, and where the store stands.
+//! Backup, and the store's statistics.
 //!
-//! A backup is a directory of hard links: sealed segments never change, so another name for each is
-//! a copy of it, at once and without taking space. What is active is sealed first, by a roll. Only
-//! to another file system are files copied. All of it goes through handles of directories, so it makes
-//! no difference where the store is moved meanwhile. The backup is made under another name, and gets its
-//! own when it is whole and durable: a destination that is there opens as the store, all of it.
+//! A backup is a directory of hard links: sealed segments never change, so another name for each is as
+//! good as a copy, takes no space and no time. The active segment is first sealed by a roll. Files are
+//! copied only to another file system. Everything goes through open handles of the directories, so the
+//! store may be renamed meanwhile. The backup is made under a temporary name and gets its own when it
+//! is complete and durable: a destination that exists is a complete backup.
 
 use super::Store;
 use super::merge::disk_bytes;
@@ -25,35 +25,36 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// What a backup holds.
+/// What a backup contains.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BackupReport {
-    /// The backup holds everything before this place in the log, and nothing from it on.
+    /// The backup contains everything written before this position, and nothing from it on.
     pub position: LogPosition,
-    /// Segments in it.
+    /// Number of segments in it.
     pub segments: u64,
-    /// Segments that are links to the store's own files, and take no space.
+    /// Segments that are hard links to the store's files, and take no space.
     pub linked: u64,
-    /// Segments that were copied: the backup is on another file system.
+    /// Segments that were copied, because the backup is on another file system.
     pub copied: u64,
-    /// Bytes of all of them.
+    /// Bytes of all segments.
     pub bytes: u64,
     /// How long it took.
     pub duration: Duration,
 }
 
 impl Store {
-    /// Makes a backup in a new directory, while writers and readers go on: everything that was
-    /// written when this was called is in it. It opens as a store, which is also how to restore it.
+    /// Makes a backup in a new directory while writers and readers continue. It contains everything
+    /// written before the call. It opens as a store; to restore it, open it or a copy of it.
     ///
     /// # Errors
-    /// [`BackupError`]; then there is nothing at the destination.
+    /// [`BackupError`]; nothing is left at the destination.
     pub fn backup(&self, dest: impl AsRef<Path>) -> Result<BackupReport, BackupError> {
         self.backup_while(dest, || {})
     }
 
-    /// As `backup`; `meanwhile` runs after it is known what is to be in it, and before that is.
+    /// As `backup`; `meanwhile` runs once it is decided what the backup contains, before any file is
+    /// linked.
     #[doc(hidden)]
     pub fn backup_while(
         &self,
@@ -63,10 +64,10 @@ impl Store {
         let started = Instant::now();
         let writer = self.writer();
         let from = writer.storage().directory().ok_or(BackupError::NotADirectory)?;
-        // No segment is merged away meanwhile.
+        // No merge removes a segment meanwhile.
         let _still = self.inner.merging();
         let place = Place::new(from, dest.as_ref())?;
-        // So that what is active is linked, too.
+        // So that the active segment is linked too.
         writer.roll_if_used()?;
         let position = LogPosition::new(writer.tail().segment(), FIRST_FRAME as u32);
         writer.sync()?;
@@ -86,8 +87,8 @@ impl Store {
         Ok(report)
     }
 
-    /// What the store did since it was opened, and where it stands. Takes some nanoseconds for
-    /// every write since the last call, and for every segment.
+    /// Counters since the store was opened, and its current state. Takes some nanoseconds per write
+    /// since the last call, and per segment.
     #[must_use]
     pub fn stats(&self) -> Stats {
         let log = self.log.stats();
@@ -139,13 +140,13 @@ impl Store {
     }
 }
 
-/// Whether all of a segment was written before a place in the log. What a merge made of such
-/// segments was, too.
+/// Whether all of a segment was written before a position in the log. That holds for merged segments
+/// too, if it does for their inputs.
 fn before(segment: &Segment, position: LogPosition) -> bool {
     segment.header.merged || segment.id() < position.segment()
 }
 
-/// The MANIFEST of a backup of segments that are sealed there, all of them.
+/// The MANIFEST of a backup, in which all segments are sealed.
 pub(super) fn manifest_of(
     of_store: &Manifest,
     position: LogPosition,
@@ -157,7 +158,7 @@ pub(super) fn manifest_of(
     Manifest { first, next: first, kept, closed, removed: Vec::new(), ..of_store.clone() }
 }
 
-/// Makes a backup, whole or not at all. `put` puts a segment into a folder, and says whether that is a
+/// Makes a backup, completely or not at all. `put` puts a segment into a folder; true if that is a
 /// link.
 pub(super) fn make(
     from: &File,
@@ -178,7 +179,7 @@ pub(super) fn make(
     }
 }
 
-/// Links or copies segments and hints, and writes the MANIFEST.
+/// Links or copies segments and hints, then writes the MANIFEST.
 fn fill(
     from: &File,
     to: &Partial<'_>,
@@ -195,12 +196,12 @@ fn fill(
         report.segments += 1;
         report.bytes += disk_bytes(segment);
         if !segment.is_sealed() || !segment.gaps.is_empty() {
-            // It is not what a hint that its writer may have made since is about.
+            // The copy is cut: a hint that the writer may have made since describes another segment.
             continue;
         }
         let name = hint_name(segment.id());
         match take(from, &to.folder, &name) {
-            // It is not needed.
+            // A hint is not needed.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             other => _ = other.map_err(failed(|| format!("copy {name}")))?,
         }
@@ -214,17 +215,17 @@ fn fill(
     write().map_err(failed(|| "write MANIFEST".into()))
 }
 
-/// Links a file, and says whether that could be done.
+/// Links a file; false if that is not possible.
 pub(super) fn link(from: &File, to: &File, name: &str) -> bool {
     sys::link(from, name, to, name).is_ok()
 }
 
-/// Links a file, or copies it where that cannot be done; says whether it was linked.
+/// Links a file, or copies it if that is not possible. True if it was linked.
 fn take(from: &File, to: &File, name: &str) -> io::Result<bool> {
     match sys::link(from, name, to, name) {
         Ok(()) => return Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(error),
-        // Another file system, or one that has no links, or has too many.
+        // Another file system, or one without links, or too many links.
         Err(error) => tracing::debug!(name, %error, "a file is copied, for it cannot be linked"),
     }
     let mut old = sys::open_at(from, name, OpenMode::Read, 0)?;
@@ -238,7 +239,7 @@ pub(super) fn create(folder: &File, name: &str) -> io::Result<File> {
     sys::open_at(folder, name, OpenMode::CreateNew, 0o600)
 }
 
-/// Where a backup is to be: a name in a directory.
+/// The destination of a backup: a name in a directory.
 pub(super) struct Place<'d> {
     parent: File,
     name: &'d OsStr,
@@ -248,7 +249,7 @@ pub(super) struct Place<'d> {
 impl<'d> Place<'d> {
     pub(super) fn new(store: &File, dest: &'d Path) -> Result<Self, BackupError> {
         let exists = || BackupError::Exists { path: dest.into() };
-        // What has no name is `..` or a root, which are there.
+        // A path without a name is `..` or a root, which exist.
         let name = dest.file_name().ok_or_else(exists)?;
         let parent = dest.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let look = failed(|| format!("look at {}", parent.display()));
@@ -266,7 +267,7 @@ impl<'d> Place<'d> {
     }
 }
 
-/// Whether a directory is the store's, or inside of it, whatever that is called now.
+/// Whether a directory is the store's or inside it, whatever their names are now.
 fn is_inside(directory: &Path, store: &File) -> io::Result<bool> {
     let store = store.metadata()?;
     for ancestor in directory.canonicalize()?.ancestors() {
@@ -278,7 +279,7 @@ fn is_inside(directory: &Path, store: &File) -> io::Result<bool> {
     Ok(false)
 }
 
-/// A backup that is being made, under another name: what is at the destination is whole.
+/// An unfinished backup under a temporary name, so that a backup at the destination is complete.
 pub(super) struct Partial<'p> {
     place: &'p Place<'p>,
     name: OsString,
@@ -298,7 +299,7 @@ impl<'p> Partial<'p> {
             name.push(format!(".{number}.partial"));
             match make(&name) {
                 Ok(folder) => return Ok(Self { place, name, folder }),
-                // That of one that died.
+                // Left by a process that died.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists && number < 1000 => {
                     number += 1;
                 }
@@ -310,7 +311,7 @@ impl<'p> Partial<'p> {
         }
     }
 
-    /// Gives it its own name, durably.
+    /// Gives it its final name, durably.
     pub(super) fn publish(&self) -> Result<(), BackupError> {
         use io::ErrorKind::{AlreadyExists, DirectoryNotEmpty, NotADirectory};
         let (parent, name) = (&self.place.parent, self.place.name);
@@ -331,14 +332,14 @@ impl<'p> Partial<'p> {
             .map_err(failed(|| format!("create {}", self.place.dest.display())))
     }
 
-    /// Removes what was made, under the one name or the other.
+    /// Removes the unfinished backup, under either name.
     pub(super) fn remove(&self) {
         if let Err(error) = self.try_remove() {
             tracing::warn!(name = ?self.name, %error, "could not remove what a backup left");
         }
     }
 
-    /// Where it is while it is made.
+    /// Its path while it is unfinished.
     pub(super) fn path(&self) -> PathBuf {
         self.place.dest.with_file_name(&self.name)
     }

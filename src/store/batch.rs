@@ -1,9 +1,9 @@
 //! Atomic batches.
 //!
-//! One batch frame with the puts and deletes inside it, which count from its commit on, all of them.
-//! The shards of all keys are locked, in one order, from before the frame is reserved until every
-//! slot is set, so no reader sees a part. The values are copied under the locks: a batch is for many
-//! small writes.
+//! A batch is one frame with the puts and deletes inside it, which become visible together when it
+//! commits. The shards of all keys are locked, in one order, from before the frame is reserved until
+//! every slot is set, so no reader sees a part of it. The values are copied under the locks: a batch is
+//! for many small writes.
 
 use super::inner::{Damage, StoreInner};
 use super::write::new_tombstone;
@@ -17,7 +17,7 @@ use crate::position::LogPosition;
 use crate::segment::Segment;
 use std::sync::atomic::Ordering;
 
-/// Writes that are done together: all of them or none, also after a crash.
+/// Writes that are done together: all of them or none, even after a crash. See [`Store::write`].
 #[derive(Clone, Debug, Default)]
 #[must_use]
 pub struct Batch {
@@ -26,7 +26,7 @@ pub struct Batch {
     bodies: Vec<u8>,
 }
 
-/// A put, or a delete, whose frame's body is somewhere among the others.
+/// A put or a delete, and where its body is.
 #[derive(Clone, Copy, Debug)]
 struct Write {
     at: usize,
@@ -62,13 +62,13 @@ impl Batch {
         &self.bodies[at..][..key]
     }
 
-    /// How many writes there are.
+    /// Number of writes.
     #[must_use]
     pub const fn len(&self) -> usize {
         self.writes.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no keys.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.writes.is_empty()
@@ -112,7 +112,7 @@ impl StoreInner {
         Ok(writer.acknowledge(position)?)
     }
 
-    /// Writes a batch, all of it under the locks of its keys' shards; `None` where there is no room.
+    /// Writes a batch under the locks of its keys' shards; `None` if the segment has no room.
     fn try_write<'s>(
         &'s self,
         batch: &Batch,
@@ -123,7 +123,7 @@ impl StoreInner {
         let damage = Damage::default();
         let is = |nth: usize, at| self.is_key(at, batch.key(nth), &damage);
         let mut entries = self.keydir.entries(tags);
-        // Damage is met before anything is written.
+        // Damage is found before anything is written.
         entries.compare(tags, |positions| self.touch(positions), is);
         if let Some(damage) = damage.take() {
             return Err(ReadError::Corrupt(damage).into());
@@ -133,7 +133,7 @@ impl StoreInner {
         // ORDERING: Relaxed; pairs with the loads in `look_up_many`, and the locks order it.
         self.batches.fetch_add(1, Ordering::Relaxed);
         for (nth, (&tag, put)) in tags.iter().zip(puts).enumerate() {
-            // In order, and looked up now: a batch may hold a key twice.
+            // In order, and looked up only now: a batch may contain a key twice.
             let entry = entries.entry(tag, |at| is(nth, at));
             entry.position().into_iter().for_each(|old| self.died(old));
             match put {
@@ -144,7 +144,7 @@ impl StoreInner {
         Ok(Some(position))
     }
 
-    /// What can be made of a write before its place is known, and so without a lock.
+    /// What can be computed of a write without its place, and so without a lock.
     fn frame_of<'b>(&self, batch: &'b Batch, write: &Write) -> Result<BatchRecord<'b>, WriteError> {
         let body = &batch.bodies[write.at..];
         let key = &body[..write.key];
@@ -157,7 +157,8 @@ impl StoreInner {
     }
 }
 
-/// Writes and commits the frame of a batch, and says where each put's frame is: `None` for a delete.
+/// Writes and commits the frame of a batch. Returns the position of each put's frame, `None` for a
+/// delete.
 fn write_all(
     mut claim: Claim<'_, Segment>,
     frames: &[BatchRecord<'_>],

@@ -46,7 +46,7 @@ pub(crate) struct StoreInner {
 #[derive(Clone, Debug)]
 pub(crate) struct Damaged {
     pub(crate) first: Corruption,
-    /// Bytes that cannot be read, as far as is known.
+    /// Bytes known to be unreadable.
     pub(crate) bytes: u64,
     /// How much of the segment was dead when a merge last found that it has to stay.
     pub(crate) dead: Option<u64>,

@@ -1,10 +1,10 @@
-//! Going through all keys.
+//! Iterating over all keys.
 //!
-//! Shard by shard: the distinct tags in a shard are copied under its lock, in the order of their
-//! frames; then, for each tag, all slots that have it are looked at, and their segments pinned, under
-//! the lock again, and read without it. A key that is there throughout has its tag in the copy, and a
-//! slot with that tag at any time; so it comes exactly once, wherever a merge has moved it, and what
-//! was deleted has no slot. Between items nothing is held but the values of one tag.
+//! Iteration goes shard by shard. The distinct tags of a shard are copied under its lock, in the order
+//! of their frames. For each tag, all slots that have it are looked up and their segments pinned under
+//! the lock again; the frames are read without it. A key that exists throughout has its tag in the
+//! copy, and a slot with that tag at any time, so it comes exactly once, wherever a merge moves it; a
+//! deleted key has no slot. Between items nothing is held but the pins of one tag's frames.
 
 use super::view::{Found, View};
 use crate::error::ReadError;
@@ -37,17 +37,17 @@ impl fmt::Debug for Pair<'_> {
     }
 }
 
-/// A place that a slot points at, and the segment that it is in, if it is there.
+/// A position that a slot points at, and its segment, if that exists.
 type Pinned<'a> = (LogPosition, Option<Pin<'a>>);
 
-/// All keys and values.
+/// An iterator over all keys and values, in no particular order.
 #[derive(Debug)]
 #[must_use]
 pub struct Pairs<'a> {
     view: &'a View,
     shard: usize,
     tags: std::vec::IntoIter<(u32, LogPosition)>,
-    /// Of one tag.
+    /// The slots of one tag.
     pinned: Vec<Pinned<'a>>,
 }
 
@@ -56,7 +56,7 @@ impl<'a> Pairs<'a> {
         Self { view, shard: 0, tags: Vec::new().into_iter(), pinned: Vec::new() }
     }
 
-    /// The next position to be read, pinned.
+    /// The next position to read, pinned.
     fn next_pinned(&mut self) -> Option<Pinned<'a>> {
         let view = self.view;
         loop {
@@ -92,7 +92,7 @@ impl<'a> Iterator for Pairs<'a> {
     }
 }
 
-/// All keys.
+/// An iterator over all keys, in no particular order.
 #[derive(Debug)]
 #[must_use]
 pub struct Keys<'a>(pub(super) Pairs<'a>);

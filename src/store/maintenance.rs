@@ -1,4 +1,4 @@
-//! What a store does by itself: hints, merges, and its end.
+//! The store's background thread: hints and merges.
 
 use super::Store;
 use super::inner::StoreInner;
@@ -12,12 +12,12 @@ use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// How often to look whether there is something to do.
+/// How often to check for work.
 const PERIOD: Duration = Duration::from_millis(100);
-/// The longest wait after a merge failed, on a full disk for example.
+/// The longest wait after a failed merge, for example on a full disk.
 const RETRY: Duration = Duration::from_secs(30);
 
-/// Starts the store's own thread, unless its maintenance is done by hand.
+/// Starts the store's thread, unless maintenance is manual.
 pub(super) fn start(inner: &Arc<StoreInner>) -> io::Result<Option<JoinHandle<()>>> {
     if inner.writer.is_manual() {
         return Ok(None);
@@ -46,13 +46,13 @@ fn keep(inner: &StoreInner) -> End {
     End::Asked
 }
 
-/// Writes the hints that are missing, and merges what the policy says.
+/// Writes missing hints, and merges what the policy selects.
 fn once(inner: &StoreInner, by_hand: bool) -> Result<MergeReport, MergeError> {
     let mut merging = inner.merging();
     inner.list_sealed(true);
     let (ids, in_a_hurry) = inner.due();
     if in_a_hurry && !by_hand {
-        // Full segments wait for a quiet moment to be sealed, which may be long in coming.
+        // Full segments are otherwise sealed at a quiet moment, which may not come for long.
         inner.writer.seal_finished()?;
     }
     let pace = if by_hand { Pace::Full } else { Pace::Policy { in_a_hurry } };
@@ -60,8 +60,8 @@ fn once(inner: &StoreInner, by_hand: bool) -> Result<MergeReport, MergeError> {
 }
 
 impl Store {
-    /// Does what the background threads would: that of the [log](crate::CommitLog::maintain), then
-    /// hints, then merges as the policy says.
+    /// Does the work of the background threads: that of the [log](crate::CommitLog::maintain), then
+    /// missing hints, then one merge if the policy selects any segments.
     ///
     /// # Errors
     /// [`MergeError`].
@@ -72,13 +72,13 @@ impl Store {
         merged
     }
 
-    /// Ends the store's own thread, and a merge that it may be at.
+    /// Stops the store's thread, and a merge that it is running.
     pub(super) fn end_maintenance(&mut self) {
         // ORDERING: Release; pairs with the Acquire load in `is_stopping`.
         self.inner.stop.store(true, Ordering::Release);
         if let Some(thread) = self.maintainer.take() {
             thread.thread().unpark();
-            // It catches its panics, which the log then tells.
+            // It catches its panics, which the log then reports.
             let _ = thread.join();
         }
     }

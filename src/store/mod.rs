@@ -1,4 +1,4 @@
-//! The key-value store on the log's tail.
+//! The key-value store: values in a log, and an index of keys in memory.
 //!
 //! [`Store`] is the way in. It holds the log, and a `StoreInner` that it shares with the thread which
 //! merges. Reading is in `view`, which knows no writer, and a [`ReadView`] is built on the same view;
@@ -43,9 +43,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-/// A key-value store: keys of 1 to 65,535 bytes, values up to the configured limit.
+/// A key-value store: keys of 1 to 65,535 bytes, values up to
+/// [`max_value_size`](StoreOptions::max_value_size).
 ///
-/// Any number of threads use one shared handle. Operations on one key are linearizable.
+/// Any number of threads use one shared handle. Operations on one key are linearizable, and a [`Batch`]
+/// is atomic. At every [`Durability`] an acknowledged write survives the death of the process.
 ///
 /// ```
 /// # let dir = tempfile::tempdir()?;
@@ -63,7 +65,7 @@ pub struct Store {
     log: CommitLog,
     inner: Arc<StoreInner>,
     maintainer: Option<JoinHandle<()>>,
-    /// Damage that was stepped over when the keys were loaded, beside what the log met.
+    /// The log's report, with what loading the keys found.
     report: RecoveryReport,
 }
 
@@ -76,8 +78,8 @@ impl Store {
         Self::options().open(dir)
     }
 
-    /// Opens the store in a directory for reading only, as it is now, with the default options. It
-    /// may be open for writing, here or in another process.
+    /// Opens the store in a directory read-only, as it is now, with the default options. It may be open
+    /// for writing, in this process or another one.
     ///
     /// # Errors
     /// [`OpenError`].
@@ -85,7 +87,7 @@ impl Store {
         Self::options().open_read_only(dir)
     }
 
-    /// The options of a store, to be changed and then opened.
+    /// The default options, to be changed and then opened.
     pub fn options() -> StoreOptions {
         StoreOptions::default()
     }
@@ -96,7 +98,7 @@ impl Store {
 
     // ---- writing ----
 
-    /// Sets a key's value.
+    /// Sets a key's value, and returns the position of its frame in the log.
     ///
     /// # Errors
     /// [`WriteError`]; unless it is [`AppendError::Sync`](crate::AppendError::Sync) with a position, nothing was changed.
@@ -108,7 +110,7 @@ impl Store {
         self.put_with(key, value, &WriteOptions::new())
     }
 
-    /// As [`put`](Self::put), with a durability or a time to live of its own.
+    /// As [`put`](Self::put), with a durability or an expiry for this write.
     ///
     /// # Errors
     /// As `put`.
@@ -121,7 +123,7 @@ impl Store {
         self.inner.put(key.as_ref(), value.as_ref(), options.ttl, options.durability)
     }
 
-    /// Removes a key, and says whether it was there.
+    /// Deletes a key. True if it had a value.
     ///
     /// # Errors
     /// As [`put`](Self::put).
@@ -129,10 +131,10 @@ impl Store {
         self.inner.delete(key.as_ref())
     }
 
-    /// Removes a key without looking at its value, and says whether there was one: what `delete` refuses
-    /// where the value is damaged, since it cannot be read. Where the key itself is damaged, the frame
-    /// is removed that has the hash of this one; it could not be read by any other key either. What was
-    /// damaged then goes with the next merge, and `verify` does not mind it.
+    /// Deletes a key without reading its value; true if there was one. [`delete`](Self::delete) refuses
+    /// to delete a damaged value, since it cannot be read. If the stored key itself is damaged, the
+    /// frame with this key's hash is given up; no other key could read it either. The next merge
+    /// removes the damaged frame, and `verify` no longer reports it as an error.
     ///
     /// # Errors
     /// As [`put`](Self::put).
@@ -140,7 +142,7 @@ impl Store {
         self.inner.delete_damaged(key.as_ref())
     }
 
-    /// Sets a key's value if it has none, and says whether it had none.
+    /// Sets a key's value if it has none. True if it was set.
     ///
     /// # Errors
     /// As [`put`](Self::put).
@@ -152,10 +154,10 @@ impl Store {
         self.inner.put_if_absent(key.as_ref(), value.as_ref())
     }
 
-    /// Sets a key's value to `new` (removes it for `None`) if it is `expected` (absent for `None`).
+    /// Sets a key's value to `new` if it is `expected`. `None` stands for no value, in both.
     ///
     /// # Errors
-    /// As [`put`](Self::put); the inner error says that the value was another one.
+    /// As [`put`](Self::put). The inner error says that the value was another one, and which.
     pub fn compare_and_swap(
         &self,
         key: impl AsRef<[u8]>,
@@ -165,8 +167,9 @@ impl Store {
         self.inner.compare_and_swap(key.as_ref(), expected, new)
     }
 
-    /// Sets a key's value to what `change` makes of it (`None`: absent, before and after). `change`
-    /// runs without a lock, and again if another write came in between.
+    /// Replaces a key's value by what `change` returns for it, and returns the new value. `change` gets
+    /// `None` if the key has no value; returning `None` deletes the key. It runs without a lock, and
+    /// again if another write to the key came in between.
     ///
     /// # Errors
     /// As [`put`](Self::put).
@@ -178,8 +181,8 @@ impl Store {
         self.inner.update(key.as_ref(), change)
     }
 
-    /// Does all writes of a batch, in its order, or none. At most 2 GiB together. The
-    /// position is that of the batch; for an empty one, the end of the log.
+    /// Does all writes of a batch, in their order, or none. Together they may have almost 2 GiB.
+    /// Returns the position of the batch, or the end of the log for an empty one.
     ///
     /// # Errors
     /// As [`put`](Self::put).
@@ -189,18 +192,19 @@ impl Store {
 
     // ---- reading ----
 
-    /// A key's value, in place.
+    /// A key's value, in place. `None` if the key has none, or it has expired.
     ///
     /// # Errors
-    /// [`ReadError::Corrupt`] if its checksum does not match.
+    /// [`ReadError::Corrupt`] if the value, or the key that it is stored with, is damaged.
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Value<'_>>, ReadError> {
         self.inner.get(key.as_ref())
     }
 
-    /// The values of many keys, in their order. Each [batch](Batch) is seen whole or not at all.
+    /// The values of several keys, in the order of the keys. Each [batch](Batch) is seen whole or not
+    /// at all.
     ///
     /// # Errors
-    /// As [`get`](Self::get), of the first key that has one.
+    /// As [`get`](Self::get): the error of the first key that has one.
     pub fn get_many<K: AsRef<[u8]>>(
         &self,
         keys: &[K],
@@ -216,7 +220,7 @@ impl Store {
         self.inner.contains_key(key.as_ref())
     }
 
-    /// The length of a key's value.
+    /// The length of a key's value in bytes.
     ///
     /// # Errors
     /// As [`get`](Self::get).
@@ -224,30 +228,30 @@ impl Store {
         self.inner.value_len(key.as_ref())
     }
 
-    /// All keys and values. Every key that is there throughout comes exactly once; nothing is
-    /// locked between items. In no particular order.
+    /// All keys and values, in no particular order. Every key that exists throughout the iteration
+    /// comes exactly once. Nothing is locked between items.
     pub fn iter(&self) -> Pairs<'_> {
         Pairs::new(&self.inner)
     }
 
-    /// All keys, as [`iter`](Self::iter).
+    /// All keys, with the guarantees of [`iter`](Self::iter).
     pub fn keys(&self) -> Keys<'_> {
         Keys(self.iter())
     }
 
-    /// How many keys there are, expired ones included that nothing has reclaimed yet.
+    /// Number of keys, including expired ones that have not been reclaimed yet.
     #[must_use]
     pub fn len(&self) -> u64 {
         self.inner.keydir.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no keys.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Bytes of memory that the keydir takes.
+    /// Memory that the keydir takes, in bytes.
     #[must_use]
     pub fn keydir_memory(&self) -> u64 {
         self.inner.keydir.memory()
@@ -255,27 +259,28 @@ impl Store {
 
     // ---- the log below ----
 
-    /// Makes everything durable that was written; everything before the position is then.
+    /// Makes all writes durable: everything before the returned position is on the device.
     ///
     /// # Errors
-    /// [`SyncError`]. After a failed sync the store refuses writes for good.
+    /// [`SyncError`]. After a failed sync the store refuses writes permanently.
     pub fn sync(&self) -> Result<LogPosition, SyncError> {
         self.log.sync()
     }
 
-    /// The log below. What is appended to it is kept, and is no key.
+    /// Statistics of the log below. What is appended to it is kept, and is no key.
     #[must_use]
     pub const fn log(&self) -> &CommitLog {
         &self.log
     }
 
-    /// What was found when the store was opened.
+    /// What opening the store found.
     #[must_use]
     pub const fn recovery(&self) -> &RecoveryReport {
         &self.report
     }
 
-    /// Makes everything durable and closes the store. The next open has nothing to repair.
+    /// Makes all writes durable and closes the store, so that the next open has nothing to recover.
+    /// Dropping the store does the same, but only logs an error.
     ///
     /// # Errors
     /// [`SyncError`].
@@ -283,7 +288,7 @@ impl Store {
         self.close_inner()
     }
 
-    /// Lets go without syncing or sealing, as a process that dies. For tests of recovery.
+    /// Abandons the store as a dying process would: nothing is synced or sealed. For tests of recovery.
     #[doc(hidden)]
     pub fn abort(mut self) {
         self.end_maintenance();

@@ -1,4 +1,4 @@
-//! What a user of a store chooses.
+//! The options of a store, and of a single write.
 
 use super::clock::Clock;
 use super::merge::policy::MergePolicy;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-/// How a store is opened.
+/// How a store is opened: set what should differ from the defaults, then call [`open`](Self::open).
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct StoreOptions {
@@ -58,7 +58,7 @@ impl StoreOptions {
         self
     }
 
-    /// What opening does about damage. Default [`RecoveryMode::Strict`].
+    /// How opening treats damage. Default [`RecoveryMode::Strict`].
     pub fn recovery_mode(mut self, mode: RecoveryMode) -> Self {
         self.log = self.log.recovery_mode(mode);
         self.recovery_mode = mode;
@@ -83,25 +83,26 @@ impl StoreOptions {
         self
     }
 
-    /// Whether reads verify checksums. Default true.
+    /// Whether reads verify the checksum of the value. Default true. Without it, damage to a value goes
+    /// unnoticed until [`Store::verify`] or a merge reads it.
     pub const fn verify_on_read(mut self, verify: bool) -> Self {
         self.verify = verify;
         self
     }
 
-    /// The largest value, in bytes. Default 1 GiB; at most 4 GiB less 4 MiB.
+    /// The largest value in bytes. Default 1 GiB; at most 4 GiB less 4 MiB.
     pub const fn max_value_size(mut self, bytes: u64) -> Self {
         self.max_value = bytes;
         self
     }
 
-    /// When the store merges by itself, and how hard.
+    /// When the store merges in the background, and how much of the machine it may use.
     pub const fn merge_policy(mut self, policy: MergePolicy) -> Self {
         self.merge_policy = policy;
         self
     }
 
-    /// Takes the time from here, in milliseconds since 1970. For tests.
+    /// Reads the time from here, in milliseconds since 1970. For tests.
     #[doc(hidden)]
     pub fn clock(mut self, milliseconds: Arc<AtomicU64>) -> Self {
         self.clock = Clock::Set(milliseconds);
@@ -115,27 +116,27 @@ impl StoreOptions {
         self
     }
 
-    /// Uses so few bits of each key's tag that keys collide. For tests.
+    /// Uses only this many bits of each key's tag, so that keys collide. For tests.
     #[doc(hidden)]
     pub const fn tag_bits(mut self, bits: u32) -> Self {
         self.tag_bits = bits;
         self
     }
 
-    /// Opens the store in a directory, and makes it where there is none.
+    /// Opens the store in a directory for writing, and creates it if it does not exist.
     ///
     /// # Errors
-    /// [`OpenError`]; nothing that was acknowledged is changed then.
+    /// [`OpenError`]; acknowledged data is unchanged.
     pub fn open(&self, dir: impl AsRef<Path>) -> Result<Store, OpenError> {
         self.check()?;
         Store::load(self.log.open(dir)?, self)
     }
 
-    /// Opens the store in a directory for reading only, as it is now. Nothing is created or changed,
-    /// and no lock is held: it may be open for writing, here or in another process.
+    /// Opens the store in a directory read-only, as it is now. Nothing is created or changed, and no
+    /// lock is held: it may be open for writing, in this process or another one.
     ///
-    /// Of the options the [recovery mode](Self::recovery_mode) and
-    /// [`verify_on_read`](Self::verify_on_read) count.
+    /// Only the [recovery mode](Self::recovery_mode) and [`verify_on_read`](Self::verify_on_read) have
+    /// an effect, besides [`shared_directory`](Self::shared_directory).
     ///
     /// # Errors
     /// [`OpenError`].
@@ -153,7 +154,7 @@ impl StoreOptions {
         Store::load(self.log.open_simulated(disk)?, self)
     }
 
-    /// Before anything is opened: what is refused has changed nothing.
+    /// Validates the options, before anything is opened or changed.
     fn check(&self) -> Result<(), OpenError> {
         // A frame holds header, expiry, key and value, and a segment has a head.
         const MAX: u64 = (4 << 30) - (4 << 20);
@@ -169,7 +170,7 @@ impl StoreOptions {
     }
 }
 
-/// How one write is done.
+/// Options of a single write.
 #[derive(Clone, Copy, Debug, Default)]
 #[must_use]
 pub struct WriteOptions {
@@ -178,7 +179,7 @@ pub struct WriteOptions {
 }
 
 impl WriteOptions {
-    /// As the store does it, and for good.
+    /// The store's default durability, and no expiry.
     pub const fn new() -> Self {
         Self { durability: None, ttl: None }
     }
@@ -189,7 +190,7 @@ impl WriteOptions {
         self
     }
 
-    /// How long the value is there, by the wall clock, in milliseconds.
+    /// The time after which the value expires, by the wall clock, in milliseconds.
     pub const fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);
         self

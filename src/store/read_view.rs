@@ -1,9 +1,10 @@
-//! A store opened for reading only, as it was at one moment.
+//! [`ReadView`]: a store opened read-only, as it was at one moment.
 //!
-//! The log says which segments count, and up to where ([`look`]); what is stepped over in them are gaps.
-//! The keydir is made of that as in an open store, but nothing is written: a segment without a hint is
-//! read, and gets none. Merged segments are those of the MANIFEST that was read first. All files are
-//! open and mapped by then, so nothing that a writer does later, merges included, changes what is seen.
+//! Opening inspects the log as recovery does, without changing anything ([`look`]): which segments
+//! belong to it, where each ends, and which gaps in them are skipped. The keydir is loaded from that as
+//! for a writer, but no hint is written. The merged segments are those of the MANIFEST that was read
+//! first. All files are open and mapped when opening returns, so nothing that a writer does later,
+//! merges included, changes what the view shows.
 
 #![allow(unsafe_code, reason = "copies frames that no longer change")]
 
@@ -40,14 +41,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-/// A store as it was when this was opened, for reading only.
+/// A store as it was when the view was opened, read-only.
 ///
-/// It takes no lock and writes nothing, so it works beside a program that has the store open, on a
-/// backup, on a read-only file system and on a full disk. Everything that was acknowledged before it was
-/// opened is in it; what is written later is not, until [`refresh`](Self::refresh). A batch is there whole
-/// or not at all.
+/// It takes no lock and writes nothing, so it works beside a program that has the store open for
+/// writing, on a backup, on a read-only file system and on a full disk. It contains everything that was
+/// acknowledged before it was opened, and nothing written later until [`refresh`](Self::refresh). A
+/// batch is contained whole or not at all.
 ///
-/// While it lives, the space of segments that were merged away since is not given back.
+/// While it exists, the segments that it shows keep their disk space, even if a merge removes them.
 ///
 /// ```
 /// # let dir = tempfile::tempdir()?;
@@ -104,8 +105,8 @@ impl ReadView {
         Ok(this)
     }
 
-    /// Takes in what was written since; says whether anything was. After an error the view is what it
-    /// was.
+    /// Updates the view to the store as it is now. True if anything was written since. After an error
+    /// the view is unchanged.
     ///
     /// # Errors
     /// [`OpenError`].
@@ -119,7 +120,7 @@ impl ReadView {
         }
         let (view, damaged, report) = load(&*self.storage, &self.options, &found)?;
         let position = end_of(&found);
-        // A merge alone changes the segments and nothing that can be read.
+        // A merge alone changes the segments, but nothing that can be read.
         let is_new = position != self.position || gaps(&old) != gaps(&new);
         let counters = std::mem::take(&mut self.view.counters);
         (self.view, self.report, self.position) = (view, report, position);
@@ -129,8 +130,8 @@ impl ReadView {
         Ok(is_new)
     }
 
-    /// The end of what this shows of the log: everything before it that was finished is in the view,
-    /// and nothing from it on.
+    /// Where the view ends: it contains every finished write before this position, and nothing from it
+    /// on.
     #[must_use]
     pub const fn position(&self) -> LogPosition {
         self.position
@@ -142,7 +143,7 @@ impl ReadView {
         self.live
     }
 
-    /// What was found when the view was opened or last refreshed. Nothing of it was repaired.
+    /// What opening, or the last refresh, found. Nothing was repaired.
     #[must_use]
     pub const fn recovery(&self) -> &RecoveryReport {
         &self.report
@@ -156,10 +157,10 @@ impl ReadView {
         self.view.get(key.as_ref())
     }
 
-    /// The values of many keys, in their order.
+    /// The values of several keys, in the order of the keys.
     ///
     /// # Errors
-    /// As [`get`](Self::get), of the first key that has one.
+    /// As [`get`](Self::get): the error of the first key that has one.
     pub fn get_many<K: AsRef<[u8]>>(
         &self,
         keys: &[K],
@@ -175,7 +176,7 @@ impl ReadView {
         self.view.contains_key(key.as_ref())
     }
 
-    /// The length of a key's value.
+    /// The length of a key's value in bytes.
     ///
     /// # Errors
     /// As [`get`](Self::get).
@@ -188,36 +189,36 @@ impl ReadView {
         Pairs::new(&self.view)
     }
 
-    /// All keys, as [`iter`](Self::iter).
+    /// All keys, with the guarantees of [`iter`](Self::iter).
     pub fn keys(&self) -> Keys<'_> {
         Keys(self.iter())
     }
 
-    /// How many keys there are, expired ones included that nothing has reclaimed yet.
+    /// Number of keys, including expired ones that have not been reclaimed yet.
     #[must_use]
     pub fn len(&self) -> u64 {
         self.view.keydir.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no keys.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Reads everything, values that are not the newest included, and checks every checksum; compares
-    /// what is there with the hints and with the keydir; then looks every key up. Damage that nothing
-    /// needs any more is counted, and no error.
+    /// Verifies the store: reads every frame, including values that are no longer current, and checks
+    /// its checksum; compares the frames with the hints and the keydir; then looks up every key. Damage
+    /// to frames that are no longer current is counted, and is no error.
     ///
     /// # Errors
-    /// [`ReadError::Corrupt`] at the first damage, or the first contradiction.
+    /// [`ReadError::Corrupt`] at the first damage or contradiction.
     pub fn verify(&self) -> Result<VerifyReport, ReadError> {
         let salvage = self.options.recovery_mode == RecoveryMode::Salvage;
         let (view, storage, damaged) = (&self.view, &*self.storage, &self.damaged);
         verify_still(Contents { view, storage, damaged, salvage })
     }
 
-    /// What there is, and what it takes. What a store counts while it is open for writing is zero.
+    /// Statistics of the view. Counters of reads, writes, merges and syncs are zero.
     #[must_use]
     pub fn stats(&self) -> Stats {
         let counters = &self.view.counters;
@@ -258,11 +259,11 @@ impl ReadView {
         stats
     }
 
-    /// Makes a backup in a new directory of what the view shows. It opens as a store. Segments that are
-    /// full are hard links where that can be done.
+    /// Makes a backup of the view in a new directory, which opens as a store. Sealed segments are hard
+    /// links if possible.
     ///
     /// # Errors
-    /// [`BackupError`]; then there is nothing at the destination.
+    /// [`BackupError`]; nothing is left at the destination.
     pub fn backup(&self, dest: impl AsRef<Path>) -> Result<BackupReport, BackupError> {
         let started = Instant::now();
         let from = self.storage.directory().ok_or(BackupError::NotADirectory)?;
@@ -271,7 +272,7 @@ impl ReadView {
         let manifest = backup::manifest_of(&self.manifest, self.position, &segments);
         let put = |segment: &Segment, to: &File| {
             let name = file_name(segment.id());
-            // What was merged away since is there no more, but for the view.
+            // A merge may have removed this file since; the view still has it mapped.
             let linked = is_whole(segment) && backup::link(from, to, &name);
             if linked { Ok(true) } else { copy(segment, to, &name).map(|()| false) }
         };
@@ -294,7 +295,7 @@ impl<'a> IntoIterator for &'a ReadView {
 /// By their ids.
 type DamagedSegments = Mutex<BTreeMap<u32, Damaged>>;
 
-/// Makes a keydir of what was found.
+/// Loads a keydir from the segments.
 fn load(
     storage: &dyn Storage,
     options: &StoreOptions,
@@ -303,7 +304,7 @@ fn load(
     let salvage = options.recovery_mode == RecoveryMode::Salvage;
     let secret = match found.manifest.secret {
         Some(secret) => secret,
-        // It is nowhere but in a MANIFEST that is lost. No hint will match.
+        // The secret was only in the MANIFEST, which is lost. No hint will match.
         None if salvage => random_bytes().map_err(|e| io_error("draw random bytes", e))?,
         None => return Err(OpenError::NotAStore),
     };
@@ -322,14 +323,14 @@ fn end_of(found: &Look) -> LogPosition {
     let first = found.manifest.first;
     let of_log = |segment: &&Arc<Segment>| !segment.header.merged && segment.id() >= first;
     let log = found.segments.iter().filter(of_log);
-    // What stands by behind it is not reached yet.
+    // A standby behind it has not been used yet.
     match log.clone().rfind(|segment| segment.end() > FIRST_FRAME).or_else(|| log.clone().next()) {
         Some(last) => last.position(last.end()),
         None => LogPosition::new(first, FIRST_FRAME as u32),
     }
 }
 
-/// A segment, up to where it is read, and what is stepped over.
+/// A segment, where reading it ends, and the gaps to skip.
 type Extent = (u32, u64, Vec<Gap>);
 
 fn places(segments: &[Arc<Segment>]) -> Vec<Extent> {
@@ -344,13 +345,13 @@ fn gaps(all: &[Extent]) -> Vec<(u32, Gap)> {
 fn facts_of(segment: &Segment, now: u64) -> Facts {
     let used = segment.end().saturating_sub(FIRST_FRAME);
     let census = segment.census.get().copied().unwrap_or_default();
-    // Those in merged segments were needed when they were made.
+    // Tombstones in merged segments were needed when the merge checked.
     let tombstones = if segment.header.merged { 0 } else { census.tombstones };
     let stepped_over = segment.gaps.iter().map(|gap| gap.len).sum();
     let expired = census.expiring.expired(now);
     let parts = [segment.dead.get(), census.keyless, tombstones, expired, stepped_over];
     let dead = parts.into_iter().fold(0, u64::saturating_add).min(used);
-    // What is dead beside entries of the log stays where it is.
+    // Dead bytes beside entries of the log cannot be reclaimed.
     let dead = if census.plain { 0 } else { dead };
     Facts { id: segment.id(), used, dead, mergeable: false }
 }
@@ -360,7 +361,7 @@ fn is_whole(segment: &Segment) -> bool {
     segment.is_sealed() && segment.gaps.is_empty()
 }
 
-/// Writes a segment as it is read: sealed where it ends, with pads for what is stepped over.
+/// Writes a segment as the view reads it: sealed where it ends, with pads for the gaps.
 fn copy(segment: &Segment, folder: &File, name: &str) -> io::Result<()> {
     let file = backup::create(folder, name)?;
     let end = segment.end();
@@ -385,7 +386,7 @@ fn copy(segment: &Segment, folder: &File, name: &str) -> io::Result<()> {
     }
     write_frames(&file, segment, at, end)?;
     file.set_len((end + 8).next_multiple_of(4096).min(segment.header.capacity))?;
-    // Last: what is cut short is no segment.
+    // The head comes last: a file without it is not a segment.
     file.write_all_at(&head, 0)?;
     file.sync_all()
 }

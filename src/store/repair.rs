@@ -1,8 +1,9 @@
-//! Repair: a good store in a new directory, made of whatever can be read in a damaged one, which stays as
-//! it is.
+//! Repair: a sound store in a new directory, made of everything that can be read in a damaged one,
+//! which is not changed.
 //!
-//! All files are copied, set-aside ones included, and the copy is opened with `RecoveryMode::Salvage`.
-//! It is made under another name, as a backup is, and gets its own when it is whole and durable.
+//! All files are copied, including those set aside, and the copy is opened with
+//! `RecoveryMode::Salvage`. It is made under a temporary name, like a backup, and gets its own when it
+//! is complete and durable.
 
 use super::backup::{Partial, Place, create};
 use super::{Store, StoreOptions};
@@ -20,9 +21,9 @@ use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-/// What stands in place of the MANIFEST until all files are there: nothing opens it.
+/// Stands in for the MANIFEST until all files are copied: a directory with it cannot be opened.
 const UNFINISHED: &[u8] = b"a repair was not finished here\n";
-/// Bytes that are copied at a time, and those that are given up where the device cannot read them.
+/// Bytes copied at a time, and bytes given up at a time where the device cannot read them.
 const PIECE: usize = 1 << 20;
 const BLOCK: usize = 4096;
 
@@ -40,13 +41,13 @@ impl Store {
 }
 
 impl StoreOptions {
-    /// Makes a good store in a new directory of whatever can be read in a damaged one, and says what
-    /// is lost or in doubt. The damaged one is not changed; no program may have it open for writing
-    /// meanwhile.
+    /// Makes a repaired copy of a damaged store in a new directory, with everything that can be read,
+    /// and reports what is lost or in doubt. The damaged store is not changed; no program may have it
+    /// open for writing meanwhile.
     ///
     /// # Errors
-    /// [`RepairError`]; then there is nothing at the new directory's name. Of a log that has no store
-    /// on it [`OpenError::NotAStore`], see [`CommitLog::repair`].
+    /// [`RepairError`]; nothing is left at the new directory's name. [`OpenError::NotAStore`] for a log
+    /// without a store: see [`CommitLog::repair`].
     pub fn repair(
         &self,
         dir: impl AsRef<Path>,
@@ -77,11 +78,10 @@ impl StoreOptions {
 }
 
 impl CommitLog {
-    /// As [`Store::repair`], of a log: a good log in a new directory. `gone` in the report lists the
-    /// entries that are lost.
+    /// As [`Store::repair`], for a log. `gone` in the report lists the lost entries.
     ///
     /// # Errors
-    /// [`RepairError`]; then there is nothing at the new directory's name.
+    /// [`RepairError`]; nothing is left at the new directory's name.
     pub fn repair(
         dir: impl AsRef<Path>,
         new_dir: impl AsRef<Path>,
@@ -112,7 +112,7 @@ impl LogOptions {
     }
 }
 
-/// Whether a store was on a log: it has frames with keys, or merged ones.
+/// Whether a log was a store's: it has frames with keys, or merged segments.
 fn has_keys(log: &CommitLog) -> Result<bool, RepairError> {
     let merged = |writer: &std::sync::Arc<crate::log::writer::LogWriter>| {
         writer.segment_set().with(|all| all.iter().any(|segment| segment.header.merged))

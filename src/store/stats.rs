@@ -1,53 +1,56 @@
-//! What a store counts.
+//! The store's statistics.
 
 use crate::error::Corruption;
 use crate::log::LogStats;
 use crate::segment::StripedCounter;
 use std::time::Duration;
 
-/// What a store did since it was opened, and where it stands.
+/// Counters since the store was opened, and its current state. In a [`ReadView`](crate::ReadView) the
+/// counters are zero.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Keys, expired ones included that nothing has reclaimed yet.
+    /// Number of keys, including expired ones that have not been reclaimed yet.
     pub keys: u64,
-    /// Bytes of memory that the keydir takes.
+    /// Memory that the keydir takes, in bytes.
     pub keydir_bytes: u64,
-    /// Bytes of segment files.
+    /// Bytes of all segment files, preallocated space included.
     pub disk_bytes: u64,
-    /// Bytes of frames in full segments and the active one that hold a key's value.
+    /// Bytes of live frames: those that hold a key's current value (header, key, value and padding),
+    /// and those that merging cannot reclaim.
     pub live_bytes: u64,
-    /// Bytes of frames that merging would not keep, as far as is known.
+    /// Bytes of dead frames: those that merging would not copy, as far as is known.
     pub dead_bytes: u64,
-    /// Each segment.
+    /// The segments, each by itself.
     pub segments: Vec<SegmentStats>,
-    /// Whether full segments take more than the [space goal](crate::MergePolicy::space_goal).
+    /// Whether full segments take more space than the [space goal](crate::MergePolicy::space_goal)
+    /// allows.
     pub space_goal_missed: bool,
-    /// Segments that are damaged, as far as is known. Merging leaves them alone until what is damaged
-    /// is needed no more: see [`Store::delete_damaged`](crate::Store::delete_damaged).
+    /// Segments that are known to be damaged. Merging leaves each alone until nothing damaged in it is
+    /// current any more: see [`Store::delete_damaged`](crate::Store::delete_damaged).
     pub damaged: Vec<DamagedSegment>,
-    /// Merges since the store was opened.
+    /// Totals of the merges since the store was opened.
     pub merges: MergeTotals,
-    /// Values that were read, and keys that were looked up and there.
+    /// Reads that found a value.
     pub hits: u64,
-    /// Keys that were looked up and not there.
+    /// Reads that found no value.
     pub misses: u64,
-    /// Puts, those in batches included.
+    /// Puts, including those in batches.
     pub puts: u64,
-    /// Deletes of keys that were there, and all in batches.
+    /// Deletes of existing keys, and all deletes in batches.
     pub deletes: u64,
-    /// Lookups that found a value that had expired (they count as misses, too).
+    /// Reads that found an expired value (they count as misses too).
     pub expired: u64,
-    /// Segments that were merged away and wait for a reader to let go.
+    /// Merged inputs that readers keep mapped.
     pub segments_waiting_for_readers: usize,
-    /// How long the one that waits longest has waited.
+    /// How long the oldest of those has been waiting.
     pub longest_reader_wait: Option<Duration>,
-    /// The log below.
+    /// Statistics of the log below.
     pub log: LogStats,
 }
 
 impl Stats {
-    /// The part of the bytes of all frames that is dead.
+    /// The fraction of all frames' bytes that is dead.
     #[must_use]
     pub fn dead_ratio(&self) -> f64 {
         ratio(self.dead_bytes, self.live_bytes)
@@ -58,22 +61,22 @@ impl Stats {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SegmentStats {
-    /// The number in the name of its file.
+    /// Its id: the number in the name of its file.
     pub id: u32,
-    /// Whether a merge made it.
+    /// Whether a merge wrote it.
     pub merged: bool,
     /// Whether it is sealed.
     pub sealed: bool,
-    /// Bytes that its file takes.
+    /// Bytes of its file.
     pub disk_bytes: u64,
-    /// Bytes of frames that hold a key's value.
+    /// Bytes of live frames.
     pub live_bytes: u64,
-    /// Bytes of frames that merging would not keep, as far as is known.
+    /// Bytes of dead frames: those that merging would not copy, as far as is known.
     pub dead_bytes: u64,
 }
 
 impl SegmentStats {
-    /// The part of the bytes of its frames that is dead.
+    /// The fraction of its frames' bytes that is dead.
     #[must_use]
     pub fn dead_ratio(&self) -> f64 {
         ratio(self.dead_bytes, self.live_bytes)
@@ -84,33 +87,33 @@ fn ratio(dead: u64, live: u64) -> f64 {
     dead as f64 / (dead + live).max(1) as f64
 }
 
-/// A segment with damage in it.
+/// A damaged segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DamagedSegment {
-    /// The number in the name of its file.
+    /// Its id: the number in the name of its file.
     pub id: u32,
-    /// The first damaged place that was met.
+    /// The first damaged place found.
     pub first: Corruption,
-    /// Bytes that cannot be read, as far as is known.
+    /// Bytes known to be unreadable.
     pub bytes: u64,
 }
 
-/// All merges together.
+/// Totals over all merges.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MergeTotals {
-    /// Merges that were finished.
+    /// Number of completed merges.
     pub merges: u64,
-    /// Merges that failed.
+    /// Number of failed merges.
     pub failures: u64,
     /// Bytes of frames that were read.
     pub bytes_read: u64,
     /// Bytes of frames that were written.
     pub bytes_written: u64,
-    /// Bytes of files that they gave back, those of their outputs taken off.
+    /// Bytes of removed files, less those of the outputs.
     pub bytes_reclaimed: u64,
-    /// How long they took.
+    /// Total duration.
     pub time: Duration,
 }
 

@@ -8,11 +8,11 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
-/// A value, in place in the store's map, 8-byte aligned.
+/// A value, in place in the mapped segment, 8-byte aligned. Dereferences to its bytes.
 ///
-/// While it is kept, its segment stays mapped; nothing else is held up.
+/// While it is kept, its segment stays mapped; nothing else is affected.
 ///
-/// Because it is aligned, numbers can be read where they are, without a copy:
+/// Because it is aligned, numbers can be read in place, without a copy:
 ///
 /// ```
 /// # let dir = tempfile::tempdir()?;
@@ -44,24 +44,24 @@ impl<'a> Value<'a> {
         Self { bytes, position, pin, table }
     }
 
-    /// Where its frame is.
+    /// The position of its frame.
     #[must_use]
     pub const fn position(&self) -> LogPosition {
         self.position
     }
 
-    /// A copy.
+    /// A copy of the bytes.
     #[must_use]
     pub fn to_vec(&self) -> Vec<u8> {
         self.bytes.to_vec()
     }
 
-    /// The same bytes without a borrow of the store: they keep their segment mapped for as long as
-    /// they live, and nothing else.
+    /// The same bytes, without copying them and without borrowing the store. They keep their segment
+    /// mapped as long as they exist, and nothing else.
     #[must_use]
     pub fn into_bytes(self) -> Bytes {
         let segment = self.table.pinned(&self.pin);
-        // Where it is in the map, to be cut out again from there.
+        // Its range in the map, from which the slice is taken again.
         let start = self.bytes.as_ptr() as usize - segment.map.address();
         Bytes::from_owner(Owned { start: start as u64, len: self.bytes.len() as u64, segment })
     }
@@ -76,7 +76,7 @@ struct Owned {
 impl AsRef<[u8]> for Owned {
     #[allow(unsafe_code, reason = "committed bytes of a segment that it owns")]
     fn as_ref(&self) -> &[u8] {
-        // SAFETY: it was handed out as a committed value, and those never change.
+        // SAFETY: the range is that of a committed value, which never changes.
         unsafe { self.segment.map.slice(self.start, self.len) }
     }
 }

@@ -1,8 +1,8 @@
-//! Whether all is well: frames are sound, and hints and the keydir say what they say.
+//! Verification: all frames are sound, and the hints and the keydir agree with them.
 //!
-//! All frames are read. The keydir has to know each key's newest one: a put without a slot has to have a
-//! tombstone that is newer. Writers go on meanwhile, so a slot may be newer than what is read, and a
-//! key may be deleted after its put was found to have a slot, but not the other way round.
+//! All frames are read. The keydir must point at each key's newest one: for a put without a slot there
+//! must be a newer tombstone. Writers continue meanwhile, so a slot may be newer than the frames read,
+//! and a key may be deleted after its put was found to have a slot, but not the other way round.
 
 #![allow(unsafe_code, reason = "reads frames that were verified")]
 
@@ -25,15 +25,15 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 impl Store {
-    /// Reads everything, values that are not the newest included, and checks every checksum; compares
-    /// what is there with the hints and with the keydir; then looks every key up. Merges wait
-    /// meanwhile, writers and readers do not.
+    /// Verifies the store: reads every frame, including values that are no longer current, and checks
+    /// its checksum; compares the frames with the hints and the keydir; then looks up every key. Merges
+    /// wait meanwhile, writers and readers do not.
     ///
-    /// Damage that nothing needs any more (the key was set or deleted since) is no error; it is
-    /// counted, and goes with the next merge.
+    /// Damage to frames that are no longer current (the key was set or deleted later) is counted and is
+    /// no error; the next merge removes it.
     ///
     /// # Errors
-    /// [`ReadError::Corrupt`] at the first damage, or the first contradiction.
+    /// [`ReadError::Corrupt`] at the first damage or contradiction.
     pub fn verify(&self) -> Result<VerifyReport, ReadError> {
         let _still = self.inner.merging();
         let mut check = Check::new(self.inner.contents());
@@ -48,7 +48,7 @@ impl Store {
     }
 }
 
-/// As `Store::verify`, of a store that nobody writes to, or as it was at one moment.
+/// As `Store::verify`, for a store without a writer, or as it was at one moment.
 pub(super) fn verify_still(contents: Contents<'_>) -> Result<VerifyReport, ReadError> {
     let mut check = Check::new(contents);
     check.still().map_err(ReadError::Corrupt)?;
@@ -76,7 +76,7 @@ struct Check<'i> {
     /// Puts whose key has no slot.
     gone: Vec<Place>,
     tombstones: Vec<Place>,
-    /// Tags of tombstones that are damaged.
+    /// Tags of damaged tombstones.
     lost: Vec<u32>,
 }
 
@@ -97,18 +97,18 @@ impl<'i> Check<'i> {
                 self.unsealed(&segment, committed)?;
             }
         }
-        // What was deleted meanwhile has its tombstone behind that.
+        // A key deleted meanwhile has its tombstone behind that place.
         let now = writer.committed();
         self.list();
         self.later_tombstones(committed, now)?;
         if now < writer.tail() {
-            // A tombstone may be behind an append that is not finished.
+            // A tombstone may be behind an unfinished append.
             return Ok(());
         }
         self.match_tombstones()
     }
 
-    /// As `everything`, where nobody writes; what is stepped over is not there.
+    /// As `everything`, without a writer; gaps are skipped.
     fn still(&mut self) -> Result<(), Corruption> {
         self.list();
         let all: Vec<_> = self.segments.values().cloned().collect();
@@ -130,7 +130,7 @@ impl<'i> Check<'i> {
         self.match_tombstones()
     }
 
-    /// Merges wait, so none goes.
+    /// Merges wait, so no segment is removed.
     fn list(&mut self) {
         let all = self.inner.table.segments().into_iter();
         self.segments.extend(all.map(|segment| (segment.id(), segment)));
@@ -168,7 +168,7 @@ impl<'i> Check<'i> {
         Ok(())
     }
 
-    /// What is committed of a segment that writers may be at.
+    /// Verifies the committed part of a segment that is being written to.
     fn unsealed(
         &mut self,
         segment: &Arc<Segment>,
@@ -202,7 +202,7 @@ impl<'i> Check<'i> {
         match (record.is_put(), slot) {
             (true, Some((_, newest))) if newest >= origin => {}
             (true, Some(_)) => return Err(unlisted(at, key)),
-            // A merge may have taken the slot of one that had expired.
+            // A merge may have removed the slot of an expired value.
             (true, None) if record.expiry().is_some() => {}
             (true, None) => self.gone.push(place),
             (false, Some((slot, newest))) if newest < origin => {
@@ -213,7 +213,7 @@ impl<'i> Check<'i> {
         Ok(())
     }
 
-    /// Where a key's slot points, and how new that is.
+    /// Where a key's slot points, and the origin of that frame.
     fn slot(
         &self,
         place: Place,
@@ -249,7 +249,7 @@ impl<'i> Check<'i> {
         Ok(())
     }
 
-    /// Every put that has no slot has a tombstone that is newer.
+    /// Checks that every put without a slot has a newer tombstone.
     fn match_tombstones(&mut self) -> Result<(), Corruption> {
         self.tombstones.sort_unstable();
         for put in &self.gone {

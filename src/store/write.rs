@@ -31,7 +31,7 @@ use crate::position::LogPosition;
 use crate::segment::Segment;
 use std::time::Duration;
 
-/// What a conditional write decides under the lock.
+/// The decision of a conditional write, made under the lock.
 enum Decision<R> {
     Put(R),
     Delete(R),

@@ -128,7 +128,8 @@ impl fmt::Display for RecoveryReport {
         if self.is_clean() {
             write!(f, "clean, {} sealed segments", self.sealed_segments)?;
         } else {
-            let cause = if self.same_boot { "the process died" } else { "the machine restarted" };
+            let cause =
+                if self.same_boot { "the process died" } else { "the power may have failed" };
             write!(
                 f,
                 "{cause}: {} entries in {} unsealed segments",

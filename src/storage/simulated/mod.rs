@@ -1,4 +1,4 @@
-//! A disk in memory, which can fail and lose power where a test says so.
+//! [`SimulatedDisk`]: a disk in memory that fails and loses power where a test says so.
 
 mod between;
 mod content;
@@ -25,37 +25,37 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// A simulated disk: the directory of one log, in memory.
 ///
 /// For tests of programs that must survive crashes. A log opened on it
-/// ([`LogOptions::open_simulated`](crate::LogOptions::open_simulated)) runs the code that it runs
-/// on files. An image taken of it, by [`process_death`](Self::process_death) or
-/// [`power_loss`](Self::power_loss), is a disk of its own, which can be opened, die and lose power in
-/// its turn; of one that a process left by dying, no more is durable than was before.
+/// ([`LogOptions::open_simulated`](crate::LogOptions::open_simulated)) runs the same code as on files.
+/// An image taken of it by [`process_death`](Self::process_death) or [`power_loss`](Self::power_loss)
+/// is another disk, which can be opened, die and lose power in turn. The death of a process makes
+/// nothing durable that was not durable before.
 ///
-/// Images may be taken at any time, also beside threads that append, and from
-/// [inside an operation](Self::on_operation).
+/// Images can be taken at any time, while threads append, and from [inside an
+/// operation](Self::on_operation).
 ///
 /// # What a power loss may leave
 ///
-/// * Of each sector (512 bytes) that changed since it was synced: what was synced last, what it is now,
-///   any state that it was seen in since ([`observe`](Self::observe)), or a state in between, word by
-///   word, that appends can pass through: of a frame, nothing, its claim with some of its body, or all
-///   of it.
-/// * Of each change of a name (created, renamed, replaced, removed) since the directory was synced:
-///   that it was made, or not, each by itself.
-/// * Of a file that was never synced: any part of its length.
+/// * Each sector (512 bytes) that changed since it was synced may have the content synced last, its
+///   present content, any content it was [observed](Self::observe) with since, or one in between, word
+///   by word, that appends can pass through: of a frame, nothing, its claim with some of its body, or
+///   all of it.
+/// * Each change of a name (created, renamed, replaced, removed) since the directory was synced may
+///   have happened or not, independently.
+/// * A file that was never synced may have any part of its length.
 ///
 /// # What a death leaves
 ///
-/// The page cache, which is what appends stored: where the copy has an append, it has all others that
-/// had returned before that one began.
+/// The page cache, that is, what appends stored. If the image has an append, it also has all others
+/// that had returned before that one began.
 #[derive(Clone)]
 pub struct SimulatedDisk(Arc<Mutex<Disk>>);
 
-/// What a power loss decides: one thing that was not synced.
+/// Something unsynced, whose fate a power loss decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Unsynced<'a> {
-    /// A sector of a file, and how many states of it are known: the durable one, those that were seen,
-    /// and the newest one.
+    /// A sector of a file, with its known versions: the durable one, those observed, and the newest
+    /// one.
     Sector {
         /// The name of the file.
         file: &'a str,
@@ -64,9 +64,9 @@ pub enum Unsynced<'a> {
         /// At least 2.
         versions: usize,
     },
-    /// That a name was created, replaced or removed.
+    /// The creation, replacement or removal of a name.
     Name {
-        /// The name, or the new one of a file that was renamed.
+        /// The name; the new one if a file was renamed.
         name: &'a str,
     },
     /// The length of a file that was never synced.
@@ -76,17 +76,17 @@ pub enum Unsynced<'a> {
     },
 }
 
-/// What becomes of it.
+/// What a power loss leaves of something unsynced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fate {
-    /// It is as it was when it was last synced.
+    /// Its last synced state.
     Lost,
-    /// It is as it is now.
+    /// Its present state.
     Kept,
-    /// A sector is as in this one of its versions (modulo their number).
+    /// A sector: this one of its versions (modulo their number).
     Seen(usize),
-    /// A sector is on its way to the newest version: the seed says how far. A length is somewhere in
+    /// A sector: on its way to the newest version, as far as the seed says. A length: somewhere in
     /// between.
     Between(u64),
 }
@@ -95,15 +95,15 @@ type Hook = Arc<dyn Fn(&SimulatedDisk, DiskOperation, &str) -> io::Result<()> + 
 
 #[derive(Default)]
 struct Disk {
-    /// `None`: the kernel does not tell.
+    /// `None`: there is no boot id.
     boot_id: Option<u128>,
     device: u64,
     locked: bool,
-    /// `None`: memory for a log that is never opened again.
+    /// `None`: memory for a log that is never reopened.
     arena: Option<Arc<Arena>>,
     names: BTreeMap<String, Arc<Content>>,
     durable_names: BTreeMap<String, Arc<Content>>,
-    /// What was done to the names since they were durable, in order.
+    /// Changes of names since the directory was synced, in order.
     changes: Vec<Change>,
     space: Option<u64>,
     failures: Failures,
@@ -139,21 +139,21 @@ fn another_device() -> u64 {
     8 << 8 | minor & 0xff | (minor >> 8) << 20
 }
 
-/// For what can only fail for want of memory.
+/// For operations that fail only for lack of memory.
 const MEMORY: &str = "memory for a simulated disk";
 
 impl SimulatedDisk {
     /// An empty disk.
     ///
     /// # Panics
-    /// If there is no memory for it.
+    /// If there is not enough memory.
     #[must_use]
     pub fn new() -> Self {
         let arena = Some(Arc::new(Arena::new().expect(MEMORY)));
         Self::with(Disk { boot_id: Some(1), device: another_device(), arena, ..Disk::default() })
     }
 
-    /// Memory for a log that is never opened again: nothing is kept of what was durable.
+    /// Memory for a log that is never reopened: durable versions are not kept.
     pub(crate) fn volatile() -> Self {
         Self::with(Disk { boot_id: Some(1), ..Disk::default() })
     }
@@ -166,7 +166,7 @@ impl SimulatedDisk {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the lock of the one writer.
+    /// Takes the writer's lock.
     pub(crate) fn attach(&self) -> Result<SimulatedStorage, OpenError> {
         let read = self.step(DiskOperation::ReadBootId, "");
         read.map_err(|e| super::io_error("read the boot id", e))?;
@@ -177,7 +177,7 @@ impl SimulatedDisk {
         Ok(SimulatedStorage(self.clone()))
     }
 
-    /// Before each operation: looks at the sectors, calls the hook, and fails if it is to.
+    /// Runs before each operation: observes the sectors, calls the hook, and fails if that is planned.
     fn step(&self, operation: DiskOperation, name: &str) -> io::Result<()> {
         let hook = {
             let disk = self.disk();
@@ -195,35 +195,35 @@ impl SimulatedDisk {
 
 /// Failures.
 impl SimulatedDisk {
-    /// Bytes of segments that fit on the disk; `None` is no limit.
+    /// Limits the bytes of segments that fit on the disk; `None` is no limit.
     pub fn set_space(&self, bytes: Option<u64>) {
         self.disk().space = bytes;
     }
 
-    /// Makes the sync after the next `syncs` ones fail, and all that follow it.
+    /// Lets the next `syncs` syncs succeed; all later ones fail.
     pub fn fail_sync_after(&self, syncs: u64) {
         self.disk().failures.syncs_left = Some(syncs);
     }
 
-    /// Makes the operation after the next `operations` ones fail, and all that follow: all that
-    /// [change something](DiskOperation::is_write).
+    /// Lets the next `operations` operations that [change the disk](DiskOperation::is_write) succeed;
+    /// all later ones fail.
     pub fn fail_after(&self, operations: u64) {
         self.disk().failures.writes_left = Some(operations);
     }
 
-    /// Operations that were not failed yet, of those that [`fail_after`](Self::fail_after) allowed.
+    /// How many operations [`fail_after`](Self::fail_after) still lets succeed.
     #[must_use]
     pub fn operations_left(&self) -> Option<u64> {
         self.disk().failures.writes_left
     }
 
-    /// Makes one operation fail, once: the one after the next `after` of its kind.
+    /// Makes one operation fail: the one after the next `after` of its kind.
     pub fn fail_once(&self, operation: DiskOperation, after: u64) {
         self.fail_once_with(operation, "", after, io::ErrorKind::Other);
     }
 
-    /// As [`fail_once`](Self::fail_once), counting only files whose name contains `name`, and with an
-    /// error of this kind.
+    /// As [`fail_once`](Self::fail_once), counting only operations on files whose name contains `name`,
+    /// and with an error of this kind.
     pub fn fail_once_with(
         &self,
         operation: DiskOperation,
@@ -235,14 +235,14 @@ impl SimulatedDisk {
         self.disk().failures.once.push(once);
     }
 
-    /// Whether all failures that [`fail_once`](Self::fail_once) asked for have happened.
+    /// Whether all failures planned with [`fail_once`](Self::fail_once) have happened.
     #[must_use]
     pub fn has_failed(&self) -> bool {
         self.disk().failures.once.is_empty()
     }
 
-    /// Calls `hook` before each operation, with the name of its file. It may take images, and may fail
-    /// the operation. It runs in the thread that does the operation, which may hold locks of the log.
+    /// Calls `hook` before each operation, with the name of its file. The hook may take images, and may
+    /// make the operation fail. It runs in the operation's thread, which may hold locks of the log.
     pub fn on_operation(
         &self,
         hook: impl Fn(&Self, DiskOperation, &str) -> io::Result<()> + Send + Sync + 'static,
@@ -253,15 +253,15 @@ impl SimulatedDisk {
 
 /// Images.
 impl SimulatedDisk {
-    /// The disk as the process would leave it if it died now: the page cache survives.
+    /// The disk as it is if the process dies now: the page cache survives.
     #[must_use]
     pub fn process_death(&self) -> Self {
         self.disk().after_death().expect(MEMORY)
     }
 
-    /// The disk as a power loss now could leave it, under another boot id. For each sector that
-    /// was written since it was last synced `choose` is asked, with the file's name and the
-    /// sector's number, whether it made it to the device; and for each change of a name since the
+    /// The disk as a power loss now could leave it, under another boot id. `choose` gets the name of a
+    /// file and the number of a sector, and decides whether this sector reached the device. It is
+    /// called for each sector written since it was last synced, for each change of a name since the
     /// directory was synced (sector `usize::MAX`), and for the length of each file that was never
     /// synced (`usize::MAX - 1`).
     #[must_use]
@@ -276,14 +276,14 @@ impl SimulatedDisk {
         })
     }
 
-    /// As [`power_loss`](Self::power_loss), with all that can become of what was not synced.
+    /// As [`power_loss`](Self::power_loss), with every possible [`Fate`].
     #[must_use]
     pub fn power_loss_by(&self, mut choose: impl FnMut(Unsynced<'_>) -> Fate) -> Self {
         self.disk().after_power_loss(&mut choose).expect(MEMORY)
     }
 
-    /// A power loss in which all of that happens: the seed says what, from "nearly nothing was written
-    /// back" to "nearly everything".
+    /// A random power loss with all of these fates, from "almost nothing was written back" to "almost
+    /// everything", depending on the seed.
     #[must_use]
     pub fn power_loss_at_random(&self, seed: u64) -> Self {
         let mut state = seed | 1;
@@ -293,7 +293,7 @@ impl SimulatedDisk {
             state ^= state << 17;
             state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 8
         };
-        // Few words tell seeds that follow each other apart.
+        // A few draws, so that consecutive seeds give different results.
         for _ in 0..8 {
             random();
         }
@@ -312,8 +312,8 @@ impl SimulatedDisk {
         })
     }
 
-    /// As [`power_loss_by`](Self::power_loss_by), but the same kernel still runs: the device was
-    /// snapshotted or taken out, and is back as another one.
+    /// As [`power_loss_by`](Self::power_loss_by), but in the same boot: the device was a snapshot, or
+    /// was removed, and is attached again as another one.
     #[must_use]
     pub fn on_another_device(&self, mut choose: impl FnMut(Unsynced<'_>) -> Fate) -> Self {
         let image = self.disk().after_power_loss(&mut choose).expect(MEMORY);
@@ -324,7 +324,7 @@ impl SimulatedDisk {
         image
     }
 
-    /// Says which start of the kernel this is; `None`: the kernel does not tell.
+    /// Says which start of the kernel this is; `None`: there is no boot id.
     pub fn set_boot_id(&self, boot_id: Option<u128>) {
         self.disk().boot_id = boot_id;
     }
@@ -340,13 +340,14 @@ impl SimulatedDisk {
         all
     }
 
-    /// Takes note of the state that each sector is in: a power loss may leave it in that one. A few are
-    /// kept for each sector until it is synced. Another thread may do this while writers are at work.
+    /// Records the present content of each sector as one that a power loss may leave. A few versions
+    /// are kept for each sector until it is synced. Another thread may call this while writers are
+    /// running.
     pub fn observe(&self) {
         self.disk().observe();
     }
 
-    /// Whether every operation [observes](Self::observe), too.
+    /// Whether every operation [observes](Self::observe) first.
     pub fn observe_operations(&self, observes: bool) {
         self.disk().observes = observes;
     }
@@ -354,9 +355,9 @@ impl SimulatedDisk {
 
 /// Damage.
 impl SimulatedDisk {
-    /// Flips bits of a file, wherever it is: `bytes[at] ^= mask`, now and on the device. False
-    /// where there is no such byte, and while a log is open on the disk. What a log that was open
-    /// before gave out ([`Value::into_bytes`](crate::Value::into_bytes)) keeps its bytes.
+    /// Flips bits of a file, `bytes[at] ^= mask`, in the page cache and on the device. False if there
+    /// is no such byte, or a log is open on the disk. Values that an earlier log handed out
+    /// ([`Value::into_bytes`](crate::Value::into_bytes)) keep their bytes.
     #[allow(clippy::must_use_candidate, reason = "done for its effect")]
     pub fn flip(&self, name: &str, at: usize, mask: u8) -> bool {
         self.disk().replace(name, |bytes| {
@@ -365,8 +366,8 @@ impl SimulatedDisk {
         })
     }
 
-    /// Cuts a file to its first `len` bytes (0 removes it). False where there is no such file, or it is
-    /// shorter, and while a log is open on the disk.
+    /// Cuts a file to its first `len` bytes (0 removes it). False if there is no such file, it is
+    /// shorter, or a log is open on the disk.
     #[allow(clippy::must_use_candidate, reason = "done for its effect")]
     pub fn cut(&self, name: &str, len: usize) -> bool {
         let mut disk = self.disk();
@@ -385,8 +386,8 @@ impl SimulatedDisk {
         disk.names.remove(name).is_some()
     }
 
-    /// Gives a file a copy of the bytes of another one. False where that is not there, and while a log
-    /// is open on the disk.
+    /// Copies the content of one file to another. False if the first does not exist, or a log is open
+    /// on the disk.
     #[doc(hidden)]
     #[allow(clippy::must_use_candidate, reason = "done for its effect")]
     pub fn copy(&self, from: &str, to: &str) -> bool {
@@ -395,21 +396,22 @@ impl SimulatedDisk {
         disk.put(to, &bytes)
     }
 
-    /// The bytes of a file, now.
+    /// The present content of a file.
     #[doc(hidden)]
     #[must_use]
     pub fn read(&self, name: &str) -> Option<Vec<u8>> {
         self.disk().bytes_of(name)
     }
 
-    /// Makes or replaces a file, now and on the device. False while a log is open on the disk.
+    /// Creates or replaces a file, in the page cache and on the device. False if a log is open on the
+    /// disk.
     #[doc(hidden)]
     #[allow(clippy::must_use_candidate, reason = "done for its effect")]
     pub fn write(&self, name: &str, bytes: &[u8]) -> bool {
         self.disk().put(name, bytes)
     }
 
-    /// The names of the files but the MANIFEST, with their lengths.
+    /// The names of all files except the MANIFEST, with their lengths.
     #[must_use]
     pub fn files(&self) -> Vec<(String, usize)> {
         let disk = self.disk();
@@ -465,7 +467,7 @@ impl Disk {
         }
     }
 
-    /// Makes the names in the directory durable, or those in the folder of what was set aside.
+    /// Syncs the names in the directory, or in the `set-aside` folder.
     fn sync_names(&mut self, aside: bool) {
         let Self { changes, durable_names, .. } = self;
         changes.retain(|change| {
@@ -481,7 +483,7 @@ impl Disk {
         FileIdentity { device: self.device, inode: content.inode }
     }
 
-    /// Under the disk's lock, as all that looks at what is durable.
+    /// Runs under the disk's lock, like everything that reads durable content.
     fn sync(&self, content: &Content, from: usize, to: usize) {
         if self.arena.is_some() {
             content.sync(from, to);
@@ -508,7 +510,7 @@ impl Disk {
         Some(content.snapshot().read(0..content.len()))
     }
 
-    /// Gives a name another file. What was mapped under it stays as it is.
+    /// Gives a name another file. Existing mappings keep the old one.
     fn put(&mut self, name: &str, bytes: &[u8]) -> bool {
         let Some(arena) = self.arena.as_ref().filter(|_| !self.locked) else { return false };
         let mut sparse = sparse::Sparse::default();
@@ -525,7 +527,7 @@ impl Disk {
         change(&mut bytes) && self.put(name, &bytes)
     }
 
-    /// A disk with the same names, and with files that `copy` makes of those here, each once.
+    /// A disk with the same names, and with a copy of each file, made by `copy`.
     fn image(
         &self,
         boots: u128,
@@ -543,7 +545,7 @@ impl Disk {
             copies.insert(key, new.clone());
             io::Result::Ok(new)
         };
-        // The last segment first: see `between::snapshot`.
+        // The last segment comes first: see `between::snapshot`.
         let mut all = |names: &BTreeMap<String, Arc<Content>>| {
             let copies = names.iter().rev();
             copies.map(|(name, content)| Ok((name.clone(), copied(name, content)?))).collect()

@@ -1,51 +1,51 @@
-//! What is done to a simulated disk, and how it is made to fail.
+//! The operations of a simulated disk, and how they are made to fail.
 
 use std::io;
 
 /// An operation on a [`SimulatedDisk`](super::SimulatedDisk). Replacing the MANIFEST and creating a
-/// segment take several: the file is made under a temporary name, synced, renamed, and the directory
+/// segment take several: the file is created under a temporary name, synced, renamed, and the directory
 /// is synced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DiskOperation {
-    /// A file is made under a temporary name, and filled.
+    /// Creates a file under a temporary name, and fills it.
     Create,
-    /// What it was filled with is made durable.
+    /// Syncs its content.
     SyncNew,
-    /// It gets its name; or a file gets another one.
+    /// Gives it its name; or renames a file.
     Rename,
-    /// A name is removed.
+    /// Removes a name.
     Remove,
-    /// The names in the directory are made durable.
+    /// Syncs the directory.
     SyncDirectory,
-    /// A range of a segment is made durable.
+    /// Syncs a range of a segment.
     Sync,
-    /// The space of a range is given back.
+    /// Releases the space of a range (punches a hole).
     Release,
-    /// What is not allocated of a file is.
+    /// Allocates what is not allocated of a file.
     Allocate,
-    /// The names are listed.
+    /// Lists the names.
     List,
-    /// A file is opened.
+    /// Opens a file.
     Open,
-    /// The MANIFEST is read.
+    /// Reads the MANIFEST.
     ReadManifest,
-    /// The boot id is read, which is done when the disk is opened.
+    /// Reads the boot id, when the disk is opened.
     ReadBootId,
 }
 
 impl DiskOperation {
-    /// Whether it changes anything.
+    /// Whether it changes the disk.
     #[must_use]
     pub const fn is_write(self) -> bool {
         !matches!(self, Self::List | Self::Open | Self::ReadManifest | Self::ReadBootId)
     }
 }
 
-/// What is to fail.
+/// A planned failure.
 #[derive(Debug, Default)]
 pub(super) struct Failures {
-    /// So many operations that change something do not, and then all do.
+    /// This many operations that change the disk succeed, and then all fail.
     pub(super) writes_left: Option<u64>,
     pub(super) syncs_left: Option<u64>,
     pub(super) once: Vec<Once>,
@@ -54,7 +54,7 @@ pub(super) struct Failures {
 #[derive(Debug)]
 pub(super) struct Once {
     pub(super) operation: DiskOperation,
-    /// A part of the name.
+    /// Part of the file's name.
     pub(super) name: String,
     pub(super) after: u64,
     pub(super) kind: io::ErrorKind,

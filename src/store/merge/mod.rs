@@ -1,19 +1,22 @@
-//! Merging: what is live in some sealed segments is copied into new ones, and the old ones go.
+//! Merging: the live frames of some sealed segments are copied into new ones, and the old ones are
+//! removed.
 //!
-//! Invariants, each with what would be lost without it:
-//! * A frame's age is the position that it was first written at, kept in every copy; never a clock,
-//!   and never the id of a file. So it does not matter what is merged with what, or loaded first.
-//! * A slot is moved only if it points at exactly the frame that was copied. So a write or delete
-//!   that came in between stays.
-//! * Before an input goes, its copies are durable, and so is the log up to where it ended after the
-//!   last look at a slot: whatever made a frame in the input dead is durable, too.
-//! * A tombstone, and an expired value, which is one, is kept for as long as a put of its key
-//!   that is older may be in a segment that is not merged with it. Hints tell by the key's tag.
-//! * Slots point into segments in the table: copies are put in before, inputs taken out after; and
-//!   before they are, all slots are looked at: where one still points into an input, nothing goes.
-//! * What is read is compared with what the keydir was made from, so that no key is lost of which a
-//!   hint did not say that it is there.
-//! * A damaged segment stays until nothing needs what is damaged in it; see `damage`.
+//! Invariants, each with what it protects:
+//! * A frame's age is the position that it was first written at, which every copy keeps (its origin);
+//!   never a clock, and never the id of a file. So it does not matter which segments are merged
+//!   together or loaded first.
+//! * A slot is moved only if it still points at exactly the frame that was copied. So a write or delete
+//!   that came in between is not undone.
+//! * Before an input is removed, its copies are durable, and so is the log up to its end after the last
+//!   slot was examined: whatever made a frame in the input dead is durable too.
+//! * A tombstone, or an expired value, which counts as one, is kept as long as a segment outside the
+//!   merge may hold an older put of its key. The segments' hints tell, by the key's tag.
+//! * Slots point into segments in the set: outputs are inserted before slots move, inputs removed
+//!   afterwards. Before that, all slots are checked: if one still points into an input, nothing is
+//!   removed.
+//! * The frames read are compared with what the keydir was loaded from, so that a key which a hint left
+//!   out is not lost.
+//! * A damaged segment stays until nothing damaged in it is needed; see `damage`.
 
 pub(crate) mod damage;
 mod output;
@@ -39,27 +42,27 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// What a merge did.
+/// What a merge did. All zero if there was nothing to merge.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MergeReport {
-    /// Segments that were merged, and are gone.
+    /// Segments that were merged and removed.
     pub inputs: u64,
-    /// Segments that took their place.
+    /// Segments that replaced them.
     pub outputs: u64,
-    /// Bytes of frames that were looked at.
+    /// Bytes of frames read.
     pub bytes_read: u64,
-    /// Bytes of frames that were written.
+    /// Bytes of frames written.
     pub bytes_written: u64,
-    /// Bytes of files that are gone, those of the outputs taken off.
+    /// Bytes of the removed files, less those of the outputs.
     pub bytes_reclaimed: u64,
-    /// Puts that were copied.
+    /// Puts copied.
     pub puts_moved: u64,
-    /// Values that had expired.
+    /// Expired values dropped.
     pub expired: u64,
-    /// Tombstones that were kept: an older value of their key may be in another segment.
+    /// Tombstones kept, because an older value of their key may be in another segment.
     pub tombstones_kept: u64,
-    /// Tombstones that were dropped.
+    /// Tombstones dropped.
     pub tombstones_dropped: u64,
     /// How long it took.
     pub duration: Duration,
@@ -80,21 +83,21 @@ impl MergeReport {
     }
 }
 
-/// Live bytes that one run copies at most, in full segments: what it takes of the disk for a while.
+/// The most that one run copies, in full segments: this much disk space is needed for a while.
 const RUN: u64 = 8;
 
 impl Store {
-    /// Merges everything that has anything dead in it, and small segments, as fast as it can; first
-    /// another segment becomes active, so that this is done to all that was written up to now.
-    /// Writers and readers go on meanwhile. One merge runs at a time. For now and then: called in a
-    /// loop it makes writers wait for one segment after the other.
+    /// Merges all segments that have dead bytes, and small ones, at full speed. It first makes another
+    /// segment active, so that everything written so far is included. Writers and readers continue; one
+    /// merge runs at a time. Meant for occasional use: called in a loop, it makes writers wait for one
+    /// roll after the other.
     ///
     /// # Errors
-    /// [`MergeError`]; nothing is lost, and what was merged before the error stays merged.
+    /// [`MergeError`]; nothing is lost, and runs completed before the error stay merged.
     pub fn merge(&self) -> Result<MergeReport, MergeError> {
         let writer = self.writer();
         match writer.roll_if_used() {
-            // Then what is full already is merged, which may make room.
+            // Merge the segments that are full already, which may make room.
             Err(AppendError::NoSpace { .. }) => {}
             other => other?,
         }
@@ -114,13 +117,13 @@ impl Store {
         self.inner.merge_in_runs(&mut merging, &ids, Pace::Full)
     }
 
-    /// Merges the segments with these ids, those of them that can be.
+    /// Merges those of the segments with these ids that can be merged.
     #[doc(hidden)]
     pub fn merge_only(&self, ids: &[u32]) -> Result<MergeReport, MergeError> {
         self.merge_while(ids, || {})
     }
 
-    /// As `merge_only`; `meanwhile` runs once, after frames were copied and before slots are moved.
+    /// As `merge_only`; `meanwhile` runs once, after the frames are copied and before slots are moved.
     #[doc(hidden)]
     pub fn merge_while(
         &self,
@@ -138,7 +141,7 @@ impl Store {
         self.inner.merge_in_runs(&mut merging, &ids, Pace::Full)
     }
 
-    /// Makes another segment active, and seals the one that was. For tests of merges.
+    /// Makes another segment active and seals the previous one. For tests of merges.
     #[doc(hidden)]
     pub fn roll(&self) -> Result<(), MergeError> {
         self.writer().roll_early()?;
@@ -146,7 +149,7 @@ impl Store {
         Ok(())
     }
 
-    /// Whether the policy would merge something now.
+    /// Whether the policy would merge anything now.
     #[must_use]
     pub fn needs_merge(&self) -> bool {
         !self.inner.due().0.is_empty()
@@ -158,12 +161,12 @@ pub(crate) struct Known {
     pub(crate) segment: Arc<Segment>,
     pub(crate) facts: Facts,
     tombstones: u64,
-    /// It is damaged, or it could not be merged before; by hand that is tried again.
+    /// It is damaged, or merging it failed before; `merge` tries it again.
     retry: bool,
 }
 
 impl StoreInner {
-    /// The segments that are full.
+    /// The full segments.
     pub(super) fn known(&self) -> Vec<Known> {
         let damaged = lock(&self.damaged).clone();
         let active = self.writer.tail().segment();
@@ -180,8 +183,8 @@ impl StoreInner {
         let used = content(&segment);
         let census = segment.census.get().copied();
         let found = census.unwrap_or_default();
-        // Those in merged segments were needed when they were made. They are worth another look when
-        // as much was reclaimed since, anywhere, as the look costs.
+        // Tombstones in merged segments were needed when the merge checked. Checking again pays once as
+        // many bytes have been reclaimed since, anywhere, as it would read.
         let reclaimed = self.reclaimed.get().saturating_sub(segment.looked_at.get());
         let needed = segment.header.merged && reclaimed < used;
         let tombstones = if needed { 0 } else { found.tombstones };
@@ -189,7 +192,7 @@ impl StoreInner {
         let parts = [segment.dead.get(), found.keyless, tombstones, expired];
         let dead = parts.into_iter().fold(0, u64::saturating_add).min(used);
         let mergeable = segment.is_sealed() && census.is_some_and(|census| !census.plain);
-        // What is dead beside entries of the log, or beside damage that is needed, stays where it is.
+        // Dead bytes beside entries of the log, or beside damage that is needed, cannot be reclaimed.
         let is_needed = |damaged: &Damaged| damaged.dead == Some(segment.dead.get());
         let may_be = segment.is_sealed() && !found.plain;
         let retry = may_be && damaged.is_some_and(|damaged| !damaged.misled);
@@ -199,7 +202,7 @@ impl StoreInner {
         Known { segment, facts, tombstones: found.tombstones, retry }
     }
 
-    /// What the policy would merge now, and whether the space goal is missed.
+    /// The ids that the policy would merge now, and whether the space goal is missed.
     pub(super) fn due(&self) -> (Vec<u32>, bool) {
         let all: Vec<_> = self.known().iter().map(|known| known.facts).collect();
         let settled = lock(&self.settled);
@@ -211,9 +214,8 @@ impl StoreInner {
         (ids, self.policy.misses_goal(&all))
     }
 
-    /// Looks through sealed segments that were not yet, and writes their hints; until the store is
-    /// being closed, where that is to end it.
-    /// Only by who has the merging.
+    /// Takes the census of sealed segments that have none, and writes their hints. Stops when the store
+    /// is being closed, if asked to. Only for the holder of `Merging`.
     pub(super) fn list_sealed(&self, until_stop: bool) {
         for segment in self.writer.segment_set().segments() {
             let is_damaged = lock(&self.damaged).contains_key(&segment.id());
@@ -227,7 +229,7 @@ impl StoreInner {
                     segment.looked_at.clear();
                     segment.looked_at.add(self.reclaimed.get());
                     hints::write(self.writer.storage(), &self.keydir, &segment, &census, &entries);
-                    // Only here and before the store is open: it is not set yet.
+                    // It is set only here, and before the store is open.
                     let _ = segment.census.set(census);
                 }
                 Err(error) => _ = self.has_to_stay(&error),
@@ -235,7 +237,7 @@ impl StoreInner {
         }
     }
 
-    /// Takes note of damage that was met.
+    /// Records damage.
     fn note_damage(&self, first: &Corruption, gaps: &[Range<u64>]) {
         let bytes = gaps.iter().map(|gap| gap.end - gap.start).sum();
         let found = || Damaged { first: first.clone(), bytes, dead: None, misled: false };
@@ -244,7 +246,8 @@ impl StoreInner {
         damaged.bytes = damaged.bytes.max(bytes);
     }
 
-    /// A segment is left alone, until more of it is dead. Says whether that is news.
+    /// Records that a segment is to be left alone until more of it is dead. True if it was not recorded
+    /// before.
     fn has_to_stay(&self, damage: &Corruption) -> bool {
         let id = damage.segment;
         let misled = matches!(damage.kind, CorruptionKind::Hint | CorruptionKind::StaleSlot);
@@ -265,13 +268,13 @@ impl StoreInner {
         is_news
     }
 
-    /// Segments are merged away, and so is what was damaged in them.
+    /// Forgets the damage of segments that were merged.
     fn are_gone(&self, ids: &[u32]) {
         lock(&self.damaged).retain(|id, _| !ids.contains(id));
     }
 
-    /// Merges segments, some at a time, the oldest first: then the tombstones in later ones need
-    /// not be kept for what was in them.
+    /// Merges segments in runs, the oldest first, so that tombstones in later runs need not be kept for
+    /// values in earlier ones.
     pub(super) fn merge_in_runs(
         &self,
         merging: &mut Merging,
@@ -280,10 +283,10 @@ impl StoreInner {
     ) -> Result<MergeReport, MergeError> {
         let mut total = MergeReport::default();
         let live = |known: &Known| known.facts.used - known.facts.dead;
-        // Those that were merged are let go of here: while somebody keeps one, it takes its space.
+        // Released here: as long as one is kept, its file takes space.
         let mut chosen = self.known();
         chosen.retain(|known| ids.contains(&known.facts.id));
-        // What is dead wholly comes first, and by itself: it takes no space, and gives some.
+        // Completely dead segments come first and separately: they need no output, and free space.
         let oldest = |known: &Known| known.segment.census.get().map(|census| census.oldest);
         chosen.sort_by_key(|known| (live(known) > 0, oldest(known)));
         let (mut budget, mut most) = (self.writer.segment_size() * RUN, usize::MAX);
@@ -301,12 +304,12 @@ impl StoreInner {
                     total.add(&report);
                     chosen.drain(..count);
                 }
-                // With less to be copied at a time there may be room.
+                // A smaller run may find room.
                 Err(MergeError::Append(AppendError::NoSpace { .. })) if count > 1 => {
                     budget = chosen[..count].iter().map(live).sum::<u64>() / 4;
                     most = count / 2;
                 }
-                // There may be room for what is live in another one.
+                // There may be room for the live frames of another segment.
                 Err(error @ MergeError::Append(AppendError::NoSpace { .. }))
                     if chosen.len() > 1 =>
                 {
@@ -316,7 +319,7 @@ impl StoreInner {
                         failure = Some(error);
                     }
                 }
-                // Around it.
+                // Merge around the damaged segment.
                 Err(MergeError::Corrupt(damage))
                     if chosen[..count].iter().any(|known| known.facts.id == damage.segment) =>
                 {
@@ -335,7 +338,7 @@ impl StoreInner {
         failure.map_or(Ok(total), Err)
     }
 
-    /// Takes note of what came out of a merge that gained nothing.
+    /// Records the outputs of a merge that gained nothing.
     fn settle(&self, report: &MergeReport, outputs: Vec<Arc<Segment>>) {
         let mut settled = lock(&self.settled);
         let there = self.writer.segment_set().segments();
@@ -349,7 +352,7 @@ impl StoreInner {
 
     fn failed(&self, error: &MergeError) {
         match error {
-            // Not for good, and nothing is wrong.
+            // Not permanent, and not a failure.
             MergeError::Closing => return,
             MergeError::Corrupt(damage) => _ = self.has_to_stay(damage),
             _ => {}
@@ -388,8 +391,8 @@ impl StoreInner {
     }
 }
 
-/// Bytes of frames in a full segment, but for the one that says what it was made of: that is neither
-/// live nor dead.
+/// Bytes of frames in a full segment, except the frame that lists its inputs, which is neither live nor
+/// dead.
 fn content(segment: &Segment) -> u64 {
     let used = segment.end().saturating_sub(FIRST_FRAME);
     let inputs = if segment.header.merged { scan::inputs(segment) } else { None };
@@ -419,7 +422,7 @@ mod tests {
         store.inner.known().iter().map(|known| known.facts.id).collect()
     }
 
-    /// However it came to be: while a slot points into a segment, that does not go.
+    /// However it came about: a segment that a slot points into is not removed.
     #[test]
     fn a_segment_that_a_slot_points_into_is_not_retired() {
         let store = store();
@@ -477,7 +480,7 @@ mod tests {
             if read == 2 { Err("closing") } else { Ok(()) }
         });
         assert_eq!((ended.unwrap_err(), read), ("closing", 2));
-        // What is newer than every tombstone in question is not read.
+        // Hints of segments newer than every tombstone in question are not read.
         let first = LogPosition::new(full(&store)[0], 0);
         let none = TombstoneFilter::new(store.inner.contents(), &[], first, |_| Err("it is read"));
         assert!(none.is_ok());

@@ -1,11 +1,11 @@
-//! Which segments to merge, and when.
+//! The merge policy: which segments to merge, and when.
 
 use crate::error::OpenError;
 use std::collections::HashMap;
 
-/// When the store merges by itself, and how hard.
+/// When the store merges in the background, and how much of the machine it may use.
 ///
-/// A merge copies what is live in some sealed segments into new ones and removes the old ones.
+/// A merge copies the live frames of some sealed segments into new ones and removes the old ones.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[must_use]
 pub struct MergePolicy {
@@ -24,57 +24,56 @@ impl Default for MergePolicy {
 }
 
 impl MergePolicy {
-    /// The defaults.
+    /// The default policy.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Merge a segment once this part of it is dead. Default 0.5.
+    /// Fraction of dead bytes at which a segment is merged. Above 0, at most 1. Default 0.5.
     pub const fn dead_ratio(mut self, ratio: f64) -> Self {
         self.dead_ratio = ratio;
         self
     }
 
-    /// And at least so many bytes are. Default 1 MiB.
+    /// Minimum dead bytes before a segment is eligible. Default 1 MiB.
     pub const fn min_dead_bytes(mut self, bytes: u64) -> Self {
         self.min_dead = bytes;
         self
     }
 
-    /// Segments in which less than this is used are packed together, once there are four of them.
-    /// 0 turns it off. Default a quarter of the segment size, at most half of it: four that are
-    /// fuller may need as many segments again.
+    /// Segments that use fewer bytes than this are packed together once there are four of them. 0 turns
+    /// packing off. Default a quarter of the segment size; at most half of it, since fuller segments
+    /// might need as many segments again.
     pub const fn pack_below(mut self, bytes: u64) -> Self {
         self.small = Some(bytes);
         self
     }
 
-    /// Bytes a second that merging may read and write together. Default no limit.
+    /// Bytes per second that merging may read and write together. Default: no limit.
     pub const fn rate_limit(mut self, bytes_per_second: u64) -> Self {
         self.rate = Some(bytes_per_second);
         self
     }
 
-    /// The part of the time in which a merge may run beside writers; it sleeps in between. Default
-    /// 0.5. It does not hold where the space goal is missed.
+    /// Fraction of the time that a background merge may run; it sleeps in between. Above 0, at most 1.
+    /// Default 0.5. Ignored while the space goal is missed.
     pub const fn time_share(mut self, share: f64) -> Self {
         self.share = share;
         self
     }
 
-    /// Merge so that full segments take no more than this many times the bytes that are live in
-    /// them. Default 2. The active segment, the one that stands by, and what a running merge
-    /// writes come on top.
+    /// Merge so that full segments take at most this many times their live bytes. Above 1. Default 2.
+    /// The active segment, the standby, and the outputs of a running merge are not counted.
     pub const fn space_goal(mut self, times: f64) -> Self {
         self.goal = times;
         self
     }
 
-    /// Refuses what is out of range.
+    /// Refuses values that are out of range.
     pub(in crate::store) fn validate(&self, segment_size: u64) -> Result<(), OpenError> {
         let ratio = |option, value: f64, most, range| {
             let least = if most > 1.0 { 1.0 } else { 0.0 };
-            // Also for what is not a number.
+            // False for NaN as well.
             let within = value > least && value <= most;
             if within { Ok(()) } else { Err(OpenError::Ratio { option, value, range }) }
         };
@@ -86,8 +85,8 @@ impl MergePolicy {
             return Err(OpenError::Option { option, value, range: "above 0" });
         }
         match self.small {
-            // Up to that, no frame is larger than half a segment, so that all but one of the segments
-            // that a packing makes are more than half full: it is not due again by itself.
+            // Up to that size no frame is larger than half a segment, so all but one of the segments
+            // that packing produces are more than half full: packing does not trigger itself again.
             Some(value) if value > segment_size / 2 => {
                 let range = "at most half of the segment size";
                 Err(OpenError::Option { option: "pack_below", value, range })
@@ -96,7 +95,7 @@ impl MergePolicy {
         }
     }
 
-    /// How long to sleep after so many bytes, moved in so much time.
+    /// How long to sleep, in seconds, after moving `bytes` in `took` seconds.
     pub(in crate::store) fn pause(&self, bytes: u64, took: f64, in_a_hurry: bool) -> f64 {
         let share = if in_a_hurry { 0.0 } else { took * (1.0 / self.share - 1.0) };
         let rate = self.rate.map_or(0.0, |rate| bytes as f64 / rate as f64 - took);
@@ -108,11 +107,11 @@ impl MergePolicy {
 #[derive(Clone, Copy, Debug, Default)]
 pub(in crate::store) struct Facts {
     pub(in crate::store) id: u32,
-    /// Bytes in use, the head left out.
+    /// Bytes in use, without the head.
     pub(in crate::store) used: u64,
-    /// Bytes of those that nobody needs.
+    /// How many of those are dead.
     pub(in crate::store) dead: u64,
-    /// Whether it is sealed and was looked through, and holds nothing that has to stay.
+    /// Whether it is sealed, has a census, and holds nothing that has to stay.
     pub(in crate::store) mergeable: bool,
 }
 
@@ -126,18 +125,19 @@ impl Facts {
     }
 }
 
-/// How many small segments there have to be.
+/// Number of small segments at which they are packed.
 const PACK: usize = 4;
 
 impl MergePolicy {
-    /// Whether full segments take more space than they may.
+    /// Whether full segments take more space than the goal allows.
     pub(in crate::store) fn misses_goal(&self, all: &[Facts]) -> bool {
         let used: u64 = all.iter().map(|facts| facts.used).sum();
         let live: u64 = all.iter().map(Facts::live).sum();
         used as f64 > self.goal * live as f64 && used - live >= self.min_dead
     }
 
-    /// What to merge now: ids, growing. At most about `max_live` bytes have to be copied.
+    /// The ids of the segments to merge now, in ascending order. At most about `max_live` bytes have to
+    /// be copied.
     pub(in crate::store) fn choose(
         &self,
         all: &[Facts],
@@ -155,7 +155,8 @@ impl MergePolicy {
         }
         chosen.sort_by_key(|facts| facts.id);
         chosen.dedup_by_key(|facts| facts.id);
-        // What gives the most for the least first, where there is more than one run's worth.
+        // If there is more than one run's worth, those that reclaim the most for the least copying come
+        // first.
         let total: u64 = chosen.iter().map(|facts| facts.live()).sum();
         if total > max_live {
             chosen.sort_by(|a, b| b.ratio().total_cmp(&a.ratio()));
@@ -178,13 +179,13 @@ impl MergePolicy {
         facts.dead >= self.min_dead && facts.ratio() >= self.dead_ratio
     }
 
-    /// Adds the segments with most dead in them until the goal would be met.
+    /// Adds the segments with the largest dead part until the goal would be met.
     fn add_for_goal<'a>(&self, all: &'a [Facts], chosen: &mut Vec<&'a Facts>) {
         let live: u64 = all.iter().map(Facts::live).sum();
         let taken = |chosen: &[&Facts], id| chosen.iter().any(|facts| facts.id == id);
         let mut used: u64 = all.iter().map(|facts| facts.used).sum();
         used -= chosen.iter().map(|facts| facts.dead).sum::<u64>();
-        // Not all of a segment for next to nothing.
+        // Copying a whole segment for a few dead bytes is not worth it.
         let gains = |f: &&Facts| f.mergeable && f.dead > f.used / LITTLE && !taken(chosen, f.id);
         let mut rest: Vec<_> = all.iter().filter(gains).collect();
         rest.sort_by(|a, b| b.ratio().total_cmp(&a.ratio()));
@@ -198,17 +199,17 @@ impl MergePolicy {
     }
 }
 
-/// The part of something that is next to nothing.
+/// One part in this many is too little to be worth a merge.
 const LITTLE: u64 = 20;
 
-/// Whether a merge that read so many bytes was good for anything.
+/// Whether a merge gained anything, given the bytes it read.
 pub(in crate::store) const fn gains(inputs: u64, outputs: u64, read: u64, reclaimed: u64) -> bool {
     outputs < inputs || reclaimed > read / LITTLE
 }
 
-/// The segments that came out of merges which gained nothing, and what was dead in each then. The
-/// policy leaves them alone until more is: whatever it is that makes it choose them, doing it again
-/// would come to the same, for ever.
+/// The outputs of merges that gained nothing, with the dead bytes that each had then. The policy leaves
+/// them alone until more has died: whatever made it choose them, merging them again would have the same
+/// result, over and over.
 #[derive(Debug, Default)]
 pub(crate) struct Settled(HashMap<u32, u64>);
 
@@ -217,7 +218,7 @@ impl Settled {
         self.0.insert(facts.id, facts.dead);
     }
 
-    /// Keeps those that are still there.
+    /// Keeps those that still exist.
     pub(in crate::store) fn forget(&mut self, is_there: impl Fn(u32) -> bool) {
         self.0.retain(|&id, _| is_there(id));
     }
