@@ -397,7 +397,7 @@ impl<'a> LogReader<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FrameInfo {
-    /// The entry's position.
+    /// The frame's position.
     pub position: LogPosition,
     /// Its length in bytes, including header and padding.
     pub length: u64,

@@ -68,7 +68,7 @@ impl Batch {
         self.writes.len()
     }
 
-    /// Whether there are no keys.
+    /// Whether there are no writes.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.writes.is_empty()

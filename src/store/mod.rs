@@ -267,7 +267,7 @@ impl Store {
         self.log.sync()
     }
 
-    /// Statistics of the log below. What is appended to it is kept, and is no key.
+    /// The log below. Entries appended to it are kept beside the values; they are not keys.
     #[must_use]
     pub const fn log(&self) -> &CommitLog {
         &self.log
