@@ -81,9 +81,9 @@ mod imp {
 
     /// Waits a little for another thread's few instructions, longer each time.
     #[derive(Debug, Default)]
-    pub(crate) struct Patience(u32);
+    pub(crate) struct Backoff(u32);
 
-    impl Patience {
+    impl Backoff {
         pub(crate) fn wait(&mut self) {
             match self.0 {
                 0..=5 => (0..1u32 << self.0).for_each(|_| std::hint::spin_loop()),
@@ -130,9 +130,9 @@ mod imp {
     }
 
     #[derive(Debug, Default)]
-    pub(crate) struct Patience;
+    pub(crate) struct Backoff;
 
-    impl Patience {
+    impl Backoff {
         pub(crate) fn wait(&mut self) {
             yield_now();
         }

@@ -4,7 +4,7 @@
 
 use crate::format::frame::{self, Header, State};
 use crate::format::header::FIRST_FRAME;
-use crate::log::append::claim::{Memory, bury};
+use crate::log::append::claim::{SegmentMemory, void_dead_claim};
 use crate::log::append::prefix::is_frame_before;
 use crate::memory::{FRAME, Log, LoomSegment, fill};
 use crate::position::LogPosition;
@@ -501,7 +501,7 @@ pub fn a_reader_beside_recovery_sees_whole_frames_only() {
         let recovering = segment.clone();
         let recovery = spawn(move || {
             // SAFETY: the process that claimed it is gone, and nobody else writes here.
-            unsafe { bury(&*recovering, batch, BATCH) };
+            unsafe { void_dead_claim(&*recovering, batch, BATCH) };
             let pad = frame::bare_word(recovering.salt(), hole, 8, State::Pad);
             recovering.word(hole).store(pad, Ordering::Release);
         });

@@ -4,7 +4,7 @@
 
 use crate::format::frame::{self, Header, Kind, State, Word};
 use crate::format::header::FIRST_FRAME;
-use crate::log::append::claim::{Claim, Memory};
+use crate::log::append::claim::{Claim, SegmentMemory};
 use crate::log::append::prefix::Prefix;
 use crate::log::append::tail::{Preparer, Tail};
 use crate::position::LogPosition;
@@ -96,7 +96,7 @@ impl LoomSegment {
 }
 
 // SAFETY: plain vectors, which live as long as it; the models write to it by claims.
-unsafe impl Memory for LoomSegment {
+unsafe impl SegmentMemory for LoomSegment {
     fn id(&self) -> u32 {
         self.id
     }

@@ -9,7 +9,7 @@
 
 use crate::format::frame::{self, HEADER, Header, Kind, State};
 use crate::format::header::FIRST_FRAME;
-use crate::log::append::claim::Memory;
+use crate::log::append::claim::SegmentMemory;
 use crate::memory::{FRAME, Log, LoomSegment, fill};
 use crate::position::LogPosition;
 use crate::segment::pins::Pins;

@@ -7,7 +7,7 @@
 
 use crate::format::frame::{self, Header, Kind, State};
 use crate::format::header::FIRST_FRAME;
-use crate::log::append::claim::Memory;
+use crate::log::append::claim::SegmentMemory;
 use crate::log::group_commit::{GroupCommit, TaskTurn};
 use crate::memory::{FRAME, Log, fill};
 use crate::segment::pins::Pins;

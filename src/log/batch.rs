@@ -74,7 +74,7 @@ impl<'a> BatchWriter<'a> {
     /// position).
     pub fn flush(&mut self) -> Result<Option<LogPosition>, AppendError> {
         let writer = self.writer.clone()?;
-        let entries = Entries { bytes: &self.bytes, lengths: &self.lengths };
+        let entries = GatheredEntries { bytes: &self.bytes, lengths: &self.lengths };
         let result = writer.append_batch(entries, |_| {});
         let refused = matches!(&result, Err(error) if !matches!(error, AppendError::Sync { position: Some(_), .. }));
         if !refused {
@@ -97,12 +97,12 @@ impl Drop for BatchWriter<'_> {
 }
 
 #[derive(Clone)]
-struct Entries<'b> {
+struct GatheredEntries<'b> {
     bytes: &'b [u8],
     lengths: &'b [u32],
 }
 
-impl<'b> Iterator for Entries<'b> {
+impl<'b> Iterator for GatheredEntries<'b> {
     type Item = &'b [u8];
 
     fn next(&mut self) -> Option<&'b [u8]> {
@@ -117,4 +117,4 @@ impl<'b> Iterator for Entries<'b> {
     }
 }
 
-impl ExactSizeIterator for Entries<'_> {}
+impl ExactSizeIterator for GatheredEntries<'_> {}

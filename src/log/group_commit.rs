@@ -26,7 +26,7 @@ struct Waiter {
 }
 
 #[derive(Default)]
-struct State {
+struct Group {
     leading: bool,
     failed: Option<Failure>,
     waiters: Vec<Waiter>,
@@ -36,7 +36,7 @@ struct State {
 
 pub(crate) struct GroupCommit {
     durable: AtomicU64,
-    state: Mutex<State>,
+    state: Mutex<Group>,
 }
 
 enum Turn {
@@ -55,7 +55,7 @@ pub(crate) enum TaskTurn {
 
 impl GroupCommit {
     pub(crate) fn new(durable: u64) -> Self {
-        Self { durable: AtomicU64::new(durable), state: Mutex::new(State::default()) }
+        Self { durable: AtomicU64::new(durable), state: Mutex::new(Group::default()) }
     }
 
     pub(crate) fn durable(&self) -> u64 {

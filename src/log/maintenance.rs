@@ -64,7 +64,7 @@ impl Drop for MaintenanceThreads {
 
 /// Why a thread ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum End {
+pub(crate) enum ThreadEnd {
     /// It was asked to.
     Asked,
     /// By itself, which is a failure.
@@ -76,14 +76,14 @@ pub(crate) enum End {
 pub(crate) fn spawn(
     name: &'static str,
     writer: &Arc<LogWriter>,
-    run: impl FnOnce(&LogWriter) -> End + Send + 'static,
+    run: impl FnOnce(&LogWriter) -> ThreadEnd + Send + 'static,
 ) -> std::io::Result<JoinHandle<()>> {
     let writer = writer.clone();
     thread::Builder::new().name(name.into()).spawn(move || {
         // What it shares with others is behind locks and atomics, and consistent between statements.
         let reason = match catch_unwind(AssertUnwindSafe(|| run(&writer))) {
-            Ok(End::Asked) => return,
-            Ok(End::Early) => "nobody had asked it to".into(),
+            Ok(ThreadEnd::Asked) => return,
+            Ok(ThreadEnd::Early) => "nobody had asked it to".into(),
             Err(panic) => message(&*panic).into(),
         };
         writer.thread_failed(ThreadFailure { thread: name, reason }, name == SYNC);
@@ -96,7 +96,7 @@ fn message(panic: &(dyn Any + Send)) -> String {
     format!("it panicked: {}", text.unwrap_or("no message"))
 }
 
-fn keep_standby(writer: &LogWriter) -> End {
+fn keep_standby(writer: &LogWriter) -> ThreadEnd {
     let mut wait = RETRY.start;
     while !writer.signals().stopped() {
         writer.signals().fail_point(FailPoint::Standby);
@@ -105,7 +105,7 @@ fn keep_standby(writer: &LogWriter) -> End {
             continue;
         }
         if writer.is_short_of_space() {
-            writer.tend_reserve();
+            writer.try_keep_reserve();
         }
         match prepared {
             Ok(()) if !writer.is_short_of_space() => {
@@ -119,10 +119,10 @@ fn keep_standby(writer: &LogWriter) -> End {
             }
         }
     }
-    End::Asked
+    ThreadEnd::Asked
 }
 
-fn keep_synced(writer: &LogWriter) -> End {
+fn keep_synced(writer: &LogWriter) -> ThreadEnd {
     let period = match writer.durability() {
         Durability::Periodic(period) => Some(period.max(SHORTEST)),
         _ => None,
@@ -145,5 +145,5 @@ fn keep_synced(writer: &LogWriter) -> End {
         let left = due.map_or(IDLE, |due| due.saturating_duration_since(Instant::now()).min(IDLE));
         thread::park_timeout(left);
     }
-    End::Asked
+    ThreadEnd::Asked
 }

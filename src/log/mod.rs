@@ -535,11 +535,11 @@ impl CommitLog {
     /// # Errors
     /// As [`sync`](Self::sync).
     pub fn close(mut self) -> Result<(), SyncError> {
-        self.shut()
+        self.close_inner()
     }
 
     #[allow(unsafe_code, reason = "the end of the log, at which nobody else uses it")]
-    pub(crate) fn shut(&mut self) -> Result<(), SyncError> {
+    pub(crate) fn close_inner(&mut self) -> Result<(), SyncError> {
         // They end here.
         self.threads = None;
         match &self.view {
@@ -555,10 +555,10 @@ impl CommitLog {
     /// Abandons the log as a dying process would: nothing is synced or sealed. For tests of recovery.
     #[doc(hidden)]
     pub fn abort(mut self) {
-        self.forsake();
+        self.abandon();
     }
 
-    pub(crate) fn forsake(&mut self) {
+    pub(crate) fn abandon(&mut self) {
         self.closed = true;
         // They end here.
         self.threads = None;
@@ -593,7 +593,7 @@ impl std::fmt::Debug for CommitLog {
 
 impl Drop for CommitLog {
     fn drop(&mut self) {
-        if let Err(error) = self.shut() {
+        if let Err(error) = self.close_inner() {
             tracing::error!(%error, "closing the log failed in a drop");
         }
     }

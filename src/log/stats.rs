@@ -10,7 +10,7 @@ use hdrhistogram::Histogram;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-/// Counters since the log was opened, and its current state. In a read-only log the counters are zero.
+/// LogCounters since the log was opened, and its current state. In a read-only log the counters are zero.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct LogStats {
@@ -95,7 +95,7 @@ struct Syncs {
 }
 
 #[derive(Debug)]
-pub(crate) struct Counters {
+pub(crate) struct LogCounters {
     created: AtomicU64,
     sealed: AtomicU64,
     waits: AtomicU64,
@@ -104,7 +104,7 @@ pub(crate) struct Counters {
     syncs: Mutex<Syncs>,
 }
 
-impl Default for Counters {
+impl Default for LogCounters {
     fn default() -> Self {
         let histogram = || Histogram::new(3).expect("three digits are allowed");
         Self {
@@ -119,7 +119,7 @@ impl Default for Counters {
 }
 
 // ORDERING: Relaxed throughout; counters order nothing.
-impl Counters {
+impl LogCounters {
     pub(crate) fn created_segment(&self) {
         self.created.fetch_add(1, Relaxed);
     }

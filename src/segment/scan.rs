@@ -10,7 +10,7 @@ use crate::format::{is_zero, u64_at};
 use crate::position::LogPosition;
 use crate::segment::search::Search;
 use crate::segment::{Gap, Segment};
-use crate::sync::Patience;
+use crate::sync::Backoff;
 use std::ops::ControlFlow;
 use std::sync::atomic::{Ordering, fence};
 use std::time::Instant;
@@ -296,7 +296,7 @@ pub(crate) fn unfinished(segment: &Segment, deadline: Instant) -> Result<Vec<Gap
     let (mut at, limit, mut gaps) = (FIRST_FRAME, segment.end(), Vec::new());
     let corrupt = |at, kind| Corruption::at(segment.position(at), kind);
     while at < limit {
-        let mut patience = Patience::default();
+        let mut backoff = Backoff::default();
         at += loop {
             let frame = frame_at(segment, at, limit - at).map_err(|kind| corrupt(at, kind))?;
             let len = match frame {
@@ -320,7 +320,7 @@ pub(crate) fn unfinished(segment: &Segment, deadline: Instant) -> Result<Vec<Gap
                 gaps.push(Gap { offset: at, len });
                 break len;
             }
-            patience.wait();
+            backoff.wait();
         };
     }
     Ok(gaps)

@@ -96,17 +96,17 @@ impl StoreInner {
         let tags: Vec<u32> = (0..batch.len()).map(|n| self.keydir.tag(batch.key(n))).collect();
         let deletes = !frames.iter().any(|frame| frame.record.is_put());
         let need = if deletes { Need::Delete } else { Need::Put };
-        let mut alone = writer.alone(len, need)?;
-        let is_alone = alone.is_some();
+        let mut oversize = writer.oversize_segment(len, need)?;
+        let is_oversize = oversize.is_some();
         let position = loop {
-            let claim = || writer.try_claim(&mut alone, len, need);
+            let claim = || writer.try_claim(&mut oversize, len, need);
             match self.try_write(batch, &tags, &frames, claim)? {
                 Some(position) => break position,
                 None => writer.roll(len, need)?,
             }
         };
-        if is_alone {
-            writer.rolled_with_a_claim();
+        if is_oversize {
+            writer.after_oversize_claim();
         }
         self.count_writes(frames.iter().map(|frame| frame.record.is_put()));
         Ok(writer.acknowledge(position)?)

@@ -5,7 +5,7 @@ use super::inner::StoreInner;
 use super::merge::{MergeReport, Pace};
 use crate::error::{MergeError, SyncError};
 use crate::log::FailPoint;
-use crate::log::maintenance::{End, spawn};
+use crate::log::maintenance::{ThreadEnd, spawn};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -26,14 +26,14 @@ pub(super) fn start(inner: &Arc<StoreInner>) -> io::Result<Option<JoinHandle<()>
     spawn("tailcask-merge", &inner.writer, move |_| keep(&kept)).map(Some)
 }
 
-fn keep(inner: &StoreInner) -> End {
+fn keep(inner: &StoreInner) -> ThreadEnd {
     let mut wait = PERIOD;
     while !inner.is_stopping() {
         inner.writer.signals().fail_point(FailPoint::Merge);
         wait = match once(inner, false) {
             Ok(_) => PERIOD,
-            Err(MergeError::Closing) if inner.is_stopping() => return End::Asked,
-            Err(MergeError::Closing) => return End::Early,
+            Err(MergeError::Closing) if inner.is_stopping() => return ThreadEnd::Asked,
+            Err(MergeError::Closing) => return ThreadEnd::Early,
             Err(error) => {
                 tracing::warn!(%error, "a merge failed");
                 (wait * 2).min(RETRY)
@@ -43,7 +43,7 @@ fn keep(inner: &StoreInner) -> End {
             thread::park_timeout(wait);
         }
     }
-    End::Asked
+    ThreadEnd::Asked
 }
 
 /// Writes missing hints, and merges what the policy selects.
@@ -88,7 +88,7 @@ impl Store {
             return Ok(());
         }
         self.end_maintenance();
-        self.log.shut()?;
+        self.log.close_inner()?;
         let _alone = self.inner.merging();
         self.inner.list_sealed(false);
         Ok(())

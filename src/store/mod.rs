@@ -292,7 +292,7 @@ impl Store {
     #[doc(hidden)]
     pub fn abort(mut self) {
         self.end_maintenance();
-        self.log.forsake();
+        self.log.abandon();
     }
 }
 

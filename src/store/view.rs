@@ -24,7 +24,7 @@ use crate::prefetch::touch;
 use crate::segment::Segment;
 use crate::segment::scan;
 use crate::segment::set::{Listed, Pin, SegmentSet, locate};
-use crate::sync::Patience;
+use crate::sync::Backoff;
 use crossbeam_utils::CachePadded;
 use std::cell::Cell;
 use std::sync::Arc;
@@ -449,7 +449,7 @@ fn committed(segment: &Segment, offset: u64) -> Result<u64, CorruptionKind> {
 /// As `committed`, of a frame that is not yet.
 #[cold]
 fn commit_of(segment: &Segment, offset: u64) -> Result<u64, CorruptionKind> {
-    let mut patience = Patience::default();
+    let mut backoff = Backoff::default();
     loop {
         // Before the word: a segment is sealed only once all claims in it are finished.
         let has_writer = is_written_here(segment);
@@ -464,7 +464,7 @@ fn commit_of(segment: &Segment, offset: u64) -> Result<u64, CorruptionKind> {
         if !has_writer {
             return Err(CorruptionKind::Missing);
         }
-        patience.wait();
+        backoff.wait();
     }
 }
 

@@ -25,7 +25,8 @@ use crate::error::{AppendError, CasMismatch, ReadError, WriteError};
 use crate::format::frame::{self, HEADER};
 use crate::format::record::NewRecord;
 use crate::log::append::claim::Claim;
-use crate::log::writer::{Alone, Need, populate};
+use crate::log::writer::Need;
+use crate::log::writer::oversize::{OversizeSegment, populate};
 use crate::options::Durability;
 use crate::position::LogPosition;
 use crate::segment::Segment;
@@ -90,12 +91,12 @@ impl StoreInner {
     #[inline]
     fn place(&self, put: &NewRecord<'_>) -> Result<Claim<'_, Segment>, WriteError> {
         let (writer, len) = (&*self.writer, put.frame_len());
-        let mut alone = writer.alone(len, Need::Put)?;
-        let is_alone = alone.is_some();
+        let mut oversize = writer.oversize_segment(len, Need::Put)?;
+        let is_oversize = oversize.is_some();
         loop {
-            if let Some(claim) = self.try_place(put, &mut alone)? {
-                if is_alone {
-                    writer.rolled_with_a_claim();
+            if let Some(claim) = self.try_place(put, &mut oversize)? {
+                if is_oversize {
+                    writer.after_oversize_claim();
                     populate(&claim);
                 }
                 return Ok(claim);
@@ -109,7 +110,7 @@ impl StoreInner {
     fn try_place<'s>(
         &'s self,
         put: &NewRecord<'_>,
-        alone: &mut Option<Alone<'s>>,
+        oversize: &mut Option<OversizeSegment<'s>>,
     ) -> Result<Option<Claim<'s, Segment>>, WriteError> {
         let (damage, key) = (Damage::default(), put.key());
         let entry = self.keydir.entry(self.keydir.tag(key), |at| self.is_key(at, key, &damage));
@@ -118,7 +119,7 @@ impl StoreInner {
             return Err(ReadError::Corrupt(damage).into());
         }
         let len = put.frame_len();
-        let Some(mut claim) = self.writer.try_claim(alone, len, Need::Put) else {
+        let Some(mut claim) = self.writer.try_claim(oversize, len, Need::Put) else {
             return Ok(None);
         };
         put.write_head(|at, part| claim.write(at, part));
@@ -244,22 +245,22 @@ impl StoreInner {
         let change = Conditional { put: put.zip(value), delete };
         let writer = &*self.writer;
         let len = put.unwrap_or(delete).frame_len();
-        if writer.is_alone(len)
+        if writer.is_oversize(len)
             && let Decision::Leave(result) = decide(self.find(key)?.as_ref())
         {
             // Decide first: do not create a segment that may not be used.
             return Ok(result);
         }
         let mut need = if put.is_some() { Need::Put } else { Need::Delete };
-        let mut alone = writer.alone(len, need)?;
-        let is_alone = alone.is_some();
+        let mut oversize = writer.oversize_segment(len, need)?;
+        let is_oversize = oversize.is_some();
         loop {
-            match self.try_decide(&change, &mut alone, &mut need, &mut decide)? {
+            match self.try_decide(&change, &mut oversize, &mut need, &mut decide)? {
                 None => writer.roll(len, need)?,
                 Some((None, result)) => return Ok(result),
                 Some((Some(Written { position, is_put }), result)) => {
-                    if is_alone {
-                        writer.rolled_with_a_claim();
+                    if is_oversize {
+                        writer.after_oversize_claim();
                     }
                     self.count_writes([is_put].into_iter());
                     writer.acknowledge(position)?;
@@ -275,7 +276,7 @@ impl StoreInner {
     fn try_decide<'s, R>(
         &'s self,
         change: &Conditional<'_>,
-        alone: &mut Option<Alone<'s>>,
+        oversize: &mut Option<OversizeSegment<'s>>,
         need: &mut Need,
         decide: impl FnOnce(Option<&Found<'_>>) -> Decision<R>,
     ) -> Result<Option<Decided<R>>, WriteError> {
@@ -295,7 +296,7 @@ impl StoreInner {
         let is_put = record.is_put();
         *need = if is_put { Need::Put } else { Need::Delete };
         let len = record.frame_len();
-        let Some(mut claim) = self.writer.try_claim(alone, len, *need) else { return Ok(None) };
+        let Some(mut claim) = self.writer.try_claim(oversize, len, *need) else { return Ok(None) };
         record.write_head(|at, part| claim.write(at, part));
         let position = finish(claim, &record, value);
         old.into_iter().for_each(|at| self.died(at));

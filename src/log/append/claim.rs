@@ -21,7 +21,7 @@ use std::ptr::NonNull;
 /// Id, salt and capacity never change, and the memory up to the capacity lives as long as the value.
 /// Frames tile it from the first one on, and are written as this module does it: so the word where a
 /// frame begins is only accessed as an atomic.
-pub(crate) unsafe trait Memory {
+pub(crate) unsafe trait SegmentMemory {
     fn id(&self) -> u32;
     fn salt(&self) -> u64;
     fn capacity(&self) -> u64;
@@ -77,7 +77,7 @@ fn settle(waiters: &Waiters, place: &AtomicU64, word: u64) {
 /// # Safety
 /// The range was reserved by this thread and by no other, and lies before the capacity; offset and
 /// length are multiples of 8.
-pub(crate) unsafe fn pad<S: Memory>(waiters: &Waiters, segment: &S, offset: u64, len: u64) {
+pub(crate) unsafe fn pad<S: SegmentMemory>(waiters: &Waiters, segment: &S, offset: u64, len: u64) {
     let word = frame::bare_word(segment.salt(), offset, len, State::Pad);
     settle(waiters, segment.word(offset), word);
 }
@@ -88,7 +88,7 @@ pub(crate) unsafe fn pad<S: Memory>(waiters: &Waiters, segment: &S, offset: u64,
 ///
 /// # Safety
 /// The claim is that of a process that died, and this thread alone writes to the segment.
-pub(crate) unsafe fn bury<S: Memory>(segment: &S, offset: u64, len: u64) {
+pub(crate) unsafe fn void_dead_claim<S: SegmentMemory>(segment: &S, offset: u64, len: u64) {
     const ZEROS: [u8; 4096] = [0; 4096];
     let end = offset + len;
     for at in (offset + frame::WORD..end).step_by(ZEROS.len()) {
@@ -106,7 +106,7 @@ pub(crate) unsafe fn bury<S: Memory>(segment: &S, offset: u64, len: u64) {
 /// It has no `Drop`, so that the append path keeps it in registers. In memory it is read back as
 /// one, behind the claim's store to a cold line, and waits for that: 47 ns for 100 B instead of 33.
 #[must_use = "a claim that is not finished stops the watermarks"]
-pub(crate) struct Reserved<'t, S: Memory> {
+pub(crate) struct Reserved<'t, S: SegmentMemory> {
     segment: NonNull<S>,
     word: NonNull<AtomicU64>,
     offset: u64,
@@ -114,7 +114,7 @@ pub(crate) struct Reserved<'t, S: Memory> {
     waiters: &'t Waiters,
 }
 
-impl<'t, S: Memory> Reserved<'t, S> {
+impl<'t, S: SegmentMemory> Reserved<'t, S> {
     /// Stores the claim.
     ///
     /// # Safety
@@ -169,7 +169,7 @@ impl<'t, S: Memory> Reserved<'t, S> {
 
 #[cold]
 #[inline(never)]
-fn too_long<S: Memory>(claim: Claim<'_, S>) -> ! {
+fn too_long<S: SegmentMemory>(claim: Claim<'_, S>) -> ! {
     drop(claim);
     panic!("a body is longer than its frame")
 }
@@ -183,14 +183,14 @@ fn outside(at: u64, len: u64) -> ! {
 /// The right to write one reserved range, and the duty to finish it.
 ///
 /// Dropping it without `commit` makes the frame void: nobody will see it, and nothing waits.
-pub(crate) struct Claim<'t, S: Memory> {
+pub(crate) struct Claim<'t, S: SegmentMemory> {
     segment: NonNull<S>,
     offset: u64,
     len: u64,
     waiters: &'t Waiters,
 }
 
-impl<S: Memory> Claim<'_, S> {
+impl<S: SegmentMemory> Claim<'_, S> {
     #[inline]
     pub(crate) fn segment(&self) -> &S {
         // SAFETY: the frame is unfinished, so the segment lives (see `Reserved::new`).
@@ -263,7 +263,7 @@ impl<S: Memory> Claim<'_, S> {
     }
 }
 
-impl<S: Memory> Drop for Claim<'_, S> {
+impl<S: SegmentMemory> Drop for Claim<'_, S> {
     fn drop(&mut self) {
         let segment = self.segment();
         let word = frame::bare_word(segment.salt(), self.offset, self.len, State::Void);

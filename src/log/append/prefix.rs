@@ -8,7 +8,7 @@
 
 use crate::format::frame::{self, Header, Kind, State, Word};
 use crate::format::header::FIRST_FRAME;
-use crate::log::append::claim::Memory;
+use crate::log::append::claim::SegmentMemory;
 use crate::log::append::tail::{Tail, Walker};
 use crate::position::LogPosition;
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering, lock};
@@ -50,7 +50,7 @@ pub(crate) struct Prefix<S> {
     cursor: Mutex<Cursor<S>>,
 }
 
-impl<S: Memory> Prefix<S> {
+impl<S: SegmentMemory> Prefix<S> {
     pub(crate) fn new(tail: &Tail<S>, walker: Walker) -> Self {
         let segment = tail.unfinished(&walker, 1).expect("the first segment");
         let offset = FIRST_FRAME;
@@ -140,7 +140,7 @@ impl<S: Memory> Prefix<S> {
 /// Whether a frame begins at `target`, in a segment that another process writes to, or has left. It
 /// ends at `limit`; there may be gaps to step over; and behind a word that belongs to no frame nothing
 /// is known. See [`Prefix::is_frame`].
-pub(crate) fn is_frame_before<S: Memory>(
+pub(crate) fn is_frame_before<S: SegmentMemory>(
     segment: &S,
     limit: u64,
     gap_at: impl Fn(u64) -> Option<u64>,
@@ -150,7 +150,7 @@ pub(crate) fn is_frame_before<S: Memory>(
 }
 
 /// As `is_frame_before`, walking from `from` on, where a frame begins.
-fn is_frame_from<S: Memory>(
+fn is_frame_from<S: SegmentMemory>(
     segment: &S,
     limit: u64,
     gap_at: impl Fn(u64) -> Option<u64>,
@@ -191,7 +191,7 @@ fn is_frame_from<S: Memory>(
 }
 
 /// How far to step towards `target`: over a frame, or into the batch that `target` is in.
-fn stride<S: Memory>(segment: &S, offset: u64, word: Word, target: u64) -> u64 {
+fn stride<S: SegmentMemory>(segment: &S, offset: u64, word: Word, target: u64) -> u64 {
     if word.state != State::Committed || offset + word.len <= target {
         return word.len;
     }
@@ -203,7 +203,7 @@ fn stride<S: Memory>(segment: &S, offset: u64, word: Word, target: u64) -> u64 {
     }
 }
 
-fn read<S: Memory>(segment: &S, offset: u64) -> Option<Word> {
+fn read<S: SegmentMemory>(segment: &S, offset: u64) -> Option<Word> {
     let room = segment.capacity() - offset;
     if room == 0 {
         return None;
@@ -213,7 +213,7 @@ fn read<S: Memory>(segment: &S, offset: u64) -> Option<Word> {
     Word::parse(word, room).expect("words of this process are sound")
 }
 
-impl<S: Memory> Cursor<S> {
+impl<S: SegmentMemory> Cursor<S> {
     fn walk(&mut self) {
         while let Some(word) = read(&*self.segment, self.offset) {
             match word.state {
@@ -264,6 +264,12 @@ impl<S> std::fmt::Debug for Prefix<S> {
     }
 }
 
+impl<S> std::fmt::Debug for Finished<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Finished").field("frames", &self.frames).finish_non_exhaustive()
+    }
+}
+
 #[cfg(all(test, not(tailcask_loom)))]
 mod tests {
     use super::*;
@@ -279,7 +285,7 @@ mod tests {
     }
 
     // SAFETY: plain vectors, which live as long as it.
-    unsafe impl Memory for Counting {
+    unsafe impl SegmentMemory for Counting {
         fn id(&self) -> u32 {
             1
         }

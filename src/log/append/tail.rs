@@ -17,7 +17,7 @@
 
 #![allow(unsafe_code, reason = "slots are shared by the protocol above")]
 
-use crate::log::append::claim::{Claim, Memory, Reserved, pad};
+use crate::log::append::claim::{Claim, Reserved, SegmentMemory, pad};
 use crate::log::waiters::Waiters;
 use crate::position::LogPosition;
 use crate::sync::{
@@ -53,7 +53,7 @@ pub(crate) const fn is_after(a: u64, b: u64) -> bool {
     ahead != 0 && ahead < 1 << 23
 }
 
-struct Slot<S> {
+struct SegmentSlot<S> {
     id: AtomicU64,
     /// Add 8 times the fill (wrapping) for the offset.
     base: AtomicU64,
@@ -66,7 +66,7 @@ pub(crate) struct Tail<S> {
     word: CachePadded<AtomicU64>,
     /// The word that makes the standby active, or 0. Stays behind when it was used.
     standby: CachePadded<AtomicU64>,
-    slots: Box<[Slot<S>]>,
+    slots: Box<[SegmentSlot<S>]>,
     preparing: Mutex<Preparing>,
     /// Every roll before this one is finished.
     finished: AtomicU64,
@@ -97,7 +97,7 @@ pub(crate) struct Walker {
 #[derive(Debug)]
 pub(crate) struct NoSlot;
 
-impl<S: Memory> Tail<S> {
+impl<S: SegmentMemory> Tail<S> {
     /// A tail with `first` active, from `offset` on, and its one walker.
     ///
     /// # Safety
@@ -105,7 +105,7 @@ impl<S: Memory> Tail<S> {
     pub(crate) unsafe fn new(slots: usize, first: Arc<S>, offset: u64) -> (Self, Walker) {
         // So that a roll's slot is the same with its number modulo 2^24.
         assert!(slots.is_power_of_two());
-        let slots = (0..slots).map(|_| Slot {
+        let slots = (0..slots).map(|_| SegmentSlot {
             id: AtomicU64::new(0),
             base: AtomicU64::new(0),
             memory: AtomicPtr::new(std::ptr::null_mut()),
@@ -129,7 +129,7 @@ impl<S: Memory> Tail<S> {
     }
 
     #[inline]
-    fn slot(&self, roll: u64) -> &Slot<S> {
+    fn slot(&self, roll: u64) -> &SegmentSlot<S> {
         &self.slots[roll as usize & (self.slots.len() - 1)]
     }
 
@@ -148,7 +148,7 @@ impl<S: Memory> Tail<S> {
     }
 
     /// Reserves and never claims: what a process leaves that dies in between.
-    pub(crate) fn abandon(&self, len: u64) {
+    pub(crate) fn reserve_unclaimed(&self, len: u64) {
         // ORDERING: Relaxed; no memory is touched.
         self.word.fetch_add(len / 8, Ordering::Relaxed);
     }
@@ -316,7 +316,7 @@ pub(crate) struct Preparer<'t, S> {
     preparing: MutexGuard<'t, Preparing>,
 }
 
-impl<'t, S: Memory> Preparer<'t, S> {
+impl<'t, S: SegmentMemory> Preparer<'t, S> {
     /// Whether a standby is waiting.
     pub(crate) fn has_standby(&self) -> bool {
         // ORDERING: Relaxed; only preparers store a standby, one at a time.

@@ -33,7 +33,7 @@ pub use report::{Contradiction, RecoveryReport, SetAside};
 
 use crate::error::OpenError;
 use crate::format::manifest::Manifest;
-use crate::log::writer::Found;
+use crate::log::writer::RecoveredLog;
 use crate::options::RecoveryMode;
 use crate::segment::id_of;
 use crate::storage::{Access, Storage};
@@ -43,7 +43,7 @@ use std::time::Instant;
 pub(crate) fn recover(
     storage: &dyn Storage,
     mode: RecoveryMode,
-) -> Result<(Found, RecoveryReport), OpenError> {
+) -> Result<(RecoveredLog, RecoveryReport), OpenError> {
     let started = Instant::now();
     let salvaging = mode == RecoveryMode::Salvage;
     let brought = if salvaging { salvage::bring_back(storage)? } else { Vec::new() };

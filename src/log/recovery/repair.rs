@@ -11,7 +11,7 @@ use crate::format::header::FIRST_FRAME;
 use crate::format::manifest::Manifest;
 use crate::format::names::{cut_tail_name, hint_id, is_own_temporary, segment_name};
 use crate::log::append::claim;
-use crate::log::writer::{Found, seal_and_shrink};
+use crate::log::writer::{RecoveredLog, seal_and_shrink};
 use crate::options::RecoveryMode;
 use crate::random::{random_bytes, random_u64};
 use crate::segment::Segment;
@@ -29,7 +29,7 @@ struct Repairs {
 pub(super) fn act(
     storage: &dyn Storage,
     inspection: Inspection,
-) -> Result<(Found, RecoveryReport), OpenError> {
+) -> Result<(RecoveredLog, RecoveryReport), OpenError> {
     let mut report = inspection.report.clone();
     remove_temporary(storage)?;
     set_aside(storage, &inspection.discarded, false, &mut report)?;
@@ -57,7 +57,7 @@ pub(super) fn act(
     let previous = segments.iter().filter(of_log).map(|s| s.id()).max().unwrap_or(0);
     list_aside(storage, &mut report)?;
     let next_id = manifest.next;
-    Ok((Found { segments, manifest, next_id, previous }, report))
+    Ok((RecoveredLog { segments, manifest, next_id, previous }, report))
 }
 
 /// What a creation left that a crash interrupted.
@@ -255,7 +255,7 @@ fn repair_and_seal(segment: &Segment, scan: &Scan, clear_end: bool) -> io::Resul
     for &(gap, repair) in &scan.repairs {
         if repair == Repair::DeadClaim {
             // SAFETY: the process died, says the scan, and this thread is alone with the segment.
-            unsafe { claim::bury(segment, gap.offset, gap.len) };
+            unsafe { claim::void_dead_claim(segment, gap.offset, gap.len) };
             continue;
         }
         let word = repaired_word(segment, gap.offset, gap.len, repair);

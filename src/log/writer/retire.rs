@@ -1,14 +1,16 @@
-//! What a merge asks of the log: segments beside it, and that others are gone for good.
+//! Segments beside the log, for merges; and segments that go: merged, or truncated away.
+//!
+//! In either case the MANIFEST says so, durably, before a file is removed; and until the removal is
+//! durable, each MANIFEST lists the ids as removed, so that a file that comes back is not taken for
+//! the only one to have its content.
 
 use super::LogWriter;
 use crate::error::{AppendError, TruncateError};
-use crate::format::frame::{self, Kind, SYNC_MARK};
+use crate::format::frame;
 use crate::format::header::FIRST_FRAME;
 use crate::format::manifest::Manifest;
 use crate::options::MAX_SEGMENT;
 use crate::position::LogPosition;
-use crate::segment::scan;
-use crate::segment::set::Listed;
 use crate::segment::{Segment, file_name, hint_name};
 use crate::sync::lock;
 use std::io;
@@ -28,27 +30,6 @@ impl LogWriter {
         self.create_for_merge(len, inputs)
     }
 
-    /// Makes another segment active, unless nothing is in the active one: nothing at all, or the mark
-    /// of the last sync alone.
-    pub(crate) fn roll_if_used(&self) -> Result<(), AppendError> {
-        if self.active_is_unused() { Ok(()) } else { self.roll_early() }
-    }
-
-    /// The mark is told by its header: other frames are as short.
-    fn active_is_unused(&self) -> bool {
-        let tail = self.tail.position();
-        let used = u64::from(tail.offset()).saturating_sub(FIRST_FRAME);
-        if used == 0 {
-            return true;
-        }
-        let is_mark = |segment: &Segment| {
-            let frame = scan::frame_at(segment, FIRST_FRAME, used);
-            let header = frame.ok().flatten().and_then(|frame| frame.header);
-            header.is_some_and(|header| header.kind == Kind::SyncMark)
-        };
-        used == SYNC_MARK && self.table.pin(tail.segment()).is_some_and(|pin| is_mark(&pin))
-    }
-
     /// Puts the output of a merge into the table: readers may find it from now on.
     pub(crate) fn add_merged(&self, segment: Arc<Segment>) {
         self.table.insert(segment);
@@ -60,10 +41,10 @@ impl LogWriter {
     pub(crate) fn retire(&self, doomed: &[u32], damaged: &[u32]) -> io::Result<()> {
         self.change_manifest(|new| {
             self.table.with(|all| {
-                let of_log = |s: &&Listed| !s.header.merged;
-                let last = all.iter().filter(of_log).rfind(|s| doomed.contains(&s.id()));
+                let last = all.iter().rfind(|s| !s.header.merged && doomed.contains(&s.id()));
                 if let Some(last) = last.map(|s| s.id()).filter(|&id| id >= new.first) {
-                    let next = all.iter().filter(of_log).find(|s| s.id() > last).map(|s| s.id());
+                    let next =
+                        all.iter().find(|s| !s.header.merged && s.id() > last).map(|s| s.id());
                     let next = next.or_else(|| self.first_to_come());
                     new.first = next.expect("the active segment is not merged");
                 }
@@ -149,7 +130,7 @@ impl LogWriter {
         };
         self.change_manifest(begin_there).map_err(io)?;
         self.table.remove(|id| id <= last);
-        self.tidy();
+        self.schedule_reap();
         let mut failed = None;
         let mut gone = Vec::with_capacity(doomed.len());
         for &id in &doomed {
@@ -166,22 +147,21 @@ impl LogWriter {
     }
 
     /// Unmaps what was retired, here or in the background.
-    pub(crate) fn tidy(&self) {
-        if self.is_tended() {
+    pub(crate) fn schedule_reap(&self) {
+        if self.has_sync_thread() {
             self.signals.wake_sync();
         } else {
             self.table.reap();
         }
     }
 
-    /// Removes what the next recovery would remove, too, and says whether it is gone.
-    pub(crate) fn remove_file(&self, name: &str) -> bool {
-        match self.storage.remove(name) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(name, %error, "could not remove a file that is of no use");
-                false
-            }
-            _ => true,
-        }
+    /// Unmaps retired segments that nobody reads any more.
+    pub(crate) fn reap(&self) {
+        self.table.reap();
+    }
+
+    /// Whether a thread unmaps what is retired, and seals what is full.
+    pub(crate) fn has_sync_thread(&self) -> bool {
+        !self.is_manual() && self.signals.sync_failure().is_none()
     }
 }

@@ -1,19 +1,24 @@
 //! Group commit as the log does it: who leads a sync, what it syncs and seals, and the mark it leaves.
 
-use super::gather::Leader;
+use super::group_delay::Leader;
 use super::signals::FailPoint;
-use super::{LogWriter, Mark, SEAL_BACKLOG, WORTH_RELEASING};
+use super::{LastSyncMark, LogWriter};
 use crate::error::SyncError;
 use crate::format::frame::{self, Header, Kind};
 use crate::format::header::{FIRST_FRAME, Seal};
 use crate::log::append::prefix::Finished;
 use crate::log::group_commit::{Failure, TaskTurn};
 use crate::position::LogPosition;
-use crate::sync::{Patience, lock};
+use crate::sync::{Backoff, lock};
 use std::io;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Instant;
+
+/// Full segments that may wait for a quiet moment to be synced and sealed.
+const SEAL_BACKLOG: u64 = 64;
+/// Bytes at the end of a sealed segment that are given back: those of one that was rolled early.
+const WORTH_RELEASING: u64 = 64 << 10;
 
 impl LogWriter {
     /// Makes everything before the tail durable, and says where that is.
@@ -98,7 +103,7 @@ impl LogWriter {
     fn wait_strictly(&self, target: LogPosition, leader: Leader) -> Result<(), SyncError> {
         self.check_outside_append()?;
         let lead = || {
-            self.gather(leader);
+            self.wait_for_group(leader);
             self.lead(Some(self.tail.position()), leader)
         };
         let waited = self.group.wait(target.as_u64(), lead);
@@ -116,7 +121,7 @@ impl LogWriter {
     pub(crate) fn wants_seal(&self) -> bool {
         let roll = self.tail.roll_number();
         // ORDERING: Relaxed; the background thread's own.
-        let quiet = self.looked.swap(roll, Ordering::Relaxed) == roll;
+        let quiet = self.last_seen_roll.swap(roll, Ordering::Relaxed) == roll;
         let backlog = roll.wrapping_sub(self.prefix.sealable_from()) & 0xff_ffff;
         if !quiet && backlog < SEAL_BACKLOG {
             return false;
@@ -139,10 +144,10 @@ impl LogWriter {
 
     /// Waits for those whom the last sync served to come back, for a part of its time. Without it
     /// two groups take turns, each half as large (64 threads: 19 a sync instead of 60).
-    fn gather(&self, leader: Leader) {
-        let (expected, patience) = (self.gathering.expected(), self.gathering.patience());
+    fn wait_for_group(&self, leader: Leader) {
+        let (expected, limit) = (self.group_delay.expected(), self.group_delay.limit());
         let started = Instant::now();
-        while self.group.waiting() + leader.callers() < expected && started.elapsed() < patience {
+        while self.group.waiting() + leader.callers() < expected && started.elapsed() < limit {
             std::thread::yield_now();
         }
     }
@@ -156,16 +161,16 @@ impl LogWriter {
         }
         let callers = || self.group.waiting() + leader.callers();
         let served = callers();
-        let mut patience = Patience::default();
+        let mut backoff = Backoff::default();
         while self.prefix.advance(&self.tail) < goal.unwrap_or_default() {
-            patience.wait();
+            backoff.wait();
         }
         let started = Instant::now();
         let result = self.sync_pending(goal.is_some());
         let took = started.elapsed();
         self.counters.synced(took, served);
         if goal.is_some() {
-            self.gathering.note(callers(), took);
+            self.group_delay.record(callers(), took);
         }
         match &result {
             Ok(end) if goal.is_some() => self.leave_mark(*end),
@@ -212,7 +217,7 @@ impl LogWriter {
         let header = Header::plain(Kind::SyncMark, 8);
         let start = claim.commit(header, frame::crc(&body));
         let end = LogPosition::new(start.segment(), end as u32);
-        *lock(&self.mark) = Mark { start: Some(start), end: Some(end) };
+        *lock(&self.mark) = LastSyncMark { start: Some(start), end: Some(end) };
     }
 }
 

@@ -144,7 +144,7 @@ impl Store {
     /// Makes another segment active and seals the previous one. For tests of merges.
     #[doc(hidden)]
     pub fn roll(&self) -> Result<(), MergeError> {
-        self.writer().roll_early()?;
+        self.writer().force_roll()?;
         self.writer().sync()?;
         Ok(())
     }

@@ -230,7 +230,7 @@ impl<'i> Run<'i> {
         let retired = writer.retire(&ids, &self.damaged);
         retired.map_err(|source| MergeError::Io { source: Arc::new(source) })?;
         inner.are_gone(&ids);
-        writer.tidy();
+        writer.schedule_reap();
         let bytes = |all: &[Arc<Segment>]| all.iter().map(|s| disk_bytes(s)).sum::<u64>();
         self.report.inputs = self.inputs.len() as u64;
         self.report.outputs = outputs.len() as u64;

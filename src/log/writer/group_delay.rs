@@ -1,9 +1,12 @@
-//! Waiting for company before a sync.
+//! How long a leader waits for others before it syncs.
+//!
+//! The callers that the last sync served are likely to come back at once. Without a wait for them two
+//! groups take turns, and each sync serves half of them.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// The longest wait for company. Longer ones gain little: callers that the last sync has woken come
+/// The longest wait. Longer ones gain little: callers that the last sync has woken come
 /// back within microseconds, or are about something else.
 const LONGEST: Duration = Duration::from_millis(1);
 
@@ -23,9 +26,9 @@ impl Leader {
     }
 }
 
-/// What the last sync for callers tells about the next one.
+/// What the last sync for callers says about the next one.
 #[derive(Debug, Default)]
-pub(super) struct Gathering {
+pub(super) struct GroupDelay {
     /// How many callers there were when it ended: those it served, and those who had come since.
     last_group_size: AtomicUsize,
     /// How long it took, in ns.
@@ -33,9 +36,9 @@ pub(super) struct Gathering {
 }
 
 // ORDERING: Relaxed throughout; hints, and only the leader uses them.
-impl Gathering {
+impl GroupDelay {
     /// After a sync for callers; one that only seals says nothing about callers.
-    pub(super) fn note(&self, callers: usize, took: Duration) {
+    pub(super) fn record(&self, callers: usize, took: Duration) {
         self.last_group_size.store(callers, Ordering::Relaxed);
         self.last_sync.store(took.as_nanos() as u64, Ordering::Relaxed);
     }
@@ -46,7 +49,7 @@ impl Gathering {
     }
 
     /// How long to wait for them: up to half of what the last sync took.
-    pub(super) fn patience(&self) -> Duration {
+    pub(super) fn limit(&self) -> Duration {
         Duration::from_nanos(self.last_sync.load(Ordering::Relaxed) / 2).min(LONGEST)
     }
 }
@@ -67,21 +70,21 @@ mod tests {
             log.maintain().expect("a seal");
         }
         assert!(log.stats().segments_sealed > 5);
-        assert_eq!(writer.gathering.expected(), 0);
+        assert_eq!(writer.group_delay.expected(), 0);
         assert_eq!(log.stats().group_sizes.count, 0);
         writer.sync_in_background().expect("a sync");
-        assert_eq!((writer.gathering.expected(), log.stats().group_sizes.count), (0, 0));
+        assert_eq!((writer.group_delay.expected(), log.stats().group_sizes.count), (0, 0));
         log.append(b"x").expect("room");
         log.sync().expect("a sync");
-        assert_eq!((writer.gathering.expected(), log.stats().group_sizes.max), (1, 1));
+        assert_eq!((writer.group_delay.expected(), log.stats().group_sizes.max), (1, 1));
     }
 
     #[test]
     fn a_stall_does_not_make_the_next_sync_wait() {
-        let gathering = Gathering::default();
-        gathering.note(3, Duration::from_secs(6));
-        assert_eq!((gathering.expected(), gathering.patience()), (3, LONGEST));
-        gathering.note(64, Duration::from_micros(300));
-        assert_eq!(gathering.patience(), Duration::from_micros(150));
+        let group_delay = GroupDelay::default();
+        group_delay.record(3, Duration::from_secs(6));
+        assert_eq!((group_delay.expected(), group_delay.limit()), (3, LONGEST));
+        group_delay.record(64, Duration::from_micros(300));
+        assert_eq!(group_delay.limit(), Duration::from_micros(150));
     }
 }

@@ -1,0 +1,65 @@
+//! Closing the log: everything is synced and sealed, and the MANIFEST says where the log ends.
+
+use super::LogWriter;
+use super::seal::seal_and_shrink;
+use crate::error::SyncError;
+use crate::format::header::FIRST_FRAME;
+use crate::format::manifest::LogEnd;
+use crate::segment::file_name;
+use crate::sync::lock;
+use std::io;
+use std::sync::Arc;
+
+impl LogWriter {
+    /// Syncs and seals everything.
+    ///
+    /// # Safety
+    /// Nobody uses the log any more but to read, neither meanwhile nor afterwards.
+    #[allow(unsafe_code, reason = "passes the contract on")]
+    pub(crate) unsafe fn close(&self) -> Result<(), SyncError> {
+        let failed = |error| SyncError::Failed { source: Arc::new(error) };
+        // SAFETY: the same contract.
+        let standby = unsafe { self.tail.preparer().withdraw_for_close() };
+        self.sync()?;
+        self.prefix.advance(&self.tail);
+        let (active, end, frames) = self.prefix.current();
+        let mut unused: Vec<u32> = standby.iter().map(|standby| standby.id()).collect();
+        if frames == 0 {
+            // Unless it is the one in memory, which has no file.
+            unused.extend((!active.is_without_room()).then(|| active.id()));
+        } else {
+            active.sync(FIRST_FRAME, end).map_err(failed)?;
+            seal_and_shrink(&active, end, frames).map_err(failed)?;
+        }
+        // No id is used again, for a reader in another process may have the segment mapped. Where
+        // that cannot be written down (a full disk), what is unused is left to the next recovery.
+        if let Err(error) = self.note_closed(&unused) {
+            tracing::warn!(%error, "the log is durable, and could not be noted as closed");
+            return Ok(());
+        }
+        drop((standby, active));
+        for &id in &unused {
+            // What stays is removed by the next recovery.
+            self.remove_file(&file_name(id));
+        }
+        self.storage.sync_directory().map_err(failed)
+    }
+
+    /// Writes down where the log ends, and that the unused segments are no part of it.
+    fn note_closed(&self, unused: &[u32]) -> io::Result<()> {
+        let next = lock(&self.next).id.unwrap_or(u32::MAX);
+        let last = self.table.with(|all| {
+            let last = all.iter().rfind(|s| !s.header.merged && !unused.contains(&s.id()));
+            last.map(|s| LogEnd { segment: s.id(), offset: s.end() as u32 })
+        });
+        let last = last.unwrap_or_default();
+        self.change_manifest(|manifest| {
+            manifest.next = next;
+            manifest.remove(unused);
+            manifest.closed = Some(last);
+            if last.segment < manifest.first {
+                manifest.first = next;
+            }
+        })
+    }
+}

@@ -1,0 +1,79 @@
+//! The MANIFEST as the writer changes it, and the ids that it says are used.
+
+use super::LogWriter;
+use crate::format::manifest::Manifest;
+use crate::sync::lock;
+use std::io;
+
+impl LogWriter {
+    /// The MANIFEST as it was last written.
+    pub(crate) fn manifest(&self) -> Manifest {
+        lock(&self.manifest).clone()
+    }
+
+    pub(crate) fn log_id(&self) -> u64 {
+        lock(&self.manifest).log_id
+    }
+
+    /// The secret of the store that lives on the log, if one does.
+    pub(crate) fn store_secret(&self) -> Option<[u8; 16]> {
+        lock(&self.manifest).secret
+    }
+
+    /// Replaces the MANIFEST, which then also says which ids were used. What is in memory changes
+    /// once that is durable, and not before.
+    pub(crate) fn change_manifest(&self, change: impl FnOnce(&mut Manifest)) -> io::Result<()> {
+        let mut manifest = lock(&self.manifest);
+        let mut new = manifest.clone();
+        change(&mut new);
+        // Looked up under the manifest's lock, so that it never goes back.
+        let mut next = lock(&self.next);
+        new.next = next.id.unwrap_or(u32::MAX);
+        new.generation += 1;
+        if next.for_log == Some(new.first) {
+            // The log is empty, and begins with what could not be created yet: with the next id, then,
+            // behind those that merges have used.
+            new.first = new.next;
+            self.storage.write_manifest(&new.encode())?;
+            next.for_log = Some(new.first);
+            next.id = new.first.checked_add(1);
+        } else {
+            drop(next);
+            self.storage.write_manifest(&new.encode())?;
+        }
+        self.note_reserve();
+        *manifest = new;
+        Ok(())
+    }
+
+    pub(crate) fn write_next_id(&self) -> io::Result<()> {
+        self.change_manifest(|_| {})
+    }
+
+    /// The id that the next segment gets.
+    pub(crate) fn next_id(&self) -> u32 {
+        lock(&self.next).id.unwrap_or(u32::MAX)
+    }
+
+    /// The id of the first segment, where that could not be created yet.
+    pub(crate) fn first_to_come(&self) -> Option<u32> {
+        lock(&self.next).for_log
+    }
+
+    /// The files of segments that the MANIFEST lists as removed are gone, durably: the next one
+    /// need not list them.
+    pub(crate) fn files_are_gone(&self, ids: &[u32]) {
+        lock(&self.manifest).removed.retain(|id| !ids.contains(id));
+    }
+
+    /// Removes what the next recovery would remove, too, and says whether it is gone.
+    pub(crate) fn remove_file(&self, name: &str) -> bool {
+        match self.storage.remove(name) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(name, %error, "could not remove a file that is of no use");
+                false
+            }
+            _ => true,
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! What readers in this process ask of the writer: where the log is complete, and what comes next.
+
+use super::LogWriter;
+use crate::log::append::tail::is_after;
+use crate::position::LogPosition;
+use crate::segment::Segment;
+use crate::segment::set::Pin;
+use std::time::Instant;
+
+impl LogWriter {
+    /// The next segment of the log, once it is active.
+    pub(crate) fn segment_after(&self, id: u32) -> Option<Pin<'_>> {
+        // Before the table: a standby that was taken back is then not in it any more.
+        let active = self.tail.roll_number();
+        let begun = |roll: u32| !is_after(u64::from(roll), active);
+        self.table.pin_after(id).filter(|segment| segment.roll.is_none_or(begun))
+    }
+
+    /// Up to where bytes of a segment may be read from a position on, which may come from anywhere:
+    /// they are not written to any more, or a frame is known to begin there. `None`: not at all.
+    #[inline]
+    pub(crate) fn readable_until(&self, position: LogPosition, segment: &Segment) -> Option<u64> {
+        let mut prefix = self.prefix.position();
+        if position >= prefix {
+            prefix = self.committed();
+        }
+        if position >= prefix {
+            let is_frame = segment.roll.is_some_and(|roll| self.has_begun(roll))
+                && self.prefix.is_frame(segment, u64::from(position.offset()));
+            return is_frame.then(|| segment.end());
+        }
+        let same = prefix.segment() == segment.id();
+        Some(if same { u64::from(prefix.offset()) } else { segment.end() })
+    }
+
+    /// Whether a segment of the log has become active, now or earlier.
+    fn has_begun(&self, roll: u32) -> bool {
+        !is_after(u64::from(roll), self.tail.roll_number())
+    }
+
+    /// Waits until `ready` or the deadline; `ready` is asked after every frame that is finished.
+    pub(crate) fn wait_for_frame(
+        &self,
+        deadline: Option<Instant>,
+        ready: impl FnMut() -> bool,
+    ) -> bool {
+        self.tail.waiters.wait(deadline, ready)
+    }
+}

@@ -1,0 +1,83 @@
+//! The reserve: a file that is given back when the disk is full.
+//!
+//! It is given back when a delete, a merge or the MANIFEST finds no space. From then on a store takes
+//! no puts, so that deletes and merges can go on, until there is room for a reserve again.
+
+use super::LogWriter;
+use super::capacity::refused;
+use crate::error::AppendError;
+use crate::sync::lock;
+use std::io;
+use std::sync::atomic::Ordering;
+
+/// The smallest and the largest reserve.
+const RESERVE: (u64, u64) = (256 << 10, 4 << 20);
+/// Less than this in all segments is not worth a reserve.
+const WORTH_A_RESERVE: u64 = 1 << 20;
+
+impl LogWriter {
+    /// Whether the reserve is given back. One load, of a word that hardly ever changes.
+    #[inline]
+    pub(crate) fn is_short_of_space(&self) -> bool {
+        // ORDERING: Relaxed; says nothing about other memory. A put that misses it takes some of
+        // what the reserve has left, which nobody relies on to the byte.
+        self.short_of_space.load(Ordering::Relaxed)
+    }
+
+    /// Refuses while the reserve is given back, and there is no room for another one.
+    #[inline]
+    pub(crate) fn check_space(&self) -> Result<(), AppendError> {
+        if self.is_short_of_space() { self.check_space_again() } else { Ok(()) }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn check_space_again(&self) -> Result<(), AppendError> {
+        if self.keep_reserve().map_err(refused)? {
+            return Ok(());
+        }
+        Err(refused(io::Error::new(io::ErrorKind::StorageFull, "the reserve is in use")))
+    }
+
+    /// Puts a reserve by, where there is room for one and it is worth it. False: there is none.
+    pub(crate) fn keep_reserve(&self) -> io::Result<bool> {
+        let held: u64 = self.table.with(|all| all.iter().map(|s| s.map.len() as u64).sum());
+        let wanted = if held < WORTH_A_RESERVE {
+            0
+        } else {
+            (held / 8).next_power_of_two().clamp(RESERVE.0, RESERVE.1)
+        };
+        let _alone = lock(&self.reserve);
+        let kept = self.storage.keep_reserve(wanted, RESERVE.0)?;
+        if kept {
+            // ORDERING: Relaxed; as in `is_short_of_space`.
+            self.short_of_space.store(false, Ordering::Relaxed);
+        }
+        Ok(kept)
+    }
+
+    /// As `keep_reserve`, by who can do without.
+    pub(crate) fn try_keep_reserve(&self) {
+        if let Err(error) = self.keep_reserve() {
+            tracing::debug!(%error, "no reserve");
+        }
+    }
+
+    pub(super) fn give_back_reserve(&self) -> bool {
+        let _alone = lock(&self.reserve);
+        let given = self.storage.give_back_reserve();
+        self.note_reserve();
+        given.unwrap_or_else(|error| {
+            tracing::warn!(%error, "could not give the reserve back");
+            false
+        })
+    }
+
+    /// Takes note where the reserve was given back, also for a MANIFEST.
+    pub(super) fn note_reserve(&self) {
+        if self.storage.reserve_is_given() {
+            // ORDERING: Relaxed; as in `is_short_of_space`.
+            self.short_of_space.store(true, Ordering::Relaxed);
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! Rolling: another segment becomes active, and the one after that is prepared.
+//!
+//! Usually a thread has created the standby ahead of time, and rolling is one compare-and-swap that any
+//! writer may do who finds the active segment full. If there is no standby, one of the writers takes
+//! the preparer's lock and creates a segment, and the others who come meanwhile wait for that lock.
+//!
+//! A standby is published before its pages are there, and populated afterwards, a part at a time: a
+//! writer that comes sooner faults its pages in for itself, which costs it less than waiting for all.
+
+use super::capacity::{Need, refused};
+use super::{LogWriter, Unpopulated};
+use crate::error::{AppendError, SyncError};
+use crate::format::frame::{Kind, SYNC_MARK};
+use crate::format::header::FIRST_FRAME;
+use crate::log::append::tail::Preparer;
+use crate::options::SEGMENT_UNIT;
+use crate::segment::{Segment, file_name, scan};
+use crate::sync::lock;
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Bytes to populate before looking whether a standby is wanted: about a millisecond.
+const POPULATE: u64 = 4 << 20;
+
+impl LogWriter {
+    /// Makes room for a frame of this length: another segment becomes active, prepared here if nobody
+    /// did.
+    #[cold]
+    pub(crate) fn roll(&self, len: u64, need: Need) -> Result<(), AppendError> {
+        self.check_writable()?;
+        if need == Need::Put {
+            self.check_space()?;
+        }
+        if !self.tail.roll() {
+            let waiting = Instant::now();
+            let mut preparer = self.tail.preparer();
+            if self.tail.is_full() && !preparer.has_standby() {
+                self.prepare(&mut preparer, len, need)?;
+            }
+            self.tail.roll();
+            if !self.is_manual() {
+                lock(&self.next).grow_faster(&self.config);
+            }
+            drop(preparer);
+            self.counters.waited_for_standby(waiting.elapsed());
+        }
+        self.after_roll()
+    }
+
+    pub(super) fn after_roll(&self) -> Result<(), AppendError> {
+        tracing::debug!(tail = %self.tail.position(), "rolled");
+        if self.is_manual() {
+            while self.populate_some() {}
+        } else {
+            self.signals.wake_standby();
+        }
+        // A sync that failed has closed the segment that was active then. If that was before this
+        // roll, its failure is seen here, and the segment rolled to is closed in its turn.
+        self.check_writable().inspect_err(|_| self.tail.close())
+    }
+
+    pub(super) fn check_writable(&self) -> Result<(), AppendError> {
+        let failed = self.group.failure().map(|source| SyncError::Failed { source });
+        let failed = failed.or_else(|| self.signals.failure().cloned().map(SyncError::Background));
+        failed.map_or(Ok(()), |source| Err(AppendError::Sync { position: None, source }))
+    }
+
+    /// Creates a standby where there is none, and room for it and for others.
+    pub(crate) fn prepare_standby(&self) -> Result<(), AppendError> {
+        if self.tail.preparer().has_standby() || self.has_room_for_standby() {
+            return self.prepare_next();
+        }
+        Err(refused(io::Error::new(io::ErrorKind::StorageFull, "a standby leaves too little")))
+    }
+
+    /// Creates a standby where there is none, for somebody who needs it now.
+    fn prepare_next(&self) -> Result<(), AppendError> {
+        let mut preparer = self.tail.preparer();
+        if preparer.has_standby() || self.check_writable().is_err() {
+            return Ok(());
+        }
+        self.prepare(&mut preparer, 0, Need::Append)
+    }
+
+    #[allow(unsafe_code, reason = "hands a new segment to the tail")]
+    fn prepare(
+        &self,
+        preparer: &mut Preparer<'_, Segment>,
+        len: u64,
+        need: Need,
+    ) -> Result<(), AppendError> {
+        self.find_slot(preparer)?;
+        // It grows with the log, and comes first: what is made now may take the last space.
+        if !self.is_short_of_space() {
+            self.try_keep_reserve();
+        }
+        let segment = self.create(preparer, len, need)?;
+        let unpopulated = Unpopulated { segment: segment.clone(), from: 0 };
+        lock(&self.unpopulated).push_back(unpopulated);
+        // SAFETY: the segment was just created, and nobody else writes to it.
+        let published = unsafe { preparer.publish(segment, FIRST_FRAME) };
+        published.expect("there is a slot");
+        Ok(())
+    }
+
+    pub(super) fn find_slot(&self, preparer: &Preparer<'_, Segment>) -> Result<(), AppendError> {
+        if preparer.has_slot() {
+            return Ok(());
+        }
+        let oldest = self.prefix.advance(&self.tail);
+        if preparer.has_slot() { Ok(()) } else { Err(AppendError::Stalled { oldest }) }
+    }
+
+    /// Populates a part of what is not populated yet; false if there was nothing. A segment is
+    /// published before it is populated: a writer in a hurry faults pages in for itself, which
+    /// costs it less than to wait for all of them.
+    pub(crate) fn populate_some(&self) -> bool {
+        let Some(mut next) = lock(&self.unpopulated).pop_front() else { return false };
+        let (tail, id) = (self.tail.position(), next.segment.id());
+        if tail.segment() == id {
+            next.from = next.from.max(u64::from(tail.offset()) / SEGMENT_UNIT * SEGMENT_UNIT);
+        }
+        if tail.segment() > id || next.from >= next.segment.header.capacity {
+            return true;
+        }
+        next.segment.map.populate(next.from, next.from + POPULATE);
+        next.from += POPULATE;
+        lock(&self.unpopulated).push_front(next);
+        true
+    }
+
+    /// Removes a segment that never was active, its id noted as used.
+    pub(super) fn discard(&self, standby: Arc<Segment>) {
+        // Its id is not used again, also if this process dies now: a reader in another process may
+        // have the segment mapped, and would keep what is gone. Where that cannot be written down,
+        // the file stays, an empty segment that the next recovery removes.
+        let noted = self.write_next_id();
+        if let Err(error) = &noted {
+            tracing::warn!(segment = standby.id(), %error, "an unused segment is left in place");
+        }
+        self.take_out(standby, noted.is_ok());
+    }
+
+    /// Takes a segment that never was active out of the log, and removes its file.
+    fn take_out(&self, standby: Arc<Segment>, with_file: bool) {
+        let id = standby.id();
+        // Its successor names the one before it, as the chain of ids would break otherwise.
+        lock(&self.next).previous = standby.header.previous;
+        drop(standby);
+        self.table.remove(|other| other == id);
+        if !with_file {
+            return;
+        }
+        if let Err(error) = self.storage.remove(&file_name(id)) {
+            tracing::warn!(segment = id, %error, "could not remove an unused segment");
+        }
+    }
+
+    /// Removes a standby that was made ahead.
+    pub(super) fn remove_standby(&self) {
+        let mut preparer = self.tail.preparer();
+        // The first segment is not taken back: the MANIFEST may say that the log begins with it.
+        let is_first =
+            self.tail.is_full() && u64::from(self.tail.position().offset()) == FIRST_FRAME;
+        if !is_first
+            && preparer.has_standby()
+            && let Some(standby) = preparer.withdraw()
+        {
+            self.discard(standby);
+        }
+    }
+
+    /// Makes another segment active, though there is room in the one that is.
+    pub(crate) fn force_roll(&self) -> Result<(), AppendError> {
+        let active = self.tail.position().segment();
+        // First what comes after it, so that a full disk leaves what room there is.
+        self.prepare_next()?;
+        // What overruns the end leaves a pad there. What does not is dropped, and void.
+        while self.tail.position().segment() == active
+            && self.tail.reserve(self.max_shared).is_some()
+        {}
+        if self.tail.position().segment() == active { self.roll(0, Need::Append) } else { Ok(()) }
+    }
+
+    /// Makes another segment active, unless nothing is in the active one: nothing at all, or the mark
+    /// of the last sync alone.
+    pub(crate) fn roll_if_used(&self) -> Result<(), AppendError> {
+        if self.active_is_unused() { Ok(()) } else { self.force_roll() }
+    }
+
+    /// The mark is told by its header: other frames are as short.
+    fn active_is_unused(&self) -> bool {
+        let tail = self.tail.position();
+        let used = u64::from(tail.offset()).saturating_sub(FIRST_FRAME);
+        if used == 0 {
+            return true;
+        }
+        let is_mark = |segment: &Segment| {
+            let frame = scan::frame_at(segment, FIRST_FRAME, used);
+            let header = frame.ok().flatten().and_then(|frame| frame.header);
+            header.is_some_and(|header| header.kind == Kind::SyncMark)
+        };
+        used == SYNC_MARK && self.table.pin(tail.segment()).is_some_and(|pin| is_mark(&pin))
+    }
+}
