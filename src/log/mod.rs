@@ -32,7 +32,7 @@ use crate::position::LogPosition;
 use crate::segment::scan;
 use crate::segment::set::SegmentSet;
 use crate::storage::dir::{Directory, TrustRules};
-use crate::storage::simulated::SimulatedDisk;
+use crate::storage::simulated::{SimulatedDisk, SimulatedStorage};
 use crate::storage::{Access, Storage, io_error};
 use crate::sync::Mutex;
 use std::path::Path;
@@ -198,7 +198,7 @@ impl LogOptions {
     /// # Errors
     /// [`OpenError`].
     pub fn open_simulated(&self, disk: &SimulatedDisk) -> Result<CommitLog, OpenError> {
-        CommitLog::start(Box::new(disk.attach()?), self.check()?)
+        CommitLog::start(Box::new(SimulatedStorage::attach(disk)?), self.check()?)
     }
 }
 

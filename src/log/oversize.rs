@@ -3,7 +3,7 @@
 use super::CommitLog;
 use crate::error::OpenError;
 use crate::options::{Config, Maintenance};
-use crate::storage::simulated::SimulatedDisk;
+use crate::storage::simulated::{SimulatedDisk, SimulatedStorage};
 use crate::storage::{Access, Head, Opened, Pieces, Prepared, Storage};
 use std::io;
 use std::sync::Mutex;
@@ -82,7 +82,7 @@ impl Storage for Slow {
 fn others_roll_meanwhile(slow: impl FnOnce(&CommitLog) + Send) {
     let (begin, begun) = channel();
     let (tell, told) = channel();
-    let disk = Box::new(SimulatedDisk::new().attach().unwrap());
+    let disk = Box::new(SimulatedStorage::attach(&SimulatedDisk::new()).unwrap());
     let storage = Slow { disk, begun: begin, go_on: Mutex::new(told) };
     let config = Config {
         segment_unit: 64 << 10,

@@ -2,14 +2,15 @@
 //! got there in between.
 
 use super::between::{self, Spans};
+use super::fate::{Fate, Unsynced};
 use super::memory::{Arena, Memory, PAGE};
 use super::sparse::{SECTOR, Sector, Sparse};
-use super::{Fate, Unsynced};
 use crate::storage::map::Map;
+use crate::sync::lock;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 /// States of a sector that are kept between two syncs.
 const VERSIONS: usize = 6;
@@ -78,7 +79,7 @@ impl Content {
     }
 
     fn device(&self) -> MutexGuard<'_, Device> {
-        self.device.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.device)
     }
 
     pub(super) fn len(&self) -> usize {

@@ -1,7 +1,8 @@
 //! What the log sees of a simulated disk: it does what `storage/dir` does with files, step by step.
 
 use super::content::Content;
-use super::{DiskOperation, SimulatedDisk};
+use super::disk::SimulatedDisk;
+use super::operation::DiskOperation;
 use crate::error::OpenError;
 use crate::format::header::FileIdentity;
 use crate::format::names::{self, MANIFEST, SET_ASIDE, set_aside_path};
@@ -16,7 +17,7 @@ pub(crate) struct SimulatedStorage(pub(super) SimulatedDisk);
 
 impl Drop for SimulatedStorage {
     fn drop(&mut self) {
-        self.0.disk().locked = false;
+        self.0.state().locked = false;
     }
 }
 
@@ -40,13 +41,23 @@ fn whole(len: u64, pieces: Pieces<'_>) -> Vec<u8> {
 }
 
 impl SimulatedStorage {
+    /// Takes the lock of the one writer.
+    pub(crate) fn attach(disk: &SimulatedDisk) -> Result<Self, OpenError> {
+        let read = disk.step(DiskOperation::ReadBootId, "");
+        read.map_err(|e| io_error("read the boot id", e))?;
+        if std::mem::replace(&mut disk.state().locked, true) {
+            return Err(OpenError::Locked { path: "simulated disk".into() });
+        }
+        Ok(Self(disk.clone()))
+    }
+
     fn step(&self, operation: DiskOperation, name: &str) -> io::Result<()> {
         self.0.step(operation, name)
     }
 
     fn opened(&self, name: &str, content: Arc<Content>, access: Access) -> io::Result<Opened> {
         let map = content.map(access == Access::Write)?;
-        let identity = self.0.disk().identity(&content);
+        let identity = self.0.state().identity(&content);
         let file = SimulatedFile { disk: self.0.clone(), name: name.to_owned(), content };
         Ok(Opened { map, file: Box::new(file), identity })
     }
@@ -54,7 +65,7 @@ impl SimulatedStorage {
     /// `NAME`, or with a number: one that is not taken in the folder of what was set aside, or taken by
     /// the same file.
     fn free_name(&self, from: &str, name: &str) -> String {
-        let disk = self.0.disk();
+        let disk = self.0.state();
         let mut names = (0u32..).map(|number| match number {
             0 => name.to_owned(),
             number => format!("{name}.{number}"),
@@ -68,14 +79,14 @@ impl SimulatedStorage {
 
     fn sync_aside(&self) -> io::Result<()> {
         self.step(DiskOperation::SyncDirectory, SET_ASIDE)?;
-        self.0.disk().sync_names(true);
+        self.0.state().sync_names(true);
         Ok(())
     }
 
     /// In the other one of the two folders.
     fn add_name(&self, from: &str, to: &str) -> io::Result<()> {
         self.step(DiskOperation::Rename, from)?;
-        let mut disk = self.0.disk();
+        let mut disk = self.0.state();
         let content = disk.names.get(from).cloned().ok_or(io::ErrorKind::NotFound)?;
         disk.link(to, content);
         Ok(())
@@ -90,12 +101,12 @@ impl SimulatedStorage {
         durably: bool,
     ) -> io::Result<Arc<Content>> {
         let temporary = names::temporary_name(name);
-        if self.0.disk().names.contains_key(&temporary) {
+        if self.0.state().names.contains_key(&temporary) {
             self.remove(&temporary)?;
         }
         self.step(DiskOperation::Create, &temporary)?;
         let content = {
-            let mut disk = self.0.disk();
+            let mut disk = self.0.state();
             if takes != Takes::Nothing {
                 disk.check_room(len as u64)?;
             }
@@ -109,10 +120,10 @@ impl SimulatedStorage {
         let named = (|| {
             if durably {
                 self.step(DiskOperation::SyncNew, &temporary)?;
-                self.0.disk().sync(&content, 0, len);
+                self.0.state().sync(&content, 0, len);
             }
             self.step(DiskOperation::Rename, name)?;
-            let mut disk = self.0.disk();
+            let mut disk = self.0.state();
             if takes == Takes::Name && disk.names.contains_key(name) {
                 return Err(io::ErrorKind::AlreadyExists.into());
             }
@@ -132,12 +143,12 @@ impl SimulatedStorage {
 
 impl Storage for SimulatedStorage {
     fn boot_id(&self) -> Option<u128> {
-        self.0.disk().boot_id
+        self.0.state().boot_id
     }
 
     fn list(&self) -> Result<Vec<String>, OpenError> {
         self.step(DiskOperation::List, "").map_err(|e| io_error("list", e))?;
-        Ok(self.0.disk().names.keys().filter(|name| !name.contains('/')).cloned().collect())
+        Ok(self.0.state().names.keys().filter(|name| !name.contains('/')).cloned().collect())
     }
 
     fn create(&self, name: &str, len: u64, head: Head<'_>) -> io::Result<Opened> {
@@ -152,19 +163,19 @@ impl Storage for SimulatedStorage {
     fn open(&self, name: &str, access: Access) -> Result<Opened, OpenError> {
         let error = |e| io_error(format!("open {name}"), e);
         self.step(DiskOperation::Open, name).map_err(error)?;
-        let content = self.0.disk().names.get(name).cloned();
+        let content = self.0.state().names.get(name).cloned();
         let content = content.ok_or_else(|| error(io::ErrorKind::NotFound.into()))?;
         self.opened(name, content, access).map_err(error)
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
         self.step(DiskOperation::Remove, name)?;
-        self.0.disk().unlink(name)
+        self.0.state().unlink(name)
     }
 
     fn sync_directory(&self) -> io::Result<()> {
         self.step(DiskOperation::SyncDirectory, "")?;
-        self.0.disk().sync_names(false);
+        self.0.state().sync_names(false);
         Ok(())
     }
 
@@ -186,7 +197,7 @@ impl Storage for SimulatedStorage {
 
     fn keep_aside(&self, name: &str, len: u64, pieces: Pieces<'_>) -> io::Result<()> {
         let path = set_aside_path(name);
-        if self.0.disk().names.contains_key(&path) {
+        if self.0.state().names.contains_key(&path) {
             return Ok(());
         }
         self.publish_with(&path, (len as usize, &|_| whole(len, pieces)), Takes::Space, true)?;
@@ -196,7 +207,7 @@ impl Storage for SimulatedStorage {
     fn bring_back(&self, name: &str, to: &str) -> io::Result<()> {
         let from = set_aside_path(name);
         {
-            let disk = self.0.disk();
+            let disk = self.0.state();
             let (there, file) = (disk.names.get(to), disk.names.get(&from));
             let is_same = there.zip(file).is_some_and(|(there, file)| Arc::ptr_eq(there, file));
             if there.is_some() && !is_same {
@@ -216,7 +227,7 @@ impl Storage for SimulatedStorage {
 
     fn aside(&self) -> Result<Vec<(String, u64)>, OpenError> {
         self.step(DiskOperation::List, SET_ASIDE).map_err(|e| io_error("list", e))?;
-        let disk = self.0.disk();
+        let disk = self.0.state();
         let aside = disk.names.iter().filter_map(|(name, content)| {
             let name = name.strip_prefix(SET_ASIDE)?.strip_prefix('/')?;
             (!names::is_temporary(name)).then_some(())?;
@@ -228,7 +239,7 @@ impl Storage for SimulatedStorage {
     fn read_manifest(&self) -> Result<Option<Vec<u8>>, OpenError> {
         let error = |e| io_error("read MANIFEST", e);
         self.step(DiskOperation::ReadManifest, MANIFEST).map_err(error)?;
-        let content = self.0.disk().names.get(MANIFEST).cloned();
+        let content = self.0.state().names.get(MANIFEST).cloned();
         Ok(content.map(|content| content.snapshot().read(0..content.len())))
     }
 
@@ -248,7 +259,7 @@ struct SimulatedFile {
 impl SegmentFile for SimulatedFile {
     fn sync(&self, _map: &Map, from: u64, to: u64) -> io::Result<()> {
         self.disk.step(DiskOperation::Sync, &self.name)?;
-        self.disk.disk().sync(&self.content, from as usize, to as usize);
+        self.disk.state().sync(&self.content, from as usize, to as usize);
         Ok(())
     }
 
@@ -258,7 +269,7 @@ impl SegmentFile for SimulatedFile {
 
     fn release(&self, from: u64, to: u64) -> io::Result<()> {
         self.disk.step(DiskOperation::Release, &self.name)?;
-        let _disk = self.disk.disk();
+        let _disk = self.disk.state();
         self.content.memory.punch(from as usize..to as usize)
     }
 }

@@ -1,6 +1,8 @@
 use super::*;
 use crate::format::header::SegmentHeader;
 use crate::storage::{Access, Storage};
+use std::io;
+use std::sync::{Arc, Mutex};
 
 /// The head of a segment.
 pub(super) fn head(salt: u64, capacity: u64) -> Vec<u8> {
@@ -13,7 +15,7 @@ const LEN: u64 = 16 << 10;
 /// A disk with one segment, all of it durable, and its file.
 fn one_segment() -> (SimulatedDisk, SimulatedStorage, crate::storage::Opened) {
     let disk = SimulatedDisk::new();
-    let storage = disk.attach().unwrap();
+    let storage = SimulatedStorage::attach(&disk).unwrap();
     let opened = storage.create("a.seg", LEN, &|_| head(7, LEN)).unwrap();
     (disk, storage, opened)
 }
@@ -160,7 +162,7 @@ fn damage_is_not_done_under_an_open_log() {
     assert!(disk.flip("a.seg", 4096, 1) && disk.copy("a.seg", "c.seg"));
     assert_eq!(opened.map.word(4096).load(std::sync::atomic::Ordering::Relaxed), before);
     assert_eq!(word(&disk, 4096), 1);
-    let storage = disk.attach().unwrap();
+    let storage = SimulatedStorage::attach(&disk).unwrap();
     let a = storage.open("a.seg", Access::Write).unwrap();
     store(&a, 4096, 9);
     assert_eq!(disk.read("c.seg").unwrap()[4096], 1, "a copy is a file of its own");
