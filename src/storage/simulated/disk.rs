@@ -66,7 +66,12 @@ impl SimulatedDisk {
     #[must_use]
     pub fn new() -> Self {
         let arena = Some(Arc::new(Arena::new().expect(MEMORY)));
-        Self::with(DiskState { boot_id: Some(1), device: another_device(), arena, ..DiskState::default() })
+        Self::with(DiskState {
+            boot_id: Some(1),
+            device: another_device(),
+            arena,
+            ..DiskState::default()
+        })
     }
 
     /// Memory for a log that is never reopened: durable versions are not kept.

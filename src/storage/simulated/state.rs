@@ -153,7 +153,11 @@ impl DiskState {
         true
     }
 
-    pub(super) fn replace(&mut self, name: &str, change: impl FnOnce(&mut Vec<u8>) -> bool) -> bool {
+    pub(super) fn replace(
+        &mut self,
+        name: &str,
+        change: impl FnOnce(&mut Vec<u8>) -> bool,
+    ) -> bool {
         let Some(mut bytes) = self.bytes_of(name).filter(|_| !self.locked) else { return false };
         change(&mut bytes) && self.put(name, &bytes)
     }
