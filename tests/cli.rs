@@ -1,29 +1,14 @@
 //! The command line behaves as Unix users expect.
 #![cfg(feature = "cli")]
 
+mod common;
+
+use common::cli::{run, tailcask, text};
+use common::segment;
+use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
-
-fn tailcask(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tailcask"));
-    command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
-}
-
-fn run(args: &[&str], input: &[u8]) -> Output {
-    let mut child = tailcask(args).stdin(Stdio::piped()).spawn().unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    let input = input.to_vec();
-    let feeder = std::thread::spawn(move || stdin.write_all(&input));
-    let output = child.wait_with_output().unwrap();
-    let _ = feeder.join().unwrap();
-    output
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
+use std::process::Stdio;
 
 fn with_log(test: impl FnOnce(&str, &Path)) {
     let dir = tempfile::tempdir().unwrap();
@@ -108,7 +93,7 @@ fn verify_names_the_first_damage() {
         run(&["log", "append", log, "--batch-bytes", "1"], b"one\ntwo\nthree\n");
         let output = run(&["log", "verify", log], b"");
         assert!(output.status.success() && text(&output.stdout).starts_with("sound: 3 entries"));
-        let file = path.join("00000000000000000001.seg");
+        let file = path.join(segment(1));
         let mut bytes = std::fs::read(&file).unwrap();
         let at = bytes.windows(3).position(|w| w == b"two").unwrap();
         bytes[at] ^= 1;
@@ -144,8 +129,7 @@ fn tail_follows_another_process_and_ends_when_told() {
         let output = run(&["log", "append", log], b"new\n");
         assert!(output.status.success(), "{}", text(&output.stderr));
         assert_eq!(lines.next().unwrap().unwrap(), "new");
-        let kill = Command::new("kill").arg(follower.id().to_string()).status().unwrap();
-        assert!(kill.success());
+        kill_process(Pid::from_child(&follower), Signal::TERM).unwrap();
         assert!(follower.wait().unwrap().success());
     });
 }

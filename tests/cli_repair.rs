@@ -2,40 +2,23 @@
 //! leave damage out.
 #![cfg(feature = "cli")]
 
+mod common;
+
+use common::cli::run_to as run;
+use common::files::{change, names};
+use common::{HANG, segment, small_log, small_store};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tailcask::{CommitLog, LogOptions, LogPosition, Maintenance, Store, StoreOptions};
 
 fn options() -> StoreOptions {
-    let options = Store::options().segment_unit(4096).segment_size(4096);
-    options.maintenance(Maintenance::Manual)
+    small_store(4096)
 }
 
 fn log_options() -> LogOptions {
-    let options = CommitLog::options().segment_unit(4096).segment_size(4096);
-    options.maintenance(Maintenance::Manual)
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-fn tailcask(args: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tailcask"));
-    let output = command.args(args).stdin(Stdio::null()).output().unwrap();
-    assert!(!text(&output.stderr).contains("panicked"), "{}", text(&output.stderr));
-    output
-}
-
-/// Runs a command that ends with an exit code, and gives what it prints and complains about.
-fn run(code: i32, args: &[&str]) -> (String, String) {
-    let output = tailcask(args);
-    let (out, complaint) = (text(&output.stdout), text(&output.stderr));
-    assert_eq!(output.status.code(), Some(code), "{args:?}: {out}{complaint}");
-    (out, complaint)
+    small_log(4096)
 }
 
 /// A closed store with hints: an overwritten key, a deleted one, one whose key is no text.
@@ -69,15 +52,13 @@ impl Place {
     }
 
     fn segment(&self, id: u32) -> PathBuf {
-        Path::new(&self.store).join(format!("{id:020}.seg"))
+        Path::new(&self.store).join(segment(id))
     }
 
     fn damage(&self, name: &str, byte: usize) {
         let at = self.at[name];
         let path = self.segment(at.segment());
-        let mut bytes = fs::read(&path).unwrap();
-        bytes[at.offset() as usize + byte] ^= 0x10;
-        fs::write(path, bytes).unwrap();
+        change(&path, |bytes| bytes[at.offset() as usize + byte] ^= 0x10);
     }
 
     fn value(&self, name: &str) {
@@ -90,10 +71,7 @@ impl Place {
     }
 
     fn names(&self) -> Vec<String> {
-        let names = fs::read_dir(self.dir.path()).unwrap().map(|e| e.unwrap().file_name());
-        let mut names: Vec<_> = names.map(|name| name.into_string().unwrap()).collect();
-        names.sort();
-        names
+        names(self.dir.path())
     }
 }
 
@@ -227,10 +205,8 @@ fn a_log_is_repaired_by_the_same_command() {
         (0..300).map(|n| log.append(format!("entry {n}").as_bytes()).unwrap()).collect();
     log.close().unwrap();
     let at = all[5];
-    let file = Path::new(&path).join(format!("{:020}.seg", at.segment()));
-    let mut bytes = fs::read(&file).unwrap();
-    bytes[at.offset() as usize + 17] ^= 1;
-    fs::write(&file, &bytes).unwrap();
+    let file = Path::new(&path).join(segment(at.segment()));
+    change(&file, |bytes| bytes[at.offset() as usize + 17] ^= 1);
     let (out, _) = run(3, &["repair", &path, &new]);
     assert!(out.starts_with("repaired log written to"), "{out}");
     assert!(out.contains(&format!("lost: 1\n  {at}: an entry; 24 bytes\n")), "{out}");
@@ -373,14 +349,14 @@ fn damage_in_a_value_full_of_frames_takes_linear_time() {
         log.append(b"after").unwrap();
         log.close().unwrap();
         for (from, at) in [("store", at), ("log", entry)] {
-            let path = dir.path().join(from).join(format!("{:020}.seg", at.segment()));
+            let path = dir.path().join(from).join(segment(at.segment()));
             let file = fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
             // The length and the checksum are gone with it.
             std::os::unix::fs::FileExt::write_all_at(&file, &[0xff; 12], at.offset().into())
                 .unwrap();
             let started = Instant::now();
             let (out, _) = run(3, &["repair", &name(from), &name(&format!("new {from}"))]);
-            assert!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
+            assert!(started.elapsed() < HANG, "{:?}", started.elapsed());
             assert!(out.contains("lost: 1\n"), "{out}");
         }
         assert_eq!(run(0, &["get", &name("new store"), "after"]).0, "sound");

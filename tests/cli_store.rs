@@ -1,30 +1,14 @@
 //! The store's commands, with real files.
 #![cfg(feature = "cli")]
 
+mod common;
+
+use common::cli::{run, tailcask, text};
+use common::files::paths_with;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-
-fn tailcask(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tailcask"));
-    command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
-}
-
-fn run(args: &[&str], input: &[u8]) -> Output {
-    let mut child = tailcask(args).stdin(Stdio::piped()).spawn().unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    let input = input.to_vec();
-    let feeder = std::thread::spawn(move || stdin.write_all(&input));
-    let output = child.wait_with_output().unwrap();
-    let _ = feeder.join().unwrap();
-    output
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
+use std::process::{Output, Stdio};
 
 /// A directory to work in, and the name of a store in it that is not made yet.
 struct Place {
@@ -522,21 +506,13 @@ fn merge_if_needed_does_what_the_store_would() {
     assert_eq!(place.ok("count", &[]), b"60000\n");
 }
 
-fn segment_files(store: &str) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(store).unwrap().map(|entry| entry.unwrap().path());
-    let mut files: Vec<_> =
-        entries.filter(|path| path.extension().is_some_and(|e| e == "seg")).collect();
-    files.sort();
-    files
-}
-
 #[test]
 fn verify_names_the_place_of_a_flipped_byte() {
     let place = Place::new();
     place.ok("load", &[&place.file("some.tsv", numbered(1000, "a value")), "--value", "2"]);
     let backup = place.path("backup");
     place.ok("backup", &[&backup]);
-    let file = &segment_files(&place.store)[0];
+    let file = &paths_with(Path::new(&place.store), "seg")[0];
     let mut bytes = std::fs::read(file).unwrap();
     let at = bytes.windows(11).position(|bytes| bytes == b"a value 500").unwrap();
     bytes[at] ^= 1;
@@ -566,7 +542,7 @@ fn a_missing_segment_is_damage() {
     let place = Place::new();
     place.ok("put", &["k", "v"]);
     place.ok("put", &["k", "w"]);
-    std::fs::remove_file(&segment_files(&place.store)[0]).unwrap();
+    std::fs::remove_file(&paths_with(Path::new(&place.store), "seg")[0]).unwrap();
     let message = place.fails(3, "verify", &[]);
     assert!(message.contains("segment 1 is missing"), "{message}");
 }

@@ -5,7 +5,7 @@ mod common;
 
 use common::{contents, sealed as full, segment, store_by_hand as options};
 use std::path::{Path, PathBuf};
-use tailcask::{Corruption, CorruptionKind, MergeError, ReadError, SimulatedDisk, Store};
+use tailcask::{Corruption, CorruptionKind, MergeError, ReadError, SimulatedDisk};
 
 /// Where a hint has its counts and its entries.
 const UNLISTED: usize = 128;

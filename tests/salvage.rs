@@ -1,19 +1,23 @@
 //! Salvage: what is damaged, what is gone and what is in doubt is listed exactly, with hints and without;
 //! what is left is a good store.
 
+mod common;
+
+use common::files::{change, copy_dir, mode, paths, paths_with};
+use common::frames::place;
+use common::{Random, rounds, segment, small_store};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use tailcask::{
-    Batch, CorruptionKind, Doubt, LogPosition, LostFrame, LostKind, Maintenance, OpenError,
-    RecoveryMode, RecoveryReport, Store, StoreOptions,
+    Batch, CorruptionKind, Doubt, LogPosition, LostFrame, LostKind, OpenError, RecoveryMode,
+    RecoveryReport, Store, StoreOptions,
 };
 
 type Map = BTreeMap<String, String>;
 
 fn options() -> StoreOptions {
-    let options = Store::options().segment_unit(4096).segment_size(4096);
-    options.maintenance(Maintenance::Manual)
+    small_store(4096)
 }
 
 fn salvage() -> StoreOptions {
@@ -21,40 +25,16 @@ fn salvage() -> StoreOptions {
 }
 
 fn contents(store: &Store) -> Map {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let pairs = store.iter().map(|pair| pair.map(|p| (text(p.key()), text(p.value()))).unwrap());
-    pairs.collect()
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    common::contents(store).into_iter().map(|(key, value)| (text(key), text(value))).collect()
 }
 
 fn file(dir: &Path, id: u32) -> PathBuf {
-    dir.join(format!("{id:020}.seg"))
-}
-
-fn change(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
-    let mut bytes = fs::read(path).unwrap();
-    change(&mut bytes);
-    fs::write(path, bytes).unwrap();
-}
-
-fn place(segment: u32, offset: u64) -> LogPosition {
-    LogPosition::from_u64(u64::from(segment) << 32 | offset)
+    dir.join(segment(id))
 }
 
 fn flip(dir: &Path, at: LogPosition, byte: usize) {
     change(&file(dir, at.segment()), |bytes| bytes[at.offset() as usize + byte] ^= 0x10);
-}
-
-fn copy(from: &Path, to: &Path, hints: bool) {
-    fs::create_dir(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let is_hint = entry.path().extension().is_some_and(|extension| extension == "hint");
-        if entry.file_type().unwrap().is_file() && (hints || !is_hint) {
-            fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
-        }
-    }
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
-    fs::set_permissions(to, mode).unwrap();
 }
 
 /// A closed store of three sealed segments with hints, and where its frames are.
@@ -89,8 +69,7 @@ impl Made {
         store.maintain().unwrap();
         let map = contents(&store);
         store.close().unwrap();
-        let names = fs::read_dir(dir.path().join("store")).unwrap().map(|e| e.unwrap().path());
-        let hints = names.filter(|name| name.extension().is_some_and(|e| e == "hint")).count();
+        let hints = paths_with(&dir.path().join("store"), "hint").len();
         assert!(hints >= 3, "{hints}");
         Self { dir, at, map }
     }
@@ -103,8 +82,7 @@ impl Made {
     fn salvage(&self, damage: impl Fn(&Path), check: impl Fn(&RecoveryReport, &Map, bool)) {
         for hints in [true, false] {
             let dir = self.dir.path().join("copy");
-            let _ = fs::remove_dir_all(&dir);
-            copy(&self.store(), &dir, hints);
+            copy_dir(&self.store(), &dir, hints);
             damage(&dir);
             let store = salvage().open(&dir).unwrap();
             let (report, left) = (store.recovery().clone(), contents(&store));
@@ -383,8 +361,7 @@ fn without_its_manifest_a_store_comes_back_whole() {
         };
         for hints in [true, false] {
             let dir = made.dir.path().join("copy");
-            let _ = fs::remove_dir_all(&dir);
-            copy(&made.store(), &dir, hints);
+            copy_dir(&made.store(), &dir, hints);
             lose(&dir);
             assert!(matches!(options().open(&dir), Err(OpenError::Manifest(_))));
             let store = salvage().open(&dir).unwrap();
@@ -522,13 +499,12 @@ fn a_view_of_a_damaged_store_lists_the_same() {
     let made = Made::new();
     flip(&made.store(), made.at["key"], 24);
     flip(&made.store(), made.at["gone"], 16);
-    let before: Vec<_> = fs::read_dir(made.store()).unwrap().map(|e| e.unwrap().path()).collect();
+    let before = paths(&made.store());
     let view = salvage().open_read_only(made.store()).unwrap();
     let seen = view.recovery().clone();
     assert_eq!(view.get("key").unwrap().as_deref(), Some(&b"older"[..]));
     drop(view);
-    let after: Vec<_> = fs::read_dir(made.store()).unwrap().map(|e| e.unwrap().path()).collect();
-    assert_eq!(before, after);
+    assert_eq!(before, paths(&made.store()));
     let store = salvage().open(made.store()).unwrap();
     let report = store.recovery();
     assert_eq!((&seen.gone, &seen.damaged), (&report.gone, &report.damaged));
@@ -539,15 +515,9 @@ fn a_view_of_a_damaged_store_lists_the_same() {
 #[test]
 fn whatever_is_damaged_all_that_is_missing_is_listed() {
     let made = Made::new();
-    let rounds = std::env::var("SALVAGE_ROUNDS").map_or(20, |n| n.parse().unwrap());
-    let mut seed = 1u64;
-    let mut below = |n: u64| {
-        seed ^= seed << 13;
-        seed ^= seed >> 7;
-        seed ^= seed << 17;
-        seed % n
-    };
-    for round in 0..rounds {
+    let mut random = Random::new(1);
+    let mut below = |end| random.below(end);
+    for round in 0..rounds(20) {
         let mut damages = Vec::new();
         for _ in 0..=below(3) {
             let (id, at) = (below(3) as u32 + 1, below(450) as usize);
@@ -565,8 +535,7 @@ fn whatever_is_damaged_all_that_is_missing_is_listed() {
         };
         for hints in [true, false] {
             let dir = made.dir.path().join("copy");
-            let _ = fs::remove_dir_all(&dir);
-            copy(&made.store(), &dir, hints);
+            copy_dir(&made.store(), &dir, hints);
             damage(&dir);
             let store = salvage().open(&dir).unwrap();
             let (report, left) = (store.recovery().clone(), contents(&store));
@@ -599,17 +568,14 @@ fn a_segment_of_version_1_without_a_head_comes_back_by_its_hint() {
     let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/v1/store-closed");
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
-    copy(&fixture, &path, true);
-    for entry in fs::read_dir(&path).unwrap() {
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-        fs::set_permissions(entry.unwrap().path(), mode).unwrap();
-    }
+    copy_dir(&fixture, &path, true);
+    paths(&path).iter().for_each(|file| mode(file, 0o600));
     let sound = dir.path().join("sound");
-    copy(&path, &sound, true);
+    copy_dir(&path, &sound, true);
     let map = contents(&options().open(&sound).unwrap());
     for id in [3, 4] {
         let copied = dir.path().join(format!("copy {id}"));
-        copy(&path, &copied, true);
+        copy_dir(&path, &copied, true);
         change(&file(&copied, id), |bytes| bytes[..64].fill(0));
         let store = salvage().open(&copied).unwrap();
         let report = store.recovery();

@@ -1,30 +1,14 @@
 //! The store does what a map does, in place, and across opens.
 
-use std::collections::{BTreeMap, HashSet};
+mod common;
+
+use common::{contents as all, segment, store_by_hand as options, value};
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tailcask::{
-    Batch, Durability, Maintenance, SimulatedDisk, Store, StoreOptions, TruncateError, WriteError,
-    WriteOptions,
+    Batch, Durability, Maintenance, SimulatedDisk, Store, TruncateError, WriteError, WriteOptions,
 };
-
-fn options() -> StoreOptions {
-    Store::options().segment_size(2 << 20).maintenance(Maintenance::Manual)
-}
-
-fn all(store: &Store) -> BTreeMap<Vec<u8>, Vec<u8>> {
-    let mut found = BTreeMap::new();
-    for pair in store {
-        let pair = pair.unwrap();
-        let old = found.insert(pair.key().to_vec(), pair.value().to_vec());
-        assert!(old.is_none(), "{:?} comes twice", pair.key());
-    }
-    found
-}
-
-fn value(store: &Store, key: &[u8]) -> Option<Vec<u8>> {
-    store.get(key).unwrap().map(|value| value.to_vec())
-}
 
 #[test]
 fn what_is_put_is_there_in_place_and_after_reopening() {
@@ -169,7 +153,7 @@ fn keys_with_the_same_tag_do_not_alias() {
     }
     for n in 0..500u32 {
         let expected = (n % 2 == 1).then(|| n.to_string().into_bytes());
-        assert_eq!(value(&store, &n.to_le_bytes()), expected);
+        assert_eq!(value(&store, n.to_le_bytes()), expected);
     }
     assert_eq!((store.len(), all(&store).len()), (250, 250));
     store.close().unwrap();
@@ -187,7 +171,7 @@ fn damage_is_an_error_and_never_a_value() {
     store.put("other", "x").unwrap();
     // Another program writes to the file.
     let mut files = std::fs::OpenOptions::new();
-    let file = files.write(true).open(path.join("00000000000000000001.seg")).unwrap();
+    let file = files.write(true).open(path.join(segment(1))).unwrap();
     let at = u64::from(position.offset()) + 3000;
     file.write_all_at(&[6], at).unwrap();
     assert!(store.get("key").is_err());

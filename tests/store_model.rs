@@ -2,6 +2,10 @@
 //!
 //! `TAILCASK_CASES` says how many sequences.
 
+mod common;
+
+use common::content::Map as Found;
+use common::{contents, small_store};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use std::collections::BTreeMap;
@@ -9,8 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tailcask::{
-    Batch, DiskOperation, Maintenance, MergePolicy, SimulatedDisk, Store, StoreOptions,
-    WriteOptions,
+    Batch, DiskOperation, MergePolicy, SimulatedDisk, Store, StoreOptions, WriteOptions,
 };
 
 /// Small, so that there are many.
@@ -26,8 +29,6 @@ struct Entry {
 }
 
 type Map = BTreeMap<Vec<u8>, Entry>;
-type Found = BTreeMap<Vec<u8>, Vec<u8>>;
-
 impl Entry {
     fn is_visible(&self, now: u64) -> bool {
         self.expiry.is_none_or(|expiry| now < expiry)
@@ -153,18 +154,12 @@ struct World {
 
 fn options(clock: &Arc<AtomicU64>) -> StoreOptions {
     let policy = MergePolicy::new().min_dead_bytes(1000);
-    let options = Store::options().segment_unit(SEGMENT).segment_size(SEGMENT);
-    let options = options.maintenance(Maintenance::Manual);
     // So few bits that keys collide.
-    options.tag_bits(3).clock(clock.clone()).merge_policy(policy)
+    small_store(SEGMENT).tag_bits(3).clock(clock.clone()).merge_policy(policy)
 }
 
 fn key(key: u8) -> Vec<u8> {
     vec![b'k'; usize::from(key) + 1]
-}
-
-fn contents(store: &Store) -> Found {
-    store.iter().map(|pair| pair.map(|p| (p.key().to_vec(), p.value().to_vec())).unwrap()).collect()
 }
 
 impl World {

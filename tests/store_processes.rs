@@ -5,12 +5,16 @@
 //! has done, so that the parent knows what each key may have. `TAILCASK_ROUNDS` says how many kills.
 #![cfg(unix)]
 
+mod common;
+
+use common::children::{self, Process, say};
+use common::content::Map;
+use common::{Random, contents, rounds, until};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use tailcask::{Batch, Store};
 
@@ -19,37 +23,14 @@ const THREADS: usize = 4;
 const KEYS: usize = 60;
 /// All threads count with these.
 const COUNTERS: usize = 3;
-const CHILD: &str = "TAILCASK_CHILD";
+/// What a child has done at least when it is killed, unless that is while it opens the store.
+const DONE: usize = 200;
 /// When the directory holds more than that, the next round begins with a new one: opening reads all
 /// of it.
 const LARGE: u64 = 160 << 20;
 
-fn rounds(default: u64) -> u64 {
-    std::env::var("TAILCASK_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(default)
-}
-
 fn open(dir: &Path) -> Store {
     Store::options().segment_size(2 << 20).open(dir.join("store")).unwrap()
-}
-
-/// A small generator, so that a failing seed can be named.
-struct Random(u64);
-
-impl Random {
-    fn new(seed: u64) -> Self {
-        Self((seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15))
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 >> 11
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        (self.next() % end as u64) as usize
-    }
 }
 
 /// Some are long, one takes most of a page.
@@ -69,12 +50,12 @@ fn counter(n: usize) -> Vec<u8> {
 /// From nothing to some tens of KiB, and now and then more than a segment holds.
 fn len(sequence: u64) -> usize {
     let mut random = Random::new(sequence);
-    match random.below(1000) {
+    match random.index(1000) {
         0..100 => 0,
-        100..700 => random.below(300),
-        700..900 => random.below(4000),
-        900..998 => random.below(40_000),
-        _ => (3 << 20) + random.below(1000),
+        100..700 => random.index(300),
+        700..900 => random.index(4000),
+        900..998 => random.index(40_000),
+        _ => (3 << 20) + random.index(1000),
     }
 }
 
@@ -171,17 +152,16 @@ fn journal_of(dir: &Path, round: u64, thread: usize) -> std::path::PathBuf {
 #[test]
 #[ignore = "the process that the test below kills"]
 fn child() {
-    let Ok(arguments) = std::env::var(CHILD) else { return };
+    let Some((round, dir)) = children::role() else { return };
     // A panic of one thread has to end all of them, and is seen by the parent.
     let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         print(panic);
         std::process::exit(3);
     }));
-    let (round, dir) = arguments.split_once(' ').unwrap();
-    let (round, dir) = (round.parse().unwrap(), Path::new(dir));
+    let (round, dir) = (round.parse().unwrap(), &dir);
     let store = open(dir);
-    std::io::stderr().write_all(b"child: open\n").unwrap();
+    say("open");
     std::thread::scope(|scope| {
         let store = &store;
         for thread in 0..THREADS {
@@ -252,7 +232,7 @@ impl<'a> Writer<'a> {
     }
 
     fn some_key(&mut self) -> usize {
-        self.random.below(KEYS)
+        self.random.index(KEYS)
     }
 
     fn new_value(&mut self, n: usize) -> (u64, Vec<u8>) {
@@ -312,7 +292,7 @@ impl<'a> Writer<'a> {
     }
 
     fn count(&mut self) {
-        let n = self.random.below(COUNTERS);
+        let n = self.random.index(COUNTERS);
         self.say(&Begun::Count(n).line());
         let add = |old: Option<&[u8]>| {
             let number = old.map_or(0, count) + 1;
@@ -344,7 +324,7 @@ fn read(store: &Store, round: u64) {
     };
     loop {
         for _ in 0..200 {
-            let (thread, n) = (random.below(THREADS), random.below(KEYS));
+            let (thread, n) = (random.index(THREADS), random.index(KEYS));
             if let Some(found) = store.get(key(thread, n)).unwrap() {
                 see(thread, n, &found);
             }
@@ -363,33 +343,24 @@ fn read(store: &Store, round: u64) {
 
 // ---- the parent ----
 
-fn start(dir: &Path, round: u64) -> Child {
-    Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "child", "--ignored", "--nocapture"])
-        .env(CHILD, format!("{round} {}", dir.display()))
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap()
-}
-
 /// Lets a child work for a while, or, now and then, not even open the store.
 fn run_and_kill(dir: &Path, round: u64, random: &mut Random) {
-    let mut child = start(dir, round);
-    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let (mut child, mut said) = Process::start(&round.to_string(), dir);
     if round % 4 == 3 {
-        std::thread::sleep(Duration::from_micros(random.next() % 60_000));
+        std::thread::sleep(Duration::from_micros(random.below(60_000)));
     } else {
-        let mut said = Vec::new();
-        while said.last().is_none_or(|line| line != "child: open") {
-            said.push(lines.next().unwrap_or_else(|| panic!("{said:?}")));
-        }
-        std::thread::sleep(Duration::from_micros(20_000 + random.next() % 300_000));
+        assert_eq!(said.next().as_deref(), Some("open"));
+        std::thread::sleep(Duration::from_micros(20_000 + random.below(300_000)));
+        // On a slow machine it takes longer.
+        until("the child has done something", || {
+            child.assert_runs();
+            let journals = (0..THREADS).map(|thread| journal(&journal_of(dir, round, thread)));
+            journals.map(|(done, _)| done.len()).sum::<usize>() >= DONE
+        });
     }
-    child.kill().unwrap();
-    let said: Vec<_> = lines.collect();
-    let status = child.wait().unwrap();
-    assert_eq!(status.signal(), Some(9), "it ended by itself: {}", said.join("\n"));
+    child.0.kill().unwrap();
+    let status = child.0.wait().unwrap();
+    assert_eq!(status.signal(), Some(9), "it ended by itself");
 }
 
 /// What the keys of each thread and the counters are known to have.
@@ -415,12 +386,7 @@ fn keys_in(text: &str) -> Keys {
 impl Known {
     /// Everything that the store has is what the journals say, and then that is known.
     fn check(&mut self, store: &Store, dir: &Path, round: u64) {
-        let mut found = HashMap::new();
-        for pair in store {
-            let pair = pair.unwrap();
-            let old = found.insert(pair.key().to_vec(), pair.value().to_vec());
-            assert!(old.is_none(), "no key comes twice");
-        }
+        let mut found = contents(store);
         assert_eq!(found.len() as u64, store.len());
         let mut counted = [(0, 0); COUNTERS];
         for thread in 0..THREADS {
@@ -453,13 +419,7 @@ impl Known {
     }
 
     /// A thread's keys have what it had acknowledged, or that and all of what was under way.
-    fn check_thread(
-        &mut self,
-        thread: usize,
-        found: &mut HashMap<Vec<u8>, Vec<u8>>,
-        or: Keys,
-        round: u64,
-    ) {
+    fn check_thread(&mut self, thread: usize, found: &mut Map, or: Keys, round: u64) {
         let found: BTreeMap<_, _> =
             (0..KEYS).filter_map(|n| Some((n, found.remove(&key(thread, n))?))).collect();
         let differ = |keys: &Keys| {

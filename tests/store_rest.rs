@@ -1,13 +1,12 @@
 //! A store that is left alone comes to rest: merges end, and memory is given back.
-#![allow(missing_docs, reason = "a test")]
 
-use tailcask::{Maintenance, MergePolicy, OpenError, SimulatedDisk, Store, StoreOptions};
+mod common;
+
+use common::files::paths_with;
+use common::{sealed as full, store_by_hand as options};
+use tailcask::{MergePolicy, OpenError, SimulatedDisk, Store};
 
 const SEGMENT: u64 = 2 << 20;
-
-fn options() -> StoreOptions {
-    Store::options().segment_size(SEGMENT).maintenance(Maintenance::Manual)
-}
 
 /// Maintains until there is nothing to be done, and says how many merges that took.
 fn rounds_to_rest(store: &Store) -> usize {
@@ -160,8 +159,7 @@ fn a_hint_in_which_one_tag_is_too_frequent_is_not_used() {
         hinted
     };
     assert_eq!(open(), 1);
-    let hints = std::fs::read_dir(&path).unwrap().map(|file| file.unwrap().path());
-    let hints = hints.filter(|file| file.extension().is_some_and(|end| end == "hint"));
+    let hints = paths_with(&path, "hint").into_iter();
     let hint = hints.max_by_key(|file| file.metadata().unwrap().len()).unwrap();
     let mut bytes = std::fs::read(&hint).unwrap();
     let end = bytes.len() - 4;
@@ -184,10 +182,6 @@ fn a_hint_in_which_one_tag_is_too_frequent_is_not_used() {
 fn what_was_reclaimed_is_remembered_when_the_store_is_opened_again() {
     let disk = SimulatedDisk::new();
     let open = || options().open_simulated(&disk).unwrap();
-    let full = |store: &Store| {
-        let sealed = store.stats().segments.into_iter().filter(|segment| segment.sealed);
-        sealed.map(|segment| segment.id).collect::<Vec<_>>()
-    };
     let merged = |store: &Store| {
         let all = store.stats().segments.into_iter().filter(|segment| segment.merged);
         all.map(|segment| (segment.id, segment.live_bytes, segment.dead_bytes)).collect::<Vec<_>>()

@@ -4,50 +4,26 @@
 //! `TAILCASK_ROUNDS` says how many histories of each kind.
 #![cfg(unix)]
 
+#[path = "../common/mod.rs"]
+mod common;
+
 mod checker;
 
 use checker::{History, KEYS, Operation, Saw, Step};
+use common::children::{self, die};
+use common::{Finish, Random, rounds};
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::ScopedJoinHandle;
 use tailcask::{Batch, Store};
 
-fn rounds(default: u64) -> u64 {
-    std::env::var("TAILCASK_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(default)
-}
-
 /// Threads meet where processors are free for them, so one test runs at a time.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A small generator, so that a failing seed can be named.
-struct Random(u64);
-
-impl Random {
-    fn new(seed: u64) -> Self {
-        Self((seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15))
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 >> 11
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        (self.next() % end as u64) as usize
-    }
-
-    fn flip(&mut self) -> bool {
-        self.below(2) == 0
-    }
 }
 
 fn key(n: usize) -> Vec<u8> {
@@ -136,12 +112,12 @@ impl Worker<'_> {
     }
 
     fn operate(&mut self) {
-        let key = self.random.below(self.keys);
+        let key = self.random.index(self.keys);
         self.operate_on(key);
     }
 
     fn operate_on(&mut self, key: usize) {
-        match self.random.below(self.kinds) {
+        match self.random.index(self.kinds) {
             0 | 1 => self.put(key),
             2 => self.delete(key),
             3 | 4 => self.put_if_absent(key),
@@ -179,7 +155,7 @@ impl Worker<'_> {
     }
 
     fn swap(&mut self, k: usize) {
-        let (expected, new) = (self.last[k], self.random.below(4) > 0);
+        let (expected, new) = (self.last[k], self.random.index(4) > 0);
         let (id, bytes) = self.new_value();
         let step = Step::saw(k, expected).and_wrote(k, new.then_some(id));
         let called = self.call(step.clone());
@@ -195,7 +171,7 @@ impl Worker<'_> {
     }
 
     fn update(&mut self, k: usize) {
-        let new = (self.random.below(4) > 0).then(|| self.new_value());
+        let new = (self.random.index(4) > 0).then(|| self.new_value());
         let wrote = new.as_ref().map(|new| new.0);
         let called = self.call(Step::wrote(k, wrote));
         let mut seen = None;
@@ -221,9 +197,9 @@ impl Worker<'_> {
     }
 
     fn get_many(&mut self) {
-        let first = self.random.below(self.keys);
+        let first = self.random.index(self.keys);
         let wanted: Vec<usize> = (first..self.keys).chain(0..first).collect();
-        let wanted = &wanted[..1 + self.random.below(self.keys)];
+        let wanted = &wanted[..1 + self.random.index(self.keys)];
         let called = self.tick();
         let keys: Vec<_> = wanted.iter().copied().map(key).collect();
         let found = self.store.get_many(&keys).unwrap();
@@ -249,7 +225,7 @@ impl Worker<'_> {
     fn batch(&mut self) {
         let (mut batch, mut step) = (Batch::new(), Step::default());
         for k in 0..self.keys {
-            match self.random.below(4) {
+            match self.random.index(4) {
                 0 => {}
                 1 => {
                     batch.delete(key(k));
@@ -330,8 +306,8 @@ struct Shape {
 impl Shape {
     fn new(seed: u64, kinds: usize, operations: usize) -> Self {
         let mut random = Random::new(seed);
-        let (threads, keys) = (3 + random.below(6), 1 + random.below(KEYS));
-        let tag_bits = if random.below(4) == 0 { 1 } else { 32 };
+        let (threads, keys) = (3 + random.index(6), 1 + random.index(KEYS));
+        let tag_bits = if random.index(4) == 0 { 1 } else { 32 };
         Self { seed, threads, keys, operations, kinds, tag_bits }
     }
 
@@ -369,9 +345,10 @@ impl Shape {
                     disturb(store);
                 }
             });
+            let finish = Finish(&done);
             let threads: Vec<_> = (0..self.threads).map(|_| scope.spawn(work)).collect();
             let results: Vec<_> = threads.into_iter().map(ScopedJoinHandle::join).collect();
-            done.store(true, Ordering::Relaxed);
+            drop(finish);
             results.into_iter().flat_map(|result| result.expect("its panic is above")).collect()
         })
     }
@@ -392,7 +369,7 @@ impl Shape {
         let mut store = self.open(dir.path());
         for _ in 0..phases {
             operations.extend(self.phase(&store, &clock));
-            if random.below(4) == 0 {
+            if random.index(4) == 0 {
                 continue;
             }
             if random.flip() {
@@ -448,31 +425,28 @@ fn histories_of_single_keys_are_linearizable() {
     }
 }
 
-const CHILD: &str = "TAILCASK_HISTORY";
-
-/// Where a child works, and all it has to know.
-fn child_arguments(dir: &Path, shape: &Shape, clock: u64, limit: u64) -> String {
+/// All that a child has to know.
+fn role(shape: &Shape, clock: u64, limit: u64) -> String {
     let Shape { seed, threads, keys, tag_bits, .. } = shape;
-    format!("{seed} {threads} {keys} {tag_bits} {clock} {limit} {}", dir.display())
+    format!("{seed} {threads} {keys} {tag_bits} {clock} {limit}")
 }
 
 #[test]
 #[ignore = "the process that the test below has killed"]
 fn child() {
-    let Ok(arguments) = std::env::var(CHILD) else { return };
+    let Some((role, dir)) = children::role() else { return };
     // A panic has to end the process, whatever its other threads do.
     let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         print(panic);
         std::process::exit(3);
     }));
-    let mut words = arguments.splitn(7, ' ');
+    let mut words = role.split(' ');
     let mut number = || words.next().unwrap().parse::<u64>().unwrap();
     let (seed, threads, keys) = (number(), number() as usize, number() as usize);
     let (tag_bits, clock, limit) = (number() as u32, number(), number());
     let shape = Shape { seed, threads, keys, operations: 0, kinds: ALL, tag_bits };
-    let dir = Path::new(words.next().unwrap());
-    work_until_killed(&shape, dir, clock, limit);
+    work_until_killed(&shape, &dir, clock, limit);
 }
 
 /// The thread that does the last operation has the process killed in the midst of the others'.
@@ -499,20 +473,9 @@ fn work_until_killed(shape: &Shape, dir: &Path, clock: u64, limit: u64) {
     });
 }
 
-fn die() -> ! {
-    rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL)
-        .expect("killed");
-    unreachable!("SIGKILL is not survived")
-}
-
 fn run_child(dir: &Path, shape: &Shape, clock: u64, limit: u64) {
     use std::os::unix::process::ExitStatusExt;
-    let status = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "child", "--ignored", "--nocapture"])
-        .env(CHILD, child_arguments(dir, shape, clock, limit))
-        .stdout(Stdio::null())
-        .status()
-        .unwrap();
+    let status = children::command(&role(shape, clock, limit), dir).status().unwrap();
     assert_eq!(status.signal(), Some(9), "it ended by itself: {status}");
 }
 

@@ -1,6 +1,8 @@
 //! Closing, truncating, syncing, and what the MANIFEST says.
 
-use super::{entries, fill, log_options, segment, word};
+use super::{fill, log_options};
+use crate::common::frames::word;
+use crate::common::{entries, segment};
 use std::io::ErrorKind;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};

@@ -1,6 +1,8 @@
 //! What is judged after a crash, and what is done about it.
 
-use super::{entries, fill, log_options, seed, segment, word};
+use super::{fill, log_options};
+use crate::common::frames::{seed, set_word, uncommit, word};
+use crate::common::{entries, segment};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use tailcask::{CommitLog, DiskOperation, Fate, LogPosition, OpenError, SimulatedDisk, Unsynced};
@@ -171,8 +173,8 @@ fn a_batch_of_fewer_entries_than_it_says_is_damaged() {
     for (count, sound) in [(2u64, true), (1, false), (3, false)] {
         let (mut bytes, header) = (good.clone(), 2 | count << 32);
         let check = seed(salt, at as u64, low, header);
-        bytes[at..at + 8].copy_from_slice(&(u64::from(check) << 32 | low).to_le_bytes());
-        bytes[at + 8..at + 16].copy_from_slice(&header.to_le_bytes());
+        set_word(&mut bytes, at, u64::from(check) << 32 | low);
+        set_word(&mut bytes, at + 8, header);
         let image = image.process_death();
         assert!(image.write(&segment(1), &bytes));
         let opened = log_options().open_simulated(&image);
@@ -192,9 +194,7 @@ fn the_entries_of_a_dead_batch_are_not_read() {
     log.abort();
     // As it is before its commit.
     let mut bytes = image.read(&segment(1)).unwrap();
-    let (salt, low) = (word(&bytes, 24), word(&bytes, at) & 0xffff_fff8 | 1);
-    let claim = u64::from(seed(salt, at as u64, low, 0)) << 32 | low;
-    bytes[at..at + 8].copy_from_slice(&claim.to_le_bytes());
+    uncommit(&mut bytes, at);
     assert!(image.write(&segment(1), &bytes));
     let log = log_options().open_simulated(&image).unwrap();
     assert_eq!((log.recovery().dead_claims, entries(&log)), (1, vec![b"behind".to_vec()]));

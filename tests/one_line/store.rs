@@ -1,26 +1,18 @@
 //! The store: merges, tombstones, hints, dead bytes, backups.
 
-use super::{UNIT, segment, word};
+use super::UNIT;
+use crate::common::frames::word;
+use crate::common::{hint, segment, small_store, value};
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tailcask::{
-    Batch, DiskOperation, Fate, Maintenance, OpenError, RecoveryMode, SimulatedDisk, Store,
-    StoreOptions,
+    Batch, DiskOperation, Fate, OpenError, RecoveryMode, SimulatedDisk, Store, StoreOptions,
 };
 
 fn options() -> StoreOptions {
-    let options = Store::options().segment_unit(UNIT).segment_size(UNIT);
-    options.maintenance(Maintenance::Manual)
-}
-
-fn hint(id: u32) -> String {
-    format!("{id:020}.hint")
-}
-
-fn value(store: &Store, key: &str) -> Option<Vec<u8>> {
-    store.get(key).unwrap().map(|value| value.to_vec())
+    small_store(UNIT)
 }
 
 /// Puts and deletes, and makes another segment active behind them; which one they are in.
