@@ -1,10 +1,17 @@
-//! Group commit: many wait, one syncs.
+//! Group commit: many threads wait for durability, and one of them syncs for all.
+//!
+//! A thread whose target is not durable yet leads if nobody else does: it syncs as far as it can, raises
+//! the watermark, and steps down. Otherwise it registers and parks. When a leader steps down, it wakes
+//! everybody whose target is durable now, and one thread of those that are left. That one finds that
+//! nobody leads, and leads; or, if a newcomer was faster, registers again and is woken by that one.
 //!
 //! Invariants:
 //! * At most one thread leads, and only the leader raises `durable`.
-//! * Every waiter is woken when its target is durable, when a sync has failed, or when it is its
-//!   turn to lead; whoever stops leading sees to that, also when it panics.
+//! * Every waiter is woken when its target is durable, when a sync has failed, or when it should lead.
+//!   Whoever stops leading sees to that, also if it panics.
 //! * A failure is kept: from then on every wait that is not yet satisfied fails.
+//!
+//! Async tasks wait in the same group, and never lead: the log's own thread does so for them.
 
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering, Thread, current, lock, park};
 use std::io;
@@ -13,16 +20,16 @@ use std::task::Waker;
 
 pub(crate) type Failure = Arc<io::Error>;
 
-enum Wake {
+enum Wakeup {
     Thread(Thread),
     Task(Waker),
 }
 
 struct Waiter {
-    /// Of a task: by what it finds itself again. 0 for a thread.
+    /// By this a task finds its own entry again. 0 for a thread.
     ticket: u64,
     target: u64,
-    wake: Wake,
+    wake: Wakeup,
 }
 
 #[derive(Default)]
@@ -39,17 +46,18 @@ pub(crate) struct GroupCommit {
     state: Mutex<Group>,
 }
 
+/// What a thread does next.
 enum Turn {
     Done,
     Lead,
     Wait,
 }
 
-/// What an async waiter finds.
+/// What a task does next.
 pub(crate) enum TaskTurn {
     Done,
     Failed(Failure),
-    /// Registered; somebody else has to see to it that someone leads.
+    /// It is registered. A thread has to lead for it, which the task must see to.
     Registered,
 }
 
@@ -59,8 +67,8 @@ impl GroupCommit {
     }
 
     pub(crate) fn durable(&self) -> u64 {
-        // ORDERING: Acquire; pairs with the Release store in `finish`: who sees the watermark
-        // comes after the sync.
+        // ORDERING: Acquire; pairs with the Release store in `finish`: whoever sees the watermark
+        // comes after the sync that raised it.
         self.durable.load(Ordering::Acquire)
     }
 
@@ -92,7 +100,8 @@ impl GroupCommit {
         }
     }
 
-    /// `registered`: perhaps this thread is among the waiters already, and was woken for nothing.
+    /// Decides what the calling thread does next. `registered`: it was told to wait before, and may
+    /// still be among the waiters, if it was woken by something else.
     fn turn(&self, target: u64, registered: bool) -> Result<Turn, Failure> {
         if self.durable() >= target {
             return Ok(Turn::Done);
@@ -109,18 +118,19 @@ impl GroupCommit {
             return Ok(Turn::Lead);
         }
         let me = current();
-        let is_me = |w: &Waiter| matches!(&w.wake, Wake::Thread(thread) if thread.id() == me.id());
+        let is_me =
+            |w: &Waiter| matches!(&w.wake, Wakeup::Thread(thread) if thread.id() == me.id());
         if !registered || !state.waiters.iter().any(is_me) {
-            state.waiters.push(Waiter { ticket: 0, target, wake: Wake::Thread(me) });
+            state.waiters.push(Waiter { ticket: 0, target, wake: Wakeup::Thread(me) });
         }
         Ok(Turn::Wait)
     }
 
-    /// As `wait` for a task: registers its waker where it has to wait, once, by its ticket (0: it
-    /// has none yet).
+    /// As `wait`, for a task: registers its waker if it has to wait. It is registered once, however
+    /// often it polls, by its ticket (0: it has none yet).
     pub(crate) fn poll(&self, target: u64, ticket: &mut u64, waker: &Waker) -> TaskTurn {
-        // Cloned and dropped outside of the lock: a waker is somebody else's code.
-        let mut wake = Wake::Task(waker.clone());
+        // Cloned and dropped outside of the lock: a waker runs code of the async runtime.
+        let mut wake = Wakeup::Task(waker.clone());
         let mut state = lock(&self.state);
         if self.durable() >= target {
             return TaskTurn::Done;
@@ -142,7 +152,7 @@ impl GroupCommit {
         TaskTurn::Registered
     }
 
-    /// A task waits no longer.
+    /// Removes a task that waits no longer.
     pub(crate) fn forget(&self, ticket: u64) {
         let mut state = lock(&self.state);
         let at = state.waiters.iter().position(|w| w.ticket != 0 && w.ticket == ticket);
@@ -151,12 +161,12 @@ impl GroupCommit {
         drop(waiter);
     }
 
-    /// Wakes all tasks: nobody will lead for them any more.
+    /// Wakes all tasks, because nobody will lead for them any more.
     pub(crate) fn wake_tasks(&self) {
         let mut state = lock(&self.state);
         let (tasks, threads) = std::mem::take(&mut state.waiters)
             .into_iter()
-            .partition(|w| matches!(w.wake, Wake::Task(_)));
+            .partition(|w| matches!(w.wake, Wakeup::Task(_)));
         state.waiters = threads;
         drop(state);
         wake(tasks);
@@ -165,22 +175,24 @@ impl GroupCommit {
     /// The furthest position that a task waits for.
     pub(crate) fn wanted(&self) -> Option<u64> {
         let state = lock(&self.state);
-        let tasks = state.waiters.iter().filter(|w| matches!(w.wake, Wake::Task(_)));
+        let tasks = state.waiters.iter().filter(|w| matches!(w.wake, Wakeup::Task(_)));
         tasks.map(|w| w.target).max()
     }
 
-    /// Those waiting now.
+    /// How many wait now.
     pub(crate) fn waiting(&self) -> usize {
         lock(&self.state).waiters.len()
     }
 
+    /// Steps down as the leader, and wakes those who have what they waited for, and the next leader.
     fn finish(&self, result: Result<u64, io::Error>) {
         let mut state = lock(&self.state);
         state.leading = false;
         match result {
-            // ORDERING: Relaxed; only stored under the lock that is held here.
+            // ORDERING: Relaxed; only stored under the lock, which is held here.
             Ok(durable) if durable > self.durable.load(Ordering::Relaxed) => {
-                // ORDERING: Release; pairs with the Acquire load in `durable`.
+                // ORDERING: Release; pairs with the Acquire load in `durable`. If a thread sees this,
+                // it comes after the sync; if it does not, it takes the lock and waits.
                 self.durable.store(durable, Ordering::Release);
             }
             Ok(_) => {}
@@ -188,14 +200,14 @@ impl GroupCommit {
                 state.failed.get_or_insert_with(|| Arc::new(error));
             }
         }
-        // ORDERING: Relaxed; as above.
+        // ORDERING: Relaxed; under the lock, as above.
         let durable = self.durable.load(Ordering::Relaxed);
         let failed = state.failed.is_some();
         let (mut woken, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut state.waiters)
             .into_iter()
             .partition(|w| failed || w.target <= durable);
         state.waiters = rest;
-        // Someone has to lead for those who are left.
+        // One thread of those who are left will lead.
         let next = state.waiters.iter().position(|w| w.ticket == 0);
         woken.extend(next.map(|at| state.waiters.swap_remove(at)));
         drop(state);
@@ -207,18 +219,18 @@ fn wake(waiters: Vec<Waiter>) {
     let mut tasks = Vec::new();
     for waiter in waiters {
         match waiter.wake {
-            Wake::Thread(thread) => thread.unpark(),
-            Wake::Task(waker) => tasks.push(waker),
+            Wakeup::Thread(thread) => thread.unpark(),
+            Wakeup::Task(waker) => tasks.push(waker),
         }
     }
-    // A waker is somebody else's code. If it panics, the others are woken all the same, and it is
-    // not the leader's fault, whose sync went well: the panic hook has told of it.
+    // A waker runs code of the async runtime. If it panics, the others are woken all the same, and the
+    // leader goes on, for its sync went well; the panic hook has reported the panic.
     for waker in tasks {
         let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
     }
 }
 
-/// Stops leading when the leader panics.
+/// Steps down when the leader panics: nobody knows then what is durable, so that is a failure.
 struct Leading<'g>(&'g GroupCommit);
 
 impl Drop for Leading<'_> {

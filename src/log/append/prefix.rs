@@ -1,10 +1,13 @@
 //! The walk over commit words: how far the log is complete, and where its frames begin.
 //!
-//! The log is its own ledger. Everything before the prefix's position is finished (committed, void
-//! or padded); the position is found by walking from word to word, by whoever wants to know it.
-//! A segment that the walk has left is finished as a whole, and its slot in the tail is freed.
+//! There is no second record of what is committed: each frame's commit word says its length and its
+//! state, so a walk from word to word finds it. The prefix is as far as all frames are finished
+//! (committed, void or padded). It advances when somebody asks: a sync, a seal, a reader at the end,
+//! the statistics. Appends never do it.
+//!
+//! The walk also frees the tail's slots: a segment that it has left is finished as a whole.
 
-#![allow(unsafe_code, reason = "reads headers behind words that it saw committed")]
+#![allow(unsafe_code, reason = "reads headers whose words it saw committed")]
 
 use crate::format::frame::{self, Header, Kind, State, Word};
 use crate::format::header::FIRST_FRAME;
@@ -13,7 +16,7 @@ use crate::log::append::tail::{Tail, Walker};
 use crate::position::LogPosition;
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering, lock};
 
-/// What the walk has counted.
+/// What the walk has counted, of all that it has walked over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
     pub(crate) entries: u64,
@@ -22,19 +25,22 @@ pub(crate) struct Counts {
     pub(crate) voids: u64,
 }
 
-/// A segment in which every frame is finished.
+/// A segment that is full, and in which every frame is finished.
 pub(crate) struct Finished<S> {
     pub(crate) segment: Arc<S>,
     pub(crate) frames: u64,
-    /// Where they end: before the pad at the end, if there is one.
+    /// Where the frames end: before the pad at the end, if there is one.
     pub(crate) end: u64,
 }
 
+/// Where the walk is.
 struct Cursor<S> {
     walker: Walker,
+    /// That of `segment`.
     roll: u64,
     segment: Arc<S>,
     offset: u64,
+    /// Frames before `offset` in this segment.
     frames: u64,
     /// Where the last frame begins, if it is a pad.
     pad: Option<u64>,
@@ -42,9 +48,7 @@ struct Cursor<S> {
     finished: Vec<Finished<S>>,
 }
 
-/// The contiguous committed prefix: everything before it is finished.
-///
-/// Found by walking the commit words, by whoever wants to know; the log is its own ledger.
+/// The contiguous finished part of the log: no frame before its end is still claimed.
 pub(crate) struct Prefix<S> {
     position: AtomicU64,
     cursor: Mutex<Cursor<S>>,
@@ -61,13 +65,17 @@ impl<S: SegmentMemory> Prefix<S> {
         Self { position: AtomicU64::new(start.as_u64()), cursor: Mutex::new(cursor) }
     }
 
-    /// As far as is known.
+    /// The end of the prefix as it was found last.
     pub(crate) fn position(&self) -> LogPosition {
-        // ORDERING: Acquire; pairs with the Release store in `advance`: frames before it are seen.
+        // ORDERING: Acquire; pairs with the Release store in `advance`: whoever sees a position sees
+        // all frames before it, which the walk acquired from their words.
         LogPosition::from_u64(self.position.load(Ordering::Acquire))
     }
 
-    /// Walks on, over finished frames, and into segments that became active.
+    /// Walks on to the first frame that is not finished, and says where that is.
+    ///
+    /// At the end of a segment it goes on in the next one, if that is active already, and frees the
+    /// slot of the one it leaves: every frame there is finished, so no writer uses it any more.
     pub(crate) fn advance(&self, tail: &Tail<S>) -> LogPosition {
         let mut cursor = lock(&self.cursor);
         loop {
@@ -83,22 +91,23 @@ impl<S: SegmentMemory> Prefix<S> {
             unsafe { tail.finish(&mut cursor.walker, roll) };
         }
         let position = LogPosition::new(cursor.segment.id(), cursor.offset as u32);
-        // ORDERING: Release; pairs with the Acquire load in `position`. Stored under the lock, so
-        // it never goes back.
+        // ORDERING: Release; pairs with the Acquire load in `position`. Stored under the lock, so it
+        // never goes back.
         self.position.store(position.as_u64(), Ordering::Release);
         position
     }
 
     /// Whether a frame begins at `target`, an offset in a segment of this log that is active or was.
     ///
-    /// Found by walking over the segment's words: claims are stepped over by their length; behind a
-    /// range that is not even claimed nothing is known.
+    /// Needed for reading behind an unfinished frame, which the prefix cannot pass. The segment's own
+    /// words are walked over; claims are stepped over by their length; behind a range that is not even
+    /// claimed nothing is known.
     ///
-    /// Invariant: where a frame begins, one begins for as long as the segment is mapped: a word keeps
-    /// its length from the claim on, and a batch, once committed, the frames inside it. So what a
-    /// walk finds is kept, a place for each `BLOCK`, and a later walk begins there: every word is
-    /// walked over about once, however often somebody reads behind an unfinished frame. It takes no
-    /// lock: the words at frames' beginnings are atomics.
+    /// Invariant: where a frame begins, one begins for as long as the segment is mapped. For a word
+    /// keeps its length from the claim on, and the frames inside a committed batch never change. So
+    /// what one walk finds is kept for all later ones: for each `BLOCK` an offset at which a frame
+    /// begins, and a walk starts from the last of them before its target. Thus every word is walked
+    /// over about once, however often somebody reads here. It takes no lock.
     pub(crate) fn is_frame(&self, segment: &S, target: u64) -> bool {
         let prefix = self.position();
         let offset = u64::from(prefix.offset());
@@ -113,13 +122,13 @@ impl<S: SegmentMemory> Prefix<S> {
         (cursor.segment.clone(), cursor.offset, std::mem::take(&mut cursor.finished))
     }
 
-    /// The roll of the first segment that is not taken.
+    /// The roll of the first segment that `take_finished` has not given out.
     pub(crate) fn sealable_from(&self) -> u64 {
         let cursor = lock(&self.cursor);
         cursor.roll - cursor.finished.len() as u64
     }
 
-    /// How many segments are finished and not taken.
+    /// How many segments are finished and were not given out by `take_finished`.
     pub(crate) fn finished(&self) -> usize {
         lock(&self.cursor).finished.len()
     }
@@ -128,8 +137,8 @@ impl<S: SegmentMemory> Prefix<S> {
         lock(&self.cursor).counts
     }
 
-    /// The segment that the walk is in, how far it is, and over how many frames; but for a pad at
-    /// the end.
+    /// The segment that the walk is in, how far it has come there, and over how many frames. A pad at
+    /// the end counts for neither.
     pub(crate) fn current(&self) -> (Arc<S>, u64, u64) {
         let cursor = lock(&self.cursor);
         let (end, frames) = cursor.end();
@@ -164,8 +173,8 @@ fn is_frame_from<S: SegmentMemory>(
     let place = |offset: u64| found.get((offset / S::BLOCK) as usize);
     let mut offset = from;
     for block in (from / S::BLOCK..=target / S::BLOCK).rev() {
-        // ORDERING: Acquire; pairs with the Release store below: who begins at a frame that another
-        // thread has found sees its word, too.
+        // ORDERING: Acquire; pairs with the Release store below: if another thread has found a frame
+        // here, its word is seen, too; if the load misses that, the walk begins further ahead.
         let known = found.get(block as usize).map_or(0, |place| place.load(Ordering::Acquire));
         if known > from && known <= target {
             offset = known;
@@ -177,12 +186,14 @@ fn is_frame_from<S: SegmentMemory>(
             offset += len;
             continue;
         }
-        // ORDERING: Acquire; pairs with the Release store of `settle`.
+        // ORDERING: Acquire; pairs with the Release store in `settle`: `stride` reads the header of a
+        // committed frame.
         let word = segment.word(offset).load(Ordering::Acquire);
         let Ok(Some(word)) = Word::parse(word, limit - offset) else { return false };
-        // ORDERING: Relaxed; any frame in the block will do.
+        // ORDERING: Relaxed; if two threads store here at once, either frame will do.
         if let Some(place) = place(offset).filter(|place| place.load(Ordering::Relaxed) == 0) {
-            // ORDERING: Release; pairs with the Acquire load above.
+            // ORDERING: Release; pairs with the Acquire load above, and hands on the word that was
+            // acquired.
             place.store(offset, Ordering::Release);
         }
         offset += stride(segment, offset, word, target);
@@ -203,12 +214,14 @@ fn stride<S: SegmentMemory>(segment: &S, offset: u64, word: Word, target: u64) -
     }
 }
 
+/// The word at an offset; `None`: nothing is claimed there, or the segment ends.
 fn read<S: SegmentMemory>(segment: &S, offset: u64) -> Option<Word> {
     let room = segment.capacity() - offset;
     if room == 0 {
         return None;
     }
-    // ORDERING: Acquire; pairs with the Release store of `settle`.
+    // ORDERING: Acquire; pairs with the Release store in `settle`. If the frame is seen finished, its
+    // bytes are seen, too, and its writer is done with the segment; if not, the walk stops here.
     let word = segment.word(offset).load(Ordering::Acquire);
     Word::parse(word, room).expect("words of this process are sound")
 }
@@ -252,7 +265,7 @@ impl<S: SegmentMemory> Cursor<S> {
         (self.offset, self.frames, self.pad) = (FIRST_FRAME, 0, None);
     }
 
-    /// Where the frames end that were walked over, and how many they are, without a pad at the end.
+    /// Where the frames end that were walked over, and how many they are. Without a pad at the end.
     fn end(&self) -> (u64, u64) {
         self.pad.map_or((self.offset, self.frames), |pad| (pad, self.frames - 1))
     }

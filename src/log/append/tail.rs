@@ -5,17 +5,24 @@
 //! bits  0..40  fill, in units of 8 bytes, counted so that LIMIT is full whatever the capacity
 //! ```
 //!
-//! A writer's one `fetch_add` gives it a segment and a range in it together. Because a fill of
-//! LIMIT is full in every segment, whether the range is its own is told by the word alone:
+//! A writer reserves with one `fetch_add`, which gives it a segment and a range in it together.
+//! Because a fill of LIMIT means full in every segment, the word alone decides what the writer owns:
 //!
-//! * `start + len <= LIMIT`: it owns the range;
-//! * `start < LIMIT < start + len`: it alone owns the rest, and pads it;
-//! * otherwise it owns nothing and has touched no memory.
+//! * `start + len <= LIMIT`: the range;
+//! * `start < LIMIT < start + len`: what is left of the segment, which is too short; it pads that;
+//! * `LIMIT <= start`: nothing, and it has touched no memory.
 //!
-//! Invariant: the slot of a roll is not reused before every frame of its segment is finished. So
-//! whoever owns a range may use the slot: the range is not finished before they are.
+//! To roll is to exchange the word for the standby's, which names the next roll. The number of a roll
+//! leads to a slot, and the slot to the segment. There are few slots, so they are reused.
+//!
+//! Invariant: the slot of a roll is not reused before every frame of its segment is finished. So the
+//! owner of a range may use the slot and the segment without a pin or a count, until it has finished
+//! the frame; after that it may not.
+//!
+//! Claims, which are what `reserve` hands out, are in `claim`; the walk that finds out which rolls
+//! are finished is in `prefix`.
 
-#![allow(unsafe_code, reason = "slots are shared by the protocol above")]
+#![allow(unsafe_code, reason = "slots are shared as the invariant above says")]
 
 use crate::log::append::claim::{Claim, Reserved, SegmentMemory, pad};
 use crate::log::waiters::Waiters;
@@ -29,9 +36,9 @@ use std::ptr::NonNull;
 const ROLL_SHIFT: u32 = 40;
 const ROLL_MASK: u64 = (1 << 24) - 1;
 const FILL_MASK: u64 = (1 << ROLL_SHIFT) - 1;
-/// A full segment. What is above, 4 TiB, is room for writers that came too late.
+/// The fill of a full segment. The room above it, 4 TiB, is for writers that come too late.
 const LIMIT: u64 = 1 << (ROLL_SHIFT - 1);
-/// More than any segment has room for, so that adding it closes the segment.
+/// More units than any segment has room for: adding it closes the segment.
 const CLOSE: u64 = 1 << 29;
 
 const fn fill(word: u64) -> u64 {
@@ -49,13 +56,24 @@ const fn offset(base: u64, fill: u64) -> u64 {
 
 /// Whether roll `a` is after roll `b`, both modulo 2^24 and less than half of that apart.
 pub(crate) const fn is_after(a: u64, b: u64) -> bool {
-    let ahead = a.wrapping_sub(b) & ROLL_MASK;
+    let ahead = rolls_between(b, a);
     ahead != 0 && ahead < 1 << 23
 }
 
+/// How many rolls `later` comes after `earlier`, both modulo 2^24.
+pub(crate) const fn rolls_between(earlier: u64, later: u64) -> u64 {
+    later.wrapping_sub(earlier) & ROLL_MASK
+}
+
+/// A roll's number as it stands in the word: modulo 2^24.
+pub(crate) const fn wrapped(roll: u64) -> u32 {
+    (roll & ROLL_MASK) as u32
+}
+
+/// Where the segment of a roll is found.
 struct SegmentSlot<S> {
     id: AtomicU64,
-    /// Add 8 times the fill (wrapping) for the offset.
+    /// Plus 8 times the fill (wrapping), this is the offset in the segment.
     base: AtomicU64,
     /// What `segment` points to.
     memory: AtomicPtr<S>,
@@ -64,7 +82,7 @@ struct SegmentSlot<S> {
 
 pub(crate) struct Tail<S> {
     word: CachePadded<AtomicU64>,
-    /// The word that makes the standby active, or 0. Stays behind when it was used.
+    /// The word that makes the standby active, or 0. It stays here after it was used.
     standby: CachePadded<AtomicU64>,
     slots: Box<[SegmentSlot<S>]>,
     preparing: Mutex<Preparing>,
@@ -72,12 +90,13 @@ pub(crate) struct Tail<S> {
     finished: AtomicU64,
     /// Which walker belongs to this tail.
     identity: Arc<()>,
-    /// Those who wait for a frame to be finished. Here, so that every range comes with them.
+    /// The threads that wait for a frame to be finished. Every claim carries a reference to them.
     pub(crate) waiters: Waiters,
 }
 
-// SAFETY: slots are written by the holder of `preparing` alone, while no roll uses them, and read
-// by owners of ranges as the invariant above allows; the rest is atomics and a mutex.
+// SAFETY: a slot's cell is written by the holder of `preparing`, while no roll uses the slot, and
+// emptied by the one walker, when its roll is finished; in between it is only read. The rest is
+// atomics and a mutex.
 unsafe impl<S: Send + Sync> Send for Tail<S> {}
 // SAFETY: as for Send.
 unsafe impl<S: Send + Sync> Sync for Tail<S> {}
@@ -103,7 +122,7 @@ impl<S: SegmentMemory> Tail<S> {
     /// # Safety
     /// As for [`Preparer::publish`].
     pub(crate) unsafe fn new(slots: usize, first: Arc<S>, offset: u64) -> (Self, Walker) {
-        // So that a roll's slot is the same with its number modulo 2^24.
+        // A power of two divides 2^24, so a roll's slot can be told from its wrapped number.
         assert!(slots.is_power_of_two());
         let slots = (0..slots).map(|_| SegmentSlot {
             id: AtomicU64::new(0),
@@ -141,35 +160,40 @@ impl<S: SegmentMemory> Tail<S> {
 
     #[inline(always)]
     pub(crate) fn reserve_unguarded(&self, len: u64) -> Option<Reserved<'_, S>> {
-        // ORDERING: Acquire; pairs with the Release exchange in `roll`: the slot is seen.
+        // ORDERING: Acquire; pairs with the Release exchange in `roll`. Whichever roll's word this
+        // reads, with whatever was added to it since, it sees that roll's slot as it was published.
         let seen = self.word.load(Ordering::Acquire);
-        // Keeps a full segment's fill from growing without bound.
+        // Checked first, so that the fill of a full segment does not grow without bound.
         if fill(seen) >= LIMIT { None } else { self.take(seen, len / 8) }
     }
 
-    /// Reserves and never claims: what a process leaves that dies in between.
+    /// Reserves and never claims: leaves what a process leaves that dies in between. For tests.
     pub(crate) fn reserve_unclaimed(&self, len: u64) {
         // ORDERING: Relaxed; no memory is touched.
         self.word.fetch_add(len / 8, Ordering::Relaxed);
     }
 
-    /// `seen` is the word as it was a moment ago. The segment is looked up by that, for loads after
-    /// the `fetch_add` would begin only once all earlier stores are done.
+    /// Reserves and claims. `seen` is the word as it was a moment ago, and the segment is looked up
+    /// by that, before the `fetch_add`: loads after it would begin only once all earlier stores are
+    /// done. In the rare case that a roll came in between, the segment is looked up again.
     #[inline(always)]
     fn take(&self, seen: u64, units: u64) -> Option<Reserved<'_, S>> {
         let (mut memory, mut base) = self.look_up(seen);
         // ORDERING: Acquire; pairs with the Release exchange in `roll` (adds in between continue
-        // its release sequence): the slot and the zeroed segment are seen.
+        // its release sequence). If a roll came after `seen` was loaded, this sees the new slot and
+        // the zeroed segment; if none did, the load of `seen` already has.
         let before = self.word.fetch_add(units, Ordering::Acquire);
         let start = fill(before);
         if start >= LIMIT {
             return None;
         }
-        // The range keeps the slot from being reused, so what was read of it before stands.
+        // If the roll is the same, what was read of its slot stands: it was unfinished from then on
+        // until now, and stays so while this thread owns the range, so the slot was not reused. (For
+        // the same number to mean another roll, 2^24 segments would have to fill in between.)
         if roll_of(before) != roll_of(seen) {
             (memory, base) = self.look_up(before);
         }
-        // Nothing but a check for the models: what owns the segment may be read here.
+        // Only a check for the models: nobody writes the slot's cell now.
         self.slot(roll_of(before)).segment.with(|_| ());
         let offset = offset(base, start);
         let memory = NonNull::new(memory).expect("a roll has a segment");
@@ -186,7 +210,7 @@ impl<S: SegmentMemory> Tail<S> {
         None
     }
 
-    /// The segment that a word names. Good for one who owns a range in it, or reads no memory.
+    /// The segment that a word names. It may be gone, unless the caller owns a range in it.
     #[inline(always)]
     fn look_up(&self, word: u64) -> (*mut S, u64) {
         let slot = self.slot(roll_of(word));
@@ -194,15 +218,16 @@ impl<S: SegmentMemory> Tail<S> {
         (slot.memory.load(Ordering::Relaxed), slot.base.load(Ordering::Relaxed))
     }
 
-    /// Closes the active segment: what is left of it is padded, and writers must roll. Always
-    /// changes the word; by little where the segment is full, so that closing again and again
-    /// (appends to a full disk) does not use up what is above LIMIT.
+    /// Closes the active segment: what is left of it is padded, and writers must roll.
+    ///
+    /// It always changes the word, which `withdraw` relies on; but only by 1 if the segment is full,
+    /// so that closing again and again (appends to a full disk) does not use up the room above LIMIT.
     pub(crate) fn close(&self) {
         // ORDERING: Acquire; as in `reserve`.
         let seen = self.word.load(Ordering::Acquire);
         let claim = self.take(seen, if fill(seen) >= LIMIT { 1 } else { CLOSE });
-        // One unit may fit if a roll came in between: then it is dropped, a void of 8 bytes, and
-        // the segment is closed by the next turn.
+        // One unit fits if a roll came in between. It becomes a void frame of 8 bytes, and the
+        // segment that the roll made active is closed in turn.
         if let Some(claim) = claim {
             drop(claim.guard());
             self.close();
@@ -210,21 +235,27 @@ impl<S: SegmentMemory> Tail<S> {
     }
 
     /// Makes the standby active if the active segment is full. False: there is no standby.
+    ///
+    /// Any number of threads may do this at once. One exchange succeeds for each roll; the others find
+    /// a segment that is not full any more, and are done, too.
     pub(crate) fn roll(&self) -> bool {
         loop {
-            // ORDERING: Acquire; pairs with the Release fence before the fetch_add of `close`
-            // in `withdraw`: who sees that sees the standby gone.
+            // ORDERING: Acquire; pairs with the Release fence in `withdraw`, before it closes the
+            // segment. If this sees the segment closed, the load below sees the standby gone. If it
+            // does not, the word changes before the exchange below, which fails.
             let seen = self.word.load(Ordering::Acquire);
             if fill(seen) < LIMIT {
                 return true;
             }
-            // ORDERING: Acquire; pairs with the Release store in `publish`.
+            // ORDERING: Acquire; pairs with the Release store in `publish`: the exchange below hands
+            // on the slot that was written before it.
             let standby = self.standby.load(Ordering::Acquire);
             if standby == 0 || !is_after(roll_of(standby), roll_of(seen)) {
                 return false;
             }
-            // ORDERING: Release on success; pairs with the Acquire fetch_add in `take`, and hands
-            // on what was acquired from `standby`. Relaxed on failure; we look again.
+            // ORDERING: Release on success; pairs with the Acquire load in `reserve_unguarded` and
+            // the fetch_add in `take`: they see the slot that was acquired from `standby`. Relaxed on
+            // failure; the loop loads the word again.
             let (success, failure) = (Ordering::Release, Ordering::Relaxed);
             if self.word.compare_exchange(seen, standby, success, failure).is_ok() {
                 return true;
@@ -233,30 +264,32 @@ impl<S: SegmentMemory> Tail<S> {
     }
 
     pub(crate) fn is_full(&self) -> bool {
-        // ORDERING: Relaxed; a hint for who prepares the standby, and for `close`, which tries
-        // again where it was stale.
+        // ORDERING: Relaxed; a hint for preparers; `roll` itself loads the word again.
         fill(self.word.load(Ordering::Relaxed)) >= LIMIT
     }
 
     /// The number of the roll that made the active segment active, modulo 2^24.
     pub(crate) fn roll_number(&self) -> u64 {
-        // ORDERING: Acquire; pairs with the Release exchange in `roll`: what was recorded of the
-        // segment before it became active is seen.
+        // ORDERING: Acquire; pairs with the Release exchange in `roll`: whoever sees a roll sees its
+        // slot, and everything that happened before its segment was published.
         roll_of(self.word.load(Ordering::Acquire))
     }
 
     /// Where the next frame goes: the end of everything that was reserved.
+    ///
+    /// Read without owning a range, so the slot may be reused meanwhile. As with a sequence lock, what
+    /// was read counts only if the word still has the same roll afterwards.
     pub(crate) fn position(&self) -> LogPosition {
         loop {
             // ORDERING: Acquire; pairs with the Release exchange in `roll`: the slot is seen.
             let word = self.word.load(Ordering::Acquire);
             let slot = self.slot(roll_of(word));
-            // ORDERING: Relaxed, both; behind the Acquire load above, and before the fence, which
-            // tells values of a later roll.
+            // ORDERING: Relaxed, both; between the Acquire load above and the fence below.
             let id = slot.id.load(Ordering::Relaxed);
             let base = slot.base.load(Ordering::Relaxed);
-            // ORDERING: Acquire fence; pairs with the Release fence in `publish`: if a value of a
-            // later roll was read above, then the word is seen to have moved on below.
+            // ORDERING: Acquire fence; pairs with the Release fence in `publish`. If a value of a
+            // later roll was read above, the load below sees that the word has moved on. If both are
+            // of this roll, they belong together.
             fence(Ordering::Acquire);
             // ORDERING: Relaxed; behind the fence.
             if roll_of(self.word.load(Ordering::Relaxed)) == roll_of(word) {
@@ -265,7 +298,7 @@ impl<S: SegmentMemory> Tail<S> {
         }
     }
 
-    /// Whoever holds this is alone in preparing segments.
+    /// The exclusive right to prepare segments; waits for whoever has it.
     pub(crate) fn preparer(&self) -> Preparer<'_, S> {
         Preparer { tail: self, preparing: lock(&self.preparing) }
     }
@@ -274,7 +307,7 @@ impl<S: SegmentMemory> Tail<S> {
     pub(crate) fn unfinished(&self, walker: &Walker, roll: u64) -> Option<Arc<S>> {
         self.check(walker);
         let active = self.roll_number();
-        // ORDERING: Relaxed; stored in `finish`, by the same one walker.
+        // ORDERING: Relaxed; stored in `finish`, for the same one walker.
         let known = roll >= self.finished.load(Ordering::Relaxed) && !is_after(roll, active);
         known.then(|| {
             self.slot(roll).segment.with(|cell| {
@@ -304,8 +337,9 @@ impl<S: SegmentMemory> Tail<S> {
             // walker; and the preparer waits for the store below.
             unsafe { *cell = None };
         });
-        // ORDERING: Release; pairs with the Acquire load in `has_slot`: the slot is reused after
-        // everything its segment's writers did, which the walker acquired from their words.
+        // ORDERING: Release; pairs with the Acquire load in `has_slot`. If a preparer sees this, it
+        // comes after the cell was emptied, and after everything that the segment's writers did,
+        // which the walk acquired from their words. If it does not, it takes the slot for in use.
         self.finished.store(rolls, Ordering::Release);
     }
 }
@@ -317,7 +351,7 @@ pub(crate) struct Preparer<'t, S> {
 }
 
 impl<'t, S: SegmentMemory> Preparer<'t, S> {
-    /// Whether a standby is waiting.
+    /// Whether there is a standby that is not active yet.
     pub(crate) fn has_standby(&self) -> bool {
         // ORDERING: Relaxed; only preparers store a standby, one at a time.
         let standby = self.tail.standby.load(Ordering::Relaxed);
@@ -329,9 +363,10 @@ impl<'t, S: SegmentMemory> Preparer<'t, S> {
         self.preparing.next_roll
     }
 
-    /// Whether there is a place for another segment.
+    /// Whether there is a slot for another segment.
     pub(crate) fn has_slot(&self) -> bool {
-        // ORDERING: Acquire; pairs with the Release store in `finish`.
+        // ORDERING: Acquire; pairs with the Release store in `finish`: whoever sees a slot freed may
+        // write it.
         let finished = self.tail.finished.load(Ordering::Acquire);
         self.preparing.next_roll < finished + self.tail.slots.len() as u64
     }
@@ -348,8 +383,9 @@ impl<'t, S: SegmentMemory> Preparer<'t, S> {
         }
         let roll = self.preparing.next_roll;
         let (id, capacity) = (segment.id(), segment.capacity());
-        // ORDERING: Release fence; pairs with the Acquire fence in `position`: who reads one of
-        // the values below sees that the word has moved on from the slot's last roll.
+        // ORDERING: Release fence; pairs with the Acquire fence in `position`. The slot's last roll is
+        // finished, so the word had moved on from it before this: whoever reads one of the values
+        // below, and then the word, sees that.
         fence(Ordering::Release);
         let slot = self.tail.slot(roll);
         // ORDERING: Relaxed, all three; published by the Release store of the standby below.
@@ -363,7 +399,8 @@ impl<'t, S: SegmentMemory> Preparer<'t, S> {
         });
         let word = (roll & ROLL_MASK) << ROLL_SHIFT | (LIMIT - (capacity - offset) / 8);
         self.preparing.next_roll = roll + 1;
-        // ORDERING: Release; pairs with the Acquire load in `roll`.
+        // ORDERING: Release; pairs with the Acquire load in `roll`: whoever sees the standby sees its
+        // slot.
         self.tail.standby.store(word, Ordering::Release);
         Ok(())
     }
@@ -406,14 +443,18 @@ impl<'t, S: SegmentMemory> Preparer<'t, S> {
         })
     }
 
-    /// Closes the active segment and takes back the standby, if there is one that did not become
-    /// active meanwhile. Until the next `publish` nobody can roll.
+    /// Closes the active segment and takes back the standby, unless that became active meanwhile.
+    /// Until the next `publish` nobody can roll.
+    ///
+    /// A thread that rolls at the same time loads the word, then the standby, and then exchanges the
+    /// word. Here the standby is taken away first, and then the word is changed, by `close`. So either
+    /// its exchange comes before the close, and the standby is active; or its exchange fails, for the
+    /// word has changed, and when it loads the word again it finds no standby.
     pub(crate) fn withdraw(&mut self) -> Option<Arc<S>> {
         // ORDERING: Relaxed; ordered by the fence below.
         let standby = self.tail.standby.swap(0, Ordering::Relaxed);
         // ORDERING: Release fence; pairs with the Acquire load of the word in `roll`: a thread that
-        // sees the word as `close` leaves it and then loads the standby, sees it gone. One that saw
-        // the word before fails its exchange, since `close` always changes the word.
+        // sees the word as `close` leaves it, and then loads the standby, sees it gone.
         fence(Ordering::Release);
         self.tail.close();
         if standby == 0 || !is_after(roll_of(standby), self.tail.roll_number()) {

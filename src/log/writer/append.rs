@@ -6,6 +6,7 @@
 #![allow(unsafe_code, reason = "a caller fills a claimed range in place")]
 
 use super::LogWriter;
+use super::capacity::Need;
 use crate::error::AppendError;
 use crate::format::frame::{self, Header, Kind};
 use crate::format::header::FIRST_FRAME;
@@ -13,8 +14,6 @@ use crate::log::append::claim::Claim;
 use crate::options::{Durability, MAX_SEGMENT};
 use crate::position::LogPosition;
 use crate::segment::Segment;
-
-use super::capacity::Need;
 
 impl LogWriter {
     /// The length of a frame for a body, if it is allowed.
@@ -26,7 +25,8 @@ impl LogWriter {
         Ok(frame::frame_len(body))
     }
 
-    /// Reserves and claims a frame in the active segment; `None`: it takes more than that.
+    /// Reserves and claims a frame in the active segment. `None`: that is full, or the frame is
+    /// oversize.
     #[inline]
     fn reserve(&self, len: u64) -> Option<Claim<'_, Segment>> {
         if len > self.max_shared { None } else { self.tail.reserve(len) }
@@ -41,7 +41,7 @@ impl LogWriter {
         }
     }
 
-    /// Reserves and claims a frame, and makes room for it where there is none.
+    /// Reserves and claims a frame; rolls until there is room for it.
     #[cold]
     #[inline(never)]
     fn make_room(&self, len: u64) -> Result<Claim<'_, Segment>, AppendError> {
@@ -56,6 +56,8 @@ impl LogWriter {
         }
     }
 
+    /// Appends an entry. The frame is not guarded by a `Claim`, since nothing here can panic between its
+    /// claim and its commit.
     #[inline]
     pub(crate) fn append(&self, body: &[u8]) -> Result<LogPosition, AppendError> {
         let len = body.len() as u64;
@@ -93,7 +95,6 @@ impl LogWriter {
         self.acknowledge(position)
     }
 
-    #[allow(unsafe_code, reason = "a caller fills the claimed range in place")]
     pub(crate) fn append_with(
         &self,
         body: usize,
@@ -113,7 +114,8 @@ impl LogWriter {
         self.acknowledge(position)
     }
 
-    /// One reservation for all; `each` is called with the position of every entry.
+    /// One reservation for all entries, in one batch frame around theirs. Its commit word is stored
+    /// last, and until then nobody looks inside it. `each` is called with the position of every entry.
     pub(crate) fn append_batch<'a>(
         &self,
         entries: impl ExactSizeIterator<Item = &'a [u8]> + Clone,

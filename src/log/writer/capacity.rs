@@ -7,14 +7,14 @@ use crate::options::{Config, MAX_SEGMENT};
 use std::io;
 use std::sync::Arc;
 
-/// What room is wanted for, which says how far to go for it.
+/// What space is needed for, which decides what may be taken for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Need {
     /// An entry of a log. It leaves the reserve alone.
     Append,
-    /// A put to a store, which does so, too, and is refused while the reserve is given back.
+    /// A put to a store. It leaves the reserve alone, too, and is refused while that is given back.
     Put,
-    /// What leads to space being freed. It takes the reserve.
+    /// What frees space sooner or later: a delete, a merge. It may take the reserve.
     Delete,
 }
 
@@ -23,13 +23,14 @@ pub(crate) const MAX_BATCH: u64 = MAX_SEGMENT - FIRST_FRAME - frame::HEADER;
 /// No segment is made smaller than this for want of space, except in tests.
 pub(super) const SMALLEST: u64 = 64 << 10;
 
-/// Whether an error says that there is no room, rather than that something is wrong. A limit on the
-/// size of files is met by smaller ones, too.
+/// Whether an error means that there is no space, rather than that something is wrong. A limit on the
+/// size of files counts, too, since smaller files keep within it.
 pub(super) fn is_no_space(error: &io::Error) -> bool {
     use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
     matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
 }
 
+/// The error of a write for which a segment could not be created.
 pub(super) fn refused(error: io::Error) -> AppendError {
     let no_space = is_no_space(&error);
     let source = Arc::new(error);
@@ -41,8 +42,8 @@ fn room_for(len: u64, unit: u64) -> u64 {
     (FIRST_FRAME + len).next_multiple_of(unit)
 }
 
-/// The capacities to try for a segment, the largest first: `wanted` if it can be, and room for `len`
-/// bytes of frames in any case. Those that certainly do not fit are left out, but for the last one.
+/// The capacities to try for a segment, from `wanted` down to the least that holds `len` bytes of
+/// frames. Those that certainly do not fit into the free space are left out, except the last one.
 pub(super) fn capacities(
     config: &Config,
     wanted: u64,
@@ -56,7 +57,7 @@ pub(super) fn capacities(
     sizes.filter(move |&size| size == least || free.is_none_or(|free| size <= free))
 }
 
-/// Tries one after the other while there is no space.
+/// Tries one capacity after the other, until there is space for one.
 pub(super) fn first_that_fits<T>(
     capacities: impl Iterator<Item = u64>,
     mut make: impl FnMut(u64) -> io::Result<T>,

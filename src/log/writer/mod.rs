@@ -60,15 +60,17 @@ const SLOTS: usize = 256;
 /// Frames above this get a segment of their own, which bounds what late writers add to the tail.
 const MAX_SHARED: u64 = 256 << 20;
 
-/// What was synced, and what is to be.
+/// What is to be synced next.
 #[derive(Debug)]
 struct Pending {
+    /// Full segments, which are sealed when they are synced.
     finished: VecDeque<Finished<Segment>>,
-    /// In the first of `finished`, or else in the segment where the prefix is.
+    /// Where the next sync begins: an offset in the first of `finished`, or else in the segment where
+    /// the prefix is.
     from: u64,
 }
 
-/// A segment whose pages are not all there yet.
+/// A segment whose pages are not all in memory yet.
 #[derive(Debug)]
 struct Unpopulated {
     segment: Arc<Segment>,
@@ -82,6 +84,7 @@ struct LastSyncMark {
     end: Option<LogPosition>,
 }
 
+/// A log that is open for writing. Shared by its handle, its threads, and the store on it.
 #[derive(Debug)]
 pub(crate) struct LogWriter {
     storage: Box<dyn Storage>,
@@ -95,13 +98,13 @@ pub(crate) struct LogWriter {
     signals: Signals,
     manifest: Mutex<Manifest>,
     truncating: Mutex<()>,
-    /// Whether the reserve is given back: a store then takes no puts.
+    /// Whether the reserve was given back: a store then takes no puts.
     short_of_space: AtomicBool,
     /// Held while the reserve is changed.
     reserve: Mutex<()>,
     /// The largest frame that shares a segment with others.
     max_shared: u64,
-    /// The largest entry that may be appended, and in such a frame.
+    /// The largest entry that is allowed and shares a segment with others.
     max_plain: u64,
     next: Mutex<NextSegment>,
     pending: Mutex<Pending>,
@@ -112,7 +115,7 @@ pub(crate) struct LogWriter {
     last_seen_roll: AtomicU64,
 }
 
-/// What recovery hands over.
+/// What recovery hands over: the log as it was found, and repaired.
 pub(crate) struct RecoveredLog {
     pub(crate) segments: Vec<Arc<Segment>>,
     pub(crate) manifest: Manifest,
@@ -210,7 +213,7 @@ impl LogWriter {
         self.tail.position()
     }
 
-    /// The end of the contiguous committed prefix; walks there.
+    /// The end of the prefix: every append before it is finished. Walks over what is new.
     pub(crate) fn committed(&self) -> LogPosition {
         self.prefix.advance(&self.tail)
     }
@@ -227,7 +230,7 @@ impl LogWriter {
         stats.durable = self.durable();
     }
 
-    /// What the background threads do, once.
+    /// Does once what the background threads do.
     pub(crate) fn maintain(&self) -> Result<(), AppendError> {
         let sealed = self.seal_finished();
         self.table.reap();
@@ -240,13 +243,14 @@ impl LogWriter {
         Ok(())
     }
 
-    /// A background thread failed: refuses writes from now on, and wakes whoever counted on it.
+    /// Takes note that a background thread has failed: the log refuses writes from now on, and tasks
+    /// that wait for a sync are woken. `syncs`: it was the thread that syncs.
     pub(crate) fn thread_failed(&self, failure: ThreadFailure, syncs: bool) {
         tracing::error!(%failure, "a background thread failed; the log refuses writes from now on");
         self.signals.note_failure(failure, syncs);
         // Writers find a full segment from now on, and then the failure.
         self.tail.close();
-        // Tasks look for the failure once they are registered, so each finds it or is woken here.
+        // A task looks for the failure after it has registered: so it finds it, or is woken here.
         self.group.wake_tasks();
     }
 }

@@ -6,6 +6,7 @@
 use super::capacity::{capacities, first_that_fits, is_no_space};
 use crate::format::frame;
 use crate::format::header::{FIRST_FRAME, FileIdentity, Origin, SegmentHeader};
+use crate::log::append::tail::wrapped;
 use crate::options::Config;
 use crate::random::random_u64;
 use crate::segment::Segment;
@@ -37,7 +38,7 @@ pub(super) enum NewSegment<'a> {
 }
 
 impl NextSegment {
-    /// The id for a new segment, and the one before it in the log.
+    /// Takes the id for a new segment, and says which one is before it in the log.
     fn take(&mut self, new: NewSegment<'_>) -> io::Result<(u32, u32)> {
         let NewSegment::Log { .. } = new else {
             let id = self.id.ok_or(io::ErrorKind::StorageFull)?;
@@ -52,7 +53,8 @@ impl NextSegment {
         Ok((id, self.previous))
     }
 
-    /// A segment was created, or not.
+    /// Takes note whether a segment could be created. If not, its id is free again, unless a later one
+    /// was taken meanwhile.
     fn taken(&mut self, id: u32, new: NewSegment<'_>, made: Result<(), &io::Error>) {
         match (made, new) {
             (Ok(()), NewSegment::Log { .. }) => {
@@ -60,7 +62,7 @@ impl NextSegment {
                 self.for_log = self.for_log.filter(|&reserved| reserved != id);
             }
             (Ok(()), NewSegment::Merged { .. }) => {}
-            // Somebody else's file has that name, or one whose creation failed at the very end.
+            // A file has that name: a foreign one, or one whose creation failed at the very end.
             (Err(error), _) if error.kind() == io::ErrorKind::AlreadyExists => {}
             (Err(_), _) if self.for_log != Some(id) && self.id == id.checked_add(1) => {
                 self.id = Some(id);
@@ -69,21 +71,21 @@ impl NextSegment {
         }
     }
 
-    /// A segment was created as large as its turn was: the next one is larger.
+    /// A segment was created. If it got the full size, the next one is twice as large.
     pub(super) fn grow(&mut self, created: u64, config: &Config) {
         if created >= self.size {
             self.size = (self.size * 2).min(config.segment_size);
         }
     }
 
-    /// A writer had to wait: it fills segments faster than they grow.
+    /// A writer had to wait for a segment: it fills them faster than they grow.
     pub(super) fn grow_faster(&mut self, config: &Config) {
         self.size = (self.size * 4).min(config.segment_size);
     }
 }
 
-/// Creates a segment. `next` is locked for moments, and not while the file is made: others make
-/// segments, too.
+/// Creates a segment. `next` is not locked while the file is written, so that a merge and the log may
+/// create segments at the same time.
 pub(super) fn create(
     next: &Mutex<NextSegment>,
     storage: &dyn Storage,
@@ -99,7 +101,7 @@ pub(super) fn create(
     let (merged, capacity) = (matches!(new, NewSegment::Merged { .. }), prepared.len);
     let header = SegmentHeader { id, merged, previous, salt, boot_id, capacity, origin };
     let (roll, first) = match new {
-        NewSegment::Log { roll } => (Some((roll & 0xff_ffff) as u32), Vec::new()),
+        NewSegment::Log { roll } => (Some(wrapped(roll)), Vec::new()),
         NewSegment::Merged { inputs } => (None, frame::inputs_frame(salt, FIRST_FRAME, inputs)),
     };
     let made = Segment::create(storage, prepared, header, roll, &first);
@@ -107,8 +109,8 @@ pub(super) fn create(
     made
 }
 
-/// The first segment of a log that is being opened: one without room, in memory, where there is no
-/// space for a file.
+/// The first segment of a log that is being opened. If there is no space for a file: one in memory,
+/// without any room.
 pub(super) fn create_first(
     next: &Mutex<NextSegment>,
     storage: &dyn Storage,

@@ -1,11 +1,13 @@
-//! Frames that get a segment of their own, because they are too large to share one.
+//! Oversize frames: each gets a segment of its own, because it does not fit into one that is shared.
 //!
-//! Such a segment takes long to create, so that is done before anything is locked. Then the standby is
-//! taken back and the new segment takes its place, with the frame claimed in it before anybody else
-//! can see it. In between nobody rolls: the preparer's lock is held, and there is no standby.
+//! The file of such a segment takes long to allocate, so that is done first, with nothing locked. Then,
+//! under the preparer's lock, the active segment is closed and the standby taken back, and the new
+//! segment takes the standby's place, with the frame claimed in it before anybody else can see it. What
+//! remains of it behind the frame is for others. Until it becomes active nobody can roll, for there is
+//! no standby, and whoever wants to create one waits for the lock.
 //!
-//! A store creates the segment before it locks its key's shard, and claims under the lock; so there
-//! the two are separate steps, with an `OversizeSegment` in between.
+//! A store needs this in two steps: it makes the segment ready before it locks its key's shard, and
+//! claims the frame under that lock, in no time. An `OversizeSegment` is what it holds in between.
 
 use super::LogWriter;
 use super::capacity::Need;
@@ -17,7 +19,8 @@ use crate::options::MAX_SEGMENT;
 use crate::segment::Segment;
 use std::sync::Arc;
 
-/// A segment for one frame, which is not active yet. Until it is, nobody rolls.
+/// A segment for one frame, created and not yet active. Until it is, nobody else rolls. If it is
+/// dropped, it is removed.
 pub(crate) struct OversizeSegment<'c> {
     writer: &'c LogWriter,
     preparer: Preparer<'c, Segment>,
@@ -26,8 +29,8 @@ pub(crate) struct OversizeSegment<'c> {
 }
 
 impl<'c> OversizeSegment<'c> {
-    /// Makes the segment active, with the frame claimed in it; to be followed by
-    /// `after_roll` or `after_oversize_claim`.
+    /// Makes the segment active, with the frame claimed in it. To be followed by `after_roll` or
+    /// `after_oversize_claim`.
     #[allow(unsafe_code, reason = "hands a new segment to the tail")]
     pub(crate) fn claim(mut self) -> Claim<'c, Segment> {
         let segment = self.segment.take().expect("it is used once");
@@ -51,8 +54,8 @@ impl LogWriter {
         len > self.max_shared
     }
 
-    /// What a frame of this length needs before it can be claimed in no time: a segment of its own,
-    /// or nothing.
+    /// The segment that a frame of this length needs before it can be claimed without waiting; `None`
+    /// for a frame that shares a segment.
     #[inline]
     pub(crate) fn oversize_segment(
         &self,
@@ -62,8 +65,8 @@ impl LogWriter {
         if self.is_oversize(len) { self.prepare_oversize(len, need).map(Some) } else { Ok(None) }
     }
 
-    /// As `claim`, without waiting for anything: `None` where there is no room (see `roll`). A frame
-    /// that gets a segment of its own takes it from `oversize`.
+    /// As `claim`, without waiting for anything: `None` if there is no room (see `roll`). An oversize
+    /// frame takes its segment from `oversize`.
     #[inline]
     pub(crate) fn try_claim<'c>(
         &'c self,
@@ -78,7 +81,7 @@ impl LogWriter {
         }
     }
 
-    /// Claims a frame that gets a segment of its own (and leaves what remains of it to others).
+    /// Claims an oversize frame.
     #[cold]
     pub(super) fn claim_oversize(&self, len: u64) -> Result<Claim<'_, Segment>, AppendError> {
         let claim = self.prepare_oversize(len, Need::Append)?.claim();
@@ -97,8 +100,9 @@ impl LogWriter {
         if need == Need::Put {
             self.check_space()?;
         }
-        // What takes long comes first, and holds up nobody. Its pages are populated last, by the one
-        // who fills them: what is dirty would have to be written before it has a name.
+        // Allocated before anything is locked, so that nobody has to wait for it. Its pages are
+        // populated only when the frame is about to be filled: if they were dirty now, they would have
+        // to be written before the file can be given its name.
         let prepared = match self.prepare_file(len, need) {
             Err(AppendError::NoSpace { .. }) => {
                 self.remove_standby();
@@ -107,7 +111,8 @@ impl LogWriter {
             other => other?,
         };
         if self.tail.roll_number() == 1 && self.tail.is_full() {
-            // The MANIFEST may say that the log begins with the segment that comes next.
+            // The log was opened with no space for a segment. The MANIFEST says that it begins with
+            // the segment that comes next, so that one must not be taken back.
             self.roll(0, need)?;
         }
         let mut preparer = self.tail.preparer();
@@ -120,8 +125,9 @@ impl LogWriter {
         Ok(OversizeSegment { writer: self, preparer, segment: Some(segment), len })
     }
 
-    /// As `after_roll`, after an `OversizeSegment` was claimed, whose frame will be finished in any case: a slot may
-    /// point at it. If a sync has failed meanwhile, the next write is told.
+    /// As `after_roll`, after an `OversizeSegment` was claimed. Its frame is finished in any case, since
+    /// a slot of the keydir may point at it already; so a sync that has failed meanwhile is left for
+    /// the next write to find.
     pub(crate) fn after_oversize_claim(&self) {
         if let Err(error) = self.after_roll() {
             tracing::debug!(%error, "a sync failed beside a large write");
@@ -129,7 +135,7 @@ impl LogWriter {
     }
 }
 
-/// Faults in the pages of a frame that has a segment of its own, before they are filled.
+/// Faults in the pages of an oversize frame, before it is filled.
 pub(crate) fn populate(claim: &Claim<'_, Segment>) {
     let segment = claim.segment();
     segment.map.populate(0, segment.header.capacity);

@@ -1,7 +1,7 @@
-//! The reserve: a file that is given back when the disk is full.
+//! The reserve: a file that only takes space, and is given back when the disk is full.
 //!
 //! It is given back when a delete, a merge or the MANIFEST finds no space. From then on a store takes
-//! no puts, so that deletes and merges can go on, until there is room for a reserve again.
+//! no puts, so that deletes and merges can go on, until there is space for a reserve again.
 
 use super::LogWriter;
 use super::capacity::refused;
@@ -16,15 +16,15 @@ const RESERVE: (u64, u64) = (256 << 10, 4 << 20);
 const WORTH_A_RESERVE: u64 = 1 << 20;
 
 impl LogWriter {
-    /// Whether the reserve is given back. One load, of a word that hardly ever changes.
+    /// Whether the reserve was given back. One load, of a word that hardly ever changes.
     #[inline]
     pub(crate) fn is_short_of_space(&self) -> bool {
-        // ORDERING: Relaxed; says nothing about other memory. A put that misses it takes some of
-        // what the reserve has left, which nobody relies on to the byte.
+        // ORDERING: Relaxed; it stands for no other memory. A put that misses it takes some of the
+        // space that the reserve has freed, which nobody relies on to the byte.
         self.short_of_space.load(Ordering::Relaxed)
     }
 
-    /// Refuses while the reserve is given back, and there is no room for another one.
+    /// An error if the reserve was given back and there is no space for another one.
     #[inline]
     pub(crate) fn check_space(&self) -> Result<(), AppendError> {
         if self.is_short_of_space() { self.check_space_again() } else { Ok(()) }
@@ -39,7 +39,8 @@ impl LogWriter {
         Err(refused(io::Error::new(io::ErrorKind::StorageFull, "the reserve is in use")))
     }
 
-    /// Puts a reserve by, where there is room for one and it is worth it. False: there is none.
+    /// Makes sure that there is a reserve, if the log is large enough for one. False: there is no
+    /// space for it.
     pub(crate) fn keep_reserve(&self) -> io::Result<bool> {
         let held: u64 = self.table.with(|all| all.iter().map(|s| s.map.len() as u64).sum());
         let wanted = if held < WORTH_A_RESERVE {
@@ -47,7 +48,7 @@ impl LogWriter {
         } else {
             (held / 8).next_power_of_two().clamp(RESERVE.0, RESERVE.1)
         };
-        let _alone = lock(&self.reserve);
+        let _guard = lock(&self.reserve);
         let kept = self.storage.keep_reserve(wanted, RESERVE.0)?;
         if kept {
             // ORDERING: Relaxed; as in `is_short_of_space`.
@@ -56,7 +57,7 @@ impl LogWriter {
         Ok(kept)
     }
 
-    /// As `keep_reserve`, by who can do without.
+    /// As `keep_reserve`, for callers who can do without.
     pub(crate) fn try_keep_reserve(&self) {
         if let Err(error) = self.keep_reserve() {
             tracing::debug!(%error, "no reserve");
@@ -64,7 +65,7 @@ impl LogWriter {
     }
 
     pub(super) fn give_back_reserve(&self) -> bool {
-        let _alone = lock(&self.reserve);
+        let _guard = lock(&self.reserve);
         let given = self.storage.give_back_reserve();
         self.note_reserve();
         given.unwrap_or_else(|error| {
@@ -73,7 +74,7 @@ impl LogWriter {
         })
     }
 
-    /// Takes note where the reserve was given back, also for a MANIFEST.
+    /// Takes note if the reserve was given back, here or by the storage, for a MANIFEST.
     pub(super) fn note_reserve(&self) {
         if self.storage.reserve_is_given() {
             // ORDERING: Relaxed; as in `is_short_of_space`.

@@ -1,11 +1,11 @@
 //! Rolling: another segment becomes active, and the one after that is prepared.
 //!
-//! Usually a thread has created the standby ahead of time, and rolling is one compare-and-swap that any
-//! writer may do who finds the active segment full. If there is no standby, one of the writers takes
-//! the preparer's lock and creates a segment, and the others who come meanwhile wait for that lock.
+//! Usually a background thread has created the standby ahead of time, and rolling is one
+//! compare-and-swap, which any writer does that finds the active segment full. If there is no standby,
+//! one of the writers takes the preparer's lock and creates a segment, while others wait for the lock.
 //!
-//! A standby is published before its pages are there, and populated afterwards, a part at a time: a
-//! writer that comes sooner faults its pages in for itself, which costs it less than waiting for all.
+//! A standby is published before its pages are in memory, and populated afterwards, a part at a time. A
+//! writer that gets there sooner faults in its own pages, which costs it less than waiting for all.
 
 use super::capacity::{Need, refused};
 use super::{LogWriter, Unpopulated};
@@ -24,8 +24,8 @@ use std::time::Instant;
 const POPULATE: u64 = 4 << 20;
 
 impl LogWriter {
-    /// Makes room for a frame of this length: another segment becomes active, prepared here if nobody
-    /// did.
+    /// Makes room for a frame of this length: makes another segment active, and creates it here if
+    /// there is no standby. The caller then tries to reserve again: others may have filled that, too.
     #[cold]
     pub(crate) fn roll(&self, len: u64, need: Need) -> Result<(), AppendError> {
         self.check_writable()?;
@@ -35,6 +35,7 @@ impl LogWriter {
         if !self.tail.roll() {
             let waiting = Instant::now();
             let mut preparer = self.tail.preparer();
+            // Whoever had the lock before may have created a standby, and rolled already.
             if self.tail.is_full() && !preparer.has_standby() {
                 self.prepare(&mut preparer, len, need)?;
             }
@@ -48,6 +49,7 @@ impl LogWriter {
         self.after_roll()
     }
 
+    /// Has the next standby prepared. An error means that the log takes no writes any more.
     pub(super) fn after_roll(&self) -> Result<(), AppendError> {
         tracing::debug!(tail = %self.tail.position(), "rolled");
         if self.is_manual() {
@@ -55,18 +57,20 @@ impl LogWriter {
         } else {
             self.signals.wake_standby();
         }
-        // A sync that failed has closed the segment that was active then. If that was before this
-        // roll, its failure is seen here, and the segment rolled to is closed in its turn.
+        // A sync that failed closes the segment that is active at that time. If that was before this
+        // roll, the failure is seen here, and the new segment is closed as well. If it is after this
+        // check, it closes the new segment itself.
         self.check_writable().inspect_err(|_| self.tail.close())
     }
 
+    /// An error if a sync or a background thread has failed.
     pub(super) fn check_writable(&self) -> Result<(), AppendError> {
         let failed = self.group.failure().map(|source| SyncError::Failed { source });
         let failed = failed.or_else(|| self.signals.failure().cloned().map(SyncError::Background));
         failed.map_or(Ok(()), |source| Err(AppendError::Sync { position: None, source }))
     }
 
-    /// Creates a standby where there is none, and room for it and for others.
+    /// Creates a standby if there is none, and if that leaves space for others.
     pub(crate) fn prepare_standby(&self) -> Result<(), AppendError> {
         if self.tail.preparer().has_standby() || self.has_room_for_standby() {
             return self.prepare_next();
@@ -74,7 +78,7 @@ impl LogWriter {
         Err(refused(io::Error::new(io::ErrorKind::StorageFull, "a standby leaves too little")))
     }
 
-    /// Creates a standby where there is none, for somebody who needs it now.
+    /// Creates a standby if there is none, even if it takes the last space.
     fn prepare_next(&self) -> Result<(), AppendError> {
         let mut preparer = self.tail.preparer();
         if preparer.has_standby() || self.check_writable().is_err() {
@@ -91,7 +95,7 @@ impl LogWriter {
         need: Need,
     ) -> Result<(), AppendError> {
         self.find_slot(preparer)?;
-        // It grows with the log, and comes first: what is made now may take the last space.
+        // The reserve grows with the log. It comes first, for the new segment may take the last space.
         if !self.is_short_of_space() {
             self.try_keep_reserve();
         }
@@ -104,6 +108,7 @@ impl LogWriter {
         Ok(())
     }
 
+    /// Makes sure that the tail has a slot for another segment, by advancing the walk if need be.
     pub(super) fn find_slot(&self, preparer: &Preparer<'_, Segment>) -> Result<(), AppendError> {
         if preparer.has_slot() {
             return Ok(());
@@ -112,9 +117,8 @@ impl LogWriter {
         if preparer.has_slot() { Ok(()) } else { Err(AppendError::Stalled { oldest }) }
     }
 
-    /// Populates a part of what is not populated yet; false if there was nothing. A segment is
-    /// published before it is populated: a writer in a hurry faults pages in for itself, which
-    /// costs it less than to wait for all of them.
+    /// Populates a part of what is not populated yet; false if there was nothing to do. What writers
+    /// have filled already is skipped.
     pub(crate) fn populate_some(&self) -> bool {
         let Some(mut next) = lock(&self.unpopulated).pop_front() else { return false };
         let (tail, id) = (self.tail.position(), next.segment.id());
@@ -130,11 +134,11 @@ impl LogWriter {
         true
     }
 
-    /// Removes a segment that never was active, its id noted as used.
+    /// Removes a segment that never was active, and notes that its id is used.
     pub(super) fn discard(&self, standby: Arc<Segment>) {
-        // Its id is not used again, also if this process dies now: a reader in another process may
-        // have the segment mapped, and would keep what is gone. Where that cannot be written down,
-        // the file stays, an empty segment that the next recovery removes.
+        // The id must not be used again, even if this process dies now: a reader in another process
+        // may have the segment mapped, and would take it for the new one. If the id cannot be written
+        // down, the file stays, as an empty segment that the next recovery removes.
         let noted = self.write_next_id();
         if let Err(error) = &noted {
             tracing::warn!(segment = standby.id(), %error, "an unused segment is left in place");
@@ -145,7 +149,7 @@ impl LogWriter {
     /// Takes a segment that never was active out of the log, and removes its file.
     fn take_out(&self, standby: Arc<Segment>, with_file: bool) {
         let id = standby.id();
-        // Its successor names the one before it, as the chain of ids would break otherwise.
+        // The next segment must name the one before this, or the chain of ids would break.
         lock(&self.next).previous = standby.header.previous;
         drop(standby);
         self.table.remove(|other| other == id);
@@ -171,25 +175,25 @@ impl LogWriter {
         }
     }
 
-    /// Makes another segment active, though there is room in the one that is.
+    /// Makes another segment active, although there is room in the active one.
     pub(crate) fn force_roll(&self) -> Result<(), AppendError> {
         let active = self.tail.position().segment();
-        // First what comes after it, so that a full disk leaves what room there is.
+        // The standby first: if the disk is full, the active segment keeps the room that it has.
         self.prepare_next()?;
-        // What overruns the end leaves a pad there. What does not is dropped, and void.
+        // A reservation that overruns the end pads the rest. One that fits is dropped, and void.
         while self.tail.position().segment() == active
             && self.tail.reserve(self.max_shared).is_some()
         {}
         if self.tail.position().segment() == active { self.roll(0, Need::Append) } else { Ok(()) }
     }
 
-    /// Makes another segment active, unless nothing is in the active one: nothing at all, or the mark
-    /// of the last sync alone.
+    /// Makes another segment active, unless the active one is empty, or holds only the mark of the
+    /// last sync.
     pub(crate) fn roll_if_used(&self) -> Result<(), AppendError> {
         if self.active_is_unused() { Ok(()) } else { self.force_roll() }
     }
 
-    /// The mark is told by its header: other frames are as short.
+    /// A mark is told from other frames of its length by its header.
     fn active_is_unused(&self) -> bool {
         let tail = self.tail.position();
         let used = u64::from(tail.offset()).saturating_sub(FIRST_FRAME);

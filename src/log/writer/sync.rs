@@ -1,4 +1,12 @@
-//! Group commit as the log does it: who leads a sync, what it syncs and seals, and the mark it leaves.
+//! Durability: how the leader of a group syncs the log, seals full segments and leaves a sync mark.
+//!
+//! `GroupCommit` decides who leads; here is what a leader does. It advances the prefix until everything
+//! before its goal is finished, syncs from where the last sync ended, segment by segment in order, and
+//! seals each segment that is full. Then it appends a sync mark, which says up to where the log is
+//! durable, so that after a power loss damage before it is known to be corruption and not a torn tail.
+//!
+//! The mark itself makes the log longer. If nothing but the last mark stands behind the watermark, the
+//! log counts as durable (`is_durable`); otherwise each sync would make the next one necessary.
 
 use super::group_delay::Leader;
 use super::signals::FailPoint;
@@ -7,6 +15,7 @@ use crate::error::SyncError;
 use crate::format::frame::{self, Header, Kind};
 use crate::format::header::{FIRST_FRAME, Seal};
 use crate::log::append::prefix::Finished;
+use crate::log::append::tail::rolls_between;
 use crate::log::group_commit::{Failure, TaskTurn};
 use crate::position::LogPosition;
 use crate::sync::{Backoff, lock};
@@ -47,6 +56,7 @@ impl LogWriter {
         Ok(self.durable())
     }
 
+    /// The durable watermark: everything before it is on the device.
     pub(crate) fn durable(&self) -> LogPosition {
         LogPosition::from_u64(self.group.durable())
     }
@@ -87,19 +97,19 @@ impl LogWriter {
         .await
     }
 
+    /// The watermark at which the frame at a position is durable.
     fn target(&self, position: LogPosition) -> LogPosition {
         LogPosition::from_u64(position.as_u64().saturating_add(1)).min(self.tail.position())
     }
 
-    /// Whether there is nothing before `target` but what is durable and the last sync mark.
+    /// Whether everything before `target` is durable, but perhaps for the last sync mark.
     fn is_durable(&self, target: LogPosition) -> bool {
         let mark = *lock(&self.mark);
         self.durable() >= target
             || mark.end == Some(target) && mark.start.is_some_and(|start| self.durable() >= start)
     }
 
-    /// Waits for the watermark, and does not make do with the last sync mark being the only thing
-    /// before `target` that is not durable: so do tasks in the group.
+    /// Waits until the watermark itself has come to `target`, the last sync mark included.
     fn wait_strictly(&self, target: LogPosition, leader: Leader) -> Result<(), SyncError> {
         self.check_outside_append()?;
         let lead = || {
@@ -116,13 +126,13 @@ impl LogWriter {
         SyncError::Failed { source }
     }
 
-    /// Whether it is time to seal: no roll since the last look, or there is a backlog. Walking and
-    /// syncing take processor time and memory bandwidth from writers who did not ask for them.
+    /// Whether it is time to seal: there was no roll since the last call, or there is a backlog. While
+    /// writers are busy, walking and syncing would take processor time and memory bandwidth from them.
     pub(crate) fn wants_seal(&self) -> bool {
         let roll = self.tail.roll_number();
-        // ORDERING: Relaxed; the background thread's own.
+        // ORDERING: Relaxed; only the background thread uses it.
         let quiet = self.last_seen_roll.swap(roll, Ordering::Relaxed) == roll;
-        let backlog = roll.wrapping_sub(self.prefix.sealable_from()) & 0xff_ffff;
+        let backlog = rolls_between(self.prefix.sealable_from(), roll);
         if !quiet && backlog < SEAL_BACKLOG {
             return false;
         }
@@ -130,7 +140,7 @@ impl LogWriter {
         self.prefix.finished() > 0
     }
 
-    /// Seals what is finished. Waits for nobody.
+    /// Seals the full segments in which every frame is finished. Waits for no append.
     pub(crate) fn seal_finished(&self) -> Result<(), SyncError> {
         self.check_outside_append()?;
         let prefix = self.prefix.advance(&self.tail);
@@ -142,8 +152,8 @@ impl LogWriter {
         waited.map_err(|source| self.sync_failed(source))
     }
 
-    /// Waits for those whom the last sync served to come back, for a part of its time. Without it
-    /// two groups take turns, each half as large (64 threads: 19 a sync instead of 60).
+    /// Waits until as many callers have come as the last sync served, but not for long (`GroupDelay`).
+    /// Without this, two groups take turns, each half as large (64 threads: 19 a sync instead of 60).
     fn wait_for_group(&self, leader: Leader) {
         let (expected, limit) = (self.group_delay.expected(), self.group_delay.limit());
         let started = Instant::now();
@@ -152,9 +162,8 @@ impl LogWriter {
         }
     }
 
-    /// One sync, by the leader alone: waits for the claims before `goal`, syncs segment by segment
-    /// in order, seals what is full, and leaves a sync mark. Without a goal it only seals: syncing
-    /// the active segment makes its writers fault each page in again.
+    /// One sync, by the leader. It first waits for the claims before `goal` to be finished. Without a
+    /// goal it only seals: to sync the active segment would make its writers fault in each page again.
     fn lead(&self, goal: Option<LogPosition>, leader: Leader) -> io::Result<u64> {
         if leader == Leader::Background {
             self.signals.fail_point(FailPoint::Lead);
@@ -183,6 +192,7 @@ impl LogWriter {
         result.map(LogPosition::as_u64)
     }
 
+    /// Syncs what is finished and not synced yet, and seals what is full. Returns the new watermark.
     fn sync_pending(&self, with_active: bool) -> io::Result<LogPosition> {
         let mut pending = lock(&self.pending);
         let (current, offset, finished) = self.prefix.take_finished();
@@ -207,9 +217,9 @@ impl LogWriter {
         Ok(current.position(pending.from))
     }
 
-    /// Writes down up to where the log is durable, so that damage below is known for what it is.
+    /// Appends a sync mark: everything before `durable` is durable.
     fn leave_mark(&self, durable: LogPosition) {
-        // Not worth a segment of its own, and not worth an error.
+        // If the segment is full, there is no mark: it is not worth a roll, nor an error.
         let Some(mut claim) = self.tail.reserve(frame::SYNC_MARK) else { return };
         let body = durable.as_u64().to_le_bytes();
         claim.write(frame::HEADER, &body);
