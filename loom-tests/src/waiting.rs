@@ -331,7 +331,8 @@ pub fn what_is_pinned_stays_mapped() {
                 if let Some(stripe) = mapped.pins.pin() {
                     // SAFETY: pinned; loom reports it if it is unmapped meanwhile.
                     assert!(mapped.memory.with(|memory| unsafe { *memory }));
-                    mapped.pins.unpin(stripe);
+                    // SAFETY: it was pinned once, and is not read any more.
+                    unsafe { mapped.pins.unpin(stripe) };
                 }
             })
         });

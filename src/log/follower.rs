@@ -1,5 +1,7 @@
 //! A log as its readers see it: open for writing by this handle, or for reading only.
 
+#![allow(unsafe_code, reason = "walks over frames beside a live writer")]
+
 use crate::error::{OpenError, ReadError};
 use crate::format::header::FIRST_FRAME;
 use crate::log::append::prefix::is_frame_before;
@@ -7,7 +9,7 @@ use crate::log::recovery;
 use crate::log::writer::LogWriter;
 use crate::position::LogPosition;
 use crate::segment::Segment;
-use crate::segment::scan;
+use crate::segment::frames::frame_at;
 use crate::segment::set::{Pin, SegmentSet, locate};
 use crate::storage::Storage;
 use crate::sync::{Mutex, lock};
@@ -202,7 +204,8 @@ impl ReadOnly {
         for segment in segments.iter().rev().filter(|s| !s.header.merged) {
             let mut offset = if segment.is_sealed() { segment.end() } else { FIRST_FRAME };
             while offset < segment.end() {
-                match scan::frame_at(segment, offset, segment.end() - offset) {
+                // SAFETY: a frame begins at `offset`: the first one, or behind the one before.
+                match unsafe { frame_at(segment, offset, segment.end() - offset) } {
                     Ok(Some(frame)) => offset += frame.word.len,
                     _ => match segment.gaps.iter().find(|gap| gap.offset == offset) {
                         Some(gap) => offset += gap.len,

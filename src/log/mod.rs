@@ -29,6 +29,7 @@ use self::writer::LogWriter;
 use crate::error::{AppendError, OpenError, ReadError, SyncError, TruncateError};
 use crate::options::{Config, Durability, MAX_SEGMENT, Maintenance, RecoveryMode, SEGMENT_UNIT};
 use crate::position::LogPosition;
+use crate::segment::quiet::QuietSegment;
 use crate::segment::scan;
 use crate::segment::set::SegmentSet;
 use crate::storage::dir::{Directory, TrustRules};
@@ -275,11 +276,11 @@ impl CommitLog {
         log.expect("memory for the first segment")
     }
 
-    fn start(storage: Box<dyn Storage>, config: Config) -> Result<Self, OpenError> {
+    fn start(mut storage: Box<dyn Storage>, config: Config) -> Result<Self, OpenError> {
         if !config.on_store && recovery::is_store(&*storage)? {
             return Err(OpenError::HoldsStore);
         }
-        let (found, report) = recovery::recover(&*storage, config.recovery_mode)?;
+        let (found, report) = recovery::recover(&mut *storage, config.recovery_mode)?;
         let stored = found.manifest.is_store();
         let writer = LogWriter::start(storage, config, found);
         let writer = Arc::new(writer.map_err(|e| io_error("create a segment", e))?);
@@ -522,9 +523,9 @@ impl CommitLog {
 
     fn verify_sealed(&self, id: u32) -> Result<(), ReadError> {
         match self.view.table().pin(id) {
-            Some(segment) if segment.is_sealed() => {
-                scan::verify_sealed(&segment).map(drop).map_err(ReadError::Corrupt)
-            }
+            Some(segment) if segment.is_sealed() => scan::verify_sealed(QuietSegment::of(&segment))
+                .map(drop)
+                .map_err(ReadError::Corrupt),
             _ => Ok(()),
         }
     }

@@ -8,7 +8,7 @@ use crate::format::header::FIRST_FRAME;
 use crate::log::follower::View;
 use crate::position::LogPosition;
 use crate::segment::Segment;
-use crate::segment::scan::{self, VerifiedFrame};
+use crate::segment::frames::{VerifiedFrame, entry_at, frame_at};
 use crate::segment::set::Pin;
 use std::fmt;
 use std::ops::Deref;
@@ -19,8 +19,10 @@ use std::time::{Duration, Instant};
 /// Its checksum was verified. While it is kept, its segment stays mapped, even if the log is truncated;
 /// other segments are not affected.
 pub struct Entry<'a> {
+    /// Lent out only while the entry, and with it the pin, is borrowed.
     bytes: &'a [u8],
     position: LogPosition,
+    /// `None`: it is from a reader, which has the pin and is borrowed by the entry.
     _pin: Option<Pin<'a>>,
 }
 
@@ -52,9 +54,12 @@ impl fmt::Debug for Entry<'_> {
     }
 }
 
-/// The bytes of a committed entry.
-fn body(segment: &Segment, offset: u64, header: Header) -> &[u8] {
-    // SAFETY: `frame_at` has seen the frame committed, and verified that the header fits it.
+/// The bytes of an entry.
+///
+/// # Safety
+/// `frame_at` has found the entry's frame at `offset`, committed and with this header.
+unsafe fn body(segment: &Segment, offset: u64, header: Header) -> &[u8] {
+    // SAFETY: the frame was seen committed, and its header was verified to fit it.
     unsafe { segment.map.slice(offset + HEADER, u64::from(header.value_len)) }
 }
 
@@ -66,13 +71,15 @@ fn corrupt(position: LogPosition, kind: CorruptionKind) -> ReadError {
 #[inline]
 pub(crate) fn read_at(view: &View, position: LogPosition) -> Result<Entry<'_>, ReadError> {
     let offset = u64::from(position.offset());
-    if let Some(pin) = view.table().pin(position.segment()) {
-        let segment = pin.segment();
-        // A frame that verifies is one, and it is committed, where a place may be looked at.
-        if offset.is_multiple_of(8)
-            && offset >= FIRST_FRAME
-            && let Some(end) = view.look_until(position, segment)
-            && let Some(bytes) = scan::entry_at(segment, offset, end)
+    if let Some(pin) = view.table().pin(position.segment())
+        && offset.is_multiple_of(8)
+        && offset >= FIRST_FRAME
+    {
+        // SAFETY: the entry keeps the pin.
+        let segment = unsafe { pin.segment_unbound() };
+        if let Some(end) = view.look_until(position, segment)
+            // SAFETY: up to `end` frames are finished, or one begins here, says `look_until`.
+            && let Some(bytes) = unsafe { entry_at(segment, offset, end) }
         {
             return Ok(Entry { bytes, position, _pin: Some(pin) });
         }
@@ -103,25 +110,25 @@ fn read_closely(view: &View, position: LogPosition) -> Result<Entry<'_>, ReadErr
             not_an_entry
         });
     };
-    let segment = pin.segment();
+    // SAFETY: the entry keeps the pin.
+    let segment = unsafe { pin.segment_unbound() };
     // Loaded once: a seal moves it to before the pad, also right here.
     let end = view.look_until(position, segment).filter(|&end| offset < end);
     let Some(end) = end.filter(|_| offset % 8 == 0 && offset >= FIRST_FRAME) else {
         return Err(not_an_entry);
     };
-    match scan::frame_at(segment, offset, end - offset) {
+    // SAFETY: up to `end` frames are finished, or one begins here, says `look_until`.
+    match unsafe { frame_at(segment, offset, end - offset) } {
         Ok(None) if is_boundary(segment, offset, end) => Err(ReadError::Unfinished { position }),
-        Ok(None) => Err(not_an_entry),
         Ok(Some(VerifiedFrame {
-            header: Some(header @ Header { kind: Kind::Entry, .. }), ..
-        })) => Ok(Entry { bytes: body(segment, offset, header), position, _pin: Some(pin) }),
+            header: Some(Header { kind: Kind::Entry, .. }), body, ..
+        })) => Ok(Entry { bytes: body, position, _pin: Some(pin) }),
         Ok(Some(VerifiedFrame { word: Word { state: State::Claimed, .. }, .. })) => {
             Err(ReadError::Unfinished { position })
         }
-        Ok(Some(_)) => Err(not_an_entry),
         // Damage, if a frame begins here; that is known by walking to it.
         Err(kind) if is_boundary(segment, offset, end) => Err(corrupt(position, kind)),
-        Err(_) => Err(not_an_entry),
+        Ok(_) | Err(_) => Err(not_an_entry),
     }
 }
 
@@ -129,7 +136,8 @@ fn read_closely(view: &View, position: LogPosition) -> Result<Entry<'_>, ReadErr
 fn is_boundary(segment: &Segment, offset: u64, end: u64) -> bool {
     let mut at = FIRST_FRAME;
     while at < offset {
-        let Ok(Some(frame)) = scan::frame_at(segment, at, end - at) else {
+        // SAFETY: a frame begins at `at`: the first one, or behind the one before.
+        let Ok(Some(frame)) = (unsafe { frame_at(segment, at, end - at) }) else {
             return false;
         };
         let inside = at + frame.word.len > offset;
@@ -147,6 +155,8 @@ fn is_boundary(segment: &Segment, offset: u64, end: u64) -> bool {
 #[derive(Debug)]
 pub struct LogReader<'a> {
     view: &'a View,
+    /// Where a frame begins, or the next one will, if its segment is the pinned one; else as the user
+    /// gave it.
     at: LogPosition,
     pin: Option<Pin<'a>>,
 }
@@ -179,6 +189,9 @@ impl<'a> LogReader<'a> {
     #[inline]
     pub fn next_entry(&mut self) -> Result<Option<Entry<'_>>, ReadError> {
         if let Some((position, bytes)) = self.usual() {
+            // SAFETY: committed bytes of the pinned segment, and nothing lets go of the pin while the
+            // entry borrows the reader. (A reference would borrow it up to here also if there is none.)
+            let bytes = unsafe { &*bytes };
             return Ok(Some(Entry { bytes, position, _pin: None }));
         }
         let found = self.step()?;
@@ -187,14 +200,16 @@ impl<'a> LogReader<'a> {
 
     /// Fast path: steps past the next entry if its frame is in the pinned segment.
     #[inline]
-    fn usual(&mut self) -> Option<(LogPosition, &'a [u8])> {
+    fn usual(&mut self) -> Option<(LogPosition, *const [u8])> {
         let segment = self.pin.as_ref()?.segment();
         let position = self.at;
         if segment.id() != position.segment() {
             return None;
         }
-        let bytes = scan::entry_at(segment, u64::from(position.offset()), segment.end())?;
-        let next = u64::from(position.offset()) + frame_len(bytes.len() as u64);
+        let offset = u64::from(position.offset());
+        // SAFETY: a frame begins, or will begin, where the reader is; see `at`.
+        let bytes = unsafe { entry_at(segment, offset, segment.end()) }?;
+        let next = offset + frame_len(bytes.len() as u64);
         self.at = segment.position(next);
         Some((position, bytes))
     }
@@ -202,7 +217,9 @@ impl<'a> LogReader<'a> {
     fn entry(&self, found: Next) -> Option<Entry<'_>> {
         let Next::Entry(offset, header) = found else { return None };
         let segment = self.pin.as_ref().expect("an entry is in a segment").segment();
-        let (bytes, position) = (body(segment, offset, header), segment.position(offset));
+        // SAFETY: `step` has found it, in the segment that is still pinned.
+        let bytes = unsafe { body(segment, offset, header) };
+        let position = segment.position(offset);
         Some(Entry { bytes, position, _pin: None })
     }
 
@@ -236,17 +253,18 @@ impl<'a> LogReader<'a> {
             // The end is loaded once: a seal moves it to before the pad, at any time.
             let (offset, end) = (u64::from(self.at.offset()), segment.end());
             if offset >= end {
-                if !self.leave(segment)? {
+                if !self.leave()? {
                     return Ok(Next::Nothing);
                 }
                 continue;
             }
             // Before the frame is looked at: all are finished before a segment is sealed.
             let is_finished = segment.is_sealed();
-            let frame = scan::frame_at(segment, offset, end - offset);
+            // SAFETY: a frame begins, or will begin, where the reader is.
+            let frame = unsafe { frame_at(segment, offset, end - offset) };
             let frame = frame.map_err(|kind| corrupt(self.at, kind))?;
             let Some(frame) = frame.filter(|frame| frame.word.state != State::Claimed) else {
-                if self.step_over(segment, offset) {
+                if self.step_over() {
                     continue;
                 }
                 return self.unfinished(is_finished);
@@ -343,19 +361,22 @@ impl<'a> LogReader<'a> {
             && self.view.look_until(self.at, segment).is_some_and(|until| {
                 // Another load of the end may be in it: sealed meanwhile, the pad is behind it.
                 let end = end.min(until);
-                offset == end
-                    || offset < end
-                        && (matches!(scan::frame_at(segment, offset, end - offset), Ok(Some(_)))
-                            || is_boundary(segment, offset, end))
+                if offset >= end {
+                    return offset == end;
+                }
+                // SAFETY: up to `end` frames are finished, or one begins here, says `look_until`.
+                let frame = unsafe { frame_at(segment, offset, end - offset) };
+                matches!(frame, Ok(Some(_))) || is_boundary(segment, offset, end)
             })
     }
 
-    /// Moves on to the next segment; false while there is none.
-    fn leave(&mut self, segment: &Segment) -> Result<bool, ReadError> {
-        let Some(mut next) = self.view.segment_after(segment.id())? else { return Ok(false) };
-        let gap = |next: &Segment| next.header.previous > segment.id();
+    /// Goes on to the next segment; false while there is none.
+    fn leave(&mut self) -> Result<bool, ReadError> {
+        let id = self.at.segment();
+        let Some(mut next) = self.view.segment_after(id)? else { return Ok(false) };
+        let gap = |next: &Segment| next.header.previous > id;
         if gap(&next)
-            && let Some(found) = self.view.segment_after_again(segment.id())?
+            && let Some(found) = self.view.segment_after_again(id)?
         {
             next = found;
         }
@@ -368,9 +389,11 @@ impl<'a> LogReader<'a> {
         Ok(true)
     }
 
-    /// There is no finished frame here (yet): a dead writer left a gap, or the log of another process
-    /// was closed, or continues elsewhere.
-    fn step_over(&mut self, segment: &Segment, offset: u64) -> bool {
+    /// At a frame that is not there (yet): what a dead writer left, or a log of another process
+    /// that was closed or went another way.
+    fn step_over(&mut self) -> bool {
+        let segment = self.pin.as_ref().expect("entered").segment();
+        let offset = u64::from(self.at.offset());
         if let Some(gap) = segment.gaps.iter().find(|gap| gap.offset == offset) {
             self.at = segment.position(offset + gap.len);
             return true;
@@ -431,22 +454,22 @@ impl<'a> Frames<'a> {
             let (position, offset) = (reader.at, u64::from(reader.at.offset()));
             let end = segment.end();
             if offset >= end {
-                if !reader.leave(segment)? {
+                if !reader.leave()? {
                     return Ok(None);
                 }
                 continue;
             }
             let is_finished = segment.is_sealed();
-            let frame = scan::frame_at(segment, offset, end - offset)
-                .map_err(|kind| corrupt(position, kind))?;
-            let gap = segment.gaps.iter().find(|gap| gap.offset == offset);
-            let (length, state) = match (frame, gap) {
+            // SAFETY: a frame begins, or will begin, where the reader is.
+            let frame = unsafe { frame_at(segment, offset, end - offset) };
+            let frame = frame.map_err(|kind| corrupt(position, kind))?;
+            let (word, header) = (frame.map(|f| f.word), frame.and_then(|f| f.header));
+            let (length, state) = match (word, segment.gap_at(offset)) {
                 (_, Some(gap)) => (gap.len, "gap"),
-                (Some(frame), None) => (frame.word.len, name(frame.word.state)),
-                (None, None) if reader.step_over(segment, offset) => continue,
+                (Some(word), None) => (word.len, name(word.state)),
+                (None, None) if reader.step_over() => continue,
                 (None, None) => return reader.unfinished(is_finished).map(|_| None),
             };
-            let header = frame.and_then(|frame| frame.header);
             let kind = header.map(|header| match header.kind {
                 Kind::Entry => "entry",
                 Kind::Batch => "batch",
@@ -456,7 +479,8 @@ impl<'a> Frames<'a> {
                 Kind::Inputs => "inputs",
             });
             let batch = matches!(header, Some(Header { kind: Kind::Batch, .. }));
-            reader.at = segment.position(offset + if batch { HEADER } else { length });
+            let next = offset + if batch { HEADER } else { length };
+            reader.at = LogPosition::new(position.segment(), next as u32);
             let value_len = header.map_or(0, |header| header.value_len);
             return Ok(Some(FrameInfo { position, length, state, kind, value_len }));
         }

@@ -1,7 +1,10 @@
 //! One segment: its file, its map, and who is reading in it.
 
 mod counter;
+pub(crate) mod frames;
+pub(crate) mod live;
 mod pins;
+pub(crate) mod quiet;
 mod record;
 pub(crate) mod scan;
 pub(crate) mod search;
@@ -325,16 +328,6 @@ impl Segment {
     /// full disk a write to one is a SIGBUS.
     pub(crate) fn allocate(&self) -> io::Result<()> {
         self.with_file(|file| file.allocate(self.map.len() as u64))
-    }
-
-    /// Makes every page up to `end` dirty, so that the next sync writes all of them: after a sync
-    /// that failed, the kernel may take pages for clean that are not on the device.
-    pub(crate) fn dirty(&self, end: u64) {
-        for page in (0..end).step_by(4096) {
-            let word = self.map.word(page);
-            // ORDERING: Relaxed; only recovery does this, alone with the segment.
-            word.store(word.load(Ordering::Relaxed), Ordering::Relaxed);
-        }
     }
 
     /// Gives back the space beyond the end. The file keeps its length, so that a reader in another

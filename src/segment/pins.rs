@@ -2,13 +2,15 @@
 //!
 //! The count is spread over several cache lines, so that reading threads do not contend for one.
 
+#![allow(unsafe_code, reason = "a pin that is given back twice would unmap memory that is read")]
+
 use crate::sync::{AtomicU64, Ordering};
 use crossbeam_utils::CachePadded;
 
 const STRIPES: usize = 4;
 const RETIRED: u64 = 1 << 63;
 
-/// Which counter a pin is in.
+/// Which of the counters a pin is in.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stripe(usize);
 
@@ -30,12 +32,12 @@ impl Pins {
     /// Takes a pin, unless the segment is retired.
     pub(crate) fn pin(&self) -> Option<Stripe> {
         let stripe = stripe();
-        // ORDERING: Relaxed. This add and the one in `retire` change the same word, so one of them
-        // comes first. If this one does, `is_free` sees the count. If `retire` does, the pin is
-        // refused, and nothing read from the segment is used. The processor may read from the segment
-        // before this add; that read is still inside the caller's epoch, in which the segment stays
-        // mapped, and `unpin` (Release) puts it before the unmap. What the bytes hold was published by
-        // the commit words.
+        // ORDERING: Relaxed. This add and the `fetch_or` in `retire` change the same word, so one of them
+        // comes first. If this one does, `is_free` sees the count until `unpin`. If `retire` does, the
+        // pin is refused, and nothing read from the segment is used. The processor may read from the
+        // segment before this add (a branch orders no loads); that read is still inside the caller's
+        // epoch, in which the segment stays mapped. `unpin` (Release) puts all reads before the unmap.
+        // What the bytes hold was published by the commit words.
         if self.0[stripe].fetch_add(1, Ordering::Relaxed) & RETIRED == 0 {
             return Some(Stripe(stripe));
         }
@@ -44,22 +46,29 @@ impl Pins {
         None
     }
 
-    pub(crate) fn unpin(&self, stripe: Stripe) {
-        // ORDERING: Release; pairs with the Acquire load in `is_free`: reads come before unmap.
+    /// Gives a pin back.
+    ///
+    /// # Safety
+    /// The stripe is of a pin of this segment that was not given back before, and the caller reads
+    /// nothing of the segment from now on.
+    pub(crate) unsafe fn unpin(&self, stripe: Stripe) {
+        // ORDERING: Release; pairs with the Acquire load in `is_free`: whoever sees that the count is 0
+        // and unmaps does so after all reads under this pin.
         self.0[stripe.0].fetch_sub(1, Ordering::Release);
     }
 
     /// Refuses all pins from now on.
     pub(crate) fn retire(&self) {
         for stripe in &self.0 {
-            // ORDERING: Relaxed; see `pin`.
+            // ORDERING: Relaxed; as in `pin`: the order of the two in one word decides.
             stripe.fetch_or(RETIRED, Ordering::Relaxed);
         }
     }
 
     /// Whether a retired segment has no reader left.
     pub(crate) fn is_free(&self) -> bool {
-        // ORDERING: Acquire; pairs with the Release in `unpin`.
+        // ORDERING: Acquire; pairs with the Release in `unpin`: the reads of all who gave their pins back
+        // come before what the caller does next, which is to unmap.
         self.0.iter().all(|stripe| stripe.load(Ordering::Acquire) == RETIRED)
     }
 }

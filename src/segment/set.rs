@@ -65,13 +65,23 @@ pub(crate) struct SegmentSet {
 /// A segment that stays mapped for as long as this lives.
 #[derive(Debug)]
 pub(crate) struct Pin<'t> {
+    /// Only lent out for as long as the pin is borrowed; see `segment_unbound`.
     segment: &'t Segment,
     stripe: Stripe,
 }
 
 impl<'t> Pin<'t> {
-    /// The segment, for as long as the pin is kept: callers that copy the reference keep it.
-    pub(crate) fn segment(&self) -> &'t Segment {
+    pub(crate) fn segment(&self) -> &Segment {
+        self.segment
+    }
+
+    /// The segment, for a value that keeps both the pin and what it borrows from the segment.
+    ///
+    /// # Safety
+    /// The reference, and everything borrowed from it, is used only while the pin is kept: `'t` is the
+    /// lifetime of the set, and the segment may be unmapped before its end.
+    #[inline]
+    pub(crate) const unsafe fn segment_unbound(&self) -> &'t Segment {
         self.segment
     }
 }
@@ -86,7 +96,9 @@ impl Deref for Pin<'_> {
 
 impl Drop for Pin<'_> {
     fn drop(&mut self) {
-        self.segment.pins.unpin(self.stripe);
+        // SAFETY: `pin_listed` took it from these pins, it is given back only here, and what the pin lent
+        // out is not used any more.
+        unsafe { self.segment.pins.unpin(self.stripe) };
     }
 }
 

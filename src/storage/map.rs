@@ -110,6 +110,11 @@ impl Map {
         self.len
     }
 
+    /// Whether this mapping was made for writing.
+    pub(crate) const fn is_writable(&self) -> bool {
+        self.writable
+    }
+
     /// Where it begins.
     pub(crate) fn address(&self) -> usize {
         self.ptr.as_ptr() as usize

@@ -18,7 +18,9 @@ use crate::format::header::{FIRST_FRAME, SEAL};
 use crate::format::hint::{self, Census, Expiring, HintEntries, HintEntry, SortedEntries, Subject};
 use crate::format::record::RecordHead;
 use crate::keydir::Keydir;
-use crate::segment::scan::{VerifiedFrame, each_frame};
+use crate::segment::frames::VerifiedFrame;
+use crate::segment::quiet::QuietSegment;
+use crate::segment::scan::each_frame;
 use crate::segment::{Segment, hint_name};
 use crate::storage::map::Map;
 use crate::storage::{Access, Storage};
@@ -346,7 +348,7 @@ pub(super) fn gather(
     mut lost: Option<&mut Vec<Corruption>>,
 ) -> Result<Gathered, Corruption> {
     let mut gather = Gather::new();
-    each_frame(segment, lost.as_deref_mut(), |offset, len, frame| {
+    each_frame(QuietSegment::of(segment), lost.as_deref_mut(), |offset, len, frame| {
         gather.add(keydir, segment, offset, len, frame);
         ControlFlow::Continue(())
     })?;

@@ -16,7 +16,8 @@ use crate::options::RecoveryMode;
 use crate::position::LogPosition;
 use crate::random::random_bytes;
 use crate::segment::Segment;
-use crate::segment::scan;
+use crate::segment::frames;
+use crate::segment::quiet::QuietSegment;
 use crate::storage::{Storage, io_error};
 use crate::sync::{Mutex, lock};
 use crate::threads::on_threads;
@@ -237,7 +238,7 @@ impl Loading<'_> {
 
 impl Source {
     fn sound(segment: &Arc<Segment>, census: Census, listing: Listing) -> Self {
-        let origins = if segment.header.merged { scan::inputs(segment) } else { None };
+        let origins = if segment.header.merged { frames::inputs(segment) } else { None };
         let newest = origins.and_then(|inputs| inputs.into_iter().max());
         let newest = newest.unwrap_or(segment.id() - u32::from(segment.header.merged));
         let segment = segment.clone();
@@ -397,7 +398,8 @@ impl<'s> Resolve for Frames<'s> {
 }
 
 fn verify(segment: &Segment, offset: u64) -> Result<(), Corruption> {
-    let frame = scan::frame_at(segment, offset, segment.end().saturating_sub(offset));
+    let room = segment.end().saturating_sub(offset);
+    let frame = QuietSegment::of(segment).frame_at(offset, room);
     match frame {
         Ok(Some(frame)) if frame.record().is_some() => Ok(()),
         Ok(_) => Err(Corruption::at(segment.position(offset), CorruptionKind::StaleSlot)),

@@ -18,7 +18,9 @@ use crate::log::VerifyReport;
 use crate::log::writer::LogWriter;
 use crate::position::LogPosition;
 use crate::segment::Segment;
-use crate::segment::scan::{self, VerifiedFrame};
+use crate::segment::frames::{self, VerifiedFrame};
+use crate::segment::quiet::QuietSegment;
+use crate::segment::scan;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::ops::ControlFlow;
@@ -118,9 +120,9 @@ impl<'i> Check<'i> {
                 continue;
             }
             self.report.segments += 1;
-            scan::verify_sealed(&segment)?;
+            scan::verify_sealed(QuietSegment::of(&segment))?;
             let (inner, mut failed) = (self.inner, Ok(()));
-            scan::each_frame(&segment, None, |offset, _, frame| {
+            scan::each_frame(QuietSegment::of(&segment), None, |offset, _, frame| {
                 let tag = frame.record().map(|record| inner.keydir.tag(record.key()));
                 failed = self.frame(&segment, offset, frame, tag);
                 if failed.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
@@ -139,9 +141,10 @@ impl<'i> Check<'i> {
     fn sealed(&mut self, segment: &Arc<Segment>) -> Result<(), Corruption> {
         let inner = self.inner;
         self.report.segments += 1;
-        let sound = scan::verify_sealed(segment);
+        let quiet = QuietSegment::of(segment);
+        let sound = scan::verify_sealed(quiet);
         let (mut failed, mut lost, mut gather) = (Ok(()), Vec::new(), Gather::new());
-        scan::each_frame(segment, Some(&mut lost), |offset, len, frame| {
+        scan::each_frame(quiet, Some(&mut lost), |offset, len, frame| {
             let tag = gather.add(&inner.keydir, segment, offset, len, frame);
             failed = self.frame(segment, offset, frame, tag);
             if failed.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
@@ -287,7 +290,8 @@ fn each_committed(
     let end = if is_last { u64::from(committed.offset()) } else { segment.end() };
     let mut offset = from;
     while offset < end {
-        let frame = scan::frame_at(segment, offset, end - offset);
+        // SAFETY: a frame begins at `offset`: at `from`, and behind each frame another one.
+        let frame = unsafe { frames::frame_at(segment, offset, end - offset) };
         let frame = frame.and_then(|frame| frame.ok_or(CorruptionKind::Missing));
         let frame = frame.map_err(|kind| Corruption::at(segment.position(offset), kind))?;
         each(offset, &frame)?;

@@ -22,7 +22,7 @@ use crate::keydir::{Keydir, LOOKUP_BATCH, ReadShards};
 use crate::position::LogPosition;
 use crate::prefetch::touch;
 use crate::segment::Segment;
-use crate::segment::scan;
+use crate::segment::frames;
 use crate::segment::set::{Listed, Pin, SegmentSet, locate};
 use crate::sync::Backoff;
 use crossbeam_utils::CachePadded;
@@ -60,12 +60,16 @@ pub(crate) struct Found<'a> {
 }
 
 impl<'a> Found<'a> {
-    pub(crate) fn key(&self) -> &'a [u8] {
+    pub(crate) fn key(&self) -> &[u8] {
         self.record.key()
     }
 
-    pub(crate) fn value(&self) -> &'a [u8] {
+    pub(crate) fn value(&self) -> &[u8] {
         self.record.value()
+    }
+
+    pub(crate) fn into_value(self, table: &'a SegmentSet) -> Value<'a> {
+        Value::new(self.record.value(), self.position, self.pin, table)
     }
 
     pub(crate) fn is_live(&self, clock: &Clock) -> bool {
@@ -165,7 +169,7 @@ impl View {
     pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Value<'_>>, ReadError> {
         let found = self.find(key)?;
         self.count_reads(usize::from(found.is_some()), usize::from(found.is_none()));
-        Ok(found.map(|found| Value::new(found.value(), found.position, found.pin, &self.table)))
+        Ok(found.map(|found| found.into_value(&self.table)))
     }
 
     /// Each batch is seen whole or not at all, by however many keys.
@@ -276,7 +280,8 @@ impl View {
                 values.push(None);
                 continue;
             };
-            let record = self.frame(at, pin.segment())?;
+            // SAFETY: the value keeps the pin beside it, and lends it out only while itself is borrowed.
+            let record = self.frame(at, unsafe { pin.segment_unbound() })?;
             let live = self.is_there(&record);
             hits += usize::from(live);
             values.push(live.then(|| Value::new(record.value(), at, pin, &self.table)));
@@ -311,7 +316,8 @@ impl View {
         pin: Option<Pin<'a>>,
     ) -> Result<Found<'a>, ReadError> {
         let pin = pin.ok_or_else(|| ReadError::Corrupt(stale(position)))?;
-        let record = self.frame(position, pin.segment())?;
+        // SAFETY: what is found keeps the pin beside it, and lends it out only while itself is borrowed.
+        let record = self.frame(position, unsafe { pin.segment_unbound() })?;
         Ok(Found { pin, record, position })
     }
 
@@ -400,7 +406,9 @@ fn note_damage(segment: &Segment, offset: u64, damage: &Damage) {
         // Its writer is at it.
         return;
     }
-    let kind = match scan::frame_at(segment, offset, segment.end().saturating_sub(offset)) {
+    let room = segment.end().saturating_sub(offset);
+    // SAFETY: a frame begins where a slot points.
+    let kind = match unsafe { frames::frame_at(segment, offset, room) } {
         Ok(Some(frame)) if frame.header.is_some() => return,
         Ok(frame) => no_frame(frame.is_some()),
         Err(kind) => kind,
@@ -430,10 +438,12 @@ fn diagnose(position: LogPosition, segment: &Segment) -> ReadError {
     let offset = u64::from(position.offset());
     let kind = match committed(segment, offset) {
         Err(kind) => kind,
-        Ok(_) => match scan::frame_at(segment, offset, segment.end().saturating_sub(offset)) {
-            Err(kind) => kind,
-            Ok(_) => CorruptionKind::Header,
-        },
+        Ok(_) => {
+            let room = segment.end().saturating_sub(offset);
+            // SAFETY: a frame begins where a slot points.
+            let frame = unsafe { frames::frame_at(segment, offset, room) };
+            frame.err().unwrap_or(CorruptionKind::Header)
+        }
     };
     ReadError::Corrupt(Corruption::at(position, kind))
 }

@@ -1,5 +1,7 @@
 //! What is there and what of it counts, decided before anything is changed.
 
+#![allow(unsafe_code, reason = "opens segments that nobody writes to")]
+
 use super::report::{Contradiction, RecoveryReport};
 use crate::error::{Corruption, CorruptionKind, OpenError};
 use crate::format::frame::{self, State};
@@ -9,13 +11,15 @@ use crate::format::names::set_aside_id;
 use crate::options::RecoveryMode;
 use crate::position::LogPosition;
 use crate::segment::Segment;
+use crate::segment::frames;
+use crate::segment::quiet::OfflineSegment;
 use crate::segment::scan::{self, Repair, Rules, Scan, Stop};
 use crate::storage::{Access, Storage, io_error};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A segment that counts.
 pub(super) struct Inspected {
-    pub(super) segment: Segment,
+    pub(super) segment: OfflineSegment,
     /// What was found in it, where it has to be repaired.
     pub(super) scan: Option<Scan>,
 }
@@ -171,24 +175,24 @@ fn cut(segment: &Segment) -> Corruption {
 }
 
 /// Whether nothing was ever written to it: it stood by.
-fn is_unused(segment: &Segment) -> bool {
-    !segment.is_sealed() && scan::next_written(segment, FIRST_FRAME).is_none()
+fn is_unused(segment: &OfflineSegment) -> bool {
+    !segment.is_sealed() && segment.quiet().next_written(FIRST_FRAME).is_none()
 }
 
 /// Whether nothing was moved into a merged segment yet.
-fn is_empty(segment: &Segment, inputs: Option<&Vec<u32>>) -> bool {
+fn is_empty(segment: &OfflineSegment, inputs: Option<&Vec<u32>>) -> bool {
     let head = inputs.map(|inputs| FIRST_FRAME + frame::inputs_len(inputs.len()));
-    !segment.is_sealed() && head.is_some_and(|head| scan::next_written(segment, head).is_none())
+    !segment.is_sealed() && head.is_some_and(|head| segment.quiet().next_written(head).is_none())
 }
 
 /// Whether nothing but the pad of a full segment stands between where a seal said that it ends and
 /// where its frames end: power loss may take the seal, which is not synced by itself.
-fn ends_in_a_pad(segment: &Segment, sealed_at: u64, found: u64) -> bool {
+fn ends_in_a_pad(segment: &OfflineSegment, sealed_at: u64, found: u64) -> bool {
     let is_place = sealed_at >= FIRST_FRAME && sealed_at.is_multiple_of(8) && sealed_at < found;
     if segment.is_sealed() || !is_place {
         return false;
     }
-    let frame = scan::frame_at(segment, sealed_at, found - sealed_at);
+    let frame = segment.quiet().frame_at(sealed_at, found - sealed_at);
     let pad = frame.ok().flatten().filter(|frame| frame.word.state == State::Pad);
     pad.is_some_and(|pad| sealed_at + pad.word.len == found)
 }
@@ -205,7 +209,7 @@ impl Inspection {
         id: u32,
         access: Access,
         ids: &[u32],
-    ) -> Result<Option<Segment>, OpenError> {
+    ) -> Result<Option<OfflineSegment>, OpenError> {
         if self.manifest.cut_off.binary_search(&id).is_ok() {
             // A recovery decided so, and was cut short.
             self.discarded.push((id, Fate::SetAside(BEHIND_THE_END)));
@@ -213,7 +217,8 @@ impl Inspection {
         }
         let removed = self.manifest.removed.binary_search(&id).is_ok();
         let segment = match Segment::open(storage, id, access) {
-            Ok(segment) => segment,
+            // SAFETY: it is open for reading only, or recovery has the storage to itself.
+            Ok(segment) => unsafe { OfflineSegment::new(segment) },
             Err(OpenError::Corrupt(_)) if removed => {
                 let why = "it has the id of a segment that was removed, and no header";
                 self.discarded.push((id, Fate::SetAside(why)));
@@ -301,13 +306,13 @@ impl Inspection {
 
     /// A segment that is kept beside the log was sealed, and all of it durable, before it was
     /// listed. The seal of a log segment is not synced by itself: power loss may have taken it.
-    fn judge_beside(&mut self, segment: Segment) -> Result<(), OpenError> {
+    fn judge_beside(&mut self, segment: OfflineSegment) -> Result<(), OpenError> {
         let salvage = !self.is_strict();
         if segment.is_sealed() {
             self.take_sealed(segment, true);
             return Ok(());
         }
-        let mut scan = scan::scan(&segment, Rules { same_boot: true, salvage });
+        let mut scan = scan::scan(segment.quiet(), Rules { same_boot: true, salvage });
         let lost = match &scan.stop {
             Some(Stop::Damaged(damage) | Stop::Torn(damage)) => Some(damage.clone()),
             Some(Stop::Blank) => {
@@ -332,10 +337,10 @@ impl Inspection {
     }
 
     /// A sealed segment is not looked through, but for salvage, which wants to know what is damaged.
-    fn take_sealed(&mut self, segment: Segment, beside: bool) {
+    fn take_sealed(&mut self, segment: OfflineSegment, beside: bool) {
         let mut damaged = None;
         if !self.is_strict() {
-            let mut scan = scan::scan(&segment, Rules { same_boot: true, salvage: true });
+            let mut scan = scan::scan(segment.quiet(), Rules { same_boot: true, salvage: true });
             let is_anew = self.heads.contains_key(&segment.id());
             if is_anew || !scan.repairs.is_empty() || scan.stop.is_some() {
                 let missing = Corruption::at(segment.position(scan.end), CorruptionKind::Missing);
@@ -351,7 +356,7 @@ impl Inspection {
     }
 
     /// A segment from before the beginning of the log that is neither kept nor removed.
-    fn judge_before_the_beginning(&mut self, segment: Segment) -> Result<(), OpenError> {
+    fn judge_before_the_beginning(&mut self, segment: OfflineSegment) -> Result<(), OpenError> {
         if is_unused(&segment) {
             // Its creation failed when it had its name already; or it was taken back, and not removed.
             self.discarded.push((segment.id(), Fate::Remove));
@@ -386,11 +391,15 @@ impl Inspection {
 
     /// Merged segments that the MANIFEST does not list: left behind by a merge that was interrupted,
     /// if everything that was merged is still there.
-    fn judge_merged(&mut self, merged: Vec<Segment>, log: &[Segment]) -> Result<(), OpenError> {
+    fn judge_merged(
+        &mut self,
+        merged: Vec<OfflineSegment>,
+        log: &[OfflineSegment],
+    ) -> Result<(), OpenError> {
         let beside = self.beside.iter().map(|inspected| inspected.segment.id());
-        let there: BTreeSet<u32> = beside.chain(log.iter().map(Segment::id)).collect();
+        let there: BTreeSet<u32> = beside.chain(log.iter().map(|segment| segment.id())).collect();
         for segment in merged {
-            let inputs = scan::inputs(&segment);
+            let inputs = frames::inputs(&segment);
             let is_copy = |inputs: &Vec<u32>| inputs.iter().all(|id| there.contains(id));
             if self.source == Source::Lost {
                 self.judge_beside(segment)?;
@@ -410,8 +419,8 @@ impl Inspection {
 
     /// Every segment names the one before it. Unused ones that were to be removed may stand beside
     /// the chain.
-    fn check_chain(&mut self, segments: &mut Vec<Segment>) -> Result<(), OpenError> {
-        let mut chain: Vec<Segment> = Vec::new();
+    fn check_chain(&mut self, segments: &mut Vec<OfflineSegment>) -> Result<(), OpenError> {
+        let mut chain: Vec<OfflineSegment> = Vec::new();
         for here in segments.drain(..) {
             let previous = here.header.previous;
             while chain.last().is_some_and(|last| last.id() > previous && is_unused(last)) {
@@ -445,7 +454,7 @@ impl Inspection {
     }
 
     /// Once the log was closed, nothing was written to it, and no segment is gone.
-    fn check_closed(&mut self, segments: &mut Vec<Segment>) -> Result<(), OpenError> {
+    fn check_closed(&mut self, segments: &mut Vec<OfflineSegment>) -> Result<(), OpenError> {
         let Some(end) = self.manifest.closed else { return Ok(()) };
         let later = segments.partition_point(|segment| segment.id() <= end.segment);
         for segment in segments.split_off(later) {
@@ -458,7 +467,8 @@ impl Inspection {
             segments.push(segment);
         }
         let kept = self.beside.iter().map(|inspected| inspected.segment.id());
-        let is_there = segments.iter().map(Segment::id).chain(kept).any(|id| id == end.segment);
+        let is_there =
+            segments.iter().map(|segment| segment.id()).chain(kept).any(|id| id == end.segment);
         if end.segment == 0 || is_there {
             return Ok(());
         }
@@ -491,7 +501,7 @@ impl Inspection {
     }
 
     /// Goes through the unsealed segments in order, by the table of `docs/durability.md`.
-    fn judge_log(&mut self, segments: Vec<Segment>) -> Result<(), OpenError> {
+    fn judge_log(&mut self, segments: Vec<OfflineSegment>) -> Result<(), OpenError> {
         let mut segments = segments.into_iter();
         while let Some(segment) = segments.next() {
             if segment.is_sealed() {
@@ -515,10 +525,10 @@ impl Inspection {
     /// Scans an unsealed segment, and says whether it was judged as one of a process that died.
     fn scan_unsealed(
         &self,
-        segment: &Segment,
-        rest: &[Segment],
+        segment: &OfflineSegment,
+        rest: &[OfflineSegment],
     ) -> Result<(Scan, bool), OpenError> {
-        let scan = |same_boot, salvage| scan::scan(segment, Rules { same_boot, salvage });
+        let scan = |same_boot, salvage| scan::scan(segment.quiet(), Rules { same_boot, salvage });
         let kernel = Kernel::of(segment, self.boot_id);
         if !self.is_strict() {
             // All that can be read, whatever happened.
@@ -540,9 +550,9 @@ impl Inspection {
     /// Whether the log ends in this segment. Damage in what is known to be durable is an error.
     fn resolve_tail(
         &mut self,
-        segment: &Segment,
+        segment: &OfflineSegment,
         scan: &mut Scan,
-        rest: &[Segment],
+        rest: &[OfflineSegment],
         same_boot: bool,
     ) -> Result<bool, OpenError> {
         let place = segment.position(scan.end);
@@ -558,15 +568,22 @@ impl Inspection {
     }
 
     /// Whether anything says that the log was durable beyond `place`.
-    fn is_durable(&self, segment: &Segment, place: LogPosition, rest: &[Segment]) -> bool {
+    fn is_durable(
+        &self,
+        segment: &OfflineSegment,
+        place: LogPosition,
+        rest: &[OfflineSegment],
+    ) -> bool {
         let beyond = |mark: Option<LogPosition>| mark.is_some_and(|mark| mark > place);
         let closed = self.manifest.closed.map(|end| LogPosition::new(end.segment, end.offset));
         beyond(closed)
-            || beyond(scan::durable_mark(segment, u64::from(place.offset())))
-            || rest.iter().any(|s| s.is_sealed() || beyond(scan::durable_mark(s, FIRST_FRAME)))
+            || beyond(scan::durable_mark(segment.quiet(), u64::from(place.offset())))
+            || rest
+                .iter()
+                .any(|s| s.is_sealed() || beyond(scan::durable_mark(s.quiet(), FIRST_FRAME)))
     }
 
-    fn tally(&mut self, segment: &Segment, scan: &Scan, same_boot: bool) {
+    fn tally(&mut self, segment: &OfflineSegment, scan: &Scan, same_boot: bool) {
         let report = &mut self.report;
         report.recovered_segments += 1;
         report.same_boot &= same_boot;
@@ -575,7 +592,7 @@ impl Inspection {
         let count = |what| scan.repairs.iter().filter(|(_, r)| *r == what).count() as u64;
         report.holes += count(Repair::Hole);
         report.dead_claims += count(Repair::DeadClaim);
-        let torn = scan::written(segment, scan.end);
+        let torn = segment.quiet().written_len(scan.end);
         if torn > 0 {
             report.torn_from.get_or_insert(segment.position(scan.end));
             report.torn_bytes += torn;
@@ -583,9 +600,9 @@ impl Inspection {
     }
 
     /// The log has ended: what stands in later segments goes with what is behind the end.
-    fn cut_off(&mut self, rest: Vec<Segment>) {
+    fn cut_off(&mut self, rest: Vec<OfflineSegment>) {
         for segment in rest {
-            let written = scan::written(&segment, FIRST_FRAME);
+            let written = segment.quiet().written_len(FIRST_FRAME);
             let fate = if written > 0 {
                 self.report.torn_from.get_or_insert(segment.position(FIRST_FRAME));
                 self.report.torn_bytes += written;
@@ -603,7 +620,7 @@ impl Inspection {
             if scan.frames > 0 || segment.is_sealed() {
                 break;
             }
-            let unwritten = scan::written(segment, FIRST_FRAME) == 0;
+            let unwritten = segment.quiet().written_len(FIRST_FRAME) == 0;
             let fate = if unwritten { Fate::Remove } else { Fate::SetAside(BEHIND_THE_END) };
             self.report.recovered_segments -= 1;
             self.discarded.push((segment.id(), fate));

@@ -5,7 +5,7 @@
 //! damaged stretch, though the bytes be gone; without one the frames are followed from their lengths for
 //! as long as they make sense. In time linear in the bytes of the damaged stretches.
 
-#![allow(unsafe_code, reason = "reads segments that nobody else has open")]
+#![allow(unsafe_code, reason = "reads files that no writer has open")]
 
 use super::classify::{Inspected, Inspection};
 use super::losses::{DamagedRange, Doubt, InDoubt, LostFrame, LostKind};
@@ -17,8 +17,10 @@ use crate::format::remains::{self, Remains, Remnant};
 use crate::format::u64_at;
 use crate::options::RecoveryMode;
 use crate::position::LogPosition;
+use crate::segment::frames::VerifiedFrame;
+use crate::segment::quiet::{OfflineSegment, QuietSegment};
 use crate::segment::scan::{self, Repair, Rules, Scan};
-use crate::segment::{Gap, Segment, file_name, hint_name};
+use crate::segment::{Gap, file_name, hint_name};
 use crate::storage::map::Map;
 use crate::storage::{Access, Storage};
 use std::collections::BTreeMap;
@@ -130,7 +132,7 @@ pub(super) fn note(
 /// The damaged stretches of a segment. What stands behind its last frame may not be there at all.
 fn ranges_of(
     inspection: &Inspection,
-    segment: &Segment,
+    segment: &OfflineSegment,
     scan: Option<&Scan>,
     hint: Option<&Hint>,
 ) -> Vec<Gap> {
@@ -180,25 +182,37 @@ impl Hint {
     }
 }
 
-/// The bytes of a file that nobody writes to.
-fn bytes(map: &Map, from: u64, to: u64) -> &[u8] {
-    let to = to.min(map.len() as u64);
-    // SAFETY: salvage is alone with the files, or looks at what has no writer.
-    unsafe { map.slice(from.min(to), to.saturating_sub(from)) }
+/// The part of a file's bytes that is there of a range.
+fn part(file: &[u8], from: u64, to: u64) -> &[u8] {
+    let to = to.min(file.len() as u64);
+    &file[from.min(to) as usize..to as usize]
 }
 
-fn open(storage: &dyn Storage, name: &str) -> Result<Option<Map>, OpenError> {
-    match storage.open(name, Access::Read) {
-        Ok(opened) => Ok(Some(opened.map)),
-        Err(OpenError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(OpenError::NotRegular { .. }) => Ok(None),
-        Err(error) => Err(error),
+/// A hint, or a segment that has no sound header: a file that no writer has open.
+struct UnusedFile(Map);
+
+impl UnusedFile {
+    fn open(storage: &dyn Storage, name: &str) -> Result<Option<Self>, OpenError> {
+        match storage.open(name, Access::Read) {
+            Ok(opened) => Ok(Some(Self(opened.map))),
+            Err(OpenError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                Ok(None)
+            }
+            Err(OpenError::NotRegular { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: hints are written under another name, and do not change once they have theirs; and no
+        // log takes a segment in that has no sound header.
+        unsafe { self.0.slice(0, self.0.len() as u64) }
     }
 }
 
 fn read_hint(storage: &dyn Storage, id: u32) -> Result<Option<Hint>, OpenError> {
-    let Some(map) = open(storage, &hint_name(id))? else { return Ok(None) };
-    let Some((loose, entries)) = hint::decode_loosely(bytes(&map, 0, map.len() as u64)) else {
+    let Some(file) = UnusedFile::open(storage, &hint_name(id))? else { return Ok(None) };
+    let Some((loose, entries)) = hint::decode_loosely(file.bytes()) else {
         return Ok(None);
     };
     let mut entries: Vec<HintEntry> = entries.iter().collect();
@@ -219,11 +233,17 @@ struct Found {
 }
 
 impl Found {
-    fn add(&mut self, segment: &Segment, scan: Option<&Scan>, ranges: &[Gap], hint: Option<&Hint>) {
-        let place = Place { id: segment.id(), salt: segment.salt(), map: &segment.map };
+    fn add(
+        &mut self,
+        segment: &OfflineSegment,
+        scan: Option<&Scan>,
+        ranges: &[Gap],
+        hint: Option<&Hint>,
+    ) {
+        let place = Place { id: segment.id(), salt: segment.salt(), file: segment.file_bytes() };
         for &range in ranges {
             let position = segment.position(range.offset);
-            let damage = damage_at(segment, range.offset);
+            let damage = damage_at(segment.quiet(), range.offset);
             self.damaged.push(DamagedRange { position, length: range.len, damage });
             self.suspects.extend(place.suspects(range, hint));
             if let (Some(len), Some(scan)) = (place.batch_at(range.offset), scan) {
@@ -243,22 +263,23 @@ impl Found {
         id: u32,
         damage: CorruptionKind,
     ) -> Result<(), OpenError> {
-        let (hint, map) = (read_hint(storage, id)?, open(storage, &file_name(id))?);
-        let length = map.as_ref().map_or(0, |map| map.len() as u64);
+        let (hint, file) = (read_hint(storage, id)?, UnusedFile::open(storage, &file_name(id))?);
+        let file = file.as_ref().map(UnusedFile::bytes);
+        let length = file.map_or(0, |file| file.len() as u64);
         let position = LogPosition::new(id, 0);
         self.damaged.push(DamagedRange { position, length, damage });
-        let written = |map: &Map| {
-            let last = bytes(map, 0, length).iter().rposition(|&byte| byte != 0);
+        let written = |file: &[u8]| {
+            let last = file.iter().rposition(|&byte| byte != 0);
             last.map_or(0, |last| (last as u64 + 1).next_multiple_of(8))
         };
-        let written = map.as_ref().map_or(0, written);
+        let written = file.map_or(0, written);
         let end = hint.as_ref().map_or(written, |hint| hint.loose.end);
         let range = Gap { offset: FIRST_FRAME, len: end.saturating_sub(FIRST_FRAME) };
-        let suspects = match &map {
-            Some(map) => {
-                let written = u64_at(bytes(map, 0, FIRST_FRAME), 24);
+        let suspects = match file {
+            Some(file) => {
+                let written = u64_at(part(file, 0, FIRST_FRAME), 24);
                 let salt = hint.as_ref().map_or(written, |hint| hint.loose.salt);
-                Place { id, salt, map }.suspects(range, hint.as_ref())
+                Place { id, salt, file }.suspects(range, hint.as_ref())
             }
             None => hint.as_ref().map_or_else(Vec::new, |hint| hinted_only(id, range, hint)),
         };
@@ -274,7 +295,7 @@ impl Found {
     fn doubt(
         &mut self,
         inspection: &Inspection,
-        segment: &Segment,
+        segment: &OfflineSegment,
         scan: &Scan,
         brought: Option<u64>,
         ended: &mut bool,
@@ -285,7 +306,8 @@ impl Found {
             None if !in_log || inspection.is_same_kernel(segment) => None,
             None if *ended => Some((FIRST_FRAME, Doubt::BehindTheEnd)),
             None => {
-                let strict = scan::scan(segment, Rules { same_boot: false, salvage: false });
+                let strict =
+                    scan::scan(segment.quiet(), Rules { same_boot: false, salvage: false });
                 strict.stop.is_some().then_some((strict.end, Doubt::BehindTheEnd))
             }
         };
@@ -300,19 +322,15 @@ impl Found {
 }
 
 /// What is wrong at a place.
-fn damage_at(segment: &Segment, offset: u64) -> CorruptionKind {
-    let room = segment.end().saturating_sub(offset);
-    if room < frame::WORD {
-        return CorruptionKind::Missing;
-    }
-    match scan::frame_at(segment, offset, room) {
+fn damage_at(segment: QuietSegment<'_>, offset: u64) -> CorruptionKind {
+    match segment.frame_at(offset, segment.end().saturating_sub(offset)) {
         Err(kind) => kind,
-        Ok(Some(scan::VerifiedFrame {
+        Ok(Some(VerifiedFrame {
             word,
             header: Some(Header { kind: Kind::Batch, value_len, .. }),
             ..
         })) => {
-            let checked = scan::check_batch(segment, offset, word.len, value_len);
+            let checked = segment.check_batch(offset, word.len, value_len);
             checked.map_or_else(|damage| damage.kind, |()| CorruptionKind::Missing)
         }
         Ok(_) => CorruptionKind::Missing,
@@ -320,8 +338,8 @@ fn damage_at(segment: &Segment, offset: u64) -> CorruptionKind {
 }
 
 /// Entries, puts and deletes between two places of a segment that was scanned.
-fn count(segment: &Segment, scan: &Scan, from: u64, to: u64) -> u64 {
-    let bytes = bytes(&segment.map, 0, to);
+fn count(segment: &OfflineSegment, scan: &Scan, from: u64, to: u64) -> u64 {
+    let bytes = part(segment.file_bytes(), 0, to);
     let (mut at, mut frames) = (from, 0);
     while at < to {
         let gap = scan.repairs.binary_search_by_key(&at, |(gap, _)| gap.offset);
@@ -345,7 +363,7 @@ fn count(segment: &Segment, scan: &Scan, from: u64, to: u64) -> u64 {
 struct Place<'m> {
     id: u32,
     salt: u64,
-    map: &'m Map,
+    file: &'m [u8],
 }
 
 impl Place<'_> {
@@ -370,7 +388,7 @@ impl Place<'_> {
     }
 
     fn look(&self, offset: u64, end: u64) -> Option<Remains> {
-        remains::look(self.salt, offset, bytes(self.map, offset, end))
+        remains::look(self.salt, offset, part(self.file, offset, end))
     }
 
     fn by_hint(&self, range: Gap, hint: &Hint) -> Vec<Suspect> {
@@ -417,15 +435,15 @@ impl Place<'_> {
 
     /// How far a frame may go that begins in a damaged stretch: but for a batch no further than that.
     fn room(&self, at: u64, end: u64) -> u64 {
-        let head = bytes(self.map, at, at + frame::HEADER);
+        let head = part(self.file, at, at + frame::HEADER);
         let header = Header::from_word(u64_at(head, 8));
         let is_batch = header.is_some_and(|header| header.kind == Kind::Batch);
-        if is_batch { self.map.len() as u64 } else { end }
+        if is_batch { self.file.len() as u64 } else { end }
     }
 
     /// The length of the batch that begins at a damaged place, if one does.
     fn batch_at(&self, offset: u64) -> Option<u64> {
-        let Some(Remains::Frame(head)) = self.look(offset, self.map.len() as u64) else {
+        let Some(Remains::Frame(head)) = self.look(offset, self.file.len() as u64) else {
             return None;
         };
         (head.header.kind == Kind::Batch).then_some(head.len)

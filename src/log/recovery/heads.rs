@@ -4,7 +4,7 @@
 //! where more is gone, the segment's hint has the salt, too. It is the right one only if a frame in the
 //! file verifies with it.
 
-#![allow(unsafe_code, reason = "reads a segment that nobody else has open")]
+#![allow(unsafe_code, reason = "opens a segment that nobody writes to")]
 
 use super::evidence::hinted_salt;
 use crate::error::OpenError;
@@ -12,6 +12,8 @@ use crate::format::frame::Header;
 use crate::format::header::{BadHeader, FIRST_FRAME, FileIdentity, Origin, SEAL, SegmentHeader};
 use crate::format::manifest::Manifest;
 use crate::segment::Segment;
+use crate::segment::frames;
+use crate::segment::quiet::OfflineSegment;
 use crate::segment::scan;
 use crate::segment::search::Search;
 use crate::storage::{Access, Storage};
@@ -26,7 +28,7 @@ pub(super) fn reopen(
     access: Access,
     manifest: &Manifest,
     ids: &[u32],
-) -> Result<Option<Segment>, OpenError> {
+) -> Result<Option<OfflineSegment>, OpenError> {
     let salt = hinted_salt(storage, id)?;
     let mut made_up = false;
     let read = |head: &Head, len: u64| {
@@ -38,7 +40,8 @@ pub(super) fn reopen(
         one_byte.or_else(by_hint).ok_or(BadHeader::Damaged("it cannot be told"))
     };
     let mut segment = match Segment::open_with(storage, id, access, read) {
-        Ok(segment) => segment,
+        // SAFETY: it is open for reading only, or recovery has the storage to itself.
+        Ok(segment) => unsafe { OfflineSegment::new(segment) },
         Err(OpenError::Corrupt(_) | OpenError::Version { .. }) => return Ok(None),
         Err(error) => return Err(error),
     };
@@ -78,10 +81,10 @@ fn from_hint(id: u32, salt: u64, len: u64, manifest: &Manifest, ids: &[u32]) -> 
 
 /// Whether a merge made it: that says its first frame, which may be gone, and each frame with a key. Taken
 /// for the log's, its frames would all be newer than they are.
-fn is_merged(segment: &Segment) -> bool {
-    let (mut moved, mut lost) = (scan::inputs(segment).is_some(), Vec::new());
+fn is_merged(segment: &OfflineSegment) -> bool {
+    let (mut moved, mut lost) = (frames::inputs(segment).is_some(), Vec::new());
     // Damage is noted, and does not end it.
-    let _ = scan::each_frame(segment, Some(&mut lost), |_, _, frame| {
+    let _ = scan::each_frame(segment.quiet(), Some(&mut lost), |_, _, frame| {
         let keyed = frame.header.filter(|header| header.kind.has_key());
         moved |= keyed.is_some_and(Header::is_moved);
         if moved || keyed.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -89,8 +92,6 @@ fn is_merged(segment: &Segment) -> bool {
     moved
 }
 
-fn has_frames(segment: &Segment) -> bool {
-    // SAFETY: nobody writes to it: salvage is alone with the log, or looks at one without a writer.
-    let bytes = || unsafe { segment.map.slice(0, segment.end()) };
-    Search::new(segment.salt(), bytes).next(FIRST_FRAME).is_some()
+fn has_frames(segment: &OfflineSegment) -> bool {
+    Search::new(segment.salt(), || segment.quiet().bytes()).next(FIRST_FRAME).is_some()
 }

@@ -13,7 +13,7 @@ use crate::format::header::FIRST_FRAME;
 use crate::format::manifest::{BadManifest, Manifest};
 use crate::options::RecoveryMode;
 use crate::segment::Segment;
-use crate::segment::scan;
+use crate::segment::live;
 use crate::storage::{Access, Storage, Writer};
 use std::collections::BTreeSet;
 use std::io;
@@ -98,7 +98,7 @@ fn look_still(storage: &dyn Storage, mode: RecoveryMode) -> Result<Look, OpenErr
             segment.gaps = scan.repairs.iter().map(|(gap, _)| *gap).collect();
             segment.set_end(scan.end);
         }
-        Arc::new(segment)
+        Arc::new(segment.into_segment())
     });
     let mut segments: Vec<_> = found.collect();
     segments.sort_by_key(|segment| segment.id());
@@ -230,7 +230,7 @@ impl Live {
             if segment.is_sealed() || segment.load_seal().is_some() {
                 break;
             }
-            let end = scan::reserved_end(segment);
+            let end = live::reserved_end(segment);
             segment.set_end(end);
             if end > FIRST_FRAME {
                 break;
@@ -239,7 +239,7 @@ impl Live {
         let deadline = Instant::now() + UNFINISHED;
         for segment in &mut self.log {
             if !segment.is_sealed() {
-                segment.gaps = scan::unfinished(segment, deadline)?;
+                segment.gaps = live::unfinished(segment, deadline)?;
             }
         }
         Ok(())

@@ -39,12 +39,14 @@ use crate::segment::id_of;
 use crate::storage::{Access, Storage};
 use std::time::Instant;
 
-/// Recovers the log in `storage`, for writing.
+/// Recovers the log in `storage`, for writing. The storage is borrowed exclusively: no writer of this
+/// process uses it meanwhile, and its lock keeps those of other processes away.
 pub(crate) fn recover(
-    storage: &dyn Storage,
+    storage: &mut dyn Storage,
     mode: RecoveryMode,
 ) -> Result<(RecoveredLog, RecoveryReport), OpenError> {
     let started = Instant::now();
+    let storage = &*storage;
     let salvaging = mode == RecoveryMode::Salvage;
     let brought = if salvaging { salvage::bring_back(storage)? } else { Vec::new() };
     let mut inspection = classify::inspect(storage, mode, Access::Write)?;

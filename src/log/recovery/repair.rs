@@ -15,7 +15,8 @@ use crate::log::writer::{RecoveredLog, seal_and_shrink};
 use crate::options::RecoveryMode;
 use crate::random::{random_bytes, random_u64};
 use crate::segment::Segment;
-use crate::segment::scan::{self, Repair, Scan};
+use crate::segment::quiet::OfflineSegment;
+use crate::segment::scan::{Repair, Scan};
 use crate::storage::{Access, Storage, io_error};
 use std::io;
 use std::sync::Arc;
@@ -198,13 +199,12 @@ fn copy_torn(
     report: &mut RecoveryReport,
 ) -> Result<bool, OpenError> {
     let Inspected { segment, scan: Some(scan) } = inspected else { return Ok(false) };
-    let torn = scan::written(segment, scan.end);
+    let torn = segment.quiet().written_len(scan.end);
     if torn == 0 {
         return Ok(true);
     }
     let name = cut_tail_name(segment.id(), scan.end);
-    // SAFETY: nobody writes to the segment: the log is locked, and not open yet.
-    let bytes = |from, len| unsafe { segment.map.slice(from, len) };
+    let bytes = |from, len| segment.quiet().bytes_between(from, from + len);
     let pieces = [(0, bytes(0, FIRST_FRAME)), (scan.end, bytes(scan.end, torn))];
     let reason = Some(BEHIND_THE_END);
     match storage.keep_aside(&name, segment.map.len() as u64, &pieces) {
@@ -233,7 +233,7 @@ fn repair(
     let failed = |e| io_error(format!("repair segment {}", segment.id()), e);
     let Some(scan) = scan else {
         segment.sync_seal().map_err(failed)?;
-        return Ok(Arc::new(segment));
+        return Ok(Arc::new(segment.into_segment()));
     };
     if salvaging && scan.repairs.iter().any(|(_, repair)| *repair == Repair::Damage)
         || segment.is_sealed()
@@ -242,7 +242,7 @@ fn repair(
         return salvage::rewrite(storage, segment, &scan, report).map(Arc::new);
     }
     repair_and_seal(&segment, &scan, clear_end).map_err(failed)?;
-    Ok(Arc::new(segment))
+    Ok(Arc::new(segment.into_segment()))
 }
 
 /// The word that a stretch gets that is not a good frame.
@@ -251,11 +251,11 @@ pub(super) fn repaired_word(segment: &Segment, at: u64, len: u64, repair: Repair
     frame::bare_word(segment.salt(), at, len, state)
 }
 
-fn repair_and_seal(segment: &Segment, scan: &Scan, clear_end: bool) -> io::Result<()> {
+fn repair_and_seal(segment: &OfflineSegment, scan: &Scan, clear_end: bool) -> io::Result<()> {
     for &(gap, repair) in &scan.repairs {
         if repair == Repair::DeadClaim {
             // SAFETY: the process died, says the scan, and this thread is alone with the segment.
-            unsafe { claim::void_dead_claim(segment, gap.offset, gap.len) };
+            unsafe { claim::void_dead_claim(&**segment, gap.offset, gap.len) };
             continue;
         }
         let word = repaired_word(segment, gap.offset, gap.len, repair);
@@ -264,7 +264,7 @@ fn repair_and_seal(segment: &Segment, scan: &Scan, clear_end: bool) -> io::Resul
         segment.map.word(gap.offset).store(word, std::sync::atomic::Ordering::Release);
     }
     let len = segment.map.len() as u64;
-    if clear_end && scan::written(segment, scan.end) > 0 {
+    if clear_end && segment.quiet().written_len(scan.end) > 0 {
         // SAFETY: this thread is alone with the segment, and no claim is in it.
         unsafe { segment.map.slice_mut(scan.end, len - scan.end) }.fill(0);
     }

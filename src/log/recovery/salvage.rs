@@ -1,8 +1,6 @@
 //! What salvage does beyond stepping over damage: it brings back what earlier recoveries cut off, and
 //! replaces damaged segments by sound ones with the same frames at the same places.
 
-#![allow(unsafe_code, reason = "reads segments that nobody else has open")]
-
 use super::classify::BEHIND_THE_END;
 use super::evidence::Brought;
 use super::repair::repaired_word;
@@ -12,6 +10,7 @@ use crate::format::header::{FIRST_FRAME, SEAL, Seal};
 use crate::format::manifest::Manifest;
 use crate::format::names::{self, segment_name};
 use crate::segment::Segment;
+use crate::segment::quiet::{OfflineSegment, QuietSegment};
 use crate::segment::scan::Scan;
 use crate::storage::{Access, Storage, io_error};
 use std::io;
@@ -59,16 +58,14 @@ fn append_to(storage: &dyn Storage, cut: &Segment, end: u64) -> Result<bool, Ope
         Err(OpenError::Corrupt(_)) => return Ok(false),
         Err(error) => return Err(error),
     };
-    let (len, of_cut) = (there.map.len() as u64, cut.map.len() as u64);
+    let (len, of_cut) = (there.map.len() as u64, cut.end());
     let fits = end >= FIRST_FRAME && end <= len && of_cut <= len && there.salt() == cut.salt();
     if !fits || !there.is_sealed() || there.end() != end || end >= of_cut {
         return Ok(false);
     }
     let head = there.header.encode();
-    // SAFETY: nobody writes to either of them: the log is locked, and not open yet.
-    let before = unsafe { there.map.slice(FIRST_FRAME, end - FIRST_FRAME) };
-    // SAFETY: as above.
-    let behind = unsafe { cut.map.slice(end, of_cut - end) };
+    let before = QuietSegment::of(&there).bytes_between(FIRST_FRAME, end);
+    let behind = QuietSegment::of(cut).bytes_between(end, of_cut);
     let name = segment_name(cut.id());
     let pieces = [(0, &head[..]), (FIRST_FRAME, before), (end, behind)];
     let replaced = storage.replace(&name, len, &pieces);
@@ -80,7 +77,7 @@ fn append_to(storage: &dyn Storage, cut: &Segment, end: u64) -> Result<bool, Ope
 /// another name of the same file.)
 pub(super) fn rewrite(
     storage: &dyn Storage,
-    segment: Segment,
+    segment: OfflineSegment,
     scan: &Scan,
     report: &mut RecoveryReport,
 ) -> Result<Segment, OpenError> {
@@ -90,8 +87,7 @@ pub(super) fn rewrite(
     for (word, to) in seal.iter().zip(head[SEAL as usize..].chunks_exact_mut(8)) {
         to.copy_from_slice(&word.to_le_bytes());
     }
-    // SAFETY: nobody writes to the segment: the log is locked, and not open yet.
-    let bytes = |from, to: u64| unsafe { segment.map.slice(from, to - from) };
+    let bytes = |from, to| segment.quiet().bytes_between(from, to);
     let words = scan
         .repairs
         .iter()

@@ -7,6 +7,8 @@
 //! A standby is published before its pages are in memory, and populated afterwards, a part at a time. A
 //! writer that gets there sooner faults in its own pages, which costs it less than waiting for all.
 
+#![allow(unsafe_code, reason = "reads a segment's first frame")]
+
 use super::capacity::{Need, refused};
 use super::{LogWriter, Unpopulated};
 use crate::error::{AppendError, SyncError};
@@ -14,7 +16,7 @@ use crate::format::frame::{Kind, SYNC_MARK};
 use crate::format::header::FIRST_FRAME;
 use crate::log::append::tail::Preparer;
 use crate::options::SEGMENT_UNIT;
-use crate::segment::{Segment, file_name, scan};
+use crate::segment::{Segment, file_name, frames};
 use crate::sync::lock;
 use std::io;
 use std::sync::Arc;
@@ -201,7 +203,8 @@ impl LogWriter {
             return true;
         }
         let is_mark = |segment: &Segment| {
-            let frame = scan::frame_at(segment, FIRST_FRAME, used);
+            // SAFETY: a frame begins here.
+            let frame = unsafe { frames::frame_at(segment, FIRST_FRAME, used) };
             let header = frame.ok().flatten().and_then(|frame| frame.header);
             header.is_some_and(|header| header.kind == Kind::SyncMark)
         };

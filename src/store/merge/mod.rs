@@ -35,7 +35,7 @@ use super::inner::{Damaged, Merging, StoreInner};
 use crate::error::{AppendError, Corruption, CorruptionKind, MergeError};
 use crate::format::frame;
 use crate::format::header::FIRST_FRAME;
-use crate::segment::scan;
+use crate::segment::frames;
 use crate::segment::{Segment, hint_name};
 use crate::sync::lock;
 use std::ops::Range;
@@ -395,7 +395,7 @@ impl StoreInner {
 /// dead.
 fn content(segment: &Segment) -> u64 {
     let used = segment.end().saturating_sub(FIRST_FRAME);
-    let inputs = if segment.header.merged { scan::inputs(segment) } else { None };
+    let inputs = if segment.header.merged { frames::inputs(segment) } else { None };
     used.saturating_sub(inputs.map_or(0, |ids| frame::inputs_len(ids.len())))
 }
 

@@ -11,6 +11,7 @@ use crate::format::record::Record;
 use crate::options::RecoveryMode;
 use crate::position::LogPosition;
 use crate::segment::Segment;
+use crate::segment::quiet::QuietSegment;
 use crate::segment::scan;
 use crate::store::hints::{self, Gather, Gathered};
 use crate::store::inner::{Damage, StoreInner};
@@ -70,7 +71,8 @@ impl<'i> Run<'i> {
         for nth in 0..self.inputs.len() {
             let segment = self.inputs[nth].clone();
             let (mut failed, mut lost, mut gather) = (None, Vec::new(), Gather::new());
-            scan::each_frame(&segment, Some(&mut lost), |offset, len, frame| {
+            let quiet = QuietSegment::of(&segment);
+            scan::each_frame(quiet, Some(&mut lost), |offset, len, frame| {
                 let tag = gather.add(&self.inner.keydir, &segment, offset, len, frame);
                 let done = self.throttle.after(len).and_then(|()| match (frame.record(), tag) {
                     (Some(record), Some(tag)) if record.is_put() => {
