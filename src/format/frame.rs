@@ -7,17 +7,17 @@
 //!          padding to 8
 //! ```
 //!
-//! The checksum is `crc32(body) ^ seed`, where the seed mixes the segment's salt, the frame's
-//! offset, the length and state, and the header word. So a frame verifies only at its own place in
-//! its own segment, and the CRC of the body can be computed before that place is known.
+//! The checksum is `crc32(body) ^ seed`, where the seed mixes the segment's salt, the frame's offset,
+//! its length and state, and its header word. So a frame verifies only at its own place in its own
+//! segment, while the CRC of the body does not depend on the place.
 
 use super::pad_to_8;
 use crate::error::CorruptionKind;
 use std::sync::LazyLock;
 
-/// Bytes of the commit word, the least that a frame can be.
+/// Bytes of the commit word, which is the shortest possible frame.
 pub(crate) const WORD: u64 = 8;
-/// Bytes before the body.
+/// Bytes before the body: commit word and header word.
 pub(crate) const HEADER: u64 = 16;
 /// A sync mark: a header and the position up to which the log is durable.
 pub(crate) const SYNC_MARK: u64 = HEADER + 8;
@@ -25,13 +25,13 @@ pub(crate) const SYNC_MARK: u64 = HEADER + 8;
 /// The state of a frame: the low 3 bits of its commit word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
-    /// Reserved by a writer that is still at it. The length is known, the body is not.
+    /// Reserved by a writer that is still filling it. The length is known, the body is not.
     Claimed = 1,
-    /// Whole and readable.
+    /// Complete and readable.
     Committed = 2,
-    /// Claimed and given up.
+    /// Claimed and abandoned.
     Void = 3,
-    /// Never claimed: the rest of a full segment, or the hole that a dead process left.
+    /// Never claimed: the rest of a full segment, or a hole that a dead process left.
     Pad = 4,
 }
 
@@ -41,13 +41,13 @@ pub(crate) enum State {
 pub(crate) enum Kind {
     /// The bytes of one append.
     Entry = 1,
-    /// The head of a batch; the value length is the number of entries in it.
+    /// The head of a batch; the value length is the number of frames in it.
     Batch = 2,
     /// "Everything before this position is durable."
     SyncMark = 3,
     /// A key and its value.
     Put = 4,
-    /// A key that is gone: a tombstone.
+    /// The tombstone of a key.
     Delete = 5,
     /// The first frame of a merged segment: the ids of the segments that were merged into it, and
     /// into its siblings, as `u32`s.
@@ -77,13 +77,13 @@ pub(crate) struct Header {
 }
 
 impl Header {
-    /// That of a frame without a key.
+    /// The header of a frame without a key.
     #[inline]
     pub(crate) const fn plain(kind: Kind, value_len: u32) -> Self {
         Self { kind, flags: 0, key_len: 0, value_len }
     }
 
-    /// That of an entry.
+    /// The header of an entry.
     #[inline]
     pub(crate) const fn entry(body: &[u8]) -> Self {
         Self::plain(Kind::Entry, body.len() as u32)
@@ -139,7 +139,7 @@ impl Header {
     }
 }
 
-/// The commit word, apart.
+/// The fields of a commit word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Word {
     pub(crate) len: u64,
@@ -148,8 +148,8 @@ pub(crate) struct Word {
 }
 
 impl Word {
-    /// `Ok(None)` is an unwritten word. The checksum is not looked at; the length is a multiple of
-    /// 8 and at most `room`.
+    /// Parses a commit word; `Ok(None)` if it is unwritten. The length is checked: a multiple of 8, at
+    /// most `room`. The checksum is not.
     #[inline]
     pub(crate) fn parse(word: u64, room: u64) -> Result<Option<Self>, CorruptionKind> {
         if word == 0 {
@@ -172,7 +172,7 @@ impl Word {
 
 /// The bits of a commit word that hold the frame's state.
 const STATE: u64 = 7;
-/// Those that hold its length.
+/// The bits of a commit word that hold its length.
 const LENGTH: u64 = 0xffff_fff8;
 
 /// The length in a commit word.
@@ -224,7 +224,8 @@ pub(crate) const fn bare_word(salt: u64, offset: u64, len: u64, state: State) ->
 /// The CRC-32 of a body (the polynomial of IEEE 802.3, reflected, as in zlib).
 #[inline]
 pub(crate) fn crc(body: &[u8]) -> u32 {
-    // A clone knows what the processor can; asking each time takes 1.6 of 19 ns for 100 B.
+    // A cloned hasher has the processor's features detected already; detecting them takes 1.6 of 19 ns
+    // for 100 B.
     let mut hasher = EMPTY.clone();
     hasher.update(body);
     hasher.finalize()
@@ -232,7 +233,7 @@ pub(crate) fn crc(body: &[u8]) -> u32 {
 
 static EMPTY: LazyLock<crc32fast::Hasher> = LazyLock::new(crc32fast::Hasher::new);
 
-/// The CRC-32 of a body in pieces.
+/// The CRC-32 of a body given in several parts.
 pub(crate) fn crc_parts(parts: &[&[u8]]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     parts.iter().for_each(|part| hasher.update(part));
@@ -250,7 +251,7 @@ pub(crate) fn verify_bare(salt: u64, offset: u64, word: Word) -> Result<(), Corr
     expect(check_of(bare_word(salt, offset, word.len, word.state)), word.check)
 }
 
-/// Checks a committed frame, `frame` being its bytes from the commit word on, and gives its header.
+/// Checks a committed frame and returns its header. `frame` are its bytes from the commit word on.
 pub(crate) fn verify_committed(
     salt: u64,
     offset: u64,
@@ -261,7 +262,8 @@ pub(crate) fn verify_committed(
     verify_by(salt, offset, word, super::u64_at(frame, 8), crc)
 }
 
-/// As `verify_committed`, where `crc` gives the CRC of so many bytes of body, if there are as many.
+/// As `verify_committed`; `crc` returns the CRC of the given number of body bytes, if there are as
+/// many.
 pub(crate) fn verify_by(
     salt: u64,
     offset: u64,
@@ -295,7 +297,7 @@ pub(crate) fn entry_body(salt: u64, offset: u64, word: u64, frame: &[u8]) -> Opt
     (commit_word(salt, offset, len, header, crc(body)) == word).then_some(body)
 }
 
-/// The first frame of a merged segment, whole, as it stands at `offset`.
+/// The complete first frame of a merged segment, for its place at `offset`.
 pub(crate) fn inputs_frame(salt: u64, offset: u64, inputs: &[u32]) -> Vec<u8> {
     let body: Vec<u8> = inputs.iter().flat_map(|id| id.to_le_bytes()).collect();
     let header = Header::plain(Kind::Inputs, body.len() as u32);
@@ -306,7 +308,7 @@ pub(crate) fn inputs_frame(salt: u64, offset: u64, inputs: &[u32]) -> Vec<u8> {
     frame
 }
 
-/// The length of a frame with so many ids.
+/// The length of such a frame with this many ids.
 pub(crate) const fn inputs_len(ids: usize) -> u64 {
     frame_len(ids as u64 * 4)
 }

@@ -14,7 +14,7 @@
 //!  60  u32  CRC-32 of the first 60 bytes
 //! ```
 //!
-//! Version 2 adds, behind the seal, where the file is from:
+//! Version 2 adds the file's origin behind the seal:
 //!
 //! ```text
 //!  96  u64  id of the log that it is a part of
@@ -27,39 +27,39 @@
 use super::{VERSION, u32_at, u64_at};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"tailcask");
-/// Marks a seal; written last.
+/// Marks a seal. It is written last.
 pub(crate) const SEAL_MAGIC: u64 = u64::from_le_bytes(*b"sealed\n\0");
 const KIND_LOG: u32 = 1;
 const KIND_MERGED: u32 = 2;
-/// Where the seal is.
+/// Offset of the seal.
 pub(crate) const SEAL: u64 = 64;
-/// Where the first frame is.
+/// Offset of the first frame.
 pub(crate) const FIRST_FRAME: u64 = 128;
 
 /// The segment header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SegmentHeader {
     pub(crate) id: u32,
-    /// Whether it is what a merge made, and no part of the log.
+    /// Whether a merge wrote it; then it is not part of the log's chain.
     pub(crate) merged: bool,
     /// The log segment before this one, 0 if there is none.
     pub(crate) previous: u32,
     pub(crate) salt: u64,
-    /// 0 where it could not be known.
+    /// 0 if it was unknown.
     pub(crate) boot_id: u128,
     pub(crate) capacity: u64,
     /// `None` in a segment of version 1.
     pub(crate) origin: Option<Origin>,
 }
 
-/// Which log a segment is a part of, and where its file was made.
+/// Which log a segment belongs to, and which file it was created as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Origin {
     pub(crate) log_id: u64,
     pub(crate) file: FileIdentity,
 }
 
-/// A file, for as long as it is there: what `stat` says of it.
+/// The identity of a file, by `stat`, as long as it exists.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct FileIdentity {
     pub(crate) device: u64,
@@ -67,15 +67,15 @@ pub(crate) struct FileIdentity {
 }
 
 impl FileIdentity {
-    /// Whether another identity is that of this file on another device: a copy of the whole volume.
-    /// A file system without a device of its own (an overlay, tmpfs, a network) gets a new number
-    /// each time it is mounted, which says nothing.
+    /// Whether another identity is that of this file on another device, which means a copy of the whole
+    /// volume. A file system without a device of its own (an overlay, tmpfs, a network) gets a new
+    /// device number with each mount, so there it is false.
     pub(crate) const fn is_on_another_device(self, other: Self) -> bool {
         let has_one = self.has_device() && other.has_device();
         has_one && self.inode == other.inode && self.device != other.device
     }
 
-    /// Linux gives major number 0 to what has none.
+    /// Linux gives major number 0 to file systems without a device.
     const fn has_device(self) -> bool {
         (self.device >> 8) & 0xfff | (self.device >> 32) & 0xffff_f000 != 0
     }
@@ -182,7 +182,7 @@ impl Seal {
         [SEAL_MAGIC, self.end, self.frames, u64::from(crc32fast::hash(&bytes))]
     }
 
-    /// `None` where there is no seal that this segment could have.
+    /// `None` if there is no valid seal of this segment.
     pub(crate) fn from_words(words: [u64; 4], salt: u64, len: u64) -> Option<Self> {
         let seal = Self { end: words[1], frames: words[2] };
         let sound = (FIRST_FRAME..=len).contains(&seal.end) && seal.end.is_multiple_of(8);
@@ -240,7 +240,7 @@ mod tests {
         assert_eq!(SegmentHeader::decode(&[0; 128]), Err(BadHeader::Blank));
     }
 
-    /// An overlay has another number after each start of its container.
+    /// An overlay has a new number after each start of its container.
     #[test]
     fn a_device_without_a_number_of_its_own_does_not_tell_copies() {
         let on = |device, inode| FileIdentity { device, inode };

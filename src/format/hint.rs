@@ -1,8 +1,8 @@
-//! The hint of a sealed segment: which keys are in it and where, by the tags of their hashes, so
-//! that a store opens without reading the frames; and what a merge wants to know beforehand.
+//! The hint of a sealed segment: the tags and offsets of its keys, so that a store opens without
+//! reading the frames, and a census of its frames for merging.
 //!
-//! A checksum says that a hint is as it was written, not that it was true. What can be told without
-//! the frames is: each frame that the seal counts is listed, or counted as not listed.
+//! A checksum says that a hint is unchanged, not that it was right. What can be checked without the
+//! frames is checked: every frame that the seal counts is either listed or counted as not listed.
 //!
 //! ```text
 //!   0  u64  magic "tchint\n\0"
@@ -34,43 +34,43 @@ const MAGIC: u64 = u64::from_le_bytes(*b"tchint\n\0");
 const VERSION: u32 = 2;
 const HEAD: usize = 152;
 const HEAD_1: usize = 120;
-/// More than a store reclaims.
+/// More bytes than a store ever reclaims.
 const MOST: u64 = 1 << 62;
-/// The least that a frame with a key takes.
+/// The shortest frame with a key.
 const LEAST: u64 = 24;
 const PLAIN: u32 = 1;
 
-/// What is in a segment, apart from the keys.
+/// The counts of a segment's frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Census {
-    /// Bytes of frames without a key: pads, marks, heads of batches, entries of the log.
+    /// Bytes of frames without a key: pads, sync marks, heads of batches, entries of the log.
     pub(crate) keyless: u64,
     /// Bytes of puts whose key has a later frame in the same segment.
     pub(crate) superseded: u64,
     /// Bytes of tombstones.
     pub(crate) tombstones: u64,
-    /// The lowest position that a frame in it was written at; the highest there is, if it has none.
+    /// The lowest origin of a frame in it; the highest possible position if it has no frame with a key.
     pub(crate) oldest: u64,
     pub(crate) expiring: Expiring,
-    /// Whether it holds entries of the log, which have to stay where they are.
+    /// Whether it holds entries of the log, which must stay where they are.
     pub(crate) plain: bool,
-    /// Frames that no entry names.
+    /// Frames that the hint does not list.
     pub(crate) unlisted: u64,
     /// Frames inside batches.
     pub(crate) inner: u64,
-    /// How many entries there are, and a sum that tells them from any others.
+    /// Number of entries in the hint, and a sum that tells them apart from other entries.
     pub(crate) entries: u64,
     pub(crate) digest: u64,
 }
 
 impl Census {
-    /// Takes in how many entries there are, and which.
+    /// Counts the entries and sums them up.
     pub(crate) fn count(&mut self, entries: impl ExactSizeIterator<Item = HintEntry>) {
         self.entries = entries.len() as u64;
         self.digest = entries.fold(0, |sum, entry| sum.wrapping_add(mix(entry.0)));
     }
 
-    /// Whether this can be what is in a segment.
+    /// Whether these counts are possible for a segment.
     fn is_possible(&self, subject: &Subject) -> bool {
         let room = subject.end.saturating_sub(super::header::FIRST_FRAME);
         let parts = [self.keyless, self.superseded, self.tombstones];
@@ -84,11 +84,12 @@ impl Census {
             && self.oldest_is_possible(subject)
     }
 
-    /// Frames of the log are where they were written, and those of merged segments were before.
+    /// Frames of a log segment are where they were first written, those of a merged one were written
+    /// before it.
     fn oldest_is_possible(&self, subject: &Subject) -> bool {
         let place = |offset: u64| u64::from(subject.id) << 32 | offset;
         match self.oldest {
-            // Of older frames with the same keys there may be some, and of the newest none.
+            // Older frames with the same keys may be unlisted, the newest not.
             u64::MAX => self.entries == 0,
             oldest if subject.merged => oldest < place(0),
             oldest => (place(super::header::FIRST_FRAME)..place(subject.end)).contains(&oldest),
@@ -102,52 +103,53 @@ const fn mix(entry: u64) -> u64 {
     (mixed ^ mixed >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9)
 }
 
-/// When the puts with a time to live are gone.
+/// When the puts with an expiry expire.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Expiring {
     pub(crate) bytes: u64,
-    /// In milliseconds since 1970, for each quarter of the bytes.
+    /// Milliseconds since 1970 at which each quarter of the bytes has expired.
     pub(crate) by: [u64; 4],
 }
 
 impl Expiring {
-    /// From the expiry and length of each put; they are sorted here.
+    /// From the expiry and the length of each put, which this sorts.
     pub(crate) fn of(puts: &mut [(u64, u64)]) -> Self {
         puts.sort_unstable();
         let bytes: u64 = puts.iter().map(|(_, len)| len).sum();
         let (mut by, mut seen) = ([0; 4], 0);
         for &(expiry, len) in puts.iter() {
             seen += len;
-            // The first quarter that is not over yet, and all that follow, last at least so long.
+            // The first quarter that has not expired completely, and the later ones, last at least
+            // until this time.
             let from = ((seen - len) * 4).checked_div(bytes).unwrap_or(0) as usize;
             by[from.min(3)..].fill(expiry);
         }
         Self { bytes, by }
     }
 
-    /// About how many bytes have expired.
+    /// Estimates the bytes that have expired.
     pub(crate) fn expired(&self, now: u64) -> u64 {
         let quarters = self.by.iter().filter(|&&by| by <= now).count() as u64;
-        // As a hint has it, which may say anything.
+        // As read from a hint, whose numbers may be arbitrary.
         (u128::from(self.bytes) * u128::from(quarters) / 4) as u64
     }
 }
 
-/// Which segment a hint is for, and which hash made its tags.
+/// The segment that a hint must describe, and the hash of its tags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Subject {
     pub(crate) id: u32,
     pub(crate) salt: u64,
     pub(crate) end: u64,
-    /// As the seal counts them.
+    /// Number of frames, from the seal.
     pub(crate) frames: u64,
     pub(crate) merged: bool,
     pub(crate) fingerprint: u64,
-    /// What merges had reclaimed when it was last looked through. Not compared: the hint is asked.
+    /// Bytes that merges had reclaimed when the hint was written. Not compared: read from the hint.
     pub(crate) looked_at: u64,
 }
 
-/// The bytes of a hint. The entries have to be sorted.
+/// Encodes a hint. The entries must be sorted.
 pub(crate) fn encode(subject: Subject, census: &Census, entries: &[HintEntry]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEAD + entries.len() * 8 + 4);
     bytes.extend(MAGIC.to_le_bytes());
@@ -167,7 +169,7 @@ pub(crate) fn encode(subject: Subject, census: &Census, entries: &[HintEntry]) -
     bytes
 }
 
-/// The census and the entries in the bytes of a hint, if it is a sound one for this segment.
+/// Decodes a hint: its census and entries, if it is a valid one of this segment.
 pub(crate) fn decode(bytes: &[u8], subject: Subject) -> Option<(Census, HintEntries<'_>)> {
     let (content, crc) = bytes.split_last_chunk::<4>()?;
     let (head, entries) = content.split_at_checked(HEAD)?;
@@ -204,12 +206,12 @@ pub(crate) fn decode(bytes: &[u8], subject: Subject) -> Option<(Census, HintEntr
     sound.then_some((census, entries))
 }
 
-/// What merges had reclaimed when a hint was written that `decode` has found to be sound.
+/// Bytes that merges had reclaimed when the hint was written. `decode` has accepted it.
 pub(crate) fn looked_at(bytes: &[u8]) -> u64 {
     u64_at(bytes, 144)
 }
 
-/// What a hint is of, as it says itself.
+/// What a hint says of itself, unchecked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LooseSubject {
     pub(crate) id: u32,
@@ -219,11 +221,11 @@ pub(crate) struct LooseSubject {
     pub(crate) plain: bool,
 }
 
-/// As `decode`, where it is not known what the hint should be of. For reports alone; hints of
-/// version 1 do, too.
+/// As `decode`, without knowing which segment the hint should describe. Only for reports; also accepts
+/// version 1.
 pub(crate) fn decode_loosely(bytes: &[u8]) -> Option<(LooseSubject, HintEntries<'_>)> {
     let (content, crc) = bytes.split_last_chunk::<4>()?;
-    // Version 1 counted no frames, and its tags are of another hash.
+    // Version 1 counted no frames, and used another hash.
     let version = u32_at(content, 8);
     let (head, entries) = content.split_at_checked(if version == 1 { HEAD_1 } else { HEAD })?;
     let (entries, rest) = entries.as_chunks::<8>();
@@ -240,21 +242,21 @@ pub(crate) fn decode_loosely(bytes: &[u8]) -> Option<(LooseSubject, HintEntries<
     (sound && entries.are_sound(loose.end)).then_some((loose, entries))
 }
 
-/// The entries in the bytes of a hint that `decode` has found to be sound.
+/// The entries of a hint that `decode` has accepted.
 pub(crate) fn entries(bytes: &[u8]) -> HintEntries<'_> {
     let end = bytes.len().saturating_sub(4);
     HintEntries(bytes.get(HEAD..end).unwrap_or_default().as_chunks().0)
 }
 
-/// A key in a hint: the tag of its hash, where its record is, and whether that is a tombstone. In the
-/// order of tags, then of offsets.
+/// An entry of a hint: the tag of a key, the offset of its record, and whether that is a tombstone.
+/// Ordered by tag, then by offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct HintEntry(u64);
 
 impl HintEntry {
-    /// Offsets are multiples of 8, so that their lowest bit is free.
+    /// The lowest bit of an offset is free, since offsets are multiples of 8.
     const TOMBSTONE: u64 = 1;
-    /// Bytes that it takes in a hint.
+    /// Bytes of an entry in a hint.
     pub(crate) const LEN: u64 = 8;
 
     #[inline]
@@ -279,7 +281,7 @@ impl HintEntry {
     }
 }
 
-/// Entries in their order, wherever they are.
+/// Sorted entries, in memory or in the bytes of a hint.
 pub(crate) trait SortedEntries {
     fn len(&self) -> usize;
 
@@ -289,7 +291,7 @@ pub(crate) trait SortedEntries {
         (0..self.len()).map(|nth| self.get(nth))
     }
 
-    /// Whether there is a put with the tag.
+    /// Whether a put has the tag.
     fn has_put(&self, tag: u32) -> bool {
         let (mut first, mut end) = (0, self.len());
         while first < end {
@@ -341,7 +343,7 @@ impl HintEntries<'_> {
             && self.iter().all(|entry| is_place(entry.offset()))
     }
 
-    /// How many entries there are with the tag that most have.
+    /// How many entries have the most frequent tag.
     pub(crate) fn most_of_a_tag(&self) -> usize {
         let (mut most, mut count, mut last) = (0, 0, None);
         for entry in self.iter() {
@@ -366,7 +368,7 @@ mod tests {
         fingerprint: 5,
         looked_at: 77,
     };
-    /// Two frames without an entry, of all frames two are inside of a batch.
+    /// Two frames are not listed, and two of all frames are inside a batch.
     fn census(entries: &[HintEntry]) -> Census {
         let expiring = Expiring { bytes: 80, by: [1, 2, 3, 4] };
         let (keyless, superseded, tombstones) = (10, 20, 30);

@@ -1,5 +1,5 @@
-//! The MANIFEST: which log this is, where it begins, which segments live beside it, which are gone,
-//! and which ids may not be used again.
+//! The MANIFEST: which log this is, where it begins, which segments exist beside it, which are removed,
+//! and which ids are used up.
 //!
 //! ```text
 //!  0  u64  magic "tcmanif\n"
@@ -33,15 +33,15 @@ const CLOSED: u32 = 2;
 const HEAD: usize = 80;
 const HEAD_1: usize = 36;
 
-/// Replaced as a whole, by one writer at a time.
+/// The MANIFEST's content. It is always replaced as a whole, by the one writer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Manifest {
     pub(crate) first: u32,
     pub(crate) next: u32,
-    /// 0 in one of version 1.
+    /// The log's id; 0 in version 1.
     pub(crate) log_id: u64,
     pub(crate) generation: u64,
-    /// The secret of the hash, where a store lives on the log. (Of version 1: its seed, twice.)
+    /// The secret of the store's hash; `None` if the log has no store. (Version 1: its seed, twice.)
     pub(crate) secret: Option<[u8; 16]>,
     /// Where the log ended when it was closed; `None` while it is open.
     pub(crate) closed: Option<LogEnd>,
@@ -52,7 +52,7 @@ pub(crate) struct Manifest {
     pub(crate) cut_off: Vec<u32>,
 }
 
-/// The last segment of a log, 0 if there is none, and where it ends.
+/// Where a log ends: its last segment, 0 if there is none, and an offset.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct LogEnd {
     pub(crate) segment: u32,
@@ -150,19 +150,19 @@ impl Manifest {
         })
     }
 
-    /// Takes note of segments that are dropped.
+    /// Records that segments are removed.
     pub(crate) fn remove(&mut self, ids: &[u32]) {
         self.removed.extend(ids);
         self.removed.sort_unstable();
         self.removed.dedup();
     }
 
-    /// Whether a store lives on the log: it has the secret of the store's hash.
+    /// Whether the log has a store: then there is a secret.
     pub(crate) const fn is_store(&self) -> bool {
         self.secret.is_some()
     }
 
-    /// Whether it is of version 1, and is to be replaced by one of this version.
+    /// Whether it is of version 1, to be replaced by one of this version.
     pub(crate) const fn is_legacy(&self) -> bool {
         self.log_id == 0
     }

@@ -1,15 +1,15 @@
-//! The names of the files in a log's directory, and in its folder of files that were set aside.
+//! The names of the files in a log's directory and in its `set-aside` folder.
 //!
-//! A file that is not complete yet has the suffix `.tmp`; the next open removes it. Files with names
-//! that are not made here are ignored.
+//! An incomplete file has the suffix `.tmp`, and the next open removes it. Files with other names than
+//! these are ignored.
 
-/// Where the log begins, and which segments live beside it.
+/// Says where the log begins, and which segments exist beside it.
 pub(crate) const MANIFEST: &str = "MANIFEST";
-/// The last MANIFEST but one: its blocks take the next one where there are no others.
+/// The MANIFEST before the last one; its blocks hold the next one on a full disk.
 pub(crate) const MANIFEST_SPARE: &str = "MANIFEST.spare";
-/// Space that is given back when there is no other.
+/// Reserved space, released when the disk is full.
 pub(crate) const RESERVE: &str = "RESERVE";
-/// Locked by the one writer.
+/// Locked by the writer.
 pub(crate) const LOCK: &str = "LOCK";
 /// The folder of files that recovery set aside.
 pub(crate) const SET_ASIDE: &str = "set-aside";
@@ -29,7 +29,7 @@ pub(crate) fn is_temporary(name: &str) -> bool {
     name.ends_with(TEMPORARY)
 }
 
-/// Whether it is the temporary name of a file that a log has.
+/// Whether a name is the temporary name of one of the log's files.
 pub(crate) fn is_own_temporary(name: &str) -> bool {
     name.strip_suffix(TEMPORARY).is_some_and(|name| {
         [MANIFEST, MANIFEST_SPARE, RESERVE].contains(&name) || is_segment_or_hint(name)
@@ -70,22 +70,22 @@ pub(crate) fn set_aside_path(name: &str) -> String {
     format!("{SET_ASIDE}/{name}")
 }
 
-/// Where what stood behind the end of a segment is kept, when recovery cut it off.
+/// The name of the file with the bytes that recovery cut off behind the end of a segment.
 pub(crate) fn cut_tail_name(id: u32, end: u64) -> String {
     format!("{id:020}.{end}.cut")
 }
 
-/// Where a whole segment is kept that was behind the end of the log.
+/// The name of a whole segment that was behind the end of the log.
 pub(crate) fn cut_segment_name(id: u32) -> String {
     format!("{id:020}{SEGMENT}.cut")
 }
 
-/// Where a damaged segment is kept that was replaced by a sound one.
+/// The name of a damaged segment that was replaced by a sound one.
 pub(crate) fn damaged_segment_name(id: u32) -> String {
     format!("{id:020}{SEGMENT}.damaged")
 }
 
-/// The id in the name of a cut off tail or segment, and where the segment ended, if it is a tail.
+/// The segment id in the name of a cut-off tail or segment; for a tail, also where the segment ends.
 pub(crate) fn cut_id(name: &str) -> Option<(u32, Option<u64>)> {
     let (digits, rest) = name.split_at_checked(DIGITS)?;
     let id = id_of(digits)?;
@@ -95,7 +95,7 @@ pub(crate) fn cut_id(name: &str) -> Option<(u32, Option<u64>)> {
     }
 }
 
-/// The id of the segment that a file was set aside of, by its name there.
+/// The id of the segment from which a file was set aside, from its name.
 pub(crate) fn set_aside_id(name: &str) -> Option<u32> {
     id_of(name.get(..DIGITS)?)
 }

@@ -1,8 +1,8 @@
-//! What the bytes of a damaged frame still tell of it: of which key it was, and how long.
+//! What a damaged frame's bytes still reveal: its key and its length.
 //!
-//! For reports alone: no value is ever taken from a frame that does not verify. Where a single bit was
-//! flipped, the checksum tells which one, and then what is told is certain; by chance it fits damage of
-//! other kinds in one of some 2^32 / bits cases.
+//! Only for reports: no value is ever taken from a frame that does not verify. If a single bit was
+//! flipped, the checksum tells which one, and the result is certain; damage of another kind looks like
+//! this by chance in one of about 2^32 / bits cases.
 
 use super::frame::{
     self, HEADER, Header, Kind, State, WORD, Word, check_of, commit_word, crc, frame_len,
@@ -13,13 +13,13 @@ use crate::position::LogPosition;
 
 /// The polynomial of CRC-32, reflected.
 const POLYNOMIAL: u32 = 0xedb8_8320;
-/// In a longer body no flipped bit is looked for.
+/// Flipped bits are not searched for in longer bodies.
 const BODY_MAX: usize = 64 << 20;
 
-/// What stood at a damaged place.
+/// What was at a damaged place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Remains {
-    /// A pad, or a claim that was given up: nothing that anybody misses.
+    /// A pad or an abandoned claim: nothing is lost.
     Nothing {
         len: u64,
     },
@@ -31,11 +31,11 @@ pub(crate) enum Remains {
 pub(crate) struct Remnant {
     pub(crate) header: Header,
     pub(crate) len: u64,
-    /// Empty where it has none.
+    /// Empty if it has no key.
     pub(crate) key: Vec<u8>,
-    /// The position that it was first written at, if a merge moved it.
+    /// Its origin, if a merge moved it.
     pub(crate) origin: Option<LogPosition>,
-    /// Whether its checksum vouches for it. Else it is as the bytes have it.
+    /// Whether its checksum confirms it. Otherwise it is what the damaged bytes say.
     pub(crate) certain: bool,
 }
 
@@ -46,8 +46,7 @@ impl Remnant {
     }
 }
 
-/// Looks at what stands at an offset of a segment; `bytes` begin there, and end where the frame has
-/// to.
+/// Examines the frame at an offset of a segment. `bytes` begin there and end where the frame must end.
 pub(crate) fn look(salt: u64, offset: u64, bytes: &[u8]) -> Option<Remains> {
     let room = bytes.len() as u64;
     let word = (room >= WORD).then(|| u64_at(bytes, 0))?;
@@ -63,7 +62,7 @@ pub(crate) fn look(salt: u64, offset: u64, bytes: &[u8]) -> Option<Remains> {
     certain.or_else(|| frame.plausible(found)).map(Remains::Frame)
 }
 
-/// The length of a frame without a body, of whose word at most a bit was flipped.
+/// The length of a frame without a body, if at most one bit of its word was flipped.
 fn bare(salt: u64, offset: u64, word: u64, room: u64) -> Option<u64> {
     let all = std::iter::once(word).chain((0..64).map(|bit| word ^ 1 << bit));
     let words = all.filter_map(|word| Word::parse(word, room).ok().flatten());
@@ -83,17 +82,17 @@ impl<'b> Candidate<'b> {
         check_of(self.word)
     }
 
-    /// What the checksum would be of a frame with this header and CRC.
+    /// The checksum that a frame with this header and CRC would have.
     fn expected(&self, header: Header, len: u64, crc: u32) -> u32 {
         check_of(commit_word(self.salt, self.offset, len, header.to_word(), crc))
     }
 
-    /// Whether the low half of the commit word says so, too.
+    /// Whether the low half of the commit word agrees.
     fn says(&self, len: u64) -> bool {
         has_state(self.word, State::Committed) && len_of(self.word) == len
     }
 
-    /// The length and the body of a frame with this header, if there is room for it.
+    /// The length and the body of a frame with this header, if it fits.
     fn body(&self, header: Header) -> Option<(u64, &'b [u8])> {
         let len = match header.kind {
             Kind::Batch => len_of(self.word),
@@ -103,8 +102,8 @@ impl<'b> Candidate<'b> {
         fits.then(|| (len, &self.bytes[HEADER as usize..][..header.body_len() as usize]))
     }
 
-    /// The frame, if it verifies with this header word. With the one that stands there the commit
-    /// word may say another length.
+    /// The frame, if it verifies with this header word. If that is the stored one, the length in the
+    /// commit word may differ.
     fn sound(&self, header: u64, as_found: bool) -> Option<Remnant> {
         let header = Header::from_word(header)?;
         let (len, body) = self.body(header)?;
@@ -115,7 +114,7 @@ impl<'b> Candidate<'b> {
         sound.then(|| Remnant::new(header, len, body, true))
     }
 
-    /// The head of a batch, a bit of whose length or state was flipped.
+    /// The head of a batch with a flipped bit in its length or state.
     fn sound_batch(&self, header: u64) -> Option<Remnant> {
         let header = Header::from_word(header).filter(|header| header.kind == Kind::Batch)?;
         let words = (0..32).map(|bit| self.word ^ 1 << bit);
@@ -125,7 +124,8 @@ impl<'b> Candidate<'b> {
         Some(Remnant::new(header, len, &[], true))
     }
 
-    /// The frame that its length and header say, with the bit put right that its checksum points at.
+    /// The frame according to its length and header, with the bit corrected that its checksum points
+    /// at.
     fn plausible(&self, header: u64) -> Option<Remnant> {
         let header = Header::from_word(header)?;
         let (len, body) = self.body(header).filter(|(len, _)| self.says(*len))?;
@@ -136,7 +136,7 @@ impl<'b> Candidate<'b> {
         let Some(bit) = flipped_bit(error, body.len()) else {
             return Some(Remnant::new(header, len, body, false));
         };
-        // What a report says of it stands before the value.
+        // A report needs only what comes before the value.
         let mut head = body[..record::value_at(header).min(body.len())].to_vec();
         if let Some(byte) = head.get_mut(bit / 8) {
             *byte ^= 1 << (bit % 8);
@@ -145,7 +145,7 @@ impl<'b> Candidate<'b> {
     }
 }
 
-/// The bit that, flipped alone in this many bytes, changes their CRC by `error`.
+/// The single bit that, flipped in this many bytes, changes their CRC by `error`.
 fn flipped_bit(error: u32, len: usize) -> Option<usize> {
     if len > BODY_MAX {
         return None;

@@ -9,7 +9,7 @@
 //! * At most one thread leads, and only the leader raises `durable`.
 //! * Every waiter is woken when its target is durable, when a sync has failed, or when it should lead.
 //!   Whoever stops leading sees to that, also if it panics.
-//! * A failure is kept: from then on every wait that is not yet satisfied fails.
+//! * A failure is permanent: every wait that is not yet satisfied fails from then on.
 //!
 //! Async tasks wait in the same group, and never lead: the log's own thread does so for them.
 
@@ -76,7 +76,7 @@ impl GroupCommit {
         lock(&self.state).failed.clone()
     }
 
-    /// Returns when everything before `target` is durable. `lead` syncs, and says up to where.
+    /// Returns when everything before `target` is durable. `lead` syncs and returns how far.
     pub(crate) fn wait(
         &self,
         target: u64,
@@ -172,7 +172,7 @@ impl GroupCommit {
         wake(tasks);
     }
 
-    /// The furthest position that a task waits for.
+    /// The highest position that a task waits for.
     pub(crate) fn wanted(&self) -> Option<u64> {
         let state = lock(&self.state);
         let tasks = state.waiters.iter().filter(|w| matches!(w.wake, Wakeup::Task(_)));

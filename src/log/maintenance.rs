@@ -1,12 +1,13 @@
 //! The background threads of a log: one keeps a standby ready, one syncs, seals and unmaps.
 //!
-//! They are two because a sync may take long, and writers should not wait for a standby meanwhile.
-//! `CommitLog` owns them: it starts them and joins them. What they run is in `LogWriter`, and what
-//! they are told, and tell, goes through its `Signals`.
+//! They are two because a sync may take long, and writers should not have to wait for a standby
+//! meanwhile. `CommitLog` owns the threads: it starts and joins them. They run methods of `LogWriter`,
+//! and communicate through its `Signals`.
 //!
-//! A thread that panics, or ends before it was asked to, is a bug. Its failure is kept: writes are
-//! refused from then on, tasks that wait for a sync are woken with the error, and it is in the log's
-//! statistics. Reads go on; so do syncs by callers, who also unmap what they retire.
+//! If a thread panics, or ends before it is asked to, that is a bug. The failure is recorded: writes
+//! are refused from then on, tasks that wait for a sync are woken with the error, and the log's
+//! statistics show it. Reads continue, and so do syncs by callers, which then also unmap retired
+//! segments.
 
 use crate::error::ThreadFailure;
 use crate::log::writer::{FailPoint, LogWriter};
@@ -18,11 +19,11 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// How often to look for work that nobody announces: readers that let go of a retired segment.
+/// How often to check for work that is not announced: retired segments that readers have released.
 const IDLE: Duration = Duration::from_millis(100);
-/// How long to wait before trying again to make a standby on a full disk, at first and at most.
+/// How long to wait before trying again to create a standby on a full disk, at first and at most.
 const RETRY: Range<Duration> = Duration::from_millis(50)..Duration::from_secs(5);
-/// The shortest pause between periodic syncs, so that a period of 0 does not take up a processor.
+/// The shortest pause between periodic syncs, so that a period of 0 does not occupy a processor.
 const SHORTEST: Duration = Duration::from_micros(100);
 
 const STANDBY: &str = "tailcask-standby";
@@ -37,7 +38,7 @@ pub(crate) struct MaintenanceThreads {
 
 impl MaintenanceThreads {
     pub(crate) fn start(writer: &Arc<LogWriter>) -> std::io::Result<Self> {
-        // Dropped, and so stopped, where the second thread cannot be started.
+        // Dropped, which stops it, if the second thread cannot be started.
         let mut threads = Self { writer: writer.clone(), handles: Vec::new() };
         for (name, run) in [(STANDBY, keep_standby as fn(&LogWriter) -> _), (SYNC, keep_synced)] {
             threads.handles.push(spawn(name, writer, run)?);
@@ -50,13 +51,13 @@ impl MaintenanceThreads {
 }
 
 impl Drop for MaintenanceThreads {
-    /// Ends the threads, and waits until they have ended.
+    /// Stops the threads and joins them.
     fn drop(&mut self) {
         self.writer.signals().stop();
         for handle in self.handles.drain(..) {
-            // Also one that the signals do not know yet.
+            // Including one that the signals do not know yet.
             handle.thread().unpark();
-            // They catch their panics, and what these were is in the signals.
+            // They catch their panics, and report them through the signals.
             let _ = handle.join();
         }
     }
@@ -67,11 +68,11 @@ impl Drop for MaintenanceThreads {
 pub(crate) enum ThreadEnd {
     /// It was asked to.
     Asked,
-    /// By itself, which is a failure.
+    /// It ended on its own, which is a failure.
     Early,
 }
 
-/// Starts a background thread of the log, or of the store on it. If it fails, the log's writer keeps
+/// Starts a background thread of the log or its store. If the thread fails, the log's writer records
 /// the failure.
 pub(crate) fn spawn(
     name: &'static str,
@@ -80,7 +81,7 @@ pub(crate) fn spawn(
 ) -> std::io::Result<JoinHandle<()>> {
     let writer = writer.clone();
     thread::Builder::new().name(name.into()).spawn(move || {
-        // What it shares with others is behind locks and atomics, and consistent between statements.
+        // Shared state is behind locks and atomics, and consistent between statements.
         let reason = match catch_unwind(AssertUnwindSafe(|| run(&writer))) {
             Ok(ThreadEnd::Asked) => return,
             Ok(ThreadEnd::Early) => "nobody had asked it to".into(),
@@ -127,12 +128,12 @@ fn keep_synced(writer: &LogWriter) -> ThreadEnd {
         Durability::Periodic(period) => Some(period.max(SHORTEST)),
         _ => None,
     };
-    // A period beyond what a clock can say never ends.
+    // A period too long for the clock never ends.
     let next = || period.and_then(|period| Instant::now().checked_add(period));
     let mut due = next();
     while !writer.signals().stopped() {
         writer.signals().fail_point(FailPoint::Sync);
-        // A sync that failed is kept, and every caller gets the error; there is no caller here.
+        // A failed sync is recorded, and every caller gets the error; here there is no caller.
         if writer.wants_seal() {
             let _ = writer.seal_finished();
         }

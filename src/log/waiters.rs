@@ -27,7 +27,7 @@ pub(crate) struct Waiters {
 }
 
 impl Waiters {
-    /// After a frame was finished: wakes those who wait.
+    /// Wakes waiting readers, after a frame was finished.
     #[inline]
     pub(crate) fn notify(&self) {
         // ORDERING: SeqCst; pairs with the heavy barrier in `wait`: either the waiter sees the frame

@@ -4,8 +4,7 @@
 //! stored before any other byte of the frame. So if the process dies, a word is zero only where
 //! nothing was written, and wherever something was written its length is known.
 //!
-//! This file knows nothing of how ranges are reserved (`tail`) or how the words are walked over
-//! (`prefix`); both build on it.
+//! Reserving ranges (`tail`) and walking over the words (`prefix`) build on this module.
 
 #![allow(unsafe_code, reason = "a claim is the exclusive right to write its range")]
 
@@ -15,7 +14,7 @@ use crate::position::LogPosition;
 use crate::sync::{AtomicU64, Ordering, fence};
 use std::ptr::NonNull;
 
-/// A segment as the protocol sees it: the map, or loom's cells.
+/// A segment as the protocol sees it: a mapped file, or loom's cells.
 ///
 /// # Safety
 /// Id, salt and capacity never change, and the memory up to the capacity lives as long as the value.
@@ -75,11 +74,11 @@ fn settle(waiters: &Waiters, place: &AtomicU64, word: u64) {
     waiters.notify();
 }
 
-/// Stores a pad: one word, so that there is no moment at which it is half written.
+/// Stores a pad: a single word, so it is never half written.
 ///
 /// # Safety
-/// The range was reserved by this thread and by no other, and lies before the capacity; offset and
-/// length are multiples of 8.
+/// The range was reserved by this thread and no other, and lies before the capacity; offset and length
+/// are multiples of 8.
 pub(crate) unsafe fn pad<S: SegmentMemory>(waiters: &Waiters, segment: &S, offset: u64, len: u64) {
     let word = frame::bare_word(segment.salt(), offset, len, State::Pad);
     settle(waiters, segment.word(offset), word);
@@ -90,13 +89,13 @@ pub(crate) unsafe fn pad<S: SegmentMemory>(waiters: &Waiters, segment: &S, offse
 /// claim as it steps over the void, and reads nothing in between.
 ///
 /// # Safety
-/// The claim is that of a process that died, and this thread alone writes to the segment.
+/// The claim is that of a dead process, and only this thread writes to the segment.
 pub(crate) unsafe fn void_dead_claim<S: SegmentMemory>(segment: &S, offset: u64, len: u64) {
     const ZEROS: [u8; 4096] = [0; 4096];
     let end = offset + len;
     for at in (offset + frame::WORD..end).step_by(ZEROS.len()) {
         let zeros = &ZEROS[..ZEROS.len().min((end - at) as usize)];
-        // SAFETY: inside the dead claim, which nobody else writes to or reads from.
+        // SAFETY: inside the dead claim, which no other thread reads or writes.
         unsafe { segment.write(at, zeros) };
     }
     let word = frame::bare_word(segment.salt(), offset, len, State::Void);
@@ -131,7 +130,7 @@ impl<'t, S: SegmentMemory> Reserved<'t, S> {
         offset: u64,
         len: u64,
     ) -> Self {
-        // SAFETY: alive, says the contract.
+        // SAFETY: alive, by the contract.
         let memory = unsafe { segment.as_ref() };
         let word = frame::bare_word(memory.salt(), offset, len, State::Claimed);
         // SAFETY: inside the range.
@@ -152,7 +151,7 @@ impl<'t, S: SegmentMemory> Reserved<'t, S> {
         Claim { segment, offset, len, waiters }
     }
 
-    /// Writes the whole frame, and makes it readable.
+    /// Writes the whole frame and commits it.
     #[inline(always)]
     pub(crate) fn finish(self, body: &[u8], header: Header, crc: u32) -> LogPosition {
         if frame::HEADER + body.len() as u64 > self.len {
@@ -248,7 +247,7 @@ impl<S: SegmentMemory> Claim<'_, S> {
         segment.word(offset).store(word, Ordering::Relaxed);
     }
 
-    /// Makes the frame readable.
+    /// Commits the frame, which makes it readable.
     #[inline]
     pub(crate) fn commit(mut self, header: Header, crc: u32) -> LogPosition {
         self.write(frame::WORD, &header.to_word().to_le_bytes());

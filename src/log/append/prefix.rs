@@ -42,7 +42,7 @@ struct Cursor<S> {
     offset: u64,
     /// Frames before `offset` in this segment.
     frames: u64,
-    /// Where the last frame begins, if it is a pad.
+    /// Where the final pad begins, if there is one.
     pad: Option<u64>,
     counts: Counts,
     finished: Vec<Finished<S>>,
@@ -116,7 +116,7 @@ impl<S: SegmentMemory> Prefix<S> {
         is_frame_from(segment, segment.capacity(), |_| None, from, target)
     }
 
-    /// Takes the segments that were finished since the last call, and says where the walk is.
+    /// Returns the segments that were finished since the last call, and the walk's position.
     pub(crate) fn take_finished(&self) -> (Arc<S>, u64, Vec<Finished<S>>) {
         let mut cursor = lock(&self.cursor);
         (cursor.segment.clone(), cursor.offset, std::mem::take(&mut cursor.finished))
@@ -146,9 +146,9 @@ impl<S: SegmentMemory> Prefix<S> {
     }
 }
 
-/// Whether a frame begins at `target`, in a segment that another process writes to, or has left. It
-/// ends at `limit`; there may be gaps to step over; and behind a word that belongs to no frame nothing
-/// is known. See [`Prefix::is_frame`].
+/// Whether a frame begins at `target` in a segment of another process, alive or dead. The segment ends
+/// at `limit` and may have gaps to step over; behind a word that belongs to no frame nothing is known.
+/// See [`Prefix::is_frame`].
 pub(crate) fn is_frame_before<S: SegmentMemory>(
     segment: &S,
     limit: u64,
@@ -158,7 +158,7 @@ pub(crate) fn is_frame_before<S: SegmentMemory>(
     is_frame_from(segment, limit, gap_at, FIRST_FRAME, target)
 }
 
-/// As `is_frame_before`, walking from `from` on, where a frame begins.
+/// As `is_frame_before`, walking from `from`, where a frame begins.
 fn is_frame_from<S: SegmentMemory>(
     segment: &S,
     limit: u64,
@@ -290,7 +290,7 @@ mod tests {
 
     const ROOM: u64 = 1 << 20;
 
-    /// A segment that counts how often a word is looked at.
+    /// A segment that counts how often its words are read.
     struct Counting {
         words: Vec<AtomicU64>,
         found: Vec<AtomicU64>,
@@ -321,7 +321,7 @@ mod tests {
         }
     }
 
-    /// Frames of 24 to 96 bytes, every fifth one a batch of two; and where all of them begin.
+    /// Frames of 24 to 96 bytes, every fifth one a batch of two, with their offsets.
     fn segment(used: u64) -> (Counting, Vec<u64>) {
         let zeros = |n: u64| (0..n).map(|_| AtomicU64::new(0)).collect::<Vec<_>>();
         let capacity = FIRST_FRAME + ROOM;
@@ -365,7 +365,7 @@ mod tests {
     #[test]
     fn reading_behind_an_unfinished_frame_walks_over_each_frame_about_once() {
         let (segment, begins) = segment(ROOM);
-        // From back to front, the worst order there is, and then again.
+        // From back to front, which is the worst order, and then again.
         for _ in 0..2 {
             for &target in begins.iter().rev() {
                 assert!(
@@ -374,7 +374,7 @@ mod tests {
                 );
             }
         }
-        // Each target costs a walk of half a block, and not of half the segment.
+        // Each target costs a walk of half a block, not of half the segment.
         let (frames, in_a_block) = (begins.len() as u64, Counting::BLOCK / 24);
         let looks = segment.looks.get();
         assert!(looks < 2 * frames * in_a_block, "{looks} looks for {frames} frames");

@@ -49,7 +49,7 @@ const fn roll_of(word: u64) -> u64 {
     word >> ROLL_SHIFT
 }
 
-/// Where in its segment a fill is.
+/// The offset in the segment at a given fill.
 const fn offset(base: u64, fill: u64) -> u64 {
     base.wrapping_add(fill * 8)
 }
@@ -198,14 +198,14 @@ impl<S: SegmentMemory> Tail<S> {
         let offset = offset(base, start);
         let memory = NonNull::new(memory).expect("a roll has a segment");
         if start + units <= LIMIT {
-            // SAFETY: the range is this thread's alone, by the fetch_add, and the slot's Arc keeps
-            // the segment alive until the frame is finished.
+            // SAFETY: the fetch_add gave the range to this thread alone, and the slot's Arc keeps the
+            // segment alive until the frame is finished.
             return Some(unsafe { Reserved::new(&self.waiters, memory, offset, units * 8) });
         }
-        // SAFETY: start < LIMIT, so this thread owns the rest, and the segment is unfinished until
-        // it has padded that.
+        // SAFETY: start < LIMIT, so this thread owns the rest of the segment, which is unfinished until
+        // it is padded.
         let segment = unsafe { memory.as_ref() };
-        // SAFETY: the rest is this thread's alone.
+        // SAFETY: this thread alone owns the rest of the segment.
         unsafe { pad(&self.waiters, segment, offset, (LIMIT - start) * 8) };
         None
     }
@@ -275,7 +275,7 @@ impl<S: SegmentMemory> Tail<S> {
         roll_of(self.word.load(Ordering::Acquire))
     }
 
-    /// Where the next frame goes: the end of everything that was reserved.
+    /// The position of the next frame: the end of everything reserved.
     ///
     /// Read without owning a range, so the slot may be reused meanwhile. As with a sequence lock, what
     /// was read counts only if the word still has the same roll afterwards.
@@ -311,9 +311,9 @@ impl<S: SegmentMemory> Tail<S> {
         let known = roll >= self.finished.load(Ordering::Relaxed) && !is_after(roll, active);
         known.then(|| {
             self.slot(roll).segment.with(|cell| {
-                // SAFETY: active or earlier and not finished, so no preparer writes the slot; it was
-                // written before the roll that was acquired above. `finish`, which also writes it,
-                // takes this tail's one walker mutably.
+                // SAFETY: the roll is active or earlier and not finished, so no preparer writes the
+                // slot; it was written before the roll that was acquired above. `finish`, which also
+                // writes it, takes this tail's one walker mutably.
                 let segment = unsafe { &*cell };
                 segment.clone().expect("a roll has a segment")
             })
@@ -324,17 +324,17 @@ impl<S: SegmentMemory> Tail<S> {
         assert!(Arc::ptr_eq(&self.identity, &walker.tail), "a walker of another log");
     }
 
-    /// Says that every frame of every roll before this one is finished, and frees the slot of the
+    /// Records that every frame of every roll before this one is finished, and frees the slot of the
     /// last of them.
     ///
     /// # Safety
     /// All rolls before the last one were finished by earlier calls. Every frame of the last one is
-    /// finished, and the walker has seen so (Acquire).
+    /// finished, and the walker has seen that (Acquire).
     pub(crate) unsafe fn finish(&self, walker: &mut Walker, rolls: u64) {
         self.check(walker);
         self.slot(rolls - 1).segment.with_mut(|cell| {
-            // SAFETY: no range of this roll is owned any more; `unfinished` takes the same one
-            // walker; and the preparer waits for the store below.
+            // SAFETY: no range of this roll is still owned; `unfinished` takes the same walker; and the
+            // preparer waits for the store below.
             unsafe { *cell = None };
         });
         // ORDERING: Release; pairs with the Acquire load in `has_slot`. If a preparer sees this, it
@@ -371,11 +371,11 @@ impl<'t, S: SegmentMemory> Preparer<'t, S> {
         self.preparing.next_roll < finished + self.tail.slots.len() as u64
     }
 
-    /// Publishes the standby, to be appended to from `offset` on.
+    /// Publishes a segment as the standby, to be appended to from `offset` on.
     ///
     /// # Safety
-    /// The offset is a multiple of 8, up to the capacity. Nobody else writes to the segment from
-    /// there on, and it is zero there: from now on ranges in it are handed out.
+    /// The offset is a multiple of 8, up to the capacity. From there on the segment is zero, and
+    /// nothing else writes to it: ranges in it are handed out from now on.
     pub(crate) unsafe fn publish(&mut self, segment: Arc<S>, offset: u64) -> Result<(), NoSlot> {
         debug_assert!(!self.has_standby());
         if !self.has_slot() {
@@ -405,7 +405,8 @@ impl<'t, S: SegmentMemory> Preparer<'t, S> {
         Ok(())
     }
 
-    /// Publishes a segment whose first frame is the caller's, claimed before anyone can see it.
+    /// Publishes a segment whose first frame belongs to the caller: it is claimed before another thread
+    /// can see the segment.
     ///
     /// # Safety
     /// As for `publish`, from `at` on, where `len` bytes fit; the length is a multiple of 8.
@@ -417,7 +418,7 @@ impl<'t, S: SegmentMemory> Preparer<'t, S> {
     ) -> Claim<'t, S> {
         assert!(self.has_slot(), "the caller has found a slot");
         let memory = NonNull::from(&*segment);
-        // SAFETY: nobody else writes to the segment, says the contract, and it is published with the
+        // SAFETY: by the contract nothing else writes to the segment, and it is published with the
         // range taken; the slot then keeps it alive until the frame is finished.
         let claim = unsafe { Reserved::new(&self.tail.waiters, memory, at, len) }.guard();
         // SAFETY: the same contract.
@@ -426,19 +427,19 @@ impl<'t, S: SegmentMemory> Preparer<'t, S> {
         claim
     }
 
-    /// Takes the standby back at the end of the log, and leaves the active segment as it is.
+    /// Withdraws the standby when the log is closed, and leaves the active segment as it is.
     ///
     /// # Safety
-    /// Nobody appends or rolls any more.
+    /// No thread appends or rolls any more.
     pub(crate) unsafe fn withdraw_for_close(&mut self) -> Option<Arc<S>> {
         if !self.has_standby() {
             return None;
         }
-        // ORDERING: Relaxed; nobody rolls any more.
+        // ORDERING: Relaxed; no thread rolls any more.
         self.tail.standby.store(0, Ordering::Relaxed);
         self.preparing.next_roll -= 1;
         self.tail.slot(self.preparing.next_roll).segment.with_mut(|cell| {
-            // SAFETY: the roll never became active, and nobody rolls any more.
+            // SAFETY: the roll never became active, and no thread rolls any more.
             unsafe { (*cell).take() }
         })
     }
@@ -462,7 +463,7 @@ impl<'t, S: SegmentMemory> Preparer<'t, S> {
         }
         self.preparing.next_roll -= 1;
         self.tail.slot(self.preparing.next_roll).segment.with_mut(|cell| {
-            // SAFETY: the roll never became active and cannot any more, so nobody reads the slot.
+            // SAFETY: the roll never became active and cannot any more, so no thread reads the slot.
             unsafe { (*cell).take() }
         })
     }
