@@ -1,13 +1,14 @@
-//! Loading many entries at once, for opening.
+//! Loading many entries at once, when a store is opened.
 //!
 //! Sources are sorted by tag, and so are the places in the tables. So each thread takes a shard, makes
-//! its table as large as it will have to be, and fills it part by part: from every source the entries
-//! that belong there, which are next to each other, while the part stays in the cache. In which order
-//! entries of one key come makes no difference.
+//! its table as large as it will have to be, and fills it part by part: from every source it takes the
+//! entries that belong there, which are next to each other, while that part of the table is in the
+//! cache. The order in which the entries of one key come makes no difference.
 //!
-//! Two entries with equal tags are compared. Where more than a few have one tag, which does not happen
-//! by chance, they are set aside and sorted by their keys instead: with each compared to each, opening
-//! would take time quadratic in their number.
+//! An entry whose tag is there already is compared with the one that is there: another key, an older
+//! frame of the same key, or a newer one. Where more than a few keys share a tag, which does not happen
+//! by chance, their entries are set aside and sorted by key instead: comparing each with each would
+//! make opening take time quadratic in their number.
 
 use super::Keydir;
 use super::entry::KeydirEntry;
@@ -18,7 +19,7 @@ use crate::threads::on_threads;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// What an entry to be loaded is to one that is there with the same tag.
+/// How an entry to be loaded relates to one that is there with the same tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
     /// Another key.
@@ -34,37 +35,38 @@ pub(crate) enum Fate {
 pub(crate) struct LoadEntry {
     pub(crate) tag: u32,
     pub(crate) at: LogPosition,
-    /// Whether it says that its key is not there: it takes part, and has no slot in the end.
+    /// Whether its frame says that the key was deleted: it is compared as any other, and has no slot
+    /// in the end.
     pub(crate) tombstone: bool,
 }
 
-/// Entries to be loaded, growing by their tags.
+/// Entries to be loaded, sorted by tag.
 pub(crate) trait LoadSource: Sync {
     fn len(&self) -> usize;
     fn get(&self, nth: usize) -> LoadEntry;
 }
 
-/// Tells which entries with equal tags have one key, and which of those is the newest.
+/// Decides, for entries with equal tags, which have the same key, and which of those is the newest.
 pub(crate) trait Resolve: Sync {
     type Key: Ord;
     type Error: Send;
 
-    /// What `new` is to `old`. Entries of one key are in a total order by it.
+    /// How `new` relates to `old`. Entries of one key are in a total order by it.
     fn fate(&self, old: LogPosition, new: LogPosition) -> Result<Fate, Self::Error>;
 
-    /// An entry's key, and where it was written first, by which it is newer or older than others of
-    /// the key. `None` is no other entry's key.
+    /// An entry's key, and where it was written first: the entry of a key that was written last is its
+    /// newest. `None` stands for a key that no other entry has.
     fn look(&self, at: LogPosition) -> Result<Option<(Self::Key, LogPosition)>, Self::Error>;
 
-    /// Is told which entries are dropped, since a newer one has their key.
+    /// Called for every entry that is dropped because a newer one has its key.
     fn dropped(&self, at: LogPosition);
 }
 
 /// Bytes of a table that are filled at a time.
 const PART: usize = 128 << 10;
 
-/// How many entries of different keys with one tag are compared with each other.
-const CROWD: usize = 8;
+/// At most this many keys with one tag are compared with each other.
+const MAX_COMPARED: usize = 8;
 
 /// Marks a slot as a tombstone while its table is filled: positions are multiples of 8.
 const TOMBSTONE: u64 = 1;
@@ -109,7 +111,7 @@ impl Keydir {
         table::reserve(&mut table, count);
         let parts = (table.buckets() * table::EACH / PART).next_power_of_two() as u64;
         let mut filler =
-            Filler { table: &mut table, resolve, crowds: BTreeMap::new(), tombstones: false };
+            Filler { table: &mut table, resolve, aside: BTreeMap::new(), tombstones: false };
         for part in 1..=parts {
             let end = start + (part << of_shard) / parts;
             for (source, next) in sources.iter().zip(&mut next) {
@@ -147,8 +149,8 @@ fn first(source: &impl LoadSource, tag: u64) -> usize {
 struct Filler<'f, R> {
     table: &'f mut Table,
     resolve: &'f R,
-    /// For each tag that too many have: all slots with it, which are not in the table.
-    crowds: BTreeMap<u32, Vec<Slot>>,
+    /// For each tag that too many keys share: all slots with it, none of which is in the table.
+    aside: BTreeMap<u32, Vec<Slot>>,
     /// Whether tombstones may be in the table.
     tombstones: bool,
 }
@@ -158,10 +160,10 @@ impl<R: Resolve> Filler<'_, R> {
         let mark = if entry.tombstone { TOMBSTONE } else { 0 };
         self.tombstones |= entry.tombstone;
         let new = Slot { tag: entry.tag, position: entry.at.as_u64() | mark };
-        if !self.crowds.is_empty()
-            && let Some(crowd) = self.crowds.get_mut(&entry.tag)
+        if !self.aside.is_empty()
+            && let Some(same_tag) = self.aside.get_mut(&entry.tag)
         {
-            crowd.push(new);
+            same_tag.push(new);
             return Ok(());
         }
         let (mut fate, mut others) = (Ok(Fate::Other), 0);
@@ -176,7 +178,7 @@ impl<R: Resolve> Filler<'_, R> {
                 self.resolve.dropped(unmarked(old));
             }
             (Fate::Older, _) => self.resolve.dropped(entry.at),
-            _ if others < CROWD => slot.set(new.position()),
+            _ if others < MAX_COMPARED => slot.set(new.position()),
             _ => self.set_aside(new),
         }
         Ok(())
@@ -185,19 +187,19 @@ impl<R: Resolve> Filler<'_, R> {
     /// Takes all slots with a tag out of the table.
     #[cold]
     fn set_aside(&mut self, new: Slot) {
-        let mut crowd = vec![new];
+        let mut same_tag = vec![new];
         let hash = hash(self.table, new.tag);
         while let Some((slot, _)) = self.table.remove_entry(hash, |(slot, _)| slot.tag == new.tag) {
-            crowd.push(slot);
+            same_tag.push(slot);
         }
-        self.crowds.insert(new.tag, crowd);
+        self.aside.insert(new.tag, same_tag);
     }
 
-    /// No entry comes any more with a tag that was there.
+    /// Settles what was set aside: no more entries with those tags come.
     fn part_ends(&mut self) -> Result<(), R::Error> {
-        for (_, crowd) in std::mem::take(&mut self.crowds) {
-            let mut all = Vec::with_capacity(crowd.len());
-            for slot in crowd {
+        for (_, same_tag) in std::mem::take(&mut self.aside) {
+            let mut all = Vec::with_capacity(same_tag.len());
+            for slot in same_tag {
                 match self.resolve.look(unmarked(slot.position()))? {
                     Some((key, age)) => all.push((key, age, slot)),
                     None => self.keep(slot),
@@ -240,8 +242,8 @@ pub(super) mod tests {
     use super::*;
     use std::sync::Mutex;
 
-    /// Where the frame of a key's version is: which key is told by the position's segment, which is
-    /// newer by its offset.
+    /// Where the frame of a key's version is: the segment stands for the key, and the offset for the
+    /// version.
     pub(in crate::keydir) fn entry(key: u32, version: u32) -> LogPosition {
         LogPosition::new(key + 1, 128 + version * 8)
     }
@@ -255,7 +257,7 @@ pub(super) mod tests {
     }
 
     impl Frames {
-        /// Frames that were looked at.
+        /// How many frames were read.
         pub(in crate::keydir) fn looks(&self) -> u64 {
             self.looks.load(Ordering::Relaxed) as u64
         }
@@ -356,7 +358,7 @@ pub(super) mod tests {
 
     #[test]
     fn loading_is_as_one_by_one_in_every_order() {
-        // With few bits the tags crowd, with 10 there are some of either kind.
+        // With few bits many keys share a tag; with 10 there are some of either kind.
         for bits in [2, 9, 10, 11, 32] {
             let expected = Keydir::new([7; 16], bits);
             let sources = sources(&expected);
@@ -405,8 +407,8 @@ pub(super) mod tests {
         assert_eq!(keydir.load(&twice, 2, &frames), Err("unreadable"));
     }
 
-    /// Whatever the tags are, and however many entries have one: each frame is looked at a few
-    /// times, and then there are the comparisons of a sort.
+    /// Whatever the tags are, and however many entries share one: each frame is read a few times, and
+    /// then there are the comparisons of a sort.
     #[test]
     fn loading_is_linear_whatever_the_tags() {
         const KEYS: u32 = 20_000;
@@ -418,7 +420,7 @@ pub(super) mod tests {
             keydir.load(&[of(0), of(1), of(2)], 2, &frames).unwrap();
             assert_eq!(keydir.len(), u64::from(KEYS));
             let looks = frames.looks() / u64::from(3 * KEYS);
-            assert!(looks <= 2 * CROWD as u64, "{bits} bits: {looks} looks an entry");
+            assert!(looks <= 2 * MAX_COMPARED as u64, "{bits} bits: {looks} looks an entry");
         }
     }
 

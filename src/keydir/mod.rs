@@ -321,4 +321,26 @@ mod tests {
             }
         }
     }
+
+    /// The figure in docs/store.md.
+    #[test]
+    #[ignore = "a measurement"]
+    fn memory_per_key() {
+        const KEYS: u64 = 5_000_000;
+        let resident = || -> u64 {
+            let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+            statm.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 4096
+        };
+        let keydir = Keydir::new([7; 16], 32);
+        let before = resident();
+        for n in 0..KEYS {
+            let key = [n.to_le_bytes(), [b'k'; 8]].concat();
+            let position = LogPosition::new(1 + (n >> 20) as u32, 128 + (n as u32 & 0xf_ffff) * 8);
+            keydir.entry(keydir.tag(&key), |_| false).set(position);
+        }
+        assert_eq!(keydir.len(), KEYS);
+        let [tables, pages] =
+            [keydir.memory(), resident() - before].map(|bytes| bytes as f64 / KEYS as f64);
+        println!("{tables:.1} bytes per key in the tables, {pages:.1} resident");
+    }
 }

@@ -1,8 +1,8 @@
-//! A shard's table: hashbrown's, which is grown here, so that a large one lies on huge pages, and
-//! slots are in the order of their tags.
+//! A shard's table: hashbrown's, grown by this file instead of by itself, so that a large one lies on
+//! huge pages and slots lie in the order of their tags.
 //!
-//! A lookup anywhere in 100 MiB misses the TLB, and on 4 KiB pages the walk that follows misses the
-//! cache as well.
+//! Why huge pages: a lookup anywhere in 100 MiB misses the TLB, and on 4 KiB pages the page walk that
+//! follows misses the cache as well.
 
 use super::slot::{LOOKUP_BATCH, SHARDS, Slot};
 use crate::prefetch::{prefetch, touch};
@@ -15,13 +15,13 @@ pub(crate) type Table = RawTable<(Slot, SharedValue<()>)>;
 /// Where a slot is in a table.
 pub(super) type TableBucket = Bucket<(Slot, SharedValue<()>)>;
 
-/// What a slot takes, with its control byte.
+/// Bytes that a slot takes, its control byte included.
 pub(super) const EACH: usize = size_of::<(Slot, SharedValue<()>)>() + 1;
 
-/// Bytes of a table from which on it is grown here.
+/// A table of at least this many bytes is put on huge pages.
 const LARGE: usize = if cfg!(test) { 1 << 12 } else { 1 << 20 };
 
-/// Buckets of a table that is not worth being made smaller.
+/// A table with at most this many buckets is never made smaller.
 const SMALL: usize = 64;
 
 /// Asks for the control bytes and the slot where a table's probe for a hash begins.
@@ -35,7 +35,7 @@ pub(super) fn prefetch_slot(table: &Table, hash: u64) {
     prefetch(control.wrapping_sub(first + 5));
 }
 
-/// Loads what `prefetch_slot` asks for, of many: the misses overlap, and all are waited for.
+/// As `prefetch_slot` for many slots, but waits until they are loaded; their cache misses overlap.
 #[inline]
 #[allow(unsafe_code, reason = "touches what is the table's")]
 pub(super) fn touch_slots<'t>(probes: impl Iterator<Item = (&'t Table, u32)>) {
@@ -61,10 +61,12 @@ pub(super) fn touch_slots<'t>(probes: impl Iterator<Item = (&'t Table, u32)>) {
     }
 }
 
-/// The hash of a tag, for a table of this size. A table begins to look for it at the index that its
-/// low bits are: those of the tag behind the ones that make the shard, the highest first, so that
-/// the index grows with the tag. The table tells slots in one place apart by the highest 7 bits:
-/// the lowest of the tag.
+/// The hash of a tag, for a table of this size.
+///
+/// hashbrown uses a hash in two ways. Its low bits are the index at which a probe begins: here the
+/// highest bits of the tag behind those that make the shard, so that the index grows with the tag. Its
+/// highest 7 bits are kept in the control byte, to skip slots without a comparison: here the lowest
+/// bits of the tag, which the index has least to do with.
 #[inline]
 pub(super) fn hash(table: &Table, tag: u32) -> u64 {
     let bits = table.buckets().trailing_zeros();
@@ -72,7 +74,7 @@ pub(super) fn hash(table: &Table, tag: u32) -> u64 {
     place | u64::from(tag) << 57
 }
 
-/// Puts a slot in whose key is not there.
+/// Adds a slot for a key that has none.
 pub(super) fn insert(table: &mut Table, slot: Slot) {
     // Always here, and never inside of hashbrown: the hash depends on the table's size.
     if table.len() == table.capacity() {
@@ -82,7 +84,7 @@ pub(super) fn insert(table: &mut Table, slot: Slot) {
     assert!(table.try_insert_no_grow(hash(table, slot.tag), entry).is_ok(), "there is room");
 }
 
-/// Makes room for so many slots more.
+/// Makes room for this many more slots.
 pub(super) fn reserve(table: &mut Table, more: usize) {
     let wanted = table.len() + more;
     if wanted <= table.capacity() {
@@ -96,16 +98,16 @@ pub(super) fn reserve(table: &mut Table, more: usize) {
     rebuild(table, if wanted <= full / 8 * 7 { full } else { wanted.max(full + 1) });
 }
 
-/// Gives memory back of which there is more than twice what the slots take.
+/// Gives memory back if the table takes more than twice what its slots need.
 pub(super) fn shrink(table: &mut Table) {
     if table.buckets() > SMALL && table.len() * 2 < table.buckets() / 8 * 7 {
         rebuild(table, table.len());
     }
 }
 
-/// As `shrink`, where slots come and go: an eighth of the room has to do for all, and twice as much
-/// as they need stays, so that before the table is moved again a good part of it has come or gone.
-/// Moving what is left takes less than moving it did when the table grew.
+/// As `shrink`, where slots come and go: only if less than an eighth of the room is used, and then
+/// twice the room that is needed stays. So a good part of the slots comes or goes before the table is
+/// rebuilt again, and rebuilding costs less than it did when the table grew.
 #[inline]
 pub(super) fn shrink_after_removing(table: &mut Table) {
     if table.buckets() > SMALL && table.len() < table.buckets() / 64 * 7 {
@@ -145,7 +147,7 @@ pub(super) fn remove_if(table: &mut Table, doomed: impl Fn(&Slot) -> bool) {
     }
 }
 
-/// Moves all slots into a table with room for so many.
+/// Moves all slots into a table with room for this many.
 fn rebuild(table: &mut Table, enough: usize) {
     move_into(table, Table::with_capacity(enough));
 }
