@@ -5,7 +5,8 @@
 //! every slot is set, so no reader sees a part of it. The values are copied under the locks: a batch is
 //! for many small writes.
 
-use super::inner::{Damage, StoreInner};
+use super::found::FoundCorruption;
+use super::inner::StoreInner;
 use super::write::new_tombstone;
 use crate::error::{ReadError, WriteError};
 use crate::format::frame::{self, HEADER, Header, Kind};
@@ -120,7 +121,7 @@ impl StoreInner {
         frames: &[BatchRecord<'_>],
         claim: impl FnOnce() -> Option<Claim<'s, Segment>>,
     ) -> Result<Option<LogPosition>, WriteError> {
-        let damage = Damage::default();
+        let damage = FoundCorruption::default();
         let is = |nth: usize, at| self.is_key(at, batch.key(nth), &damage);
         let mut entries = self.keydir.entries(tags);
         // Damage is found before anything is written.

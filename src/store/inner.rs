@@ -2,8 +2,7 @@
 
 use super::merge::policy::{MergePolicy, Settled};
 use super::stats::{MergeTotals, WriteCounters};
-pub(crate) use super::view::Damage;
-use super::view::View;
+use super::view::StoreView;
 use crate::error::Corruption;
 use crate::log::writer::LogWriter;
 use crate::options::RecoveryMode;
@@ -18,7 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 #[derive(Debug)]
 pub(crate) struct StoreInner {
     /// Its table is the log's.
-    view: View,
+    view: StoreView,
     pub(crate) writer: Arc<LogWriter>,
     pub(crate) writes: WriteCounters,
     /// The longest value that is taken.
@@ -77,7 +76,7 @@ impl std::fmt::Debug for Merging {
 impl StoreInner {
     pub(crate) fn new(
         writer: Arc<LogWriter>,
-        view: View,
+        view: StoreView,
         max_value: u64,
         policy: MergePolicy,
         damaged: BTreeMap<u32, Damaged>,
@@ -129,7 +128,7 @@ impl StoreInner {
 /// What there is to read, and what is known of it, with or without a writer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Contents<'c> {
-    pub(crate) view: &'c View,
+    pub(crate) view: &'c StoreView,
     pub(crate) storage: &'c dyn Storage,
     pub(crate) damaged: &'c Mutex<BTreeMap<u32, Damaged>>,
     /// Whether damage was stepped over when it was opened.
@@ -137,9 +136,9 @@ pub(crate) struct Contents<'c> {
 }
 
 impl Deref for Contents<'_> {
-    type Target = View;
+    type Target = StoreView;
 
-    fn deref(&self) -> &View {
+    fn deref(&self) -> &StoreView {
         self.view
     }
 }
@@ -156,9 +155,9 @@ impl StoreInner {
 }
 
 impl Deref for StoreInner {
-    type Target = View;
+    type Target = StoreView;
 
-    fn deref(&self) -> &View {
+    fn deref(&self) -> &StoreView {
         &self.view
     }
 }

@@ -6,7 +6,8 @@
 //! copy, and a slot with that tag at any time, so it comes exactly once, wherever a merge moves it; a
 //! deleted key has no slot. Between items nothing is held but the pins of one tag's frames.
 
-use super::view::{Found, View};
+use super::found::FoundRecord;
+use super::view::StoreView;
 use crate::error::ReadError;
 use crate::position::LogPosition;
 use crate::segment::set::Pin;
@@ -14,7 +15,7 @@ use std::fmt;
 
 /// A key and its value, in place.
 pub struct Pair<'a> {
-    found: Found<'a>,
+    found: FoundRecord<'a>,
 }
 
 impl Pair<'_> {
@@ -33,7 +34,7 @@ impl Pair<'_> {
 
 impl fmt::Debug for Pair<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pair").field("position", &self.found.position).finish_non_exhaustive()
+        f.debug_struct("Pair").field("position", &self.found.position()).finish_non_exhaustive()
     }
 }
 
@@ -44,7 +45,7 @@ type Pinned<'a> = (LogPosition, Option<Pin<'a>>);
 #[derive(Debug)]
 #[must_use]
 pub struct Pairs<'a> {
-    view: &'a View,
+    view: &'a StoreView,
     shard: usize,
     tags: std::vec::IntoIter<(u32, LogPosition)>,
     /// The slots of one tag.
@@ -52,7 +53,7 @@ pub struct Pairs<'a> {
 }
 
 impl<'a> Pairs<'a> {
-    pub(super) fn new(view: &'a View) -> Self {
+    pub(super) fn new(view: &'a StoreView) -> Self {
         Self { view, shard: 0, tags: Vec::new().into_iter(), pinned: Vec::new() }
     }
 

@@ -4,7 +4,7 @@ use super::hints::{self, Gathered, Listing, ListingView};
 use super::inner::{Damaged, StoreInner};
 use super::maintenance;
 use super::salvage;
-use super::view::View;
+use super::view::StoreView;
 use super::{Store, StoreOptions};
 use crate::error::{Corruption, CorruptionKind, OpenError};
 use crate::format::hint::{Census, HintEntry, SortedEntries};
@@ -68,8 +68,12 @@ impl Store {
         };
         let damaged = loading.run(&mut report)?;
         report.duration += started.elapsed();
-        let view =
-            View::new(writer.segment_set().clone(), keydir, options.clock.clone(), options.verify);
+        let view = StoreView::new(
+            writer.segment_set().clone(),
+            keydir,
+            options.clock.clone(),
+            options.verify,
+        );
         let (max_value, policy) = (options.max_value, options.merge_policy);
         let inner = Arc::new(StoreInner::new(writer, view, max_value, policy, damaged));
         let maintainer = maintenance::start(&inner).map_err(|e| io_error("start a thread", e))?;

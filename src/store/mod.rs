@@ -8,6 +8,8 @@
 mod backup;
 mod batch;
 mod clock;
+mod found;
+mod get_many;
 mod hints;
 mod inner;
 mod iter;

@@ -15,7 +15,7 @@ use super::merge::disk_bytes;
 use super::merge::policy::Facts;
 use super::stats::{SegmentStats, Stats};
 use super::verify::verify_still;
-use super::view::View;
+use super::view::StoreView;
 use super::{Keys, Pairs, StoreOptions, Value};
 use crate::error::{BackupError, OpenError, ReadError};
 use crate::format::frame::{self, State};
@@ -69,7 +69,7 @@ use std::time::Instant;
 /// ```
 #[derive(Debug)]
 pub struct ReadView {
-    view: View,
+    view: StoreView,
     storage: Box<dyn Storage>,
     options: StoreOptions,
     manifest: Manifest,
@@ -301,7 +301,7 @@ fn load(
     storage: &dyn Storage,
     options: &StoreOptions,
     found: &Look,
-) -> Result<(View, DamagedSegments, RecoveryReport), OpenError> {
+) -> Result<(StoreView, DamagedSegments, RecoveryReport), OpenError> {
     let salvage = options.recovery_mode == RecoveryMode::Salvage;
     let secret = match found.manifest.secret {
         Some(secret) => secret,
@@ -315,7 +315,7 @@ fn load(
     let loading = Loading { storage, keydir: &keydir, segments, salvage, write_hints: false };
     let damaged = Mutex::new(loading.run(&mut report)?);
     let table = Arc::new(SegmentSet::new(found.segments.clone()));
-    let view = View::new(table, keydir, options.clock.clone(), options.verify);
+    let view = StoreView::new(table, keydir, options.clock.clone(), options.verify);
     Ok((view, damaged, report))
 }
 

@@ -6,8 +6,9 @@
 
 #![allow(unsafe_code, reason = "reads frames that were verified")]
 
+use super::found::FoundCorruption;
 use super::hints::{self, Gather};
-use super::inner::{Contents, Damage};
+use super::inner::Contents;
 use super::merge::damage;
 use super::merge::tombstones::TombstoneFilter;
 use super::{Pairs, Store};
@@ -222,7 +223,7 @@ impl<'i> Check<'i> {
         place: Place,
         key: &[u8],
     ) -> Result<Option<(LogPosition, LogPosition)>, Corruption> {
-        let (inner, damage) = (self.inner, Damage::default());
+        let (inner, damage) = (self.inner, FoundCorruption::default());
         if inner.keydir.get(place.tag, |at| at == place.at, |_| ()).is_some() {
             return Ok(Some((place.at, place.origin)));
         }

@@ -19,8 +19,9 @@
 
 #![allow(unsafe_code, reason = "sums what it has just written")]
 
-use super::inner::{Damage, StoreInner};
-use super::view::Found;
+use super::found::FoundCorruption;
+use super::found::FoundRecord;
+use super::inner::StoreInner;
 use crate::error::{AppendError, CasMismatch, ReadError, WriteError};
 use crate::format::frame::{self, HEADER};
 use crate::format::record::NewRecord;
@@ -112,7 +113,7 @@ impl StoreInner {
         put: &NewRecord<'_>,
         oversize: &mut Option<OversizeSegment<'s>>,
     ) -> Result<Option<Claim<'s, Segment>>, WriteError> {
-        let (damage, key) = (Damage::default(), put.key());
+        let (damage, key) = (FoundCorruption::default(), put.key());
         let entry = self.keydir.entry(self.keydir.tag(key), |at| self.is_key(at, key, &damage));
         let old = entry.position();
         if let (None, Some(damage)) = (old, damage.take()) {
@@ -135,7 +136,7 @@ impl StoreInner {
     }
 
     pub(super) fn delete_damaged(&self, key: &[u8]) -> Result<bool, WriteError> {
-        let (tombstone, damage) = (new_tombstone(key)?, Damage::default());
+        let (tombstone, damage) = (new_tombstone(key)?, FoundCorruption::default());
         let is_there = self.remove(&tombstone, |at| self.is_key(at, key, &damage))?;
         match damage.take() {
             Some(place) if !is_there => {
@@ -196,7 +197,7 @@ impl StoreInner {
         new: Option<&[u8]>,
     ) -> Result<Result<(), CasMismatch>, WriteError> {
         self.decide(key, new, |found| {
-            let current = found.map(Found::value);
+            let current = found.map(FoundRecord::value);
             match (current == expected, new, current) {
                 (false, _, _) => {
                     Decision::Leave(Err(CasMismatch { current: current.map(<[u8]>::to_vec) }))
@@ -216,11 +217,11 @@ impl StoreInner {
         new_tombstone(key)?;
         loop {
             let found = self.find(key)?;
-            let seen = found.as_ref().map(|found| found.position);
-            let new = change(found.as_ref().map(Found::value));
+            let seen = found.as_ref().map(|found| found.position());
+            let new = change(found.as_ref().map(FoundRecord::value));
             drop(found);
             let done = self.decide(key, new.as_deref(), |found| {
-                match (found.map(|found| found.position) == seen, &new) {
+                match (found.map(|found| found.position()) == seen, &new) {
                     (false, _) => Decision::Leave(false),
                     (true, Some(_)) => Decision::Put(true),
                     (true, None) if found.is_some() => Decision::Delete(true),
@@ -238,7 +239,7 @@ impl StoreInner {
         &self,
         key: &[u8],
         value: Option<&[u8]>,
-        mut decide: impl FnMut(Option<&Found<'_>>) -> Decision<R>,
+        mut decide: impl FnMut(Option<&FoundRecord<'_>>) -> Decision<R>,
     ) -> Result<R, WriteError> {
         let delete = new_tombstone(key)?;
         let put = value.map(|value| self.new_put(key, value.len(), None)).transpose()?;
@@ -278,9 +279,9 @@ impl StoreInner {
         change: &Conditional<'_>,
         oversize: &mut Option<OversizeSegment<'s>>,
         need: &mut Need,
-        decide: impl FnOnce(Option<&Found<'_>>) -> Decision<R>,
+        decide: impl FnOnce(Option<&FoundRecord<'_>>) -> Decision<R>,
     ) -> Result<Option<Decided<R>>, WriteError> {
-        let (damage, key) = (Damage::default(), change.delete.key());
+        let (damage, key) = (FoundCorruption::default(), change.delete.key());
         let entry = self.keydir.entry(self.keydir.tag(key), |at| self.is_key(at, key, &damage));
         let old = entry.position();
         if let (None, Some(damage)) = (old, damage.take()) {

@@ -70,7 +70,7 @@ impl MergePolicy {
     }
 
     /// Refuses values that are out of range.
-    pub(in crate::store) fn validate(&self, segment_size: u64) -> Result<(), OpenError> {
+    pub(crate) fn validate(&self, segment_size: u64) -> Result<(), OpenError> {
         let ratio = |option, value: f64, most, range| {
             let least = if most > 1.0 { 1.0 } else { 0.0 };
             // False for NaN as well.
@@ -96,7 +96,7 @@ impl MergePolicy {
     }
 
     /// How long to sleep, in seconds, after moving `bytes` in `took` seconds.
-    pub(in crate::store) fn pause(&self, bytes: u64, took: f64, in_a_hurry: bool) -> f64 {
+    pub(crate) fn pause(&self, bytes: u64, took: f64, in_a_hurry: bool) -> f64 {
         let share = if in_a_hurry { 0.0 } else { took * (1.0 / self.share - 1.0) };
         let rate = self.rate.map_or(0.0, |rate| bytes as f64 / rate as f64 - took);
         share.max(rate).max(0.0)
@@ -105,14 +105,14 @@ impl MergePolicy {
 
 /// A full segment, as the policy sees it.
 #[derive(Clone, Copy, Debug, Default)]
-pub(in crate::store) struct Facts {
-    pub(in crate::store) id: u32,
+pub(crate) struct Facts {
+    pub(crate) id: u32,
     /// Bytes in use, without the head.
-    pub(in crate::store) used: u64,
+    pub(crate) used: u64,
     /// How many of those are dead.
-    pub(in crate::store) dead: u64,
+    pub(crate) dead: u64,
     /// Whether it is sealed, has a census, and holds nothing that has to stay.
-    pub(in crate::store) mergeable: bool,
+    pub(crate) mergeable: bool,
 }
 
 impl Facts {
@@ -130,7 +130,7 @@ const PACK: usize = 4;
 
 impl MergePolicy {
     /// Whether full segments take more space than the goal allows.
-    pub(in crate::store) fn misses_goal(&self, all: &[Facts]) -> bool {
+    pub(crate) fn misses_goal(&self, all: &[Facts]) -> bool {
         let used: u64 = all.iter().map(|facts| facts.used).sum();
         let live: u64 = all.iter().map(Facts::live).sum();
         used as f64 > self.goal * live as f64 && used - live >= self.min_dead
@@ -138,12 +138,7 @@ impl MergePolicy {
 
     /// The ids of the segments to merge now, in ascending order. At most about `max_live` bytes have to
     /// be copied.
-    pub(in crate::store) fn choose(
-        &self,
-        all: &[Facts],
-        segment_size: u64,
-        max_live: u64,
-    ) -> Vec<u32> {
+    pub(crate) fn choose(&self, all: &[Facts], segment_size: u64, max_live: u64) -> Vec<u32> {
         let mut chosen: Vec<_> = all.iter().filter(|f| f.mergeable && self.is_due(f)).collect();
         if self.misses_goal(all) {
             self.add_for_goal(all, &mut chosen);
@@ -203,7 +198,7 @@ impl MergePolicy {
 const LITTLE: u64 = 20;
 
 /// Whether a merge gained anything, given the bytes it read.
-pub(in crate::store) const fn gains(inputs: u64, outputs: u64, read: u64, reclaimed: u64) -> bool {
+pub(crate) const fn gains(inputs: u64, outputs: u64, read: u64, reclaimed: u64) -> bool {
     outputs < inputs || reclaimed > read / LITTLE
 }
 
@@ -214,16 +209,16 @@ pub(in crate::store) const fn gains(inputs: u64, outputs: u64, read: u64, reclai
 pub(crate) struct Settled(HashMap<u32, u64>);
 
 impl Settled {
-    pub(in crate::store) fn note(&mut self, facts: &Facts) {
+    pub(crate) fn note(&mut self, facts: &Facts) {
         self.0.insert(facts.id, facts.dead);
     }
 
     /// Keeps those that still exist.
-    pub(in crate::store) fn forget(&mut self, is_there: impl Fn(u32) -> bool) {
+    pub(crate) fn forget(&mut self, is_there: impl Fn(u32) -> bool) {
         self.0.retain(|&id, _| is_there(id));
     }
 
-    pub(in crate::store) fn holds(&self, facts: &Facts) -> bool {
+    pub(crate) fn holds(&self, facts: &Facts) -> bool {
         self.0.get(&facts.id).is_some_and(|dead| facts.dead <= dead + facts.used / LITTLE)
     }
 }

@@ -13,8 +13,9 @@ use crate::position::LogPosition;
 use crate::segment::Segment;
 use crate::segment::quiet::QuietSegment;
 use crate::segment::scan;
+use crate::store::found::FoundCorruption;
 use crate::store::hints::{self, Gather, Gathered};
-use crate::store::inner::{Damage, StoreInner};
+use crate::store::inner::StoreInner;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -196,7 +197,7 @@ impl<'i> Run<'i> {
     }
 
     fn has_value(&self, tombstone: &Tombstone<'_>) -> bool {
-        let (inner, damage) = (self.inner, Damage::default());
+        let (inner, damage) = (self.inner, FoundCorruption::default());
         inner
             .keydir
             .get(tombstone.tag, |at| inner.is_key(at, tombstone.key, &damage), |_| ())

@@ -1,0 +1,195 @@
+//! Records that slots point at: comparing their keys, waiting for their commits, verifying them.
+//!
+//! The header and the key of a record are written before its slot is set, and never change. So under
+//! the lock of the slot's shard a key can be compared at once. The rest is readable once the frame is
+//! committed; until then it is waited for.
+//!
+//! No wait is for a writer that may be dead. A claimed frame is waited for only in a segment that this
+//! process writes to. The thread that claimed it is between two steps of one call, in which it waits
+//! for nothing, and if it panics there, its claim is settled as void. In any other segment a frame
+//! that is not finished is damage.
+//!
+//! A slot may also point at something that is no record, if a hint said what is not so. Everything here
+//! is bounds-checked, and answers with an error then.
+
+#![allow(unsafe_code, reason = "reads frames that slots point at")]
+
+use super::clock::Clock;
+use super::value::Value;
+use crate::error::{Corruption, CorruptionKind, ReadError};
+use crate::format::frame::{State, Word, has_state};
+use crate::format::record::Record;
+use crate::position::LogPosition;
+use crate::segment::set::{Pin, SegmentSet};
+use crate::segment::{Segment, frames};
+use crate::sync::Backoff;
+use std::cell::Cell;
+use std::sync::atomic::Ordering;
+
+/// The corruption that a lookup has found where it expected a key, if it has found any.
+pub(crate) type FoundCorruption = Cell<Option<Corruption>>;
+
+/// A record that a slot points at, in a segment that is kept mapped for it.
+pub(crate) struct FoundRecord<'a> {
+    /// Only lent out while this is borrowed: it is valid for as long as the pin is kept.
+    record: Record<'a>,
+    pin: Pin<'a>,
+    position: LogPosition,
+}
+
+impl<'a> FoundRecord<'a> {
+    /// Reads the record that a slot points at, once it is committed. Verifies it if `verify` is set.
+    #[inline]
+    pub(crate) fn read(
+        pin: Pin<'a>,
+        position: LogPosition,
+        verify: bool,
+    ) -> Result<Self, ReadError> {
+        // SAFETY: the pin is kept beside what is borrowed from the segment.
+        let record = record_at(unsafe { pin.segment_unbound() }, position, verify)?;
+        Ok(Self { record, pin, position })
+    }
+
+    pub(crate) const fn position(&self) -> LogPosition {
+        self.position
+    }
+
+    pub(crate) fn key(&self) -> &[u8] {
+        self.record.key()
+    }
+
+    pub(crate) fn value(&self) -> &[u8] {
+        self.record.value()
+    }
+
+    pub(crate) fn into_value(self, table: &'a SegmentSet) -> Value<'a> {
+        Value::new(self.record.value(), self.position, self.pin, table)
+    }
+
+    /// Whether it has not expired.
+    #[inline]
+    pub(crate) fn is_live(&self, clock: &Clock) -> bool {
+        self.record.expiry().is_none_or(|expiry| clock.now() < expiry)
+    }
+}
+
+#[inline]
+fn record_at(
+    segment: &Segment,
+    position: LogPosition,
+    verify: bool,
+) -> Result<Record<'_>, ReadError> {
+    let offset = u64::from(position.offset());
+    let Ok(word) = committed(segment, offset) else {
+        return Err(diagnose(position, segment));
+    };
+    let len = match Word::parse(word, segment.end().saturating_sub(offset)) {
+        Ok(parsed) => parsed.map_or(0, |word| word.len),
+        Err(_) => return Err(diagnose(position, segment)),
+    };
+    // SAFETY: seen committed, with Acquire.
+    let bytes = unsafe { segment.map.slice(offset, len) };
+    match Record::in_frame(bytes) {
+        Some(record) if !verify || word == record.commit_word(segment.salt(), offset) => Ok(record),
+        _ => Err(diagnose(position, segment)),
+    }
+}
+
+/// Whether the record that a slot points at is a key's, seen under the lock of the slot's shard. One
+/// that is not is verified, since a key that is damaged must not pass for another one.
+#[inline]
+pub(super) fn has_key(
+    segment: &Segment,
+    offset: u64,
+    key: &[u8],
+    corruption: &FoundCorruption,
+) -> bool {
+    // SAFETY: a slot points there, and its shard is locked.
+    let is = unsafe { segment.record_head(offset) }.is_some_and(|record| record.key() == key);
+    if !is {
+        note_corruption(segment, offset, corruption);
+    }
+    is
+}
+
+#[cold]
+#[inline(never)]
+fn note_corruption(segment: &Segment, offset: u64, corruption: &FoundCorruption) {
+    // ORDERING: Acquire; pairs with the Release store in `settle`.
+    let word = segment.map.word(offset).load(Ordering::Acquire);
+    if has_state(word, State::Claimed) && is_written_here(segment) {
+        // It is not finished, so it cannot be verified yet, and its key is as it was written.
+        return;
+    }
+    let room = segment.end().saturating_sub(offset);
+    // SAFETY: a frame begins where a slot points.
+    let kind = match unsafe { frames::frame_at(segment, offset, room) } {
+        Ok(Some(frame)) if frame.header.is_some() => return,
+        Ok(frame) => no_frame(frame.is_some()),
+        Err(kind) => kind,
+    };
+    corruption.set(Some(Corruption::at(segment.position(offset), kind)));
+}
+
+/// Whether writers of this process may have claims in a segment.
+fn is_written_here(segment: &Segment) -> bool {
+    segment.roll.is_some() && !segment.is_sealed()
+}
+
+/// A slot whose segment does not exist.
+#[cold]
+pub(super) fn stale(at: LogPosition) -> Corruption {
+    Corruption::at(at, CorruptionKind::StaleSlot)
+}
+
+/// Where no frame is, there is something else, or nothing at all.
+const fn no_frame(is_something: bool) -> CorruptionKind {
+    if is_something { CorruptionKind::StaleSlot } else { CorruptionKind::Missing }
+}
+
+/// Finds out what is wrong with a frame that could not be read.
+#[cold]
+fn diagnose(position: LogPosition, segment: &Segment) -> ReadError {
+    let offset = u64::from(position.offset());
+    let kind = match committed(segment, offset) {
+        Err(kind) => kind,
+        Ok(_) => {
+            let room = segment.end().saturating_sub(offset);
+            // SAFETY: a frame begins where a slot points.
+            let frame = unsafe { frames::frame_at(segment, offset, room) };
+            frame.err().unwrap_or(CorruptionKind::Header)
+        }
+    };
+    ReadError::Corrupt(Corruption::at(position, kind))
+}
+
+/// The commit word of a frame, waited for if its commit is under way.
+#[inline]
+fn committed(segment: &Segment, offset: u64) -> Result<u64, CorruptionKind> {
+    // ORDERING: Acquire; pairs with the Release store in `settle`.
+    let word = segment.map.word(offset).load(Ordering::Acquire);
+    if has_state(word, State::Committed) { Ok(word) } else { commit_of(segment, offset) }
+}
+
+/// As `committed`, for a frame that was not committed a moment ago.
+#[cold]
+fn commit_of(segment: &Segment, offset: u64) -> Result<u64, CorruptionKind> {
+    let mut backoff = Backoff::default();
+    loop {
+        // Loaded before the word: a segment is sealed only once all claims in it are finished, so in
+        // one that was sealed by now the word says how its frame ended.
+        let has_writer = is_written_here(segment);
+        // ORDERING: Acquire; pairs with the Release store in `settle`.
+        let word = segment.map.word(offset).load(Ordering::Acquire);
+        if has_state(word, State::Committed) {
+            return Ok(word);
+        }
+        if !has_state(word, State::Claimed) {
+            return Err(no_frame(word != 0));
+        }
+        if !has_writer {
+            return Err(CorruptionKind::Missing);
+        }
+        backoff.wait();
+    }
+}
