@@ -5,15 +5,18 @@ mod batch;
 mod follower;
 pub(crate) mod group_commit;
 pub(crate) mod maintenance;
-#[cfg(test)]
-mod oversize;
+mod open;
+mod options;
 mod reader;
 pub(crate) mod recovery;
+#[cfg(test)]
+mod slow_allocation;
 mod stats;
 mod waiters;
 pub(crate) mod writer;
 
 pub use batch::BatchWriter;
+pub use options::LogOptions;
 pub use reader::{Entry, FrameInfo, Frames, LogReader};
 pub(crate) use recovery::evidence::Suspect;
 pub use recovery::{
@@ -23,193 +26,20 @@ pub use stats::{Distribution, LogStats};
 #[doc(hidden)]
 pub use writer::FailPoint;
 
-use self::follower::{ReadOnly, View};
+use self::follower::View;
 use self::maintenance::MaintenanceThreads;
 use self::writer::LogWriter;
 use crate::error::{AppendError, OpenError, ReadError, SyncError, TruncateError};
-use crate::options::{Config, Durability, MAX_SEGMENT, Maintenance, RecoveryMode, SEGMENT_UNIT};
 use crate::position::LogPosition;
 use crate::segment::quiet::QuietSegment;
 use crate::segment::scan;
-use crate::segment::set::SegmentSet;
-use crate::storage::dir::{Directory, TrustRules};
-use crate::storage::simulated::{SimulatedDisk, SimulatedStorage};
-use crate::storage::{Access, Storage, io_error};
-use crate::sync::Mutex;
+use crate::storage::simulated::SimulatedDisk;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
-
-/// How a log is opened: set what should differ from the defaults, then call [`open`](Self::open).
-#[derive(Clone, Debug, Default)]
-#[must_use]
-pub struct LogOptions {
-    config: Config,
-}
-
-impl LogOptions {
-    /// Size of segments in bytes: a multiple of 2 MiB, at most 4 GiB less 2 MiB. Default 64 MiB. A
-    /// larger entry gets a segment of its own.
-    pub fn segment_size(mut self, bytes: u64) -> Self {
-        self.config.segment_size = bytes;
-        self
-    }
-
-    /// Size of an empty log's first segment in bytes, a multiple of 2 MiB. Default 2 MiB. Each later
-    /// segment is twice as large as the one before (eight times, if a writer had to wait for it), up to
-    /// [`segment_size`](Self::segment_size).
-    pub fn initial_segment_size(mut self, bytes: u64) -> Self {
-        self.config.initial_segment_size = bytes;
-        self
-    }
-
-    /// The largest entry in bytes. Default 1 GiB; at most 4 GiB less 4 MiB.
-    pub fn max_entry_size(mut self, bytes: u64) -> Self {
-        self.config.max_entry_size = bytes;
-        self
-    }
-
-    /// When an append counts as done. Default [`Durability::Buffered`].
-    pub fn durability(mut self, durability: Durability) -> Self {
-        self.config.durability = durability;
-        self
-    }
-
-    /// How opening treats damage. Default [`RecoveryMode::Strict`].
-    pub fn recovery_mode(mut self, mode: RecoveryMode) -> Self {
-        self.config.recovery_mode = mode;
-        self
-    }
-
-    /// Who does the maintenance. Default [`Maintenance::Background`].
-    pub fn maintenance(mut self, maintenance: Maintenance) -> Self {
-        self.config.maintenance = maintenance;
-        self
-    }
-
-    /// Accepts directories and files that other members of their group may own and write to, as on a
-    /// volume that a group shares (mode 2775), and creates new ones with mode 0770 and 0660, less the
-    /// umask. Default false: they must belong to this process's user, or root, and nobody else may
-    /// write to them.
-    ///
-    /// While a log is open, nothing but the log may change its files. Normally nobody else can, which
-    /// makes opening safe. With this option safety depends on the members of the group: they must not
-    /// write to the files or truncate them.
-    pub fn shared_directory(mut self, shared: bool) -> Self {
-        self.config.shared_directory = shared;
-        self
-    }
-
-    /// Opens a log for writing on any file system. Default false: only on ext2, ext3, ext4, xfs, tmpfs
-    /// and ramfs, and on overlays.
-    ///
-    /// Other file systems write to a new place even if the file is preallocated (btrfs, zfs, bcachefs,
-    /// f2fs), or keep the file on another machine (nfs, 9p, fuse). On a full disk, or without a
-    /// connection, a write to a mapped file then kills the process with SIGBUS. That loses nothing that
-    /// was acknowledged, provided that the file system's fsync is honest.
-    pub fn any_file_system(mut self, any: bool) -> Self {
-        self.config.any_file_system = any;
-        self
-    }
-
-    /// Allows opening the log of a store for appending, which is refused otherwise. Merges leave
-    /// segments alone that hold plain entries, so the dead space beside these is never reclaimed.
-    /// Default false.
-    pub fn on_store(mut self, allowed: bool) -> Self {
-        self.config.on_store = allowed;
-        self
-    }
-
-    /// Segment sizes are multiples of this, instead of 2 MiB. For tests, which then use small segments.
-    #[doc(hidden)]
-    pub fn segment_unit(mut self, bytes: u64) -> Self {
-        self.config.segment_unit = bytes;
-        self.config.initial_segment_size = bytes;
-        self
-    }
-
-    pub(crate) fn check(&self) -> Result<Config, OpenError> {
-        let mut config = self.config;
-        let range = "a multiple of 2 MiB, from 2 MiB to 4 GiB less 2 MiB";
-        for (option, value) in [
-            ("segment_size", config.segment_size),
-            ("initial_segment_size", config.initial_segment_size),
-        ] {
-            if value == 0 || value % config.segment_unit != 0 || value > MAX_SEGMENT {
-                return Err(OpenError::Option { option, value, range });
-            }
-        }
-        if config.max_entry_size > MAX_SEGMENT - SEGMENT_UNIT {
-            let (option, value) = ("max_entry_size", config.max_entry_size);
-            return Err(OpenError::Option { option, value, range: "at most 4 GiB less 4 MiB" });
-        }
-        config.initial_segment_size = config.initial_segment_size.min(config.segment_size);
-        Ok(config)
-    }
-
-    /// Opens the log in a directory for writing. Creates the directory if it does not exist (with mode
-    /// 0700; its parent must exist).
-    ///
-    /// # Errors
-    /// [`OpenError`]; acknowledged data is unchanged.
-    pub fn open(&self, dir: impl AsRef<Path>) -> Result<CommitLog, OpenError> {
-        let config = self.check()?;
-        let storage = Directory::open(dir.as_ref(), Access::Write, rules(&config))?;
-        CommitLog::start(Box::new(storage), config)
-    }
-
-    /// Opens a log read-only. Nothing is created or changed, and no lock is held. A writer may have the
-    /// log open, or open it later, also in another process: readers follow what it appends.
-    ///
-    /// # Errors
-    /// [`OpenError`].
-    pub fn open_read_only(&self, dir: impl AsRef<Path>) -> Result<CommitLog, OpenError> {
-        let config = self.check()?;
-        let storage = Directory::open(dir.as_ref(), Access::Read, rules(&config))?;
-        let storage: Box<dyn Storage> = Box::new(storage);
-        if storage.read_manifest()?.is_none() && !has_segments(&*storage)? {
-            return Err(OpenError::NotFound { path: dir.as_ref().into() });
-        }
-        let found = recovery::look(&*storage, config.recovery_mode, false)?;
-        let stored = found.manifest.is_store();
-        let gaps = stored || config.recovery_mode == RecoveryMode::Salvage;
-        let (beside, segments): (Vec<_>, Vec<_>) =
-            found.segments.into_iter().partition(|segment| segment.header.merged);
-        let mut ignored = found.ignored;
-        ignored.extend(beside.iter().map(|segment| segment.id()));
-        let (table, ignored) = (SegmentSet::new(segments), Mutex::new(ignored));
-        let (id, next_id) = (found.manifest.log_id, AtomicU32::new(found.manifest.next));
-        Ok(CommitLog {
-            view: View::ReadOnly(ReadOnly { storage, table, gaps, next_id, ignored }),
-            threads: None,
-            id,
-            report: found.report,
-            closed: false,
-            stored,
-        })
-    }
-
-    /// Opens the directory of a log for reading.
-    pub(crate) fn directory(&self, dir: &Path) -> Result<Directory, OpenError> {
-        Directory::open(dir, Access::Read, rules(&self.check()?))
-    }
-
-    /// Opens the log on a simulated disk.
-    ///
-    /// # Errors
-    /// [`OpenError`].
-    pub fn open_simulated(&self, disk: &SimulatedDisk) -> Result<CommitLog, OpenError> {
-        CommitLog::start(Box::new(SimulatedStorage::attach(disk)?), self.check()?)
-    }
-}
-
-fn rules(config: &Config) -> TrustRules {
-    TrustRules { shared: config.shared_directory, any_file_system: config.any_file_system }
-}
 
 /// A lock-free, memory-mapped commit log.
 ///
-/// Any number of threads append and read through one shared handle. At every [`Durability`] an
+/// Any number of threads append and read through one shared handle. At every [`Durability`](crate::Durability) an
 /// acknowledged append survives the death of the process.
 ///
 /// ```
@@ -238,10 +68,6 @@ pub struct CommitLog {
     closed: bool,
     /// Whether it is the log of a store.
     pub(crate) stored: bool,
-}
-
-fn has_segments(storage: &dyn Storage) -> Result<bool, OpenError> {
-    Ok(storage.list()?.iter().any(|name| crate::format::names::segment_id(name).is_some()))
 }
 
 impl CommitLog {
@@ -274,21 +100,6 @@ impl CommitLog {
     pub fn in_memory() -> Self {
         let log = Self::options().open_simulated(&SimulatedDisk::volatile());
         log.expect("memory for the first segment")
-    }
-
-    fn start(mut storage: Box<dyn Storage>, config: Config) -> Result<Self, OpenError> {
-        if !config.on_store && recovery::is_store(&*storage)? {
-            return Err(OpenError::HoldsStore);
-        }
-        let (found, report) = recovery::recover(&mut *storage, config.recovery_mode)?;
-        let stored = found.manifest.is_store();
-        let writer = LogWriter::start(storage, config, found);
-        let writer = Arc::new(writer.map_err(|e| io_error("create a segment", e))?);
-        writer.storage().note_recovered().map_err(|e| io_error("lock LOCK", e))?;
-        let threads = (!writer.is_manual()).then(|| MaintenanceThreads::start(&writer)).transpose();
-        let threads = threads.map_err(|e| io_error("start a thread", e))?;
-        let id = writer.log_id();
-        Ok(Self { view: View::Writer(writer), threads, id, report, closed: false, stored })
     }
 
     pub(crate) fn writer(&self) -> Option<&Arc<LogWriter>> {
@@ -402,7 +213,7 @@ impl CommitLog {
     }
 
     /// As [`wait_durable`](Self::wait_durable), for async callers on any executor. The log's background
-    /// thread does the sync; with [`Maintenance::Manual`] the first poll does, and blocks. If that
+    /// thread does the sync; with [`Maintenance::Manual`](crate::Maintenance::Manual) the first poll does, and blocks. If that
     /// thread has failed this is an error; `wait_durable` still works.
     ///
     /// # Errors

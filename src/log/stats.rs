@@ -10,7 +10,7 @@ use hdrhistogram::Histogram;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-/// LogCounters since the log was opened, and its current state. In a read-only log the counters are zero.
+/// Counters since the log was opened, and its current state. In a read-only log the counters are zero.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct LogStats {

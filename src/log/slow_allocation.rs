@@ -1,4 +1,4 @@
-//! Tests: nobody waits while a large file is allocated.
+//! Tests: writers roll while a large file is being allocated.
 
 use super::CommitLog;
 use crate::error::OpenError;
@@ -11,10 +11,10 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 const LARGE: u64 = 1 << 20;
-/// Longer than anything here takes.
+/// A guard against hangs: far longer than anything here takes.
 const GUARD: Duration = Duration::from_secs(20);
 
-/// A disk on which allocating a large file takes until it is told to go on.
+/// A disk on which allocating a large file takes until the test lets it go on.
 #[derive(Debug)]
 struct Slow {
     disk: Box<dyn Storage>,

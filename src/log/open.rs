@@ -1,0 +1,90 @@
+//! Opening a log: on a directory or a simulated disk, for writing or for reading only.
+
+use super::follower::{ReadOnly, View};
+use super::maintenance::MaintenanceThreads;
+use super::options::{LogOptions, rules};
+use super::writer::LogWriter;
+use super::{CommitLog, recovery};
+use crate::error::OpenError;
+use crate::options::{Config, RecoveryMode};
+use crate::segment::set::SegmentSet;
+use crate::storage::dir::Directory;
+use crate::storage::simulated::{SimulatedDisk, SimulatedStorage};
+use crate::storage::{Access, Storage, io_error};
+use crate::sync::Mutex;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+
+impl LogOptions {
+    /// Opens the log in a directory for writing. Creates the directory if it does not exist (with mode
+    /// 0700; its parent must exist).
+    ///
+    /// # Errors
+    /// [`OpenError`]; acknowledged data is unchanged.
+    pub fn open(&self, dir: impl AsRef<Path>) -> Result<CommitLog, OpenError> {
+        let config = self.check()?;
+        let storage = Directory::open(dir.as_ref(), Access::Write, rules(&config))?;
+        CommitLog::start(Box::new(storage), config)
+    }
+
+    /// Opens a log read-only. Nothing is created or changed, and no lock is held. A writer may have the
+    /// log open, or open it later, also in another process: readers follow what it appends.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open_read_only(&self, dir: impl AsRef<Path>) -> Result<CommitLog, OpenError> {
+        let config = self.check()?;
+        let storage = Directory::open(dir.as_ref(), Access::Read, rules(&config))?;
+        let storage: Box<dyn Storage> = Box::new(storage);
+        if storage.read_manifest()?.is_none() && !has_segments(&*storage)? {
+            return Err(OpenError::NotFound { path: dir.as_ref().into() });
+        }
+        let found = recovery::look(&*storage, config.recovery_mode, false)?;
+        let stored = found.manifest.is_store();
+        let gaps = stored || config.recovery_mode == RecoveryMode::Salvage;
+        let (beside, segments): (Vec<_>, Vec<_>) =
+            found.segments.into_iter().partition(|segment| segment.header.merged);
+        let mut ignored = found.ignored;
+        ignored.extend(beside.iter().map(|segment| segment.id()));
+        let (table, ignored) = (SegmentSet::new(segments), Mutex::new(ignored));
+        let (id, next_id) = (found.manifest.log_id, AtomicU32::new(found.manifest.next));
+        Ok(CommitLog {
+            view: View::ReadOnly(ReadOnly { storage, table, gaps, next_id, ignored }),
+            threads: None,
+            id,
+            report: found.report,
+            closed: false,
+            stored,
+        })
+    }
+
+    /// Opens the log on a simulated disk.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open_simulated(&self, disk: &SimulatedDisk) -> Result<CommitLog, OpenError> {
+        CommitLog::start(Box::new(SimulatedStorage::attach(disk)?), self.check()?)
+    }
+}
+
+impl CommitLog {
+    pub(super) fn start(mut storage: Box<dyn Storage>, config: Config) -> Result<Self, OpenError> {
+        if !config.on_store && recovery::is_store(&*storage)? {
+            return Err(OpenError::HoldsStore);
+        }
+        let (found, report) = recovery::recover(&mut *storage, config.recovery_mode)?;
+        let stored = found.manifest.is_store();
+        let writer = LogWriter::start(storage, config, found);
+        let writer = Arc::new(writer.map_err(|e| io_error("create a segment", e))?);
+        writer.storage().note_recovered().map_err(|e| io_error("lock LOCK", e))?;
+        let threads = (!writer.is_manual()).then(|| MaintenanceThreads::start(&writer)).transpose();
+        let threads = threads.map_err(|e| io_error("start a thread", e))?;
+        let id = writer.log_id();
+        Ok(Self { view: View::Writer(writer), threads, id, report, closed: false, stored })
+    }
+}
+
+fn has_segments(storage: &dyn Storage) -> Result<bool, OpenError> {
+    Ok(storage.list()?.iter().any(|name| crate::format::names::segment_id(name).is_some()))
+}

@@ -1,0 +1,125 @@
+//! How a log is opened: the options and their limits.
+
+use crate::error::OpenError;
+use crate::options::{Config, Durability, MAX_SEGMENT, Maintenance, RecoveryMode, SEGMENT_UNIT};
+use crate::storage::Access;
+use crate::storage::dir::{Directory, TrustRules};
+use std::path::Path;
+
+/// How a log is opened: set what should differ from the defaults, then call [`open`](Self::open).
+#[derive(Clone, Debug, Default)]
+#[must_use]
+pub struct LogOptions {
+    config: Config,
+}
+
+impl LogOptions {
+    /// Size of segments in bytes: a multiple of 2 MiB, at most 4 GiB less 2 MiB. Default 64 MiB. A
+    /// larger entry gets a segment of its own.
+    pub fn segment_size(mut self, bytes: u64) -> Self {
+        self.config.segment_size = bytes;
+        self
+    }
+
+    /// Size of an empty log's first segment in bytes, a multiple of 2 MiB. Default 2 MiB. Each later
+    /// segment is twice as large as the one before (eight times, if a writer had to wait for it), up to
+    /// [`segment_size`](Self::segment_size).
+    pub fn initial_segment_size(mut self, bytes: u64) -> Self {
+        self.config.initial_segment_size = bytes;
+        self
+    }
+
+    /// The largest entry in bytes. Default 1 GiB; at most 4 GiB less 4 MiB.
+    pub fn max_entry_size(mut self, bytes: u64) -> Self {
+        self.config.max_entry_size = bytes;
+        self
+    }
+
+    /// When an append counts as done. Default [`Durability::Buffered`].
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.config.durability = durability;
+        self
+    }
+
+    /// How opening treats damage. Default [`RecoveryMode::Strict`].
+    pub fn recovery_mode(mut self, mode: RecoveryMode) -> Self {
+        self.config.recovery_mode = mode;
+        self
+    }
+
+    /// Who does the maintenance. Default [`Maintenance::Background`].
+    pub fn maintenance(mut self, maintenance: Maintenance) -> Self {
+        self.config.maintenance = maintenance;
+        self
+    }
+
+    /// Accepts directories and files that other members of their group may own and write to, as on a
+    /// volume that a group shares (mode 2775), and creates new ones with mode 0770 and 0660, less the
+    /// umask. Default false: they must belong to this process's user, or root, and nobody else may
+    /// write to them.
+    ///
+    /// While a log is open, nothing but the log may change its files. Normally nobody else can, which
+    /// makes opening safe. With this option safety depends on the members of the group: they must not
+    /// write to the files or truncate them.
+    pub fn shared_directory(mut self, shared: bool) -> Self {
+        self.config.shared_directory = shared;
+        self
+    }
+
+    /// Opens a log for writing on any file system. Default false: only on ext2, ext3, ext4, xfs, tmpfs
+    /// and ramfs, and on overlays.
+    ///
+    /// Other file systems write to a new place even if the file is preallocated (btrfs, zfs, bcachefs,
+    /// f2fs), or keep the file on another machine (nfs, 9p, fuse). On a full disk, or without a
+    /// connection, a write to a mapped file then kills the process with SIGBUS. That loses nothing that
+    /// was acknowledged, provided that the file system's fsync is honest.
+    pub fn any_file_system(mut self, any: bool) -> Self {
+        self.config.any_file_system = any;
+        self
+    }
+
+    /// Allows opening the log of a store for appending, which is refused otherwise. Merges leave
+    /// segments alone that hold plain entries, so the dead space beside these is never reclaimed.
+    /// Default false.
+    pub fn on_store(mut self, allowed: bool) -> Self {
+        self.config.on_store = allowed;
+        self
+    }
+
+    /// Segment sizes are multiples of this, instead of 2 MiB. For tests, which then use small segments.
+    #[doc(hidden)]
+    pub fn segment_unit(mut self, bytes: u64) -> Self {
+        self.config.segment_unit = bytes;
+        self.config.initial_segment_size = bytes;
+        self
+    }
+
+    pub(crate) fn check(&self) -> Result<Config, OpenError> {
+        let mut config = self.config;
+        let range = "a multiple of 2 MiB, from 2 MiB to 4 GiB less 2 MiB";
+        for (option, value) in [
+            ("segment_size", config.segment_size),
+            ("initial_segment_size", config.initial_segment_size),
+        ] {
+            if value == 0 || value % config.segment_unit != 0 || value > MAX_SEGMENT {
+                return Err(OpenError::Option { option, value, range });
+            }
+        }
+        if config.max_entry_size > MAX_SEGMENT - SEGMENT_UNIT {
+            let (option, value) = ("max_entry_size", config.max_entry_size);
+            return Err(OpenError::Option { option, value, range: "at most 4 GiB less 4 MiB" });
+        }
+        config.initial_segment_size = config.initial_segment_size.min(config.segment_size);
+        Ok(config)
+    }
+
+    /// Opens the directory of a log for reading.
+    pub(crate) fn directory(&self, dir: &Path) -> Result<Directory, OpenError> {
+        Directory::open(dir, Access::Read, rules(&self.check()?))
+    }
+}
+
+/// Whose files are trusted.
+pub(super) fn rules(config: &Config) -> TrustRules {
+    TrustRules { shared: config.shared_directory, any_file_system: config.any_file_system }
+}
