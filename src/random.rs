@@ -1,4 +1,4 @@
-//! Random bytes from the operating system.
+//! Random bytes from the operating system, for salts, secrets and ids.
 
 use crate::storage::sys;
 use std::io;

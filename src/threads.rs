@@ -1,7 +1,7 @@
-//! Work on several threads, or on as many as there can be.
+//! Jobs that several threads work on together.
 
-/// Runs a job on up to `threads` threads, this one among them, and gives the error of one. The job
-/// shares its work out by itself: where no more threads can be made, those that there are do all.
+/// Runs a job on up to `threads` threads, this one among them, and returns the error of one. Each run of
+/// the job takes work until none is left; so if no more threads can be started, fewer do it all.
 pub(crate) fn on_threads<E: Send>(
     threads: usize,
     job: impl Fn() -> Result<(), E> + Sync,

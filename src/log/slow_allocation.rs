@@ -4,7 +4,7 @@ use super::CommitLog;
 use crate::error::OpenError;
 use crate::options::{Config, Maintenance};
 use crate::storage::simulated::{SimulatedDisk, SimulatedStorage};
-use crate::storage::{Access, Head, Opened, Pieces, Prepared, Storage};
+use crate::storage::{Access, HeadEncoder, Opened, Pieces, Prepared, Storage};
 use std::io;
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -38,7 +38,7 @@ impl Storage for Slow {
     fn list(&self) -> Result<Vec<String>, OpenError> {
         self.disk.list()
     }
-    fn create(&self, name: &str, len: u64, head: Head<'_>) -> io::Result<Opened> {
+    fn create(&self, name: &str, len: u64, head: HeadEncoder<'_>) -> io::Result<Opened> {
         self.disk.create(name, len, head)
     }
     fn open(&self, name: &str, access: Access) -> Result<Opened, OpenError> {

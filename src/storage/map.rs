@@ -1,8 +1,8 @@
 //! The memory of a segment or a hint, mapped whole: every access to its bytes goes through [`Map`].
 //!
-//! Words are atomic and can be had by everybody, with the place checked; all other accesses are
-//! `unsafe`, since a claim or a commit is what makes them exclusive or constant, and the compiler
-//! knows nothing of either. `sys/mapping.rs` makes the mappings.
+//! [`Map::word`] checks its place and gives an atomic, so it is safe. All other accesses are `unsafe`:
+//! they are exclusive because of a claim, or constant because of a commit, which only their callers
+//! know. The mappings themselves are made in `sys/mapping.rs`.
 
 #![allow(unsafe_code, reason = "accesses to mapped bytes")]
 
@@ -19,11 +19,11 @@ use std::sync::atomic::AtomicU64;
 struct MapOwner {
     mapping: Mapping,
     /// Of a part of a memory file: what keeps the part.
-    keep: Option<Keep>,
+    keep: Option<KeptAlive>,
 }
 
 /// What has to live as long as a mapping.
-pub(crate) type Keep = Arc<dyn std::fmt::Debug + Send + Sync>;
+pub(crate) type KeptAlive = Arc<dyn std::fmt::Debug + Send + Sync>;
 
 /// A segment's memory, mapped whole. Clones share the mapping, which lives as long as any.
 ///
@@ -46,7 +46,7 @@ unsafe impl Send for Map {}
 unsafe impl Sync for Map {}
 
 impl Map {
-    fn new(mut mapping: Mapping, keep: Option<Keep>) -> Self {
+    fn new(mut mapping: Mapping, keep: Option<KeptAlive>) -> Self {
         let (ptr, len, writable) = (mapping.start(), mapping.len(), mapping.is_writable());
         Self { ptr, len, writable, owner: Arc::new(MapOwner { mapping, keep }) }
     }
@@ -74,7 +74,7 @@ impl Map {
         offset: u64,
         len: usize,
         writable: bool,
-        keep: Keep,
+        keep: KeptAlive,
     ) -> io::Result<Self> {
         // SAFETY: a memory file of this process that is never cut short. While the part is mapped,
         // its bytes are accessed through mappings only, as the contract of this type has it, except

@@ -1,4 +1,26 @@
-//! Where segments live: real files, or memory that can lose power.
+//! The seam between the log and its files: a directory ([`Storage`]), and the segments in it that are
+//! open ([`SegmentFile`]).
+//!
+//! There are two implementations: real files ([`dir`]) and a disk in memory that a test can cut the
+//! power of ([`simulated`]). Both promise the following, which recovery relies on:
+//!
+//! * **Bytes.** What was stored in a range of a segment is durable once [`SegmentFile::sync`] of that
+//!   range has returned. Until then a power loss may keep or lose each sector by itself, in any order.
+//!   The death of the process loses nothing. After a sync that failed, nothing is known about what it
+//!   should have made durable.
+//! * **Names.** A name that was created, replaced or removed is durable once
+//!   [`Storage::sync_directory`] has returned. Until then a power loss may keep or lose each of these
+//!   changes by itself. Methods that say "durably" sync what they need themselves.
+//! * **Whole files.** A new file has a temporary name until it is complete, so nobody finds half of it
+//!   under its own name. Where it has to be durable, its bytes are synced before it gets the name.
+//! * **Moves.** A file that moves between the directory and the folder of files that were set aside
+//!   gets its new name durably before it loses the old one. A power loss may leave both names, and
+//!   never neither.
+//! * **Space.** Every page of a segment that is mapped for writing has its space on the device, so a
+//!   store to it never fails. "No space" is an error of the call that creates or allocates.
+//!
+//! All system calls are in [`sys`]. Only backup and repair call it from outside, to copy files between
+//! two directories.
 
 pub(crate) mod dir;
 pub(crate) mod map;
@@ -13,115 +35,116 @@ use crate::storage::temporary::TemporaryFile;
 use std::fmt::Debug;
 use std::io;
 
-/// Makes the first bytes of a file from its identity.
-pub(crate) type Head<'h> = &'h dyn Fn(FileIdentity) -> Vec<u8>;
+/// Makes the first bytes of a file, from its identity.
+pub(crate) type HeadEncoder<'h> = &'h dyn Fn(FileIdentity) -> Vec<u8>;
 
-/// Bytes of a file, and where they stand in it.
+/// Bytes of a file, and their offsets.
 pub(crate) type Pieces<'p> = &'p [(u64, &'p [u8])];
 
-/// A directory of segments. Every method is off the writers' path.
+/// A directory of segments. No append calls it.
 pub(crate) trait Storage: Send + Sync + Debug {
-    /// Which start of the kernel this is; `None` where the kernel does not tell.
+    /// Which start of the kernel this is; `None` if the kernel does not say.
     fn boot_id(&self) -> Option<u128>;
     /// All names in the directory.
     fn list(&self) -> Result<Vec<String>, OpenError>;
-    /// Makes a preallocated, zeroed file that begins with what `head` makes of its identity. On
-    /// return it and its name are durable. A file of that name is left alone, and an error.
-    fn create(&self, name: &str, len: u64, head: Head<'_>) -> io::Result<Opened>;
-    /// Allocates what `create_prepared` gives a name to, later and quickly. Given back if it is
-    /// dropped.
+    /// Creates a segment, durably: preallocated, and zero behind what `head` makes. If the name is
+    /// taken, that is an error, and the file that has it stays as it is.
+    fn create(&self, name: &str, len: u64, head: HeadEncoder<'_>) -> io::Result<Opened>;
+    /// Allocates a segment that [`create_prepared`](Self::create_prepared) will name, so that the
+    /// latter is quick. If it is dropped, its space is given back.
     fn prepare(&self, len: u64) -> io::Result<Prepared> {
         Ok(Prepared { len, file: None })
     }
-    /// As `create`, of what was prepared.
+    /// As [`create`](Self::create), with space that is allocated already.
     fn create_prepared(
         &self,
         prepared: Prepared,
         name: &str,
-        head: Head<'_>,
+        head: HeadEncoder<'_>,
     ) -> io::Result<Opened> {
         self.create(name, prepared.len, head)
     }
-    /// Bytes that are free, as far as that can be told. A hint.
+    /// Bytes that are free, if that can be determined. A hint.
     fn free_space(&self) -> Option<u64> {
         None
     }
-    /// Puts up to `wanted` bytes by, but at least `least`, for when there is no space, unless enough
-    /// is put by already, or there is too little. False: nothing is put by.
+    /// Sees to a reserve of space for when the disk is full, of up to `wanted` bytes and at least
+    /// `least`. False: there is none, since too little space is free.
     fn keep_reserve(&self, _wanted: u64, _least: u64) -> io::Result<bool> {
         Ok(true)
     }
-    /// Gives back what was put by. False: there was nothing.
+    /// Gives the reserve back. False: there was none.
     fn give_back_reserve(&self) -> io::Result<bool> {
         Ok(false)
     }
-    /// Whether it was given back, by this call or by a MANIFEST that needed room, and not put by
+    /// Whether the reserve was given back, here or for a MANIFEST that needed space, and was not made
     /// again since.
     fn reserve_is_given(&self) -> bool {
         false
     }
     /// Opens and maps a regular file.
     fn open(&self, name: &str, access: Access) -> Result<Opened, OpenError>;
-    /// Makes or replaces a file, whole or not at all where the process dies. Nothing is synced.
+    /// Creates or replaces a file. Nothing is synced.
     fn publish(&self, name: &str, bytes: &[u8]) -> io::Result<()>;
-    /// Removes a name; durable after [`sync_directory`](Self::sync_directory).
+    /// Removes a name. It is not synced.
     fn remove(&self, name: &str) -> io::Result<()>;
+    /// Makes all changes of names in the directory durable.
     fn sync_directory(&self) -> io::Result<()>;
-    /// Moves a file into the folder of what was set aside, durably, as `to` (or `to.1` and so on),
-    /// and gives its name there.
+    /// Sets a file aside: moves it, durably, into the folder for that, as `to`, or `to.1` and so on if
+    /// that is taken. Returns its name there.
     fn set_aside(&self, name: &str, to: &str) -> io::Result<String>;
-    /// As `set_aside`, and the file stays where it is, too.
+    /// As [`set_aside`](Self::set_aside), but the file keeps its name here, too.
     fn link_aside(&self, name: &str, to: &str) -> io::Result<String>;
-    /// Makes a file in the folder of what was set aside, durably, and whole or not at all: `len`
-    /// bytes, zero but for the pieces. Where there is one of this name, it is left as it is.
+    /// Creates a file among those set aside, durably: `len` bytes, zero except for the pieces. If the
+    /// name is taken, nothing is done.
     fn keep_aside(&self, name: &str, len: u64, pieces: Pieces<'_>) -> io::Result<()>;
-    /// Moves a file out of the folder of what was set aside, durably, to a name that must not be
-    /// taken.
+    /// Moves a file that was set aside back, durably, to a name that must not be taken.
     fn bring_back(&self, name: &str, to: &str) -> io::Result<()>;
-    /// Replaces a file by one of `len` bytes, preallocated, zero but for the pieces; atomically and
-    /// durably.
+    /// Replaces a file, durably, by one of `len` bytes, preallocated, and zero except for the pieces.
     fn replace(&self, name: &str, len: u64, pieces: Pieces<'_>) -> io::Result<()>;
-    /// The names of the files that were set aside, and how much space they take.
+    /// The names of the files that were set aside, and the space that each takes.
     fn aside(&self) -> Result<Vec<(String, u64)>, OpenError>;
+    /// The bytes of the MANIFEST; `None` if there is none.
     fn read_manifest(&self) -> Result<Option<Vec<u8>>, OpenError>;
-    /// Replaces the MANIFEST, atomically and durably.
+    /// Replaces the MANIFEST, durably.
     fn write_manifest(&self, bytes: &[u8]) -> io::Result<()>;
-    /// The directory, if it is one.
+    /// The handle of the directory, if it is a real one.
     fn directory(&self) -> Option<&std::fs::File> {
         None
     }
-    /// Whether some handle, of this process or another one, has it open for writing. Nothing stays
-    /// locked, or is made, to find out.
-    fn writer(&self) -> Result<Writer, OpenError> {
-        Ok(Writer::None)
+    /// Who has the directory open for writing, in any process. Asking locks nothing and creates nothing
+    /// that stays.
+    fn writer(&self) -> Result<WriterState, OpenError> {
+        Ok(WriterState::None)
     }
-    /// Tells readers that this writer has recovered what was there.
+    /// Lets readers know that this writer has finished recovery.
     fn note_recovered(&self) -> io::Result<()> {
         Ok(())
     }
 }
 
-/// Who writes to a directory.
+/// The writer of a directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Writer {
+pub(crate) enum WriterState {
     None,
-    /// One that may still be repairing what another one left.
+    /// It may still be repairing what a dead writer left.
     Recovering,
-    /// One whose own log it is by now.
+    /// It has finished recovery.
     Live,
 }
 
+/// What a file or a directory is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
     Read,
     Write,
 }
 
-/// Space for a segment.
+/// A segment that has no name yet.
 #[derive(Debug)]
 pub(crate) struct Prepared {
     pub(crate) len: u64,
-    /// Where it is allocated already.
+    /// The file, if its space is allocated already.
     file: Option<TemporaryFile>,
 }
 
@@ -133,18 +156,18 @@ pub(crate) struct Opened {
     pub(crate) identity: FileIdentity,
 }
 
-/// What is done to a segment file beside its mapping.
+/// An open file of a segment: what cannot be done through its map.
 pub(crate) trait SegmentFile: Send + Sync + Debug {
-    /// Makes a range of bytes durable. They were stored through `map`, the map of this file.
+    /// Makes a range of bytes durable that were stored through `map`, the map of this file.
     fn sync(&self, map: &Map, from: u64, to: u64) -> io::Result<()>;
-    /// Gives back the space of a range, which reads as zeros afterwards, where that can be done.
+    /// Gives back the space of a range, if the file system can; its bytes are zero afterwards.
     fn release(&self, from: u64, to: u64) -> io::Result<()>;
-    /// Sees to it that each of the first `len` bytes can be written to: allocated, and not shared
-    /// with another file.
+    /// Makes sure that each of the first `len` bytes can be stored to: allocated, and not shared with
+    /// another file.
     fn allocate(&self, len: u64) -> io::Result<()>;
 }
 
-/// What an `io::Error` means for opening.
+/// An `io::Error` as an error of opening.
 pub(crate) fn io_error(operation: impl Into<String>, source: io::Error) -> OpenError {
     OpenError::Io { operation: operation.into(), source }
 }

@@ -14,7 +14,7 @@ use crate::format::manifest::{BadManifest, Manifest};
 use crate::options::RecoveryMode;
 use crate::segment::Segment;
 use crate::segment::live;
-use crate::storage::{Access, Storage, Writer};
+use crate::storage::{Access, Storage, WriterState};
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
@@ -53,7 +53,7 @@ pub(crate) fn look(
     let mut chances = CHANCES;
     loop {
         let before = (storage.writer()?, storage.read_manifest()?);
-        let is_live = before.0 == Writer::Live;
+        let is_live = before.0 == WriterState::Live;
         // A writer that recovers changes nothing of what is decided: at each of its steps another
         // recovery would decide in the same way.
         let found = if is_live {

@@ -1,4 +1,5 @@
-//! The handle of a directory, and how files in it are opened.
+//! The handle of a directory, and how files in it are opened: never by a path, and never through a
+//! link.
 
 use super::lock::Lock;
 use super::trust::TrustRules;
@@ -18,7 +19,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32};
 /// renamed, and the process may change its own directory.
 #[derive(Debug)]
 pub(crate) struct Directory {
-    /// As it was called when it was opened: for messages.
+    /// Its path when it was opened, for messages.
     pub(super) path: PathBuf,
     pub(super) handle: Arc<File>,
     pub(super) lock: Option<Lock>,
@@ -48,15 +49,15 @@ impl Directory {
             && let Err(error) = trust.check_file_system(path, &handle)
         {
             if made {
-                // Empty, and of no use to anybody. If it cannot be removed, it does no harm.
+                // It is empty. If it cannot be removed, it does no harm.
                 let _ = std::fs::remove_dir(path);
             }
             return Err(error);
         }
-        // Before there are many segments: a descriptor is needed, and "no descriptor is left" must
-        // not look like "another start of the kernel".
+        // Early, while few descriptors are in use: if none is left, the boot id cannot be read, and
+        // that must not be taken for another boot.
         let boot_id = sys::boot_id().map_err(|e| io_error("read the boot id", e))?;
-        // Where the path of the process cannot be told, messages have to do with what was given.
+        // For messages only: if the current directory is unknown, the path as given will do.
         let path = std::path::absolute(path).unwrap_or_else(|_| path.into());
         let mut directory = Self {
             path,
@@ -76,14 +77,14 @@ impl Directory {
         format!("{verb} {}", self.path.join(name).display())
     }
 
-    /// All names in the directory. One that is no text is none of the log's.
+    /// All names in the directory, except those that are not UTF-8: the log has none of them.
     pub(super) fn file_names(&self) -> Result<Vec<String>, OpenError> {
         let names = sys::names(&self.handle);
         let names = names.map_err(|e| io_error(format!("list {}", self.path.display()), e))?;
         Ok(names.into_iter().filter_map(|name| name.into_string().ok()).collect())
     }
 
-    /// Opens a file of this directory, whatever it is. A new one is for trusted users only.
+    /// Opens a file of this directory, of any kind. If it is new, only trusted users may access it.
     fn open_any(&self, name: &str, mode: OpenMode) -> io::Result<File> {
         sys::open_at(&self.handle, name, mode, self.trust.file_mode())
     }
@@ -150,7 +151,7 @@ pub(super) fn identity(file: &File) -> io::Result<FileIdentity> {
     Ok(FileIdentity { device: metadata.dev(), inode: metadata.ino() })
 }
 
-/// Makes a directory where there is none, and says whether it did.
+/// Creates a directory if there is none. Returns whether it did.
 fn make_directory(path: &Path, trust: TrustRules) -> Result<bool, OpenError> {
     let made = match std::fs::DirBuilder::new().mode(trust.directory_mode()).create(path) {
         Ok(()) => true,
@@ -158,7 +159,7 @@ fn make_directory(path: &Path, trust: TrustRules) -> Result<bool, OpenError> {
         Err(e) => return Err(io_error(format!("create {}", path.display()), e)),
     };
     match sync_parent(path) {
-        // Whoever made it may not have synced its name, and whoever opens it may not be able to.
+        // Its creator may have died before syncing the name; this user may not be allowed to.
         Err(e) if made || e.kind() != io::ErrorKind::PermissionDenied => {
             Err(io_error("sync the parent directory", e))
         }

@@ -9,8 +9,8 @@ use crate::storage::sys;
 use std::fs::File;
 use std::io;
 
-/// Descriptors that are locked. They are unlocked, and not just closed: a process that is being
-/// started by another thread has copies of them until it runs its program, and would hold the lock.
+/// Descriptors that are locked. Dropping it unlocks them first, since closing them may not be enough:
+/// a child process that another thread is just starting has copies of them until it runs its program.
 #[derive(Debug, Default)]
 pub(super) struct Lock(Vec<File>);
 
@@ -46,7 +46,7 @@ impl Lock {
 impl Drop for Lock {
     fn drop(&mut self) {
         for file in &self.0 {
-            // Where that fails, closing does it.
+            // If that fails, closing them has to do.
             for byte in [LockByte::Recovered, LockByte::Open] {
                 let _ = sys::unlock_byte(file, byte as u8);
             }

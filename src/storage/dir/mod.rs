@@ -1,4 +1,9 @@
 //! Real files, in a directory that is private to its user.
+//!
+//! [`Directory`] is the handle; all files are found through it. Its methods are laid out by topic:
+//! opening (`directory`), who writes (`writer`, with the locks of `lock`), the MANIFEST and the
+//! reserve (`manifest`), and files that are set aside (`aside`). `trust` decides which directories and
+//! files may be mapped at all. The [`Storage`] implementation below puts them together.
 
 mod aside;
 mod directory;
@@ -14,7 +19,9 @@ use self::directory::{identity, write_pieces};
 use super::map::Map;
 use super::sys::{self, OpenMode};
 use super::temporary::Existing;
-use super::{Access, Head, Opened, Pieces, Prepared, SegmentFile, Storage, Writer, io_error};
+use super::{
+    Access, HeadEncoder, Opened, Pieces, Prepared, SegmentFile, Storage, WriterState, io_error,
+};
 use crate::error::OpenError;
 use crate::format::names;
 use std::fs::File;
@@ -31,7 +38,7 @@ impl Storage for Directory {
         self.file_names()
     }
 
-    fn create(&self, name: &str, len: u64, head: Head<'_>) -> io::Result<Opened> {
+    fn create(&self, name: &str, len: u64, head: HeadEncoder<'_>) -> io::Result<Opened> {
         self.create_prepared(self.prepare(len)?, name, head)
     }
 
@@ -47,7 +54,7 @@ impl Storage for Directory {
         &self,
         prepared: Prepared,
         name: &str,
-        head: Head<'_>,
+        head: HeadEncoder<'_>,
     ) -> io::Result<Opened> {
         let new = prepared.file.expect("it was prepared here");
         let identity = identity(&new.file)?;
@@ -61,7 +68,7 @@ impl Storage for Directory {
     }
 
     fn free_space(&self) -> Option<u64> {
-        // Where it cannot be told, what is too large is tried, and refused.
+        // Without it, a segment that is too large is tried, and refused.
         sys::free_space(&self.handle).ok()
     }
 
@@ -138,7 +145,7 @@ impl Storage for Directory {
 
     fn publish(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         if let Err(OpenError::NotRegular { .. }) = self.open_file(name, OpenMode::Read) {
-            // Somebody else's, and not to be replaced.
+            // Not made by us, and not to be replaced.
             return Err(io::ErrorKind::AlreadyExists.into());
         }
         self.publish_with(name, Existing::Replace, |mut file| file.write_all(bytes))
@@ -148,7 +155,7 @@ impl Storage for Directory {
         Some(&self.handle)
     }
 
-    fn writer(&self) -> Result<Writer, OpenError> {
+    fn writer(&self) -> Result<WriterState, OpenError> {
         self.find_writer()
     }
 
@@ -162,8 +169,9 @@ impl Storage for Directory {
 struct MappedFile(File);
 
 impl SegmentFile for MappedFile {
-    /// The whole file: what is dirty in it beside the range was just written and must follow
-    /// anyway, and `fdatasync` also waits for what the kernel began to write by itself.
+    /// Syncs the whole file, not the range alone: what is dirty beside the range was just written and
+    /// has to be synced soon anyway, and unlike `sync_file_range`, `fdatasync` also waits for pages
+    /// that the kernel has begun to write by itself.
     fn sync(&self, map: &Map, from: u64, to: u64) -> io::Result<()> {
         map.flush(from, to)?;
         self.0.sync_data()
@@ -219,16 +227,20 @@ mod tests {
     fn readers_see_whether_there_is_a_writer_and_keep_none_out() {
         let dir = tempfile::tempdir().unwrap();
         let reader = open(dir.path(), Access::Read);
-        assert_eq!(reader.writer().unwrap(), Writer::None);
+        assert_eq!(reader.writer().unwrap(), WriterState::None);
         assert_eq!(reader.list().unwrap(), [""; 0], "nothing is made");
         let writer = open(dir.path(), Access::Write);
-        assert_eq!(reader.writer().unwrap(), Writer::Recovering);
+        assert_eq!(reader.writer().unwrap(), WriterState::Recovering);
         writer.note_recovered().unwrap();
-        assert_eq!(reader.writer().unwrap(), Writer::Live);
+        assert_eq!(reader.writer().unwrap(), WriterState::Live);
         std::fs::remove_file(dir.path().join("LOCK")).unwrap();
-        assert_eq!(reader.writer().unwrap(), Writer::Live, "the directory's own lock tells, too");
+        assert_eq!(
+            reader.writer().unwrap(),
+            WriterState::Live,
+            "the directory's own lock tells, too"
+        );
         drop(writer);
-        assert_eq!(reader.writer().unwrap(), Writer::None);
+        assert_eq!(reader.writer().unwrap(), WriterState::None);
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! Which directories and files are trusted enough to be mapped.
 //!
-//! A mapped file that somebody else changes is undefined behaviour, and one that cannot keep a page
-//! that it has is a SIGBUS. So `open` takes what belongs to its user and can be written to by nobody
-//! else, and file systems that write preallocated blocks in place.
+//! If somebody else changes a mapped file, that is undefined behaviour, and if the file system cannot
+//! keep a page that it has given, a store to it is a SIGBUS. So `open` accepts only files that belong
+//! to its user and that nobody else may write to, on file systems that write to preallocated blocks in
+//! place.
 
 use crate::error::OpenError;
 use crate::storage::{io_error, sys};
@@ -10,12 +11,12 @@ use std::fs::{File, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// What of these rules a user has lifted.
+/// Exceptions from these rules that the user has asked for.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct TrustRules {
     /// Other members of the group may own files, and write to them.
     pub(crate) shared: bool,
-    /// Whatever the file system is.
+    /// Any file system is accepted.
     pub(crate) any_file_system: bool,
 }
 
@@ -30,7 +31,7 @@ impl TrustRules {
         if self.shared { 0o770 } else { 0o700 }
     }
 
-    /// Whether nobody writes to a file or directory who could not write to this process, too.
+    /// Refuses a file or directory that others may write to who could not change this process, too.
     pub(super) fn check(self, path: &Path, metadata: &Metadata) -> Result<(), OpenError> {
         let (mode, owner) = (metadata.mode() & 0o7777, metadata.uid());
         let writers = if self.shared { 0o002 } else { 0o022 };
@@ -44,13 +45,13 @@ impl TrustRules {
         Ok(())
     }
 
-    /// Whether a preallocated page of a file in this directory can always be written to.
+    /// Refuses a file system on which a store to a preallocated page may need space.
     pub(super) fn check_file_system(self, path: &Path, directory: &File) -> Result<(), OpenError> {
         if self.any_file_system {
             return Ok(());
         }
         let found = sys::file_system(directory)
-            .map_err(|e| io_error(format!("look at the file system of {}", path.display()), e))?;
+            .map_err(|e| io_error(format!("determine the file system of {}", path.display()), e))?;
         if found.writes_in_place {
             return Ok(());
         }

@@ -1,4 +1,5 @@
-//! Who writes to a directory: how a writer keeps others out, and how a reader asks for one.
+//! Who writes to a directory: how a writer keeps other writers out, and how a reader finds out
+//! whether there is one.
 
 use super::directory::Directory;
 use super::lock::{Lock, LockByte, has_byte};
@@ -6,15 +7,16 @@ use crate::error::OpenError;
 use crate::format::names::LOCK;
 use crate::format::u32_at;
 use crate::storage::sys::{self, OpenMode};
-use crate::storage::{Access, Writer, io_error};
+use crate::storage::{Access, WriterState, io_error};
 use std::io;
 use std::time::{Duration, Instant};
 
-/// How long a writer waits for readers that look at what is there.
+/// How long a writer waits for readers that hold the lock.
 const READERS: Duration = Duration::from_secs(10);
 
 impl Directory {
-    /// A writer holds the lock alone, a reader holds none. The kernel drops it with its holder.
+    /// Locks the directory for a writer; a reader holds no lock. The kernel unlocks it when the holder
+    /// dies.
     pub(super) fn take_lock(&mut self) -> Result<(), OpenError> {
         self.lock = match self.access {
             Access::Write => Some(self.lock_alone()?),
@@ -23,7 +25,7 @@ impl Directory {
         Ok(())
     }
 
-    /// Waits for readers, who hold the lock for a moment, but not for another writer.
+    /// Waits for readers, which hold the lock for a moment only, but not for another writer.
     fn lock_alone(&self) -> Result<Lock, OpenError> {
         let deadline = Instant::now() + READERS;
         loop {
@@ -46,8 +48,8 @@ impl Directory {
         io_error(format!("lock {}", self.path.display()), error)
     }
 
-    /// Locks the directory, by a descriptor of its own, and then LOCK, which is made for a writer. A
-    /// reader does without LOCK where there is none, or it may not open it.
+    /// Locks the directory, by a descriptor of its own, and then LOCK, which a writer creates. A reader
+    /// does without LOCK if there is none, or it may not open it.
     fn try_lock(&self, exclusive: bool) -> Result<Option<Lock>, OpenError> {
         let mut lock = Lock::default();
         let directory = sys::open_directory_at(&self.handle, ".");
@@ -58,7 +60,7 @@ impl Directory {
                 if (self.trust.any_file_system || !sys::DIRECTORIES_LOCK)
                     && sys::cannot_lock(&error) =>
             {
-                tracing::warn!(%error, "this file system locks no directories: LOCK has to do");
+                tracing::warn!(%error, "this file system cannot lock a directory: only LOCK is locked");
             }
             Err(error) => return Err(self.lock_error(error)),
         }
@@ -74,13 +76,13 @@ impl Directory {
         Ok(taken.then_some(lock))
     }
 
-    /// Whether the MANIFEST is one of version 0.1.0, or cannot be told.
+    /// Whether the MANIFEST is one of version 0.1.0, or there is none.
     fn is_legacy(&self) -> Result<bool, OpenError> {
         let manifest = self.manifest()?;
         Ok(manifest.is_none_or(|manifest| u32_at(&manifest, 8) != crate::format::VERSION))
     }
 
-    /// Whether an error of opening LOCK is no reason to stop.
+    /// Whether the lock of the directory is enough after this error of opening LOCK.
     fn does_without(&self, error: &io::Error) -> bool {
         use io::ErrorKind::{NotFound, PermissionDenied, QuotaExceeded, StorageFull};
         match error.kind() {
@@ -90,29 +92,30 @@ impl Directory {
         }
     }
 
-    /// Keeps writers out for as long as it is held; nothing is made for that.
+    /// Keeps writers out for as long as it is held, and creates no file for that.
     pub(crate) fn lock_shared(&self) -> Result<impl Drop + use<>, OpenError> {
         let lock = self.try_lock(false)?;
         lock.ok_or_else(|| OpenError::Locked { path: self.path.clone() })
     }
 
-    pub(super) fn find_writer(&self) -> Result<Writer, OpenError> {
-        let probe =
-            || Ok(if self.try_lock(false)?.is_some() { Writer::None } else { Writer::Live });
+    pub(super) fn find_writer(&self) -> Result<WriterState, OpenError> {
+        let probe = || {
+            Ok(if self.try_lock(false)?.is_some() { WriterState::None } else { WriterState::Live })
+        };
         let lock = match self.open_file(LOCK, OpenMode::Read) {
-            // Removed by hand, or never made: the directory itself tells, for the price of a lock
-            // that is held for a moment.
+            // Removed by hand, or never created. The lock of the directory says it as well, but has to
+            // be taken for a moment.
             Err(OpenError::Io { source, .. }) if self.does_without(&source) => return probe(),
             other => other?,
         };
         match has_byte(&lock, LockByte::Recovered) {
-            Ok(true) => Ok(Writer::Live),
+            Ok(true) => Ok(WriterState::Live),
             Ok(false) if has_byte(&lock, LockByte::Open).map_err(|e| self.lock_error(e))? => {
-                Ok(Writer::Recovering)
+                Ok(WriterState::Recovering)
             }
             // Version 0.1.0 has none of these.
             Ok(false) if self.is_legacy()? => probe(),
-            Ok(false) => Ok(Writer::None),
+            Ok(false) => Ok(WriterState::None),
             Err(error) if sys::cannot_lock(&error) => probe(),
             Err(error) => Err(self.lock_error(error)),
         }
@@ -120,7 +123,7 @@ impl Directory {
 
     pub(super) fn lock_recovered(&self) -> io::Result<()> {
         match self.lock.as_ref().map_or(Ok(()), |lock| lock.lock_byte(LockByte::Recovered)) {
-            // Then readers probe.
+            // Then readers try to take the lock.
             Err(error) if sys::cannot_lock(&error) => Ok(()),
             other => other,
         }

@@ -1,10 +1,10 @@
-//! States of a segment that writers pass through: what a death leaves of one that is being written,
-//! and what a sector may have been between two states that are known.
+//! States of a segment that writers pass through: what a death leaves of a segment that is being
+//! written, and what a sector may have been between two known states.
 //!
-//! Nobody tells the disk when a byte is stored. But what can be there follows from the append protocol
-//! (`log/append/claim.rs`): a frame's first word is zero, then its claim, then its commit, void or pad; its
-//! other bytes come after the claim and before the commit, in any order; and a seal's first word comes
-//! after the others.
+//! The disk does not notice when a byte is stored. But which states are possible follows from the
+//! append protocol (`log/append/claim.rs`): a frame's first word is zero, then its claim, then its
+//! commit, void or pad; its other bytes are stored after the claim and before the commit, in any order;
+//! and a seal's first word is stored after its others.
 
 use super::memory::{Memory, PAGE};
 use super::sparse::{SECTOR, Sector, Sparse};
@@ -16,64 +16,66 @@ use crate::format::u64_at;
 const SEAL_END: usize = SEAL as usize + 32;
 const HEAD: usize = FIRST_FRAME as usize;
 
-/// A frame, or a stretch in which none has begun.
+/// A frame, or a gap in which none has begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Part {
+enum SegmentPart {
     Frame { at: usize, len: usize },
     Gap { at: usize, end: usize },
 }
 
-/// The salt of a segment; `None`: it is none.
+/// The salt of a segment; `None`: the file is not a segment.
 fn salt(head: &[u8], len: usize) -> Option<u64> {
     (len >= HEAD).then(|| SegmentHeader::decode(head).ok()).flatten().map(|header| header.salt)
 }
 
 /// Why a walk ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
+enum WalkEnd {
     /// Nothing was written from here on.
     Blank,
-    /// Something was that no writer leaves.
+    /// At this offset is something that no writer leaves.
     Unknown(usize),
 }
 
-/// Goes over frames by their words, from `at` on.
+/// Walks over frames by their first words, from `at` on.
 fn walk(
     word: impl Fn(usize) -> u64,
     next: impl Fn(usize) -> Option<usize>,
     salt: u64,
     (mut at, end): (usize, usize),
-    parts: &mut Vec<Part>,
-) -> End {
+    parts: &mut Vec<SegmentPart>,
+) -> WalkEnd {
     while at + 8 <= end {
         let here = word(at);
         if here == 0 {
-            let Some(behind) = next(at).filter(|&behind| behind < end) else { return End::Blank };
+            let Some(behind) = next(at).filter(|&behind| behind < end) else {
+                return WalkEnd::Blank;
+            };
             // Whoever wrote there has claimed before: a second look that starts after that was seen
             // finds the claim, wherever it is.
             if next(at) == Some(behind) {
-                parts.push(Part::Gap { at, end: behind });
+                parts.push(SegmentPart::Gap { at, end: behind });
                 at = behind;
             }
             continue;
         }
         let Ok(Some(parsed)) = Word::parse(here, (end - at) as u64) else {
-            return End::Unknown(at);
+            return WalkEnd::Unknown(at);
         };
         let is_bare = parsed.state != State::Committed;
         if is_bare && frame::verify_bare(salt, at as u64, parsed).is_err() {
-            return End::Unknown(at);
+            return WalkEnd::Unknown(at);
         }
-        parts.push(Part::Frame { at, len: parsed.len as usize });
+        parts.push(SegmentPart::Frame { at, len: parsed.len as usize });
         at += parsed.len as usize;
     }
-    End::Blank
+    WalkEnd::Blank
 }
 
-/// Copies a file beside its writers, so that the copy is what the process could have left by dying.
+/// Copies a file while writers store to it. The copy is a state in which the process could have died.
 ///
-/// Of a segment the end is copied first, each frame after all that were reserved behind it: so where
-/// the copy has an append, it has all that had returned before that one began.
+/// A segment is copied from its end: each frame after all those that were reserved behind it. So if the
+/// copy has an append, it also has every append that had returned before that one began.
 pub(super) fn snapshot(memory: &Memory) -> Sparse {
     let mut copy = Sparse::default();
     let len = memory.len();
@@ -94,18 +96,18 @@ pub(super) fn snapshot(memory: &Memory) -> Sparse {
     };
     let mut parts = Vec::new();
     let end = walk(|at| memory.word(at), next, salt, (HEAD, len), &mut parts);
-    if let End::Unknown(at) = end {
+    if let WalkEnd::Unknown(at) = end {
         copy = verbatim(memory, copy, at);
     }
     for part in parts.into_iter().rev() {
         match part {
-            Part::Frame { at, len } => copy_frame(memory, &mut copy, at, len),
-            Part::Gap { at, end } => {
+            SegmentPart::Frame { at, len } => copy_frame(memory, &mut copy, at, len),
+            SegmentPart::Gap { at, end } => {
                 let mut inside = Vec::new();
                 let near = |at| next(at).filter(|&behind| behind < end);
                 walk(|at| memory.word(at), near, salt, (at, end), &mut inside);
                 for part in inside.into_iter().rev() {
-                    if let Part::Frame { at, len } = part {
+                    if let SegmentPart::Frame { at, len } = part {
                         copy_frame(memory, &mut copy, at, len);
                     }
                 }
@@ -139,14 +141,14 @@ fn verbatim(memory: &Memory, mut copy: Sparse, from: usize) -> Sparse {
 }
 
 /// The frames of a segment, to find out what its sectors may have been.
-pub(super) struct Spans {
+pub(super) struct FrameSpans {
     salt: Option<u64>,
     frames: Vec<(usize, usize)>,
-    /// From here on nothing is known.
+    /// Behind this offset there are no known frames.
     end: usize,
 }
 
-impl Spans {
+impl FrameSpans {
     pub(super) fn of(bytes: &Sparse, len: usize) -> Self {
         let salt = salt(&bytes.read(0..HEAD.min(len)), len);
         let mut parts = Vec::new();
@@ -155,19 +157,19 @@ impl Spans {
             let last = bytes.pages().last().map_or(0, |page| ((page + 1) * PAGE).min(len & !7));
             let next = |at: usize| (at..last).step_by(8).find(|&at| bytes.word(at) != 0);
             end = match walk(|at| bytes.word(at), next, salt, (HEAD, len), &mut parts) {
-                End::Blank => len,
-                End::Unknown(at) => at,
+                WalkEnd::Blank => len,
+                WalkEnd::Unknown(at) => at,
             };
         }
         let frames = parts.into_iter().filter_map(|part| match part {
-            Part::Frame { at, len } => Some((at, len)),
-            Part::Gap { .. } => None,
+            SegmentPart::Frame { at, len } => Some((at, len)),
+            SegmentPart::Gap { .. } => None,
         });
         Self { salt, frames: frames.collect(), end }
     }
 
-    /// A state of a sector on its way from `old` to `new`: of each word one or the other, as far as
-    /// writers let that happen.
+    /// A state of a sector on its way from `old` to `new`: each word is one or the other, as far as the
+    /// append protocol allows it.
     pub(super) fn between(
         &self,
         sector: usize,
@@ -297,7 +299,7 @@ mod tests {
         let new = segment();
         let mut sparse = Sparse::default();
         sparse.write(0, &new);
-        let spans = Spans::of(&sparse, LEN);
+        let spans = FrameSpans::of(&sparse, LEN);
         assert_eq!(spans.frames.len(), 3);
         let mut old = Sparse::default();
         old.write(0, &new[..HEAD]);

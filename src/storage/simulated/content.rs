@@ -1,7 +1,7 @@
-//! One file of a simulated disk: what is in the page cache, what is on the device, and what may have
-//! got there in between.
+//! One file of a simulated disk: its bytes in the page cache, its bytes on the device, and the states
+//! in between that the device may have got.
 
-use super::between::{self, Spans};
+use super::between::{self, FrameSpans};
 use super::fate::{Fate, Unsynced};
 use super::memory::{Arena, Memory, PAGE};
 use super::sparse::{SECTOR, Sector, Sparse};
@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 /// States of a sector that are kept between two syncs.
 const VERSIONS: usize = 6;
-/// Looks at a sector that writers keep changing.
+/// How often a sector is read that writers keep changing.
 const LOOKS: usize = 64;
 
 #[derive(Debug)]
@@ -25,22 +25,22 @@ pub(super) struct Content {
     device: Mutex<Device>,
 }
 
-/// No two files of any disk are the same one.
+/// Inodes are drawn once in a process, whatever the disk.
 static INODES: AtomicU64 = AtomicU64::new(1);
 
-/// What would be there after a power loss.
+/// What a power loss would leave.
 #[derive(Clone, Debug, Default)]
 struct Device {
     durable: Sparse,
-    /// The length of the file that is known to be durable.
+    /// The length of the file that is durable.
     len: usize,
-    /// States of sectors that were seen since they were synced, in order: any of them may have been
+    /// States in which sectors were observed since they were synced, in order. Any of them may have been
     /// written back.
     seen: BTreeMap<usize, Vec<Arc<Sector>>>,
 }
 
 impl Device {
-    /// The latest state of a sector that is known.
+    /// The latest known state of a sector.
     fn latest(&self, sector: usize) -> &Sector {
         let seen = self.seen.get(&sector).and_then(|seen| seen.last());
         seen.map_or_else(|| self.durable.sector(sector), |seen| &**seen)
@@ -99,7 +99,7 @@ impl Content {
         Ok(())
     }
 
-    /// The bytes as they are, beside writers: a state that the process could have left by dying.
+    /// The bytes now, while writers store to them: a state in which the process could have died.
     pub(super) fn snapshot(&self) -> Sparse {
         between::snapshot(&self.memory)
     }
@@ -135,7 +135,7 @@ impl Content {
         });
     }
 
-    /// Takes note of what each sector is now.
+    /// Records the present state of each sector.
     pub(super) fn observe(&self) {
         let mut device = self.device();
         let mut pages: BTreeSet<_> = self.memory.pages().into_iter().collect();
@@ -154,7 +154,8 @@ impl Content {
         }
     }
 
-    /// A sector as it was at one moment: the same twice. `None` where writers are at it all the time.
+    /// A sector as it was at one moment: the same when read twice. `None` if writers change it all the
+    /// time.
     fn settled(&self, sector: usize) -> Option<Sector> {
         let mut looks = [[0; SECTOR]; 2];
         self.memory.read(sector * SECTOR, &mut looks[0]);
@@ -167,8 +168,7 @@ impl Content {
         None
     }
 
-    /// As it is after the death of the process: the page cache stays, and is no more durable than
-    /// before.
+    /// The file after the death of the process: the page cache stays, and is no more durable than before.
     pub(super) fn after_death(&self, arena: &Arc<Arena>) -> io::Result<Self> {
         let mut content = Self { inode: self.inode, ..Self::new(Some(arena), self.len())? };
         content.fill_with(&self.snapshot())?;
@@ -176,7 +176,7 @@ impl Content {
         Ok(content)
     }
 
-    /// As it is after a power loss. What was not synced is up to `choose`.
+    /// The file after a power loss. `choose` decides what becomes of unsynced sectors.
     pub(super) fn after_power_loss(
         &self,
         arena: &Arc<Arena>,
@@ -211,7 +211,7 @@ impl Content {
                 Fate::Kept => bytes.write(sector * SECTOR, new),
                 Fate::Seen(nth) => bytes.write(sector * SECTOR, version(nth % versions)),
                 Fate::Between(seed) => {
-                    let spans = spans.get_or_insert_with(|| Spans::of(&newest, self.len()));
+                    let spans = spans.get_or_insert_with(|| FrameSpans::of(&newest, self.len()));
                     let old = version(seed as usize % (versions - 1));
                     bytes.write(sector * SECTOR, &spans.between(sector, old, new, seed));
                 }

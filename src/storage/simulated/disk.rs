@@ -2,7 +2,7 @@
 
 use super::fate::{Fate, Unsynced};
 use super::memory::Arena;
-use super::operation::{DiskOperation, Once};
+use super::operation::{DiskOperation, PlannedFailure};
 use super::state::{DiskState, MEMORY, another_device};
 use crate::format::names::MANIFEST;
 use crate::sync::lock;
@@ -141,7 +141,7 @@ impl SimulatedDisk {
         after: u64,
         kind: io::ErrorKind,
     ) {
-        let once = Once { operation, name: name.to_owned(), after, kind };
+        let once = PlannedFailure { operation, name: name.to_owned(), after, kind };
         self.state().failures.once.push(once);
     }
 

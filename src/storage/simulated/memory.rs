@@ -1,8 +1,13 @@
 //! The page cache of a simulated disk: a memory file, which logs map as they map real files.
 //!
-//! Writers store through mappings of their own. The disk looks at the bytes as a device would: through
-//! another mapping, one aligned word at a time, each an atomic load. It holds no reference to bytes
-//! that a writer may change, and never writes to a file that a log may have mapped.
+//! Writers store through mappings of their own. The disk reads the bytes as a device would: through
+//! another mapping, one aligned word at a time, each by an atomic load. It never has a reference to
+//! bytes that a writer may change.
+//!
+//! Bytes that a log has mapped are never changed behind its back, whatever the holder of the disk does:
+//! `fill` takes a new file that nobody has mapped, and damage gives the name a new file
+//! (`DiskState::put`). Only `punch` changes a mapped file, when the log itself asks for it, behind the end
+//! of a sealed segment.
 
 use crate::storage::map::Map;
 use crate::storage::sys;
@@ -15,7 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 pub(super) const PAGE: usize = 4096;
 
-/// Bytes that the files of one disk may take, over all its life: address space, and no memory.
+/// Bytes that all files ever made on one disk may take together: addresses, not memory.
 const ARENA: u64 = 1 << 45;
 
 /// One memory file for all files of a disk, so that a disk takes one descriptor.
@@ -31,23 +36,23 @@ impl Arena {
     }
 }
 
-/// A part of the memory file, given back when nobody has it mapped any more.
+/// A part of the memory file. It is given back when nobody has it mapped any more.
 #[derive(Debug)]
-struct Extent {
+struct ArenaPart {
     arena: Arc<Arena>,
     base: u64,
     room: u64,
 }
 
-impl Extent {
+impl ArenaPart {
     fn punch(&self, from: u64, len: u64) -> io::Result<()> {
         sys::punch(&self.arena.file, self.base + from, self.base + from + len)
     }
 }
 
-impl Drop for Extent {
+impl Drop for ArenaPart {
     fn drop(&mut self) {
-        // Without it the memory goes with the disk.
+        // If this fails, the memory is freed with the disk.
         let _ = self.punch(0, self.room);
     }
 }
@@ -55,9 +60,9 @@ impl Drop for Extent {
 /// The bytes of one file.
 #[derive(Debug)]
 pub(super) struct Memory {
-    /// Read-only, except where there is no extent: then every log shares this map.
+    /// Read-only, unless it is private memory: then the log has this map, too.
     map: Map,
-    extent: Option<Arc<Extent>>,
+    part: Option<Arc<ArenaPart>>,
     len: usize,
 }
 
@@ -70,17 +75,17 @@ impl Memory {
         if base + room > ARENA {
             return Err(io::ErrorKind::OutOfMemory.into());
         }
-        let extent = Arc::new(Extent { arena: arena.clone(), base, room });
+        let part = Arc::new(ArenaPart { arena: arena.clone(), base, room });
         // Whole pages, so that the last word is whole.
-        let map = Map::of_memory(&arena.file, base, room as usize, false, extent.clone())?;
-        Ok(Self { map, extent: Some(extent), len })
+        let map = Map::of_memory(&arena.file, base, room as usize, false, part.clone())?;
+        Ok(Self { map, part: Some(part), len })
     }
 
-    /// Zeros that no image is ever taken of, in memory that may be backed by huge pages.
+    /// Zeros, in memory that may have huge pages, and of which no image is taken.
     pub(super) fn private(len: usize) -> io::Result<Self> {
         let map = Map::anonymous(len.max(1))?;
         map.prefer_huge_pages();
-        Ok(Self { map, extent: None, len })
+        Ok(Self { map, part: None, len })
     }
 
     pub(super) const fn len(&self) -> usize {
@@ -89,31 +94,31 @@ impl Memory {
 
     /// A mapping for a log.
     pub(super) fn map(&self, writable: bool) -> io::Result<Map> {
-        let Some(extent) = &self.extent else { return Ok(self.map.clone()) };
-        let (file, keep) = (&extent.arena.file, extent.clone());
-        Map::of_memory(file, extent.base, self.len.max(1), writable, keep)
+        let Some(part) = &self.part else { return Ok(self.map.clone()) };
+        let (file, keep) = (&part.arena.file, part.clone());
+        Map::of_memory(file, part.base, self.len.max(1), writable, keep)
     }
 
     /// Puts bytes into a new file. No log may have mapped it yet.
     pub(super) fn fill(&mut self, at: usize, bytes: &[u8]) -> io::Result<()> {
         assert!(at + bytes.len() <= self.len);
-        let Some(extent) = &self.extent else {
+        let Some(part) = &self.part else {
             self.map.fill(at as u64, bytes);
             return Ok(());
         };
-        // Of this and of `map`, whose bytes nobody has borrowed.
-        assert_eq!(Arc::strong_count(extent), 2, "it is mapped already");
-        extent.arena.file.write_all_at(bytes, extent.base + at as u64)
+        // Held by `self` and by its `map`, of which no bytes are borrowed.
+        assert_eq!(Arc::strong_count(part), 2, "it is mapped already");
+        part.arena.file.write_all_at(bytes, part.base + at as u64)
     }
 
-    /// Makes zeros of a range, as punching a hole does.
+    /// Punches a hole: the range is zero afterwards.
     pub(super) fn punch(&self, range: Range<usize>) -> io::Result<()> {
-        let Some(extent) = &self.extent else { return Ok(()) };
+        let Some(part) = &self.part else { return Ok(()) };
         let range = range.start..range.end.min(self.len);
         if range.is_empty() {
             return Ok(());
         }
-        extent.punch(range.start as u64, range.len() as u64)
+        part.punch(range.start as u64, range.len() as u64)
     }
 
     /// The word at an offset, which is a multiple of 8.
@@ -124,7 +129,7 @@ impl Memory {
         self.map.word(at as u64).load(Ordering::Acquire)
     }
 
-    /// Copies a range of whole words.
+    /// Reads from an offset that is a multiple of 8.
     pub(super) fn read(&self, at: usize, to: &mut [u8]) {
         for (nth, to) in to.chunks_mut(8).enumerate() {
             let word = self.word(at + nth * 8).to_le_bytes();
@@ -135,12 +140,12 @@ impl Memory {
     /// The pages that are not known to be zero, in order.
     pub(super) fn pages(&self) -> Vec<usize> {
         let end = self.len.div_ceil(PAGE);
-        let Some(extent) = &self.extent else { return (0..end).collect() };
-        let base = extent.base;
+        let Some(part) = &self.part else { return (0..end).collect() };
+        let base = part.base;
         let mut pages = Vec::new();
         let mut page = 0;
         while page < end {
-            let file = &extent.arena.file;
+            let file = &part.arena.file;
             let data = sys::next_data(file, base + (page * PAGE) as u64);
             let Ok(Some(data)) = data else { break };
             let hole = sys::next_hole(file, data).expect("a hole is behind all data");
@@ -153,5 +158,28 @@ impl Memory {
             }
         }
         pages
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[should_panic(expected = "it is mapped already")]
+    fn what_a_log_has_mapped_is_not_filled() {
+        let mut memory = Memory::new(&Arc::new(Arena::new().unwrap()), 4096).unwrap();
+        memory.fill(0, b"new").unwrap();
+        let _map = memory.map(false).unwrap();
+        let _ = memory.fill(0, b"changed");
+    }
+
+    #[test]
+    #[should_panic(expected = "a map of one's own")]
+    fn nor_is_memory_that_a_log_has() {
+        let mut memory = Memory::private(4096).unwrap();
+        memory.fill(0, b"new").unwrap();
+        let _map = memory.map(true).unwrap();
+        let _ = memory.fill(0, b"changed");
     }
 }

@@ -22,7 +22,7 @@ pub enum DiskOperation {
     Sync,
     /// Releases the space of a range (punches a hole).
     Release,
-    /// Allocates what is not allocated of a file.
+    /// Allocates the parts of a file that have no space.
     Allocate,
     /// Lists the names.
     List,
@@ -48,11 +48,11 @@ pub(super) struct Failures {
     /// This many operations that change the disk succeed, and then all fail.
     pub(super) writes_left: Option<u64>,
     pub(super) syncs_left: Option<u64>,
-    pub(super) once: Vec<Once>,
+    pub(super) once: Vec<PlannedFailure>,
 }
 
 #[derive(Debug)]
-pub(super) struct Once {
+pub(super) struct PlannedFailure {
     pub(super) operation: DiskOperation,
     /// Part of the file's name.
     pub(super) name: String,
@@ -68,7 +68,8 @@ impl Failures {
         if operation == DiskOperation::Sync {
             count_down(&mut self.syncs_left)?;
         }
-        let meant = |once: &Once| once.operation == operation && name.contains(&once.name);
+        let meant =
+            |once: &PlannedFailure| once.operation == operation && name.contains(&once.name);
         let Some(at) = self.once.iter().position(meant) else { return Ok(()) };
         if self.once[at].after > 0 {
             self.once[at].after -= 1;

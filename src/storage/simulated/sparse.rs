@@ -1,4 +1,4 @@
-//! Bytes of which most are zero: what a device holds, and what an image is made of.
+//! Bytes that are mostly zero: the contents of a device, and of an image.
 
 use super::memory::PAGE;
 use crate::format::is_zero;
@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Bytes that a device writes as a whole.
+/// Bytes of a sector, which a device writes as a whole.
 pub(super) const SECTOR: usize = 512;
 
 type Page = [u8; PAGE];
@@ -48,7 +48,7 @@ impl Sparse {
         }
     }
 
-    /// The first `len` bytes, and nothing else.
+    /// Cuts it to the first `len` bytes.
     pub(super) fn cut(&mut self, len: usize) {
         drop(self.0.split_off(&len.div_ceil(PAGE)));
         if let Some(page) = self.0.get_mut(&(len / PAGE)) {

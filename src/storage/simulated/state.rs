@@ -19,7 +19,7 @@ pub(super) const MEMORY: &str = "memory for a simulated disk";
 /// Files by their names.
 type Names = BTreeMap<String, Arc<Content>>;
 
-/// What is behind the lock of a disk.
+/// Everything about a disk that its lock guards.
 #[derive(Debug, Default)]
 pub(super) struct DiskState {
     /// `None`: there is no boot id.
@@ -37,7 +37,7 @@ pub(super) struct DiskState {
     pub(super) observes: bool,
 }
 
-/// What was done to a name.
+/// A change of a name.
 #[derive(Clone, Debug)]
 pub(super) enum NameChange {
     Link { name: String, content: Arc<Content> },

@@ -1,4 +1,5 @@
-//! What the log sees of a simulated disk: it does what `storage/dir` does with files, step by step.
+//! A simulated disk as the log sees it: the same steps, in the same order, as `storage/dir` takes with
+//! files.
 
 use super::content::Content;
 use super::disk::SimulatedDisk;
@@ -7,7 +8,7 @@ use crate::error::OpenError;
 use crate::format::header::FileIdentity;
 use crate::format::names::{self, MANIFEST, SET_ASIDE, set_aside_path};
 use crate::storage::map::Map;
-use crate::storage::{Access, Head, Opened, Pieces, SegmentFile, Storage, io_error};
+use crate::storage::{Access, HeadEncoder, Opened, Pieces, SegmentFile, Storage, io_error};
 use std::io;
 use std::sync::Arc;
 
@@ -21,17 +22,17 @@ impl Drop for SimulatedStorage {
     }
 }
 
-/// What a new file takes of the disk.
+/// How much room a new file needs on the disk.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Takes {
+enum SpaceUse {
     /// Space that is not counted.
     Nothing,
     Space,
-    /// Space, and a name that no other file may have.
+    /// Space, and a name that is not taken.
     Name,
 }
 
-/// A file's bytes, zero but for the pieces.
+/// The bytes of a file that is zero except for the pieces.
 fn whole(len: u64, pieces: Pieces<'_>) -> Vec<u8> {
     let mut bytes = vec![0; len as usize];
     for (at, piece) in pieces {
@@ -62,8 +63,8 @@ impl SimulatedStorage {
         Ok(Opened { map, file: Box::new(file), identity })
     }
 
-    /// `NAME`, or with a number: one that is not taken in the folder of what was set aside, or taken by
-    /// the same file.
+    /// A name among the files that were set aside which is free, or is one of this file: `name`, or
+    /// `name` with a number.
     fn free_name(&self, from: &str, name: &str) -> String {
         let disk = self.0.state();
         let mut names = (0u32..).map(|number| match number {
@@ -83,7 +84,7 @@ impl SimulatedStorage {
         Ok(())
     }
 
-    /// In the other one of the two folders.
+    /// Gives a file a name in the other folder.
     fn add_name(&self, from: &str, to: &str) -> io::Result<()> {
         self.step(DiskOperation::Rename, from)?;
         let mut disk = self.0.state();
@@ -96,8 +97,8 @@ impl SimulatedStorage {
     fn publish_with(
         &self,
         name: &str,
-        (len, head): (usize, Head<'_>),
-        takes: Takes,
+        (len, head): (usize, HeadEncoder<'_>),
+        takes: SpaceUse,
         durably: bool,
     ) -> io::Result<Arc<Content>> {
         let temporary = names::temporary_name(name);
@@ -107,7 +108,7 @@ impl SimulatedStorage {
         self.step(DiskOperation::Create, &temporary)?;
         let content = {
             let mut disk = self.0.state();
-            if takes != Takes::Nothing {
+            if takes != SpaceUse::Nothing {
                 disk.check_room(len as u64)?;
             }
             let mut content = Content::new(disk.arena.as_ref(), len)?;
@@ -124,7 +125,7 @@ impl SimulatedStorage {
             }
             self.step(DiskOperation::Rename, name)?;
             let mut disk = self.0.state();
-            if takes == Takes::Name && disk.names.contains_key(name) {
+            if takes == SpaceUse::Name && disk.names.contains_key(name) {
                 return Err(io::ErrorKind::AlreadyExists.into());
             }
             disk.rename(&temporary, name);
@@ -151,13 +152,14 @@ impl Storage for SimulatedStorage {
         Ok(self.0.state().names.keys().filter(|name| !name.contains('/')).cloned().collect())
     }
 
-    fn create(&self, name: &str, len: u64, head: Head<'_>) -> io::Result<Opened> {
-        let content = self.publish_with(name, (len as usize, head), Takes::Name, true)?;
+    fn create(&self, name: &str, len: u64, head: HeadEncoder<'_>) -> io::Result<Opened> {
+        let content = self.publish_with(name, (len as usize, head), SpaceUse::Name, true)?;
         self.opened(name, content, Access::Write)
     }
 
     fn publish(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        self.publish_with(name, (bytes.len(), &|_| bytes.to_vec()), Takes::Nothing, false).map(drop)
+        self.publish_with(name, (bytes.len(), &|_| bytes.to_vec()), SpaceUse::Nothing, false)
+            .map(drop)
     }
 
     fn open(&self, name: &str, access: Access) -> Result<Opened, OpenError> {
@@ -200,7 +202,7 @@ impl Storage for SimulatedStorage {
         if self.0.state().names.contains_key(&path) {
             return Ok(());
         }
-        self.publish_with(&path, (len as usize, &|_| whole(len, pieces)), Takes::Space, true)?;
+        self.publish_with(&path, (len as usize, &|_| whole(len, pieces)), SpaceUse::Space, true)?;
         self.sync_aside()
     }
 
@@ -222,7 +224,7 @@ impl Storage for SimulatedStorage {
 
     fn replace(&self, name: &str, len: u64, pieces: Pieces<'_>) -> io::Result<()> {
         let head = |_: FileIdentity| whole(len, pieces);
-        self.publish_with(name, (len as usize, &head), Takes::Space, true).map(drop)
+        self.publish_with(name, (len as usize, &head), SpaceUse::Space, true).map(drop)
     }
 
     fn aside(&self) -> Result<Vec<(String, u64)>, OpenError> {
@@ -244,7 +246,7 @@ impl Storage for SimulatedStorage {
     }
 
     fn write_manifest(&self, bytes: &[u8]) -> io::Result<()> {
-        self.publish_with(MANIFEST, (bytes.len(), &|_| bytes.to_vec()), Takes::Nothing, true)
+        self.publish_with(MANIFEST, (bytes.len(), &|_| bytes.to_vec()), SpaceUse::Nothing, true)
             .map(drop)
     }
 }

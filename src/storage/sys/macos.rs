@@ -136,8 +136,7 @@ pub(crate) fn file_system(directory: &File) -> io::Result<FileSystem> {
     let found = retry_on_intr(|| rustix::fs::fstatfs(directory))?;
     let bytes = found.f_fstypename.iter().take_while(|&&byte| byte != 0);
     let name: String = bytes.map(|&byte| char::from(byte as u8)).collect();
-    // APFS copies what is shared with a clone or a snapshot before it writes: `ensure_own` undoes the
-    // one, and docs/durability.md says what is assumed of the other.
-    let writes_in_place = matches!(&*name, "apfs" | "hfs");
+    // APFS writes elsewhere what a snapshot shares, and the system makes snapshots by itself.
+    let writes_in_place = name == "hfs";
     Ok(FileSystem { name, writes_in_place })
 }
