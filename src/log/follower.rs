@@ -1,4 +1,4 @@
-//! A log as its readers see it: open for writing by this handle, or for reading only.
+//! A log as its readers see it: open for writing by this handle, or read-only.
 
 #![allow(unsafe_code, reason = "walks over frames beside a live writer")]
 
@@ -18,18 +18,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-/// How long to sleep between looks at a log that another process writes.
+/// How long to sleep between checks of a log that another process writes.
 const POLL: std::ops::Range<Duration> = Duration::from_micros(200)..Duration::from_millis(20);
 
 #[derive(Debug)]
 pub(crate) struct ReadOnly {
     pub(crate) storage: Box<dyn Storage>,
     pub(crate) table: SegmentSet,
-    /// Whether segments may be missing: lost to damage, or merged by the store that lives here.
+    /// Whether segments may be missing: lost to damage, or merged by the log's store.
     pub(crate) gaps: bool,
-    /// The lowest id that a new segment may take, as the MANIFEST had it when it was read last.
+    /// The lowest id for a new segment, according to the MANIFEST when it was last read.
     pub(crate) next_id: AtomicU32,
-    /// Segments that are no part of the log: a merge made them, or they do not count.
+    /// Segments that do not belong to the log: merged ones, and those that recovery would discard.
     pub(crate) ignored: Mutex<BTreeSet<u32>>,
 }
 
@@ -60,7 +60,7 @@ impl View {
         }
     }
 
-    /// No segment has this id yet, nor any above it.
+    /// The lowest id that no segment has had yet.
     pub(crate) fn next_id(&self) -> u32 {
         let known = self.table().last().map_or(0, |id| id.saturating_add(1));
         known.max(match self {
@@ -83,7 +83,7 @@ impl View {
         }
     }
 
-    /// As `segment_after`, looked for again on the disk, where another process may write.
+    /// As `segment_after`, after checking the disk again for segments of another process.
     pub(crate) fn segment_after_again(&self, id: u32) -> Result<Option<Pin<'_>>, ReadError> {
         if let Self::ReadOnly(log) = self {
             log.refresh(id)?;
@@ -91,7 +91,7 @@ impl View {
         self.segment_after(id)
     }
 
-    /// Whether a store lives on the log: then it has gaps, where segments without entries were.
+    /// Whether the log has a store: then merges may have removed segments without entries.
     pub(crate) fn is_store(&self) -> bool {
         match self {
             Self::Writer(writer) => writer.store_secret().is_some(),
@@ -99,8 +99,8 @@ impl View {
         }
     }
 
-    /// Whether a segment that is missing behind a position was lost to damage, or merged (it had
-    /// no entries then), and not truncated.
+    /// Whether a segment missing after a position was lost to damage, or merged (it had no entries
+    /// then), rather than truncated.
     pub(crate) fn is_lost_behind(&self, position: LogPosition) -> bool {
         match self {
             Self::Writer(_) => self.begin() <= position || self.is_store(),
@@ -108,11 +108,11 @@ impl View {
         }
     }
 
-    /// The segment that follows the one before `segment`, which was taken back and is no part of
-    /// the log: its writer ended before it was written to.
+    /// The segment that replaces `segment`, which was withdrawn and does not belong to the log: its
+    /// writer ended before anything was written to it.
     pub(crate) fn instead_of(&self, segment: &Segment) -> Option<Pin<'_>> {
         let Self::ReadOnly(log) = self else { return None };
-        // What another process did is looked for again by the next call, if it cannot be now.
+        // If the disk cannot be checked now, the next call does.
         let _ = log.refresh(segment.id());
         log.table.pin_at(|all| {
             let previous = segment.header.previous;
@@ -121,9 +121,8 @@ impl View {
         })
     }
 
-    /// Up to where in its segment bytes may be looked at from a position on, which may come from
-    /// anywhere: they are not written to any more, or a frame is known to begin there. `None`: not
-    /// at all.
+    /// How far a segment may be read from an untrusted position: up to where its bytes no longer
+    /// change, or where a frame is known to begin there. `None`: not at all.
     #[inline]
     pub(crate) fn look_until(&self, position: LogPosition, segment: &Segment) -> Option<u64> {
         match self {
@@ -132,7 +131,7 @@ impl View {
         }
     }
 
-    /// Waits until `ready` or the deadline.
+    /// Waits until `ready` returns true or the deadline passes.
     pub(crate) fn wait(&self, deadline: Option<Instant>, mut ready: impl FnMut() -> bool) -> bool {
         match self {
             Self::Writer(writer) => writer.wait_for_frame(deadline, ready),
@@ -154,7 +153,7 @@ impl View {
     }
 }
 
-/// As `look_until`, where another process writes to the segment, or has left it.
+/// As above, for a segment of another process, alive or dead.
 fn look_until_of_others(position: LogPosition, segment: &Segment) -> Option<u64> {
     let end = segment.end();
     if segment.is_sealed() && segment.gaps.is_empty() {
@@ -166,8 +165,8 @@ fn look_until_of_others(position: LogPosition, segment: &Segment) -> Option<u64>
 }
 
 impl ReadOnly {
-    /// Takes in segments behind `after` that another process added. Also between known ones: a
-    /// directory that is read while it changes may show a later name and not an earlier one.
+    /// Adds segments after `after` that another process created. Also between known ones: reading a
+    /// directory while it changes may show a later name and not an earlier one.
     fn refresh(&self, after: u32) -> Result<(), ReadError> {
         let mut ignored = lock(&self.ignored);
         let is_known = |id| self.table.with(|all| locate(all, id).is_some());
@@ -184,7 +183,7 @@ impl ReadOnly {
         Ok(())
     }
 
-    /// Lets go of segments that the writer has removed, once nobody reads in them.
+    /// Unmaps segments that the writer has removed, once no reader is in them.
     fn forget(&self, there: &BTreeSet<u32>) {
         let gone = |id: u32| !there.contains(&id);
         if self.table.with(|all| all.iter().any(|segment| gone(segment.id()))) {
@@ -193,10 +192,10 @@ impl ReadOnly {
         self.table.reap();
     }
 
-    /// The end of the last segment in which anything is written.
+    /// The end of the last segment that was written to.
     fn tail(&self) -> LogPosition {
         if let Err(error) = self.refresh(0) {
-            // The tail as it was known. Reading on tries again, and says what is wrong.
+            // The tail as last known. Reading on tries again, and reports what is wrong.
             tracing::warn!(%error, "could not look for new segments");
         }
         let segments = self.table.segments();

@@ -16,7 +16,7 @@ use crate::position::LogPosition;
 use crate::segment::Segment;
 
 impl LogWriter {
-    /// The length of a frame for a body, if it is allowed.
+    /// The length of a frame with this body, if it is within the limit.
     #[inline]
     pub(crate) fn frame_len(&self, body: u64) -> Result<u64, AppendError> {
         if body > self.config.max_entry_size {
@@ -25,7 +25,7 @@ impl LogWriter {
         Ok(frame::frame_len(body))
     }
 
-    /// Reserves and claims a frame in the active segment. `None`: that is full, or the frame is
+    /// Reserves and claims a frame in the active segment. `None`: the segment is full, or the frame is
     /// oversize.
     #[inline]
     fn reserve(&self, len: u64) -> Option<Claim<'_, Segment>> {
@@ -114,8 +114,9 @@ impl LogWriter {
         self.acknowledge(position)
     }
 
-    /// One reservation for all entries, in one batch frame around theirs. Its commit word is stored
-    /// last, and until then nobody looks inside it. `each` is called with the position of every entry.
+    /// Makes one reservation for all entries: a batch frame around theirs. Its commit word is stored
+    /// last, and until then no reader looks inside it. `each` is called with the position of every
+    /// entry.
     pub(crate) fn append_batch<'a>(
         &self,
         entries: impl ExactSizeIterator<Item = &'a [u8]> + Clone,
@@ -167,7 +168,7 @@ impl LogWriter {
             .map_err(|source| AppendError::Sync { position: Some(position), source })
     }
 
-    /// Reserves room and never claims it, as a thread does that dies in between. For tests.
+    /// Reserves a range and never claims it, as a thread that dies in between does. For tests.
     pub(crate) fn abandon_reservation(&self, body: u64) {
         self.tail.reserve_unclaimed(frame::frame_len(body));
     }

@@ -10,9 +10,10 @@ use std::sync::Arc;
 /// What space is needed for, which decides what may be taken for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Need {
-    /// An entry of a log. It leaves the reserve alone.
+    /// An entry of a log. It does not use the reserve.
     Append,
-    /// A put to a store. It leaves the reserve alone, too, and is refused while that is given back.
+    /// A put to a store. It does not use the reserve either, and is refused while the reserve is
+    /// released.
     Put,
     /// What frees space sooner or later: a delete, a merge. It may take the reserve.
     Delete,
@@ -20,11 +21,11 @@ pub(crate) enum Need {
 
 /// The most that the frames inside one batch can take.
 pub(crate) const MAX_BATCH: u64 = MAX_SEGMENT - FIRST_FRAME - frame::HEADER;
-/// No segment is made smaller than this for want of space, except in tests.
+/// No segment is made smaller than this for lack of space, except in tests.
 pub(super) const SMALLEST: u64 = 64 << 10;
 
-/// Whether an error means that there is no space, rather than that something is wrong. A limit on the
-/// size of files counts, too, since smaller files keep within it.
+/// Whether an error means lack of space rather than a fault. A file size limit counts too, since
+/// smaller files stay within it.
 pub(super) fn is_no_space(error: &io::Error) -> bool {
     use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
     matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)

@@ -14,7 +14,7 @@ impl LogWriter {
     /// Syncs and seals everything.
     ///
     /// # Safety
-    /// Nobody uses the log any more but to read, neither meanwhile nor afterwards.
+    /// From here on the log is only read.
     #[allow(unsafe_code, reason = "passes the contract on")]
     pub(crate) unsafe fn close(&self) -> Result<(), SyncError> {
         let failed = |error| SyncError::Failed { source: Arc::new(error) };
@@ -25,27 +25,27 @@ impl LogWriter {
         let (active, end, frames) = self.prefix.current();
         let mut unused: Vec<u32> = standby.iter().map(|standby| standby.id()).collect();
         if frames == 0 {
-            // Unless it is the one in memory, which has no file.
+            // Except the one in memory, which has no file.
             unused.extend((!active.is_without_room()).then(|| active.id()));
         } else {
             active.sync(FIRST_FRAME, end).map_err(failed)?;
             seal_and_shrink(&active, end, frames).map_err(failed)?;
         }
-        // No id is used again, for a reader in another process may have the segment mapped. Where
-        // that cannot be written down (a full disk), what is unused is left to the next recovery.
+        // No id is used again, since a reader in another process may have the segment mapped. If that
+        // cannot be recorded (on a full disk), unused segments are left to the next recovery.
         if let Err(error) = self.note_closed(&unused) {
             tracing::warn!(%error, "the log is durable, and could not be noted as closed");
             return Ok(());
         }
         drop((standby, active));
         for &id in &unused {
-            // What stays is removed by the next recovery.
+            // The next recovery removes what stays.
             self.remove_file(&file_name(id));
         }
         self.storage.sync_directory().map_err(failed)
     }
 
-    /// Writes down where the log ends, and that the unused segments are no part of it.
+    /// Records where the log ends, and that the unused segments do not belong to it.
     fn note_closed(&self, unused: &[u32]) -> io::Result<()> {
         let next = lock(&self.next).id.unwrap_or(u32::MAX);
         let last = self.table.with(|all| {

@@ -1,7 +1,7 @@
-//! Which logs this thread is inside of a closure of.
+//! The logs in whose `append_with` closures this thread is.
 //!
-//! Inside the closure of an `append_with` a frame is claimed, and a sync of the same log would wait
-//! for it for ever. Other logs may be synced there.
+//! Inside the closure of an `append_with` a frame is claimed, and a sync of the same log would wait for
+//! it forever. Other logs may be synced there.
 
 use super::LogWriter;
 use crate::error::SyncError;
@@ -10,17 +10,17 @@ use std::mem::ManuallyDrop;
 use std::ptr;
 
 thread_local! {
-    /// The log whose closure runs on this thread, by its address; null outside.
+    /// The address of the log whose closure runs on this thread; null outside of closures.
     static INNERMOST: Cell<*const LogWriter> = const { Cell::new(ptr::null()) };
-    /// Those whose closures that one is inside of. Never destroyed, for a thread may append while it
+    /// The logs of the closures around that one. Never destroyed, since a thread may append while it
     /// ends; it owns nothing outside of closures.
     static OUTER: ManuallyDrop<RefCell<Vec<*const LogWriter>>> =
         const { ManuallyDrop::new(RefCell::new(Vec::new())) };
 }
 
-/// Marks this thread as inside an `append_with`, also while unwinding out of it.
+/// Marks this thread as inside an `append_with`, even while unwinding.
 pub(super) struct Filling {
-    /// What was innermost before.
+    /// The innermost log before.
     outer: *const LogWriter,
 }
 
@@ -33,7 +33,8 @@ impl LogWriter {
         Filling { outer }
     }
 
-    /// Refuses what would wait for a frame that this thread is filling.
+    /// An error inside a closure of this log: the caller would wait for a frame that this thread is
+    /// filling.
     pub(super) fn check_outside_append(&self) -> Result<(), SyncError> {
         let innermost = INNERMOST.get();
         let inside = ptr::eq(innermost, self)

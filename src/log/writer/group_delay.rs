@@ -1,4 +1,4 @@
-//! How long a leader waits for others before it syncs.
+//! How long the leader of a group waits for other callers before it syncs.
 //!
 //! The callers that the last sync served are likely to come back at once. Without a wait for them two
 //! groups take turns, and each sync serves half of them.
@@ -13,14 +13,14 @@ const LONGEST: Duration = Duration::from_millis(1);
 /// On whose behalf a sync is led.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Leader {
-    /// A caller, who waits for it.
+    /// A caller that waits for it.
     Caller,
-    /// The log's own thread: for tasks that wait, because it is time, or to seal.
+    /// The background thread: for waiting tasks, for a periodic sync, or to seal.
     Background,
 }
 
 impl Leader {
-    /// How many callers that is.
+    /// The number of callers that this is.
     pub(super) const fn callers(self) -> usize {
         matches!(self, Self::Caller) as usize
     }
@@ -29,7 +29,7 @@ impl Leader {
 /// What the last sync for callers says about the next one.
 #[derive(Debug, Default)]
 pub(super) struct GroupDelay {
-    /// How many callers there were when it ended: those it served, and those who had come since.
+    /// The number of callers when it ended: those it served, and those that had come since.
     last_group_size: AtomicUsize,
     /// How long it took, in ns.
     last_sync: AtomicU64,
@@ -43,12 +43,12 @@ impl GroupDelay {
         self.last_sync.store(took.as_nanos() as u64, Ordering::Relaxed);
     }
 
-    /// How many callers to expect.
+    /// The number of callers to expect.
     pub(super) fn expected(&self) -> usize {
         self.last_group_size.load(Ordering::Relaxed)
     }
 
-    /// How long to wait for them: up to half of what the last sync took.
+    /// How long to wait for them: at most half of the time that the last sync took.
     pub(super) fn limit(&self) -> Duration {
         Duration::from_nanos(self.last_sync.load(Ordering::Relaxed) / 2).min(LONGEST)
     }

@@ -1,4 +1,4 @@
-//! The MANIFEST as the writer changes it, and the ids that it says are used.
+//! The MANIFEST as the writer changes it, and the ids that it records as used.
 
 use super::LogWriter;
 use crate::format::manifest::Manifest;
@@ -15,24 +15,24 @@ impl LogWriter {
         lock(&self.manifest).log_id
     }
 
-    /// The secret of the store that lives on the log, if one does.
+    /// The secret of the log's store, if it has one.
     pub(crate) fn store_secret(&self) -> Option<[u8; 16]> {
         lock(&self.manifest).secret
     }
 
-    /// Replaces the MANIFEST, which then also says which ids were used. What is in memory changes
-    /// once that is durable, and not before.
+    /// Replaces the MANIFEST, which then also records which ids were used. The copy in memory changes
+    /// only once that is durable.
     pub(crate) fn change_manifest(&self, change: impl FnOnce(&mut Manifest)) -> io::Result<()> {
         let mut manifest = lock(&self.manifest);
         let mut new = manifest.clone();
         change(&mut new);
-        // Looked up under the manifest's lock, so that it never goes back.
+        // Read under the manifest's lock, so that it never goes back.
         let mut next = lock(&self.next);
         new.next = next.id.unwrap_or(u32::MAX);
         new.generation += 1;
         if next.for_log == Some(new.first) {
-            // The log is empty, and begins with what could not be created yet: with the next id, then,
-            // behind those that merges have used.
+            // The log is empty, and its first segment could not be created yet: it begins with the next
+            // id, after those that merges have used.
             new.first = new.next;
             self.storage.write_manifest(&new.encode())?;
             next.for_log = Some(new.first);
@@ -50,23 +50,23 @@ impl LogWriter {
         self.change_manifest(|_| {})
     }
 
-    /// The id that the next segment gets.
+    /// The id of the next segment.
     pub(crate) fn next_id(&self) -> u32 {
         lock(&self.next).id.unwrap_or(u32::MAX)
     }
 
-    /// The id of the first segment, where that could not be created yet.
+    /// The id of the first segment, if that could not be created yet.
     pub(crate) fn first_to_come(&self) -> Option<u32> {
         lock(&self.next).for_log
     }
 
-    /// The files of segments that the MANIFEST lists as removed are gone, durably: the next one
-    /// need not list them.
+    /// Records that the files of removed segments are durably gone, so that the next MANIFEST need not
+    /// list them.
     pub(crate) fn files_are_gone(&self, ids: &[u32]) {
         lock(&self.manifest).removed.retain(|id| !ids.contains(id));
     }
 
-    /// Removes what the next recovery would remove, too, and says whether it is gone.
+    /// Removes a file that the next recovery would remove as well. True if it is gone.
     pub(crate) fn remove_file(&self, name: &str) -> bool {
         match self.storage.remove(name) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {

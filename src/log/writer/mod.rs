@@ -6,10 +6,11 @@
 //! * `append`, `oversize`: a frame's way into the log; `filling` marks a thread inside a closure of it;
 //! * `roll`: the next segment becomes active; `space`, `reserve`: where its space comes from;
 //! * `sync`: group commit, seals and sync marks; `read`: what readers in this process ask;
-//! * `manifest`, `retire`, `close`: which segments there are, which go, and the end of the log.
+//! * `manifest`, `retire`, `close`: which segments exist, which are removed, and the end of the log.
 //!
-//! Types that these share are in files that know nothing of the writer: `capacity`, `next`, `seal`,
-//! `segment_memory`, `group_delay`, and `signals`, by which the writer and its threads talk.
+//! Types that these share are in files that do not use the writer: `capacity`, `next`, `seal`,
+//! `segment_memory`, `group_delay`, and `signals`, through which the writer and its threads
+//! communicate.
 
 mod append;
 mod capacity;
@@ -190,7 +191,7 @@ impl LogWriter {
         &self.signals
     }
 
-    /// The durability that an append has without being asked for one.
+    /// The durability of an append that does not ask for another one.
     #[inline]
     pub(crate) fn durability(&self) -> Durability {
         self.config.durability
@@ -208,7 +209,7 @@ impl LogWriter {
         self.config.maintenance == Maintenance::Manual
     }
 
-    /// Where the next frame goes: the end of everything that was reserved.
+    /// The position of the next frame: the end of everything reserved.
     pub(crate) fn tail(&self) -> LogPosition {
         self.tail.position()
     }
@@ -218,7 +219,7 @@ impl LogWriter {
         self.prefix.advance(&self.tail)
     }
 
-    /// What the log has done, and where it stands.
+    /// The log's counters and its current state.
     pub(crate) fn read_stats(&self, stats: &mut LogStats) {
         stats.committed = self.committed();
         stats.rolls = self.tail.roll_number().saturating_sub(1);
@@ -230,7 +231,7 @@ impl LogWriter {
         stats.durable = self.durable();
     }
 
-    /// Does once what the background threads do.
+    /// Does the work of the background threads, once.
     pub(crate) fn maintain(&self) -> Result<(), AppendError> {
         let sealed = self.seal_finished();
         self.table.reap();
@@ -243,8 +244,8 @@ impl LogWriter {
         Ok(())
     }
 
-    /// Takes note that a background thread has failed: the log refuses writes from now on, and tasks
-    /// that wait for a sync are woken. `syncs`: it was the thread that syncs.
+    /// Records that a background thread has failed: the log refuses writes from now on, and tasks that
+    /// wait for a sync are woken. `syncs`: it was the thread that syncs.
     pub(crate) fn thread_failed(&self, failure: ThreadFailure, syncs: bool) {
         tracing::error!(%failure, "a background thread failed; the log refuses writes from now on");
         self.signals.note_failure(failure, syncs);

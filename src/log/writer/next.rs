@@ -1,6 +1,6 @@
 //! The next segment: its id, its size, and how it is created.
 //!
-//! Ids only grow, and none is used twice, for a reader in another process may still have a segment
+//! Ids only grow, and none is used twice, since a reader in another process may still have a segment
 //! mapped whose file is gone. Segments grow from a small first one up to the configured size.
 
 use super::capacity::{capacities, first_that_fits, is_no_space};
@@ -38,7 +38,7 @@ pub(super) enum NewSegment<'a> {
 }
 
 impl NextSegment {
-    /// Takes the id for a new segment, and says which one is before it in the log.
+    /// Takes the id for a new segment. Also returns the id of the segment before it in the log.
     fn take(&mut self, new: NewSegment<'_>) -> io::Result<(u32, u32)> {
         let NewSegment::Log { .. } = new else {
             let id = self.id.ok_or(io::ErrorKind::StorageFull)?;
@@ -53,8 +53,8 @@ impl NextSegment {
         Ok((id, self.previous))
     }
 
-    /// Takes note whether a segment could be created. If not, its id is free again, unless a later one
-    /// was taken meanwhile.
+    /// Records whether a segment could be created. If not, its id is free again, unless a later one was
+    /// taken meanwhile.
     fn taken(&mut self, id: u32, new: NewSegment<'_>, made: Result<(), &io::Error>) {
         match (made, new) {
             (Ok(()), NewSegment::Log { .. }) => {
@@ -109,8 +109,8 @@ pub(super) fn create(
     made
 }
 
-/// The first segment of a log that is being opened. If there is no space for a file: one in memory,
-/// without any room.
+/// The first segment of a log that is being opened. If there is no space for a file, it is one in
+/// memory, without any room.
 pub(super) fn create_first(
     next: &Mutex<NextSegment>,
     storage: &dyn Storage,
@@ -138,7 +138,7 @@ pub(super) fn create_first(
                 capacity: FIRST_FRAME,
                 origin: None,
             };
-            // The MANIFEST says that the log goes on with this id: the first real segment has it.
+            // The MANIFEST says that the log continues with this id: the first real segment gets it.
             (next.for_log, next.id) = (Some(id), id.checked_add(1));
             Ok(Arc::new(Segment::without_room(header)?))
         }

@@ -19,8 +19,8 @@ use crate::options::MAX_SEGMENT;
 use crate::segment::Segment;
 use std::sync::Arc;
 
-/// A segment for one frame, created and not yet active. Until it is, nobody else rolls. If it is
-/// dropped, it is removed.
+/// A segment for one frame, created and not yet active. Until it is, no other thread rolls. If this is
+/// dropped, the segment is removed.
 pub(crate) struct OversizeSegment<'c> {
     writer: &'c LogWriter,
     preparer: Preparer<'c, Segment>,
@@ -100,9 +100,9 @@ impl LogWriter {
         if need == Need::Put {
             self.check_space()?;
         }
-        // Allocated before anything is locked, so that nobody has to wait for it. Its pages are
+        // Allocated before anything is locked, so that no thread has to wait for it. Its pages are
         // populated only when the frame is about to be filled: if they were dirty now, they would have
-        // to be written before the file can be given its name.
+        // to be written before the file can be renamed.
         let prepared = match self.prepare_file(len, need) {
             Err(AppendError::NoSpace { .. }) => {
                 self.remove_standby();
@@ -111,8 +111,8 @@ impl LogWriter {
             other => other?,
         };
         if self.tail.roll_number() == 1 && self.tail.is_full() {
-            // The log was opened with no space for a segment. The MANIFEST says that it begins with
-            // the segment that comes next, so that one must not be taken back.
+            // The log was opened with no space for a segment. The MANIFEST says that it begins with the
+            // next segment, which therefore must not be withdrawn.
             self.roll(0, need)?;
         }
         let mut preparer = self.tail.preparer();

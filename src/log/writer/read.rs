@@ -1,4 +1,5 @@
-//! What readers in this process ask of the writer: where the log is complete, and what comes next.
+//! What readers in this process need from the writer: where the log is complete, and which segment is
+//! next.
 
 use super::LogWriter;
 use crate::log::append::tail::is_after;
@@ -10,14 +11,14 @@ use std::time::Instant;
 impl LogWriter {
     /// The next segment of the log, once it is active.
     pub(crate) fn segment_after(&self, id: u32) -> Option<Pin<'_>> {
-        // Before the table: a standby that was taken back is then not in it any more.
+        // Before the set: a withdrawn standby is then no longer in it.
         let active = self.tail.roll_number();
         let begun = |roll: u32| !is_after(u64::from(roll), active);
         self.table.pin_after(id).filter(|segment| segment.roll.is_none_or(begun))
     }
 
-    /// Up to where bytes of a segment may be read from a position on, which may come from anywhere:
-    /// they are not written to any more, or a frame is known to begin there. `None`: not at all.
+    /// How far a segment may be read from an untrusted position: up to where its bytes no longer
+    /// change, or where a frame is known to begin there. `None`: not at all.
     #[inline]
     pub(crate) fn readable_until(&self, position: LogPosition, segment: &Segment) -> Option<u64> {
         let mut prefix = self.prefix.position();
@@ -38,7 +39,8 @@ impl LogWriter {
         !is_after(u64::from(roll), self.tail.roll_number())
     }
 
-    /// Waits until `ready` or the deadline; `ready` is asked after every frame that is finished.
+    /// Waits until `ready` returns true or the deadline passes; `ready` is called after every finished
+    /// frame.
     pub(crate) fn wait_for_frame(
         &self,
         deadline: Option<Instant>,

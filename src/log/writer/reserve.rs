@@ -1,7 +1,7 @@
-//! The reserve: a file that only takes space, and is given back when the disk is full.
+//! The reserve: a file that only takes space, and is released when the disk is full.
 //!
-//! It is given back when a delete, a merge or the MANIFEST finds no space. From then on a store takes
-//! no puts, so that deletes and merges can go on, until there is space for a reserve again.
+//! It is released when a delete, a merge or the MANIFEST finds no space. From then on a store takes no
+//! puts, so that deletes and merges can continue, until there is space for a reserve again.
 
 use super::LogWriter;
 use super::capacity::refused;
@@ -16,7 +16,7 @@ const RESERVE: (u64, u64) = (256 << 10, 4 << 20);
 const WORTH_A_RESERVE: u64 = 1 << 20;
 
 impl LogWriter {
-    /// Whether the reserve was given back. One load, of a word that hardly ever changes.
+    /// Whether the reserve is released. One load of a word that rarely changes.
     #[inline]
     pub(crate) fn is_short_of_space(&self) -> bool {
         // ORDERING: Relaxed; it stands for no other memory. A put that misses it takes some of the
@@ -24,7 +24,7 @@ impl LogWriter {
         self.short_of_space.load(Ordering::Relaxed)
     }
 
-    /// An error if the reserve was given back and there is no space for another one.
+    /// An error if the reserve is released and there is no space for another one.
     #[inline]
     pub(crate) fn check_space(&self) -> Result<(), AppendError> {
         if self.is_short_of_space() { self.check_space_again() } else { Ok(()) }
@@ -57,7 +57,7 @@ impl LogWriter {
         Ok(kept)
     }
 
-    /// As `keep_reserve`, for callers who can do without.
+    /// As `keep_reserve`, for callers that can do without.
     pub(crate) fn try_keep_reserve(&self) {
         if let Err(error) = self.keep_reserve() {
             tracing::debug!(%error, "no reserve");
@@ -74,7 +74,7 @@ impl LogWriter {
         })
     }
 
-    /// Takes note if the reserve was given back, here or by the storage, for a MANIFEST.
+    /// Records whether the reserve was released, here or by the storage, for a MANIFEST.
     pub(super) fn note_reserve(&self) {
         if self.storage.reserve_is_given() {
             // ORDERING: Relaxed; as in `is_short_of_space`.

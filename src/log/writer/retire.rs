@@ -1,8 +1,8 @@
-//! Segments beside the log, for merges; and segments that go: merged, or truncated away.
+//! Segments beside the log, for merges; and the removal of segments, merged or truncated.
 //!
-//! In either case the MANIFEST says so, durably, before a file is removed; and until the removal is
-//! durable, each MANIFEST lists the ids as removed, so that a file that comes back is not taken for
-//! the only one to have its content.
+//! In either case the MANIFEST durably lists a segment as removed before its file is removed. Until the
+//! removal is durable, each MANIFEST lists it, so that a file which reappears is not mistaken for the
+//! only one with its content.
 
 use super::LogWriter;
 use crate::error::{AppendError, TruncateError};
@@ -17,10 +17,10 @@ use std::io;
 use std::sync::Arc;
 
 impl LogWriter {
-    /// Creates a segment that is no part of the log and in no table yet, with room for frames of
-    /// this length together, which are moved out of these segments. That stands in it from the
-    /// beginning: so recovery can tell what a merge left that was cut short, whose inputs are all
-    /// there, from a segment that is the only one to have what was in its inputs.
+    /// Creates a segment for a merge, with room for frames of this total length. It is not part of the
+    /// log, and not in the set yet. It lists its inputs from the beginning, so that recovery can tell
+    /// an output of an interrupted merge, whose inputs all exist, from a segment that has replaced its
+    /// inputs.
     pub(crate) fn create_merged(&self, len: u64, inputs: &[u32]) -> Result<Segment, AppendError> {
         self.check_writable()?;
         let max = MAX_SEGMENT - FIRST_FRAME - frame::inputs_len(inputs.len());
@@ -30,14 +30,13 @@ impl LogWriter {
         self.create_for_merge(len, inputs)
     }
 
-    /// Puts the output of a merge into the table: readers may find it from now on.
+    /// Adds the output of a merge to the set, where readers find it.
     pub(crate) fn add_merged(&self, segment: Arc<Segment>) {
         self.table.insert(segment);
     }
 
-    /// Makes it durable that segments are gone, and removes them: nothing in them counts any more.
-    /// What took their place is in the table, and durable. After an error all of them are there.
-    /// Those that are damaged are set aside.
+    /// Durably records that segments are removed, and removes them: their replacements are in the set,
+    /// and durable. After an error all of them still exist. Damaged ones are set aside.
     pub(crate) fn retire(&self, doomed: &[u32], damaged: &[u32]) -> io::Result<()> {
         self.change_manifest(|new| {
             self.table.with(|all| {
@@ -54,7 +53,7 @@ impl LogWriter {
             new.remove(doomed);
         })?;
         self.table.remove(|id| doomed.contains(&id));
-        // Those whose files could not be removed stay listed: they are still there.
+        // Segments whose files could not be removed stay listed.
         let mut gone = Vec::with_capacity(doomed.len());
         for &id in doomed {
             self.remove_file(&hint_name(id));
@@ -65,7 +64,7 @@ impl LogWriter {
                     tracing::warn!(name, to, "a damaged segment was set aside");
                     true
                 }
-                // It stays, of no use, and the next recovery removes it.
+                // The unused file stays, and the next recovery removes it.
                 Some(Err(error)) => {
                     tracing::warn!(name, %error, "could not set a damaged segment aside");
                     false
@@ -83,9 +82,9 @@ impl LogWriter {
         Ok(())
     }
 
-    /// Removes merged segments that nobody was told of. Until they are gone, durably, each MANIFEST says
-    /// so: one that is left, or comes back after a power loss, would look like the only one to have what
-    /// was in its inputs, once those are merged after all.
+    /// Removes outputs of a merge that no MANIFEST lists. Until they are durably gone, each MANIFEST
+    /// lists them as removed: once their inputs are merged after all, an output that was left, or
+    /// reappeared after a power loss, would look like the only segment with its content.
     pub(crate) fn discard_merged(&self, ids: &[u32]) {
         lock(&self.manifest).remove(ids);
         if let Err(error) = self.write_next_id() {
@@ -104,8 +103,8 @@ impl LogWriter {
         }
     }
 
-    /// Drops segments that lie wholly before a position. What cannot be removed stays listed in the
-    /// MANIFEST, and is removed by the next open.
+    /// Drops the segments that lie completely before a position. A file that cannot be removed stays
+    /// listed in the MANIFEST, and the next open removes it.
     pub(crate) fn truncate_before(&self, position: LogPosition) -> Result<(), TruncateError> {
         let io = |error: io::Error| TruncateError::Io { source: Arc::new(error) };
         let tail = self.tail.position();
@@ -113,7 +112,7 @@ impl LogWriter {
             return Err(TruncateError::PastEnd { position, tail });
         }
         self.seal_finished().map_err(|error| io(io::Error::other(error)))?;
-        // One at a time: the second one finds nothing left to do.
+        // One truncation at a time: a second one finds nothing left to do.
         let _turn = lock(&self.truncating);
         let doomed: Vec<u32> = self.table.with(|all| {
             let before = all.iter().take_while(|s| s.id() < position.segment() && s.is_sealed());
@@ -123,7 +122,8 @@ impl LogWriter {
         let first = self.table.with(|all| all.iter().map(|s| s.id()).find(|&id| id > last));
         let first = first.or_else(|| self.first_to_come()).unwrap_or(tail.segment());
         let begin_there = |manifest: &mut Manifest| {
-            // Those that salvage keeps beside the log are dropped first, and the log begins later.
+            // Segments that salvage keeps beside the log are dropped first; then the log itself begins
+            // later.
             manifest.first = manifest.first.max(first);
             manifest.kept.retain(|id| !doomed.contains(id));
             manifest.remove(&doomed);
@@ -146,7 +146,7 @@ impl LogWriter {
         failed.map_or(Ok(()), |error| Err(io(error)))
     }
 
-    /// Unmaps what was retired, here or in the background.
+    /// Unmaps retired segments, here or in the background.
     pub(crate) fn schedule_reap(&self) {
         if self.has_sync_thread() {
             self.signals.wake_sync();
@@ -155,12 +155,12 @@ impl LogWriter {
         }
     }
 
-    /// Unmaps retired segments that nobody reads any more.
+    /// Unmaps retired segments without readers.
     pub(crate) fn reap(&self) {
         self.table.reap();
     }
 
-    /// Whether a thread unmaps what is retired, and seals what is full.
+    /// Whether a background thread unmaps retired segments and seals full ones.
     pub(crate) fn has_sync_thread(&self) -> bool {
         !self.is_manual() && self.signals.sync_failure().is_none()
     }

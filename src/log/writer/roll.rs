@@ -1,8 +1,8 @@
 //! Rolling: another segment becomes active, and the one after that is prepared.
 //!
 //! Usually a background thread has created the standby ahead of time, and rolling is one
-//! compare-and-swap, which any writer does that finds the active segment full. If there is no standby,
-//! one of the writers takes the preparer's lock and creates a segment, while others wait for the lock.
+//! compare-and-swap, done by any writer that finds the active segment full. If there is no standby, one
+//! of the writers takes the preparer's lock and creates a segment, while the others wait for the lock.
 //!
 //! A standby is published before its pages are in memory, and populated afterwards, a part at a time. A
 //! writer that gets there sooner faults in its own pages, which costs it less than waiting for all.
@@ -22,7 +22,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Bytes to populate before looking whether a standby is wanted: about a millisecond.
+/// Bytes to populate before checking whether a standby is needed: about a millisecond.
 const POPULATE: u64 = 4 << 20;
 
 impl LogWriter {
@@ -37,7 +37,7 @@ impl LogWriter {
         if !self.tail.roll() {
             let waiting = Instant::now();
             let mut preparer = self.tail.preparer();
-            // Whoever had the lock before may have created a standby, and rolled already.
+            // The previous holder of the lock may have created a standby, and rolled already.
             if self.tail.is_full() && !preparer.has_standby() {
                 self.prepare(&mut preparer, len, need)?;
             }
@@ -51,7 +51,7 @@ impl LogWriter {
         self.after_roll()
     }
 
-    /// Has the next standby prepared. An error means that the log takes no writes any more.
+    /// Gets the next standby prepared. An error means that the log takes no more writes.
     pub(super) fn after_roll(&self) -> Result<(), AppendError> {
         tracing::debug!(tail = %self.tail.position(), "rolled");
         if self.is_manual() {
@@ -97,7 +97,8 @@ impl LogWriter {
         need: Need,
     ) -> Result<(), AppendError> {
         self.find_slot(preparer)?;
-        // The reserve grows with the log. It comes first, for the new segment may take the last space.
+        // The reserve grows with the log. It comes first, since the new segment may take the last
+        // space.
         if !self.is_short_of_space() {
             self.try_keep_reserve();
         }
@@ -110,7 +111,7 @@ impl LogWriter {
         Ok(())
     }
 
-    /// Makes sure that the tail has a slot for another segment, by advancing the walk if need be.
+    /// Makes sure that the tail has a slot for another segment, by advancing the prefix if necessary.
     pub(super) fn find_slot(&self, preparer: &Preparer<'_, Segment>) -> Result<(), AppendError> {
         if preparer.has_slot() {
             return Ok(());
@@ -119,8 +120,8 @@ impl LogWriter {
         if preparer.has_slot() { Ok(()) } else { Err(AppendError::Stalled { oldest }) }
     }
 
-    /// Populates a part of what is not populated yet; false if there was nothing to do. What writers
-    /// have filled already is skipped.
+    /// Populates some pages that are not populated yet; false if there are none. Those that writers
+    /// have filled already are skipped.
     pub(crate) fn populate_some(&self) -> bool {
         let Some(mut next) = lock(&self.unpopulated).pop_front() else { return false };
         let (tail, id) = (self.tail.position(), next.segment.id());
@@ -136,11 +137,11 @@ impl LogWriter {
         true
     }
 
-    /// Removes a segment that never was active, and notes that its id is used.
+    /// Removes a segment that was never active, and records that its id is used.
     pub(super) fn discard(&self, standby: Arc<Segment>) {
-        // The id must not be used again, even if this process dies now: a reader in another process
-        // may have the segment mapped, and would take it for the new one. If the id cannot be written
-        // down, the file stays, as an empty segment that the next recovery removes.
+        // The id must not be used again, even if this process dies now: a reader in another process may
+        // have the segment mapped, and would mistake it for the new one. If the id cannot be recorded,
+        // the file stays, as an empty segment that the next recovery removes.
         let noted = self.write_next_id();
         if let Err(error) = &noted {
             tracing::warn!(segment = standby.id(), %error, "an unused segment is left in place");
@@ -163,10 +164,10 @@ impl LogWriter {
         }
     }
 
-    /// Removes a standby that was made ahead.
+    /// Removes a standby that was created ahead.
     pub(super) fn remove_standby(&self) {
         let mut preparer = self.tail.preparer();
-        // The first segment is not taken back: the MANIFEST may say that the log begins with it.
+        // The first segment is not withdrawn: the MANIFEST may say that the log begins with it.
         let is_first =
             self.tail.is_full() && u64::from(self.tail.position().offset()) == FIRST_FRAME;
         if !is_first
@@ -180,17 +181,17 @@ impl LogWriter {
     /// Makes another segment active, although there is room in the active one.
     pub(crate) fn force_roll(&self) -> Result<(), AppendError> {
         let active = self.tail.position().segment();
-        // The standby first: if the disk is full, the active segment keeps the room that it has.
+        // The standby comes first: if the disk is full, the active segment keeps its room.
         self.prepare_next()?;
-        // A reservation that overruns the end pads the rest. One that fits is dropped, and void.
+        // A reservation that overruns the end pads the rest of the segment. One that fits is dropped,
+        // which makes it void.
         while self.tail.position().segment() == active
             && self.tail.reserve(self.max_shared).is_some()
         {}
         if self.tail.position().segment() == active { self.roll(0, Need::Append) } else { Ok(()) }
     }
 
-    /// Makes another segment active, unless the active one is empty, or holds only the mark of the
-    /// last sync.
+    /// Makes another segment active, unless the active one is empty or holds only the last sync mark.
     pub(crate) fn roll_if_used(&self) -> Result<(), AppendError> {
         if self.active_is_unused() { Ok(()) } else { self.force_roll() }
     }

@@ -13,7 +13,7 @@ pub(crate) fn seal_and_shrink(segment: &Segment, end: u64, frames: u64) -> io::R
     Ok(())
 }
 
-/// As `seal_and_shrink`, and what stands behind the end stays there.
+/// As `seal_and_shrink`, but keeps the bytes behind the end.
 pub(crate) fn seal_durably(segment: &Segment, end: u64, frames: u64) -> io::Result<()> {
     segment.seal(Seal { end, frames });
     segment.sync(0, end)?;

@@ -1,6 +1,6 @@
-//! What a log and its background threads tell each other: wake-ups, the end, and failures.
+//! How a log and its background threads communicate: wake-ups, the request to stop, and failures.
 //!
-//! The threads themselves are owned by whoever starts and joins them (`log/maintenance`).
+//! The threads themselves are started and joined elsewhere (`log/maintenance`).
 
 use crate::error::ThreadFailure;
 use std::sync::OnceLock;
@@ -16,7 +16,7 @@ pub enum FailPoint {
     Standby = 1,
     /// In the thread that syncs.
     Sync,
-    /// There, while it leads a sync.
+    /// In that thread, while it leads a sync.
     Lead,
     /// In the store's thread.
     Merge,
@@ -31,12 +31,12 @@ pub(crate) struct Signals {
     failure: OnceLock<ThreadFailure>,
     /// Set if the thread that syncs failed.
     sync_failure: OnceLock<ThreadFailure>,
-    /// A `FailPoint` that has not been met yet, or 0.
+    /// A `FailPoint` that has not been reached yet, or 0.
     fail_point: AtomicU8,
 }
 
 impl Signals {
-    /// From now on these threads are woken.
+    /// Registers the threads to wake.
     pub(crate) fn attach(&self, standby: Thread, sync: Thread) {
         self.threads.get_or_init(|| [standby, sync]);
     }
@@ -46,7 +46,7 @@ impl Signals {
         self.threads.get().into_iter().for_each(|[standby, _]| standby.unpark());
     }
 
-    /// There is something to sync, or to unmap.
+    /// There is work for the thread that syncs, seals and unmaps.
     pub(crate) fn wake_sync(&self) {
         self.threads.get().into_iter().for_each(|[_, sync]| sync.unpark());
     }
@@ -56,7 +56,7 @@ impl Signals {
         self.threads.get().is_some()
     }
 
-    /// Keeps a failure: the first of all, and the first of the thread that syncs.
+    /// Records a failure: the first of all, and the first of the thread that syncs.
     pub(crate) fn note_failure(&self, failure: ThreadFailure, syncs: bool) {
         if syncs {
             self.sync_failure.get_or_init(|| failure.clone());
@@ -74,7 +74,7 @@ impl Signals {
         self.sync_failure.get()
     }
 
-    /// Asks the threads to end.
+    /// Asks the threads to stop.
     pub(crate) fn stop(&self) {
         // ORDERING: Release; pairs with the Acquire load in `stopped`.
         self.stop.store(true, Ordering::Release);
@@ -87,7 +87,7 @@ impl Signals {
         self.stop.load(Ordering::Acquire)
     }
 
-    /// Makes a thread panic when it comes there. For tests.
+    /// Makes a thread panic at this point. For tests.
     pub(crate) fn fail_at(&self, point: FailPoint) {
         // ORDERING: Relaxed; a test's own.
         self.fail_point.store(point as u8, Ordering::Relaxed);

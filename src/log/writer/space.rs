@@ -1,11 +1,11 @@
 //! Where the space for new segments comes from.
 //!
-//! * If there is no room for a segment of the size that is wanted, a smaller one is made, down to
-//!   64 KiB, or to what the frame needs that is waiting.
-//! * A standby is made ahead, and so only while that leaves room for others.
-//! * What is needed to free space (a delete, a merge) may take the reserve.
-//! * A log that is opened without a byte free begins with a segment in memory that has no room at
-//!   all; the first write makes a real one in its place, as after any segment that is full.
+//! * If there is no room for a segment of the wanted size, a smaller one is created: as small as 64
+//!   KiB, or as the waiting frame needs.
+//! * A standby, which is created ahead, is created only if that leaves room for others.
+//! * Writes that lead to space being freed (deletes, merges) may use the reserve.
+//! * A log that is opened with no byte free begins with a segment in memory that has no room at all;
+//!   the first write creates a real one, as after any full segment.
 
 use super::LogWriter;
 use super::capacity::{Need, SMALLEST, capacities, first_that_fits, is_no_space, refused};
@@ -20,9 +20,9 @@ use crate::sync::lock;
 use std::io;
 use std::sync::Arc;
 
-/// What a standby leaves free at least, besides as much as it takes.
+/// Space that must stay free after creating a standby, and at least as much as it takes.
 const MARGIN: u64 = 4 << 20;
-/// How often to try again where somebody else may have taken what was given back.
+/// How often to try again, since other programs may take the released space.
 const TRIES: usize = 3;
 
 impl LogWriter {
@@ -39,7 +39,7 @@ impl LogWriter {
         let new = NewSegment::Log { roll: preparer.next_roll() };
         let wanted = lock(&self.next).size;
         let segment = self.with_space(need, || {
-            // What the reserve gave back has to do for merges, too.
+            // The space released by the reserve must suffice for merges too.
             let wanted = if self.is_short_of_space() { SMALLEST } else { wanted };
             let sizes = capacities(&self.config, wanted, len, self.storage.free_space());
             first_that_fits(sizes, |size| {
@@ -50,7 +50,7 @@ impl LogWriter {
         Ok(self.created(segment))
     }
 
-    /// As `create`, of what was prepared before: quick.
+    /// As `create`, from a prepared file, which is quick.
     pub(super) fn create_of(
         &self,
         preparer: &Preparer<'_, Segment>,
@@ -71,7 +71,7 @@ impl LogWriter {
         segment
     }
 
-    /// Allocates a file with room for a frame of this length, before anybody has to wait for it.
+    /// Allocates a file with room for a frame of this length, before any thread has to wait for it.
     pub(super) fn prepare_file(&self, len: u64, need: Need) -> Result<Prepared, AppendError> {
         self.with_space(need, || {
             let sizes = capacities(&self.config, 0, len, self.storage.free_space());
@@ -79,7 +79,7 @@ impl LogWriter {
         })
     }
 
-    /// A segment for a merge, with room for frames of this length together.
+    /// Creates a segment for a merge, with room for frames of this total length.
     pub(super) fn create_for_merge(
         &self,
         len: u64,
@@ -93,7 +93,7 @@ impl LogWriter {
         let make = || {
             let free = self.storage.free_space();
             let is_scarce = free.is_some_and(|free| free < len.saturating_add(MARGIN));
-            // What is not used of it is given back, but others may need it until then.
+            // Its unused space is released in the end, but others may need it until then.
             let sizes = capacities(&self.config, 0, len, if is_scarce { Some(0) } else { free });
             first_that_fits(sizes, |size| {
                 let prepared = self.storage.prepare(size)?;
@@ -108,7 +108,7 @@ impl LogWriter {
                     return Ok(segment);
                 }
                 self.remove_standby();
-                // To make few segments out of many is not worth the reserve.
+                // Merely packing segments is not worth the reserve.
                 let need = if gain >= SMALLEST { Need::Delete } else { Need::Append };
                 self.with_space(need, make)
             }
@@ -116,7 +116,7 @@ impl LogWriter {
         }
     }
 
-    /// Bytes that merging segments into one with frames of this length gives back.
+    /// Bytes that merging segments into one with frames of this length reclaims.
     fn gain_of_merging(&self, len: u64, inputs: &[u32]) -> u64 {
         let used: u64 = self.table.with(|all| {
             let inputs = all.iter().filter(|s| inputs.contains(&s.id()));
@@ -130,8 +130,8 @@ impl LogWriter {
         next.id.is_none() && next.for_log.is_none()
     }
 
-    /// Runs what needs space, and again with that of the reserve, where the need is one that may
-    /// have it.
+    /// Runs an operation that needs space. If there is none, releases the reserve, if `need` may use
+    /// it, and runs it again.
     fn with_space<T>(
         &self,
         need: Need,
@@ -151,8 +151,7 @@ impl LogWriter {
         done.map_err(refused)
     }
 
-    /// Unmaps what merges and truncations have removed: until then it takes its space. Says whether
-    /// anything was waiting for that.
+    /// Unmaps merged and truncated segments, which take their space until then. True if there were any.
     fn unmap_retired(&self) -> bool {
         if self.table.waiting().0 == 0 {
             return false;
@@ -161,7 +160,7 @@ impl LogWriter {
         true
     }
 
-    /// Whether there is room for a standby, with some left for others.
+    /// Whether there is room for a standby, and some left for others.
     pub(super) fn has_room_for_standby(&self) -> bool {
         let wanted = lock(&self.next).size;
         let free = self.storage.free_space();

@@ -1,12 +1,13 @@
 //! Durability: how the leader of a group syncs the log, seals full segments and leaves a sync mark.
 //!
-//! `GroupCommit` decides who leads; here is what a leader does. It advances the prefix until everything
-//! before its goal is finished, syncs from where the last sync ended, segment by segment in order, and
-//! seals each segment that is full. Then it appends a sync mark, which says up to where the log is
-//! durable, so that after a power loss damage before it is known to be corruption and not a torn tail.
+//! `GroupCommit` decides which thread leads; this file is what the leader does. It advances the prefix
+//! until everything before its goal is finished, syncs from where the last sync ended, segment by
+//! segment in order, and seals each full segment. Then it appends a sync mark, which says how far the
+//! log is durable, so that after a power loss damage before that place is known to be corruption and
+//! not a torn tail.
 //!
-//! The mark itself makes the log longer. If nothing but the last mark stands behind the watermark, the
-//! log counts as durable (`is_durable`); otherwise each sync would make the next one necessary.
+//! The mark itself makes the log longer. If only the last mark is behind the watermark, the log counts
+//! as durable (`is_durable`); otherwise each sync would make the next one necessary.
 
 use super::group_delay::Leader;
 use super::signals::FailPoint;
@@ -24,23 +25,24 @@ use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Instant;
 
-/// Full segments that may wait for a quiet moment to be synced and sealed.
+/// Number of full segments that may wait for a quiet moment to be synced and sealed.
 const SEAL_BACKLOG: u64 = 64;
-/// Bytes at the end of a sealed segment that are given back: those of one that was rolled early.
+/// The least unused space at the end of a sealed segment that is released; there is that much if it was
+/// rolled early.
 const WORTH_RELEASING: u64 = 64 << 10;
 
 impl LogWriter {
-    /// Makes everything before the tail durable, and says where that is.
+    /// Makes everything before the tail durable, and returns that position.
     pub(crate) fn sync(&self) -> Result<LogPosition, SyncError> {
         self.sync_for(Leader::Caller)
     }
 
-    /// As `sync`, by the log's own thread.
+    /// As `sync`, on the background thread.
     pub(crate) fn sync_in_background(&self) -> Result<LogPosition, SyncError> {
         self.sync_for(Leader::Background)
     }
 
-    /// Makes durable what tasks wait for, if any do.
+    /// Syncs up to the position that tasks wait for, if any do.
     pub(crate) fn sync_for_tasks(&self) -> Result<(), SyncError> {
         match self.group.wanted() {
             Some(target) => self.wait_strictly(LogPosition::from_u64(target), Leader::Background),
@@ -61,14 +63,14 @@ impl LogWriter {
         LogPosition::from_u64(self.group.durable())
     }
 
-    /// Waits until the frame at `position` is durable; for a position at or behind the tail, until
+    /// Waits until the frame at `position` is durable; for a position at or after the tail, until
     /// everything before the tail is.
     pub(crate) fn wait_durable(&self, position: LogPosition) -> Result<(), SyncError> {
         let target = self.target(position);
         if self.is_durable(target) { Ok(()) } else { self.wait_strictly(target, Leader::Caller) }
     }
 
-    /// As `wait_durable`, for a task: the log's own thread syncs for it.
+    /// As `wait_durable`, for a task: the background thread syncs for it.
     pub(crate) async fn wait_durable_async(&self, position: LogPosition) -> Result<(), SyncError> {
         if !self.signals.is_running() {
             return self.wait_durable(position);
@@ -102,14 +104,14 @@ impl LogWriter {
         LogPosition::from_u64(position.as_u64().saturating_add(1)).min(self.tail.position())
     }
 
-    /// Whether everything before `target` is durable, but perhaps for the last sync mark.
+    /// Whether everything before `target` is durable, except perhaps the last sync mark.
     fn is_durable(&self, target: LogPosition) -> bool {
         let mark = *lock(&self.mark);
         self.durable() >= target
             || mark.end == Some(target) && mark.start.is_some_and(|start| self.durable() >= start)
     }
 
-    /// Waits until the watermark itself has come to `target`, the last sync mark included.
+    /// Waits until the watermark itself has reached `target`, including the last sync mark.
     fn wait_strictly(&self, target: LogPosition, leader: Leader) -> Result<(), SyncError> {
         self.check_outside_append()?;
         let lead = || {
@@ -153,7 +155,8 @@ impl LogWriter {
     }
 
     /// Waits until as many callers have come as the last sync served, but not for long (`GroupDelay`).
-    /// Without this, two groups take turns, each half as large (64 threads: 19 a sync instead of 60).
+    /// Without this, two groups take turns, each half as large (with 64 threads, 19 per sync instead of
+    /// 60).
     fn wait_for_group(&self, leader: Leader) {
         let (expected, limit) = (self.group_delay.expected(), self.group_delay.limit());
         let started = Instant::now();
@@ -163,7 +166,7 @@ impl LogWriter {
     }
 
     /// One sync, by the leader. It first waits for the claims before `goal` to be finished. Without a
-    /// goal it only seals: to sync the active segment would make its writers fault in each page again.
+    /// goal it only seals: syncing the active segment would make its writers fault in each page again.
     fn lead(&self, goal: Option<LogPosition>, leader: Leader) -> io::Result<u64> {
         if leader == Leader::Background {
             self.signals.fail_point(FailPoint::Lead);
@@ -192,7 +195,7 @@ impl LogWriter {
         result.map(LogPosition::as_u64)
     }
 
-    /// Syncs what is finished and not synced yet, and seals what is full. Returns the new watermark.
+    /// Syncs what is finished and not synced yet, and seals full segments. Returns the new watermark.
     fn sync_pending(&self, with_active: bool) -> io::Result<LogPosition> {
         let mut pending = lock(&self.pending);
         let (current, offset, finished) = self.prefix.take_finished();
@@ -231,7 +234,7 @@ impl LogWriter {
     }
 }
 
-/// A task in the group of those who wait for a sync, until this is dropped.
+/// Keeps a task in the group that waits for a sync, until this is dropped.
 struct WaitingTask<'a> {
     writer: &'a LogWriter,
     ticket: u64,
