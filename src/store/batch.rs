@@ -1,9 +1,12 @@
 //! Atomic batches.
 //!
 //! A batch is one frame with the puts and deletes inside it, which become visible together when it
-//! commits. The shards of all keys are locked, in one order, from before the frame is reserved until
-//! every slot is set, so no reader sees a part of it. The values are copied under the locks: a batch is
-//! for many small writes.
+//! commits. The shards of all keys are locked, from before the frame is reserved until every slot is
+//! set, so no reader sees a part of it. The values are copied under the locks: a batch is for many
+//! small writes.
+//!
+//! The order of locks: whoever locks several shards, a batch or `get_many`, locks them in the order of
+//! their numbers, and everyone else locks one. So no two threads wait for each other.
 
 use super::found::FoundCorruption;
 use super::inner::StoreInner;

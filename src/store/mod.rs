@@ -2,7 +2,7 @@
 //!
 //! [`Store`] is the way in. It holds the log, and a `StoreInner` that it shares with the thread which
 //! merges. Reading is in `view`, which knows no writer, and a [`ReadView`] is built on the same view;
-//! writing is in `write` and `batch`; `load` makes the keydir when a store is opened, from hints and
+//! writing is in `write` and `batch`; `open` opens a store, and `load` makes its keydir from hints and
 //! frames; `merge` reclaims space; `backup`, `verify`, `salvage` and `repair` are what their names say.
 
 mod backup;
@@ -16,6 +16,7 @@ mod iter;
 mod load;
 mod maintenance;
 mod merge;
+mod open;
 mod options;
 mod read_view;
 mod repair;
@@ -37,11 +38,10 @@ pub use stats::{DamagedSegment, MergeTotals, SegmentStats, Stats};
 pub use value::Value;
 
 use self::inner::StoreInner;
-use crate::error::{CasMismatch, OpenError, ReadError, SyncError, WriteError};
+use crate::error::{CasMismatch, ReadError, SyncError, WriteError};
 use crate::log::writer::LogWriter;
 use crate::log::{CommitLog, RecoveryReport};
 use crate::position::LogPosition;
-use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -72,28 +72,6 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the store in a directory with the default options.
-    ///
-    /// # Errors
-    /// [`OpenError`].
-    pub fn open(dir: impl AsRef<Path>) -> Result<Self, OpenError> {
-        Self::options().open(dir)
-    }
-
-    /// Opens the store in a directory read-only, as it is now, with the default options. It may be open
-    /// for writing, in this process or another one.
-    ///
-    /// # Errors
-    /// [`OpenError`].
-    pub fn open_read_only(dir: impl AsRef<Path>) -> Result<ReadView, OpenError> {
-        Self::options().open_read_only(dir)
-    }
-
-    /// The default options, to be changed and then opened.
-    pub fn options() -> StoreOptions {
-        StoreOptions::default()
-    }
-
     fn writer(&self) -> &LogWriter {
         &self.inner.writer
     }

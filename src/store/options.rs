@@ -2,12 +2,9 @@
 
 use super::clock::Clock;
 use super::merge::policy::MergePolicy;
-use super::{ReadView, Store};
 use crate::error::OpenError;
 use crate::log::LogOptions;
 use crate::options::{Durability, Maintenance, RecoveryMode};
-use crate::storage::simulated::SimulatedDisk;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -123,39 +120,8 @@ impl StoreOptions {
         self
     }
 
-    /// Opens the store in a directory for writing, and creates it if it does not exist.
-    ///
-    /// # Errors
-    /// [`OpenError`]; acknowledged data is unchanged.
-    pub fn open(&self, dir: impl AsRef<Path>) -> Result<Store, OpenError> {
-        self.check()?;
-        Store::load(self.log.open(dir)?, self)
-    }
-
-    /// Opens the store in a directory read-only, as it is now. Nothing is created or changed, and no
-    /// lock is held: it may be open for writing, in this process or another one.
-    ///
-    /// Only the [recovery mode](Self::recovery_mode) and [`verify_on_read`](Self::verify_on_read) have
-    /// an effect, besides [`shared_directory`](Self::shared_directory).
-    ///
-    /// # Errors
-    /// [`OpenError`].
-    pub fn open_read_only(&self, dir: impl AsRef<Path>) -> Result<ReadView, OpenError> {
-        let dir = dir.as_ref();
-        ReadView::open(dir, Box::new(self.log.directory(dir)?), self)
-    }
-
-    /// Opens the store on a simulated disk.
-    ///
-    /// # Errors
-    /// [`OpenError`].
-    pub fn open_simulated(&self, disk: &SimulatedDisk) -> Result<Store, OpenError> {
-        self.check()?;
-        Store::load(self.log.open_simulated(disk)?, self)
-    }
-
     /// Validates the options, before anything is opened or changed.
-    fn check(&self) -> Result<(), OpenError> {
+    pub(super) fn check(&self) -> Result<(), OpenError> {
         // A frame holds header, expiry, key and value, and a segment has a head.
         const MAX: u64 = (4 << 30) - (4 << 20);
         if self.max_value > MAX {

@@ -1,0 +1,63 @@
+//! The ways to open a store.
+
+use super::{ReadView, Store, StoreOptions};
+use crate::error::OpenError;
+use crate::storage::simulated::SimulatedDisk;
+use std::path::Path;
+
+impl Store {
+    /// Opens the store in a directory with the default options.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open(dir: impl AsRef<Path>) -> Result<Self, OpenError> {
+        Self::options().open(dir)
+    }
+
+    /// Opens the store in a directory read-only, as it is now, with the default options. It may be open
+    /// for writing, in this process or another one.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open_read_only(dir: impl AsRef<Path>) -> Result<ReadView, OpenError> {
+        Self::options().open_read_only(dir)
+    }
+
+    /// The default options, to be changed and then opened.
+    pub fn options() -> StoreOptions {
+        StoreOptions::default()
+    }
+}
+
+impl StoreOptions {
+    /// Opens the store in a directory for writing, and creates it if it does not exist.
+    ///
+    /// # Errors
+    /// [`OpenError`]; acknowledged data is unchanged.
+    pub fn open(&self, dir: impl AsRef<Path>) -> Result<Store, OpenError> {
+        self.check()?;
+        Store::load(self.log.open(dir)?, self)
+    }
+
+    /// Opens the store in a directory read-only, as it is now. Nothing is created or changed, and no
+    /// lock is held: it may be open for writing, in this process or another one.
+    ///
+    /// Only the [recovery mode](Self::recovery_mode) and [`verify_on_read`](Self::verify_on_read) have
+    /// an effect, besides [`shared_directory`](Self::shared_directory).
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open_read_only(&self, dir: impl AsRef<Path>) -> Result<ReadView, OpenError> {
+        let dir = dir.as_ref();
+        ReadView::open(dir, Box::new(self.log.directory(dir)?), self)
+    }
+
+    /// Opens the store on a simulated disk.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open_simulated(&self, disk: &SimulatedDisk) -> Result<Store, OpenError> {
+        self.check()?;
+        Store::load(self.log.open_simulated(disk)?, self)
+    }
+}
