@@ -27,21 +27,34 @@ mod imp {
         !left.is_zero()
     }
 
+    // A pair of barriers, of which one side costs nothing. A writer stores a commit, passes the light
+    // barrier, and loads whether anybody waits. A waiter stores that it waits, passes the heavy
+    // barrier, and loads the commit. At least one of them sees the other:
+    // * If the heavy barrier comes before the writer's light one, what the waiter stored is visible
+    //   to the writer's load, and the writer wakes it.
+    // * If it comes after, what the writer stored is visible to the waiter's load, and the waiter
+    //   does not sleep.
+    // With membarrier(2) the kernel makes every running thread pass a full barrier, wherever it is, so
+    // the writer needs none of its own: only the compiler must keep the order. Without it (on macOS,
+    // or if a sandbox forbids the call) both sides use a fence.
+
     /// Set once the kernel has agreed to `heavy_barrier`'s membarrier.
     static EXPEDITED: AtomicBool = AtomicBool::new(false);
 
-    /// Asks the kernel for expedited barriers. To be called before the first append.
+    /// Asks the kernel for expedited barriers. Called when a log is opened, before it has writers or
+    /// waiters.
     pub(crate) fn register_barrier() {
         if sys::register_membarrier() {
-            // ORDERING: SeqCst; never set back. A thread that does not see it yet uses a fence.
+            // ORDERING: SeqCst; never set back. Whoever uses a log comes after its opening, and so sees
+            // it set.
             EXPEDITED.store(true, Ordering::SeqCst);
         }
     }
 
-    /// A full barrier, as seen by whoever calls `heavy_barrier`.
+    /// The writer's barrier: a full one for whoever calls `heavy_barrier`.
     #[inline]
     pub(crate) fn light_barrier() {
-        // ORDERING: Relaxed; either branch is a barrier against `heavy_barrier`.
+        // ORDERING: Relaxed; set before the log had writers, so the two sides agree on it.
         if EXPEDITED.load(Ordering::Relaxed) {
             // ORDERING: SeqCst for the compiler; pairs with the membarrier in `heavy_barrier`.
             compiler_fence(Ordering::SeqCst);
@@ -51,11 +64,11 @@ mod imp {
         }
     }
 
-    /// A full barrier, here and in every running thread of this process.
+    /// The waiter's barrier: a full one, here and in every running thread of this process.
     pub(crate) fn heavy_barrier() {
         // ORDERING: SeqCst fence; pairs with the one in `light_barrier`.
         fence(Ordering::SeqCst);
-        // ORDERING: Relaxed; stored before there was a log to wait on.
+        // ORDERING: Relaxed; set before the log had waiters.
         if EXPEDITED.load(Ordering::Relaxed) {
             sys::membarrier();
         }
@@ -79,7 +92,7 @@ mod imp {
         }
     }
 
-    /// Waits a little for another thread's few instructions, longer each time.
+    /// Waits for a few instructions of another thread, longer each time.
     #[derive(Debug, Default)]
     pub(crate) struct Backoff(u32);
 
@@ -111,12 +124,12 @@ mod imp {
     }
 
     std::thread_local! {
-        /// Whether anybody waits in this model. All its threads are coroutines of one real thread.
+        /// Whether the model has waiters. All its threads are coroutines of one real thread.
         pub(crate) static FOLLOWED: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
     }
 
-    /// A membarrier is a full barrier in every thread: to a model, a fence on both sides. Where
-    /// nobody waits there is no membarrier, and a fence here would hide orderings that are missing.
+    /// A membarrier is a full barrier in every thread: in a model, a fence on both sides. A model
+    /// without waiters has no membarrier, and a fence here would hide orderings that are missing.
     pub(crate) fn light_barrier() {
         if FOLLOWED.get() {
             // ORDERING: SeqCst fence; pairs with the one in `heavy_barrier`.
@@ -141,7 +154,7 @@ mod imp {
 
 pub(crate) use imp::*;
 
-/// Locks, also when a holder panicked: what our locks guard is consistent between statements.
+/// Locks, even if a holder panicked: what our locks guard is consistent between any two statements.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

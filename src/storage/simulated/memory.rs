@@ -124,8 +124,8 @@ impl Memory {
     /// The word at an offset, which is a multiple of 8.
     #[inline]
     pub(super) fn word(&self, at: usize) -> u64 {
-        // ORDERING: Acquire; pairs with the Release stores of `commit_written`, `finish`, `drop`,
-        // `pad` and `seal`: behind a word that is seen, what was stored before it is seen.
+        // ORDERING: Acquire; pairs with the Release stores in `settle` (`log/append/claim.rs`) and
+        // `seal` (`segment/mod.rs`): if an image has a commit or a seal, it has what was stored before.
         self.map.word(at as u64).load(Ordering::Acquire)
     }
 
