@@ -1,4 +1,4 @@
-//! Backup, and the store's statistics.
+//! Backup.
 //!
 //! A backup is a directory of hard links: sealed segments never change, so another name for each is as
 //! good as a copy, takes no space and no time. The active segment is first sealed by a roll. Files are
@@ -7,8 +7,7 @@
 //! is complete and durable: a destination that exists is a complete backup.
 
 use super::Store;
-use super::merge::disk_bytes;
-use super::stats::{DamagedSegment, SegmentStats, Stats};
+use super::usage::disk_bytes;
 use crate::error::BackupError;
 use crate::format::header::FIRST_FRAME;
 use crate::format::manifest::{LogEnd, Manifest};
@@ -16,7 +15,6 @@ use crate::format::names::{MANIFEST, SET_ASIDE, hint_name, segment_name};
 use crate::position::LogPosition;
 use crate::segment::Segment;
 use crate::storage::sys::{self, OpenMode};
-use crate::sync::lock;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -66,7 +64,7 @@ impl Store {
         let from = writer.storage().directory().ok_or(BackupError::NotADirectory)?;
         // No merge removes a segment meanwhile.
         let _still = self.inner.merging();
-        let place = Place::new(from, dest.as_ref())?;
+        let place = Destination::new(from, dest.as_ref())?;
         // So that the active segment is linked too.
         writer.roll_if_used()?;
         let position = LogPosition::new(writer.tail().segment(), FIRST_FRAME as u32);
@@ -85,58 +83,6 @@ impl Store {
         (report.position, report.duration) = (position, started.elapsed());
         tracing::info!(?report, "backed up");
         Ok(report)
-    }
-
-    /// Counters since the store was opened, and its current state. Takes some nanoseconds per write
-    /// since the last call, and per segment.
-    #[must_use]
-    pub fn stats(&self) -> Stats {
-        let log = self.log.stats();
-        let (counters, writes) = (&self.inner.counters, &self.inner.writes);
-        let mut stats = Stats {
-            keys: self.len(),
-            keydir_bytes: self.keydir_memory(),
-            merges: *lock(&self.inner.totals),
-            hits: counters.hits.get(),
-            misses: counters.misses.get(),
-            puts: writes.puts.get(),
-            deletes: writes.deletes.get(),
-            expired: counters.expired.get(),
-            segments_waiting_for_readers: log.segments_waiting_for_readers,
-            longest_reader_wait: log.longest_reader_wait,
-            log,
-            ..Stats::default()
-        };
-        let damaged = lock(&self.inner.damaged).clone();
-        stats.damaged = damaged
-            .into_iter()
-            .map(|(id, damaged)| DamagedSegment { id, first: damaged.first, bytes: damaged.bytes })
-            .collect();
-        let full = self.inner.known();
-        let facts: Vec<_> = full.iter().map(|known| known.facts).collect();
-        stats.space_goal_missed = self.inner.policy.misses_goal(&facts);
-        let tail = self.log.tail();
-        for segment in self.writer().segment_set().segments() {
-            let known = facts.iter().find(|facts| facts.id == segment.id());
-            let used = match known {
-                Some(facts) => facts.used,
-                None if segment.id() == tail.segment() => u64::from(tail.offset()) - FIRST_FRAME,
-                None => 0,
-            };
-            let dead = known.map_or_else(|| segment.dead.get().min(used), |facts| facts.dead);
-            stats.disk_bytes += disk_bytes(&segment);
-            stats.live_bytes += used - dead;
-            stats.dead_bytes += dead;
-            stats.segments.push(SegmentStats {
-                id: segment.id(),
-                merged: segment.header.merged,
-                sealed: segment.is_sealed(),
-                disk_bytes: disk_bytes(&segment),
-                live_bytes: used - dead,
-                dead_bytes: dead,
-            });
-        }
-        stats
     }
 }
 
@@ -162,7 +108,7 @@ pub(super) fn manifest_of(
 /// link.
 pub(super) fn make(
     from: &File,
-    place: &Place<'_>,
+    place: &Destination<'_>,
     kept: &[Arc<Segment>],
     manifest: &Manifest,
     put: impl Fn(&Segment, &File) -> io::Result<bool>,
@@ -240,13 +186,13 @@ pub(super) fn create(folder: &File, name: &str) -> io::Result<File> {
 }
 
 /// The destination of a backup: a name in a directory.
-pub(super) struct Place<'d> {
+pub(super) struct Destination<'d> {
     parent: File,
     name: &'d OsStr,
     dest: &'d Path,
 }
 
-impl<'d> Place<'d> {
+impl<'d> Destination<'d> {
     pub(super) fn new(store: &File, dest: &'d Path) -> Result<Self, BackupError> {
         let exists = || BackupError::Exists { path: dest.into() };
         // A path without a name is `..` or a root, which exist.
@@ -281,13 +227,13 @@ fn is_inside(directory: &Path, store: &File) -> io::Result<bool> {
 
 /// An unfinished backup under a temporary name, so that a backup at the destination is complete.
 pub(super) struct Partial<'p> {
-    place: &'p Place<'p>,
+    place: &'p Destination<'p>,
     name: OsString,
     pub(super) folder: File,
 }
 
 impl<'p> Partial<'p> {
-    pub(super) fn make(place: &'p Place<'p>) -> Result<Self, BackupError> {
+    pub(super) fn make(place: &'p Destination<'p>) -> Result<Self, BackupError> {
         let make = |name: &OsStr| {
             sys::make_directory(&place.parent, name, 0o700)?;
             sys::open_directory_at(&place.parent, name)

@@ -135,7 +135,7 @@ pub(super) fn write(
 
 /// Gathers what the hint of a segment says, frame by frame.
 #[derive(Debug, Default)]
-pub(super) struct Gather {
+pub(super) struct SummaryBuilder {
     census: Census,
     entries: Vec<HintEntry>,
     expiring: Vec<(u64, u64)>,
@@ -150,14 +150,14 @@ pub(super) struct Gather {
 
 /// What is in a segment, as its frames say.
 #[derive(Debug)]
-pub(super) struct Gathered {
+pub(super) struct SegmentSummary {
     pub(super) census: Census,
     pub(super) entries: Vec<HintEntry>,
     /// Stretches that are damaged.
     pub(super) gaps: Vec<Range<u64>>,
 }
 
-impl Gather {
+impl SummaryBuilder {
     pub(super) fn new() -> Self {
         let census = Census { oldest: u64::MAX, ..Census::default() };
         Self { census, next: FIRST_FRAME, ..Self::default() }
@@ -224,7 +224,7 @@ impl Gather {
     }
 
     /// All of it: the entries in order, of each key in a segment of the log the newest.
-    pub(super) fn finish(mut self, segment: &Segment) -> Gathered {
+    pub(super) fn finish(mut self, segment: &Segment) -> SegmentSummary {
         self.census.expiring = Expiring::of(&mut self.expiring);
         self.entries.sort_unstable();
         // In a merged segment the later frame need not be the newer one.
@@ -238,7 +238,7 @@ impl Gather {
         let (mut census, entries) = (self.census, self.entries);
         census.unlisted = self.frames - entries.len() as u64;
         census.count(entries.iter().copied());
-        Gathered { census, entries, gaps: self.gaps }
+        SegmentSummary { census, entries, gaps: self.gaps }
     }
 }
 
@@ -299,7 +299,7 @@ pub(super) fn compare(
     storage: &dyn Storage,
     keydir: &Keydir,
     segment: &Segment,
-    found: &Gathered,
+    found: &SegmentSummary,
 ) -> Result<(), Corruption> {
     match segment.census.get() {
         Some(relied) if *relied != found.census => {
@@ -315,7 +315,7 @@ pub(super) fn compare_all(
     storage: &dyn Storage,
     keydir: &Keydir,
     segment: &Segment,
-    found: &Gathered,
+    found: &SegmentSummary,
 ) -> Result<(), Corruption> {
     compare(storage, keydir, segment, found)?;
     match read(storage, keydir, segment) {
@@ -326,7 +326,7 @@ pub(super) fn compare_all(
     }
 }
 
-fn difference(segment: &Segment, hint: Option<Listing>, found: &Gathered) -> Corruption {
+fn difference(segment: &Segment, hint: Option<Listing>, found: &SegmentSummary) -> Corruption {
     let listed: Vec<_> =
         hint.iter().flat_map(|hint| hint.view().iter().collect::<Vec<_>>()).collect();
     let differs = |these: &[HintEntry], those: &[HintEntry]| {
@@ -342,12 +342,12 @@ fn difference(segment: &Segment, hint: Option<Listing>, found: &Gathered) -> Cor
 }
 
 /// Reads a sealed segment. Damage is an error, or stepped over and noted in `lost`.
-pub(super) fn gather(
+pub(super) fn summarize(
     keydir: &Keydir,
     segment: &Segment,
     mut lost: Option<&mut Vec<Corruption>>,
-) -> Result<Gathered, Corruption> {
-    let mut gather = Gather::new();
+) -> Result<SegmentSummary, Corruption> {
+    let mut gather = SummaryBuilder::new();
     each_frame(QuietSegment::of(segment), lost.as_deref_mut(), |offset, len, frame| {
         gather.add(keydir, segment, offset, len, frame);
         ControlFlow::Continue(())

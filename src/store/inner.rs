@@ -1,7 +1,8 @@
 //! The writer's side of a store: its log, and the one merge, beside what reading takes.
 
+use super::counters::WriteCounters;
 use super::merge::policy::{MergePolicy, Settled};
-use super::stats::{MergeTotals, WriteCounters};
+use super::merge::report::MergeTotals;
 use super::view::StoreView;
 use crate::error::Corruption;
 use crate::log::writer::LogWriter;

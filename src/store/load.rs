@@ -1,6 +1,6 @@
 //! Opening: the keydir is made from hints, and from the frames of segments that have none.
 
-use super::hints::{self, Gathered, Listing, ListingView};
+use super::hints::{self, Listing, ListingView, SegmentSummary};
 use super::inner::{Damaged, StoreInner};
 use super::maintenance;
 use super::salvage;
@@ -31,7 +31,7 @@ use std::time::Instant;
 const THREADS: usize = 8;
 
 /// What is known of a segment before it is loaded.
-struct Source {
+struct LoadedSegment {
     segment: Arc<Segment>,
     census: Census,
     listing: Listing,
@@ -43,7 +43,7 @@ struct Source {
 }
 
 /// Why the keydir could not be filled.
-enum Fault {
+enum LoadFault {
     Corrupt(Corruption),
     /// The hints of these segments do not say what is in them.
     Hints(Vec<u32>),
@@ -126,8 +126,8 @@ impl Loading<'_> {
             let sources = self.read_sources(&distrusted)?;
             match self.fill(&sources, &lost) {
                 Ok(()) => {}
-                Err(Fault::Corrupt(damage)) => return Err(damage.into()),
-                Err(Fault::Hints(ids)) => {
+                Err(LoadFault::Corrupt(damage)) => return Err(damage.into()),
+                Err(LoadFault::Hints(ids)) => {
                     tracing::warn!(segments = ?ids, "hints do not say what is there");
                     distrusted.extend(ids);
                     self.keydir.clear();
@@ -149,7 +149,7 @@ impl Loading<'_> {
                 Some((source.segment.id(), Damaged::at_load(first, &source.gaps)))
             });
             let damaged = damaged.collect();
-            for Source { segment, listing, .. } in &sources {
+            for LoadedSegment { segment, listing, .. } in &sources {
                 segment.looked_at.clear();
                 segment.looked_at.add(listing.looked_at());
             }
@@ -159,7 +159,7 @@ impl Loading<'_> {
 
     /// Reads hints, and the segments that have none or one that is not trusted, on all processors. In
     /// salvage all segments are read, so that whatever is lost is known.
-    fn read_sources(&self, distrusted: &[u32]) -> Result<Vec<Source>, OpenError> {
+    fn read_sources(&self, distrusted: &[u32]) -> Result<Vec<LoadedSegment>, OpenError> {
         let next = AtomicUsize::new(0);
         let done = Mutex::new(Vec::new());
         let work = || -> Result<(), Corruption> {
@@ -171,7 +171,7 @@ impl Loading<'_> {
                     Some((census, listing)) => {
                         // Looked at only where two entries have one tag.
                         segment.map.expect_scattered(true);
-                        Source::sound(segment, census, listing)
+                        LoadedSegment::sound(segment, census, listing)
                     }
                     None => self.read_frames(segment)?,
                 };
@@ -190,12 +190,12 @@ impl Loading<'_> {
     }
 
     /// Reads a segment that has no hint, and writes one.
-    fn read_frames(&self, segment: &Arc<Segment>) -> Result<Source, Corruption> {
-        let Gathered { census, entries, .. } = hints::gather(self.keydir, segment, None)?;
+    fn read_frames(&self, segment: &Arc<Segment>) -> Result<LoadedSegment, Corruption> {
+        let SegmentSummary { census, entries, .. } = hints::summarize(self.keydir, segment, None)?;
         if self.write_hints {
             hints::write(self.storage, self.keydir, segment, &census, &entries);
         }
-        Ok(Source::sound(segment, census, Listing::Read(entries)))
+        Ok(LoadedSegment::sound(segment, census, Listing::Read(entries)))
     }
 
     /// Reads what can be read of a segment. Of the rest its hint says, if it has a sound one, which
@@ -204,15 +204,15 @@ impl Loading<'_> {
         &self,
         segment: &Arc<Segment>,
         hint: Option<(Census, Listing)>,
-    ) -> Result<Source, Corruption> {
+    ) -> Result<LoadedSegment, Corruption> {
         let mut damage = Vec::new();
-        let found = hints::gather(self.keydir, segment, Some(&mut damage))?;
-        let Gathered { census, mut entries, gaps } = found;
+        let found = hints::summarize(self.keydir, segment, Some(&mut damage))?;
+        let SegmentSummary { census, mut entries, gaps } = found;
         if damage.is_empty() {
             if self.write_hints && hint.is_none_or(|(hinted, _)| hinted != census) {
                 hints::write(self.storage, self.keydir, segment, &census, &entries);
             }
-            return Ok(Source::sound(segment, census, Listing::Read(entries)));
+            return Ok(LoadedSegment::sound(segment, census, Listing::Read(entries)));
         }
         let mut known = census;
         if let Some((census, listing)) = hint {
@@ -221,16 +221,20 @@ impl Loading<'_> {
             entries.sort_unstable();
             known = census;
         }
-        let source = Source::sound(segment, known, Listing::Read(entries));
-        Ok(Source { damage, gaps, ..source })
+        let source = LoadedSegment::sound(segment, known, Listing::Read(entries));
+        Ok(LoadedSegment { damage, gaps, ..source })
     }
 
-    fn fill(&self, sources: &[Source], lost: &Mutex<Vec<Corruption>>) -> Result<(), Fault> {
-        let sorted: Vec<_> = sources.iter().map(Entries::of).collect();
+    fn fill(
+        &self,
+        sources: &[LoadedSegment],
+        lost: &Mutex<Vec<Corruption>>,
+    ) -> Result<(), LoadFault> {
+        let sorted: Vec<_> = sources.iter().map(SegmentEntries::of).collect();
         let segments = sources.iter().map(|source| (source.segment.id(), source)).collect();
-        let frames = Frames { keydir: self.keydir, segments, salvage: self.salvage, lost };
+        let frames = FrameResolver { keydir: self.keydir, segments, salvage: self.salvage, lost };
         self.keydir.load(&sorted, threads(), &frames)?;
-        for Source { segment, census, .. } in sources {
+        for LoadedSegment { segment, census, .. } in sources {
             segment.map.expect_scattered(false);
             segment.dead.add(census.superseded);
             // Only here is it known: so it is not set yet.
@@ -240,7 +244,7 @@ impl Loading<'_> {
     }
 }
 
-impl Source {
+impl LoadedSegment {
     fn sound(segment: &Arc<Segment>, census: Census, listing: Listing) -> Self {
         let origins = if segment.header.merged { frames::inputs(segment) } else { None };
         let newest = origins.and_then(|inputs| inputs.into_iter().max());
@@ -251,18 +255,18 @@ impl Source {
 }
 
 /// The entries of a source, as the keydir loads them.
-struct Entries<'s> {
+struct SegmentEntries<'s> {
     segment: &'s Segment,
     listed: ListingView<'s>,
 }
 
-impl<'s> Entries<'s> {
-    fn of(source: &'s Source) -> Self {
+impl<'s> SegmentEntries<'s> {
+    fn of(source: &'s LoadedSegment) -> Self {
         Self { segment: &source.segment, listed: source.listing.view() }
     }
 }
 
-impl LoadSource for Entries<'_> {
+impl LoadSource for SegmentEntries<'_> {
     fn len(&self) -> usize {
         self.listed.len()
     }
@@ -283,23 +287,23 @@ impl LoadSource for Entries<'_> {
 /// differ, and the positions that moved frames were written at. A hint that names something else than a
 /// frame with its tag is not trusted any more. In salvage damage is noted, and what the frames say is
 /// taken as it is.
-struct Frames<'s> {
+struct FrameResolver<'s> {
     keydir: &'s Keydir,
-    segments: HashMap<u32, &'s Source>,
+    segments: HashMap<u32, &'s LoadedSegment>,
     salvage: bool,
     lost: &'s Mutex<Vec<Corruption>>,
 }
 
 /// What stands where an entry says that there is a record.
 #[derive(Clone, Copy)]
-struct Loaded<'s> {
+struct EntryRecord<'s> {
     segment: &'s Segment,
     at: LogPosition,
     /// Not verified.
     record: Option<RecordHead<'s>>,
 }
 
-impl<'s> Loaded<'s> {
+impl<'s> EntryRecord<'s> {
     fn key(&self) -> Option<&'s [u8]> {
         self.record.map(|record| record.key())
     }
@@ -310,24 +314,24 @@ impl<'s> Loaded<'s> {
     }
 }
 
-impl<'s> Frames<'s> {
+impl<'s> FrameResolver<'s> {
     #[allow(unsafe_code, reason = "looks at frames that nobody writes to")]
-    fn find(&self, at: LogPosition) -> Loaded<'s> {
+    fn find(&self, at: LogPosition) -> EntryRecord<'s> {
         let segment = &*self.segments[&at.segment()].segment;
         // SAFETY: what is loaded is sealed, and then it makes no difference what a hint says; or it is
         // only read here, and the entry is that of a frame that was found committed.
         let record = unsafe { segment.record_head(u64::from(at.offset())) };
-        Loaded { segment, at, record }
+        EntryRecord { segment, at, record }
     }
 
-    fn verify(&self, Loaded { segment, at, .. }: Loaded<'_>) -> Result<(), Fault> {
+    fn verify(&self, EntryRecord { segment, at, .. }: EntryRecord<'_>) -> Result<(), LoadFault> {
         let Err(damage) = verify(segment, u64::from(at.offset())) else { return Ok(()) };
         if self.is_hinted(segment) {
             // Whether it is the hint or the frame is told by reading the segment.
-            return Err(Fault::Hints(vec![segment.id()]));
+            return Err(LoadFault::Hints(vec![segment.id()]));
         }
         if !self.salvage {
-            return Err(Fault::Corrupt(damage));
+            return Err(LoadFault::Corrupt(damage));
         }
         let mut lost = lock(self.lost);
         if !lost.contains(&damage) {
@@ -342,22 +346,22 @@ impl<'s> Frames<'s> {
 
     /// Two frames that are sound, and not of one key, have the same tag, or a hint says what is not
     /// so.
-    fn check_tags(&self, a: Loaded<'_>, b: Loaded<'_>) -> Result<(), Fault> {
-        let tag = |loaded: Loaded<'_>| loaded.key().map(|key| self.keydir.tag(key));
+    fn check_tags(&self, a: EntryRecord<'_>, b: EntryRecord<'_>) -> Result<(), LoadFault> {
+        let tag = |loaded: EntryRecord<'_>| loaded.key().map(|key| self.keydir.tag(key));
         if tag(a) == tag(b) {
             return Ok(());
         }
         let hinted = [a.segment, b.segment].into_iter().filter(|segment| self.is_hinted(segment));
         let ids: Vec<_> = hinted.map(Segment::id).collect();
-        if ids.is_empty() { Ok(()) } else { Err(Fault::Hints(ids)) }
+        if ids.is_empty() { Ok(()) } else { Err(LoadFault::Hints(ids)) }
     }
 }
 
-impl<'s> Resolve for Frames<'s> {
+impl<'s> Resolve for FrameResolver<'s> {
     type Key = &'s [u8];
-    type Error = Fault;
+    type Error = LoadFault;
 
-    fn fate(&self, old: LogPosition, new: LogPosition) -> Result<Fate, Fault> {
+    fn fate(&self, old: LogPosition, new: LogPosition) -> Result<Fate, LoadFault> {
         let (a, b) = (self.find(old), self.find(new));
         let same = a.key().is_some_and(|key| b.key() == Some(key));
         // What a merge moved was written in its inputs, or before: to what was written later in the
@@ -387,14 +391,14 @@ impl<'s> Resolve for Frames<'s> {
         })
     }
 
-    fn look(&self, at: LogPosition) -> Result<Option<(&'s [u8], LogPosition)>, Fault> {
+    fn look(&self, at: LogPosition) -> Result<Option<(&'s [u8], LogPosition)>, LoadFault> {
         let loaded = self.find(at);
         self.verify(loaded)?;
         Ok(loaded.key().map(|key| (key, loaded.origin())))
     }
 
     fn dropped(&self, at: LogPosition) {
-        let Loaded { segment, record, .. } = self.find(at);
+        let EntryRecord { segment, record, .. } = self.find(at);
         if record.is_some_and(|record| record.is_put()) {
             segment.dead.add(segment.frame_len(u64::from(at.offset())));
         }

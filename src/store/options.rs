@@ -162,3 +162,27 @@ impl WriteOptions {
         self
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{SimulatedDisk, Store};
+
+    /// The error names the value, and nothing was opened or created.
+    #[test]
+    fn a_bad_merge_policy_is_refused_before_anything_is_opened() {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = parent.path().join("store");
+        let options = StoreOptions::default().merge_policy(MergePolicy::new().dead_ratio(1.5));
+        let message = "dead_ratio is 1.5, but must be above 0 and at most 1";
+        assert_eq!(options.open(&dir).unwrap_err().to_string(), message);
+        assert!(!dir.exists());
+        let disk = SimulatedDisk::new();
+        assert_eq!(options.open_simulated(&disk).unwrap_err().to_string(), message);
+        assert!(disk.files().is_empty());
+        // What is there already is not recovered first, either.
+        Store::open(&dir).unwrap().close().unwrap();
+        std::fs::write(dir.join("MANIFEST"), b"damaged").unwrap();
+        assert_eq!(options.open(&dir).unwrap_err().to_string(), message);
+    }
+}

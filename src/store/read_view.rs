@@ -11,9 +11,8 @@
 use super::backup::{self, BackupReport};
 use super::inner::{Contents, Damaged};
 use super::load::Loading;
-use super::merge::disk_bytes;
-use super::merge::policy::Facts;
 use super::stats::{SegmentStats, Stats};
+use super::usage::{SegmentUsage, disk_bytes};
 use super::verify::verify_still;
 use super::view::StoreView;
 use super::{Keys, Pairs, StoreOptions, Value};
@@ -234,11 +233,11 @@ impl ReadView {
         };
         let now = self.view.clock.now();
         let segments = self.view.table.segments();
-        let facts: Vec<_> =
-            segments.iter().filter(|s| s.is_sealed()).map(|s| facts_of(s, now)).collect();
-        stats.space_goal_missed = self.options.merge_policy.misses_goal(&facts);
+        let usages: Vec<_> =
+            segments.iter().filter(|s| s.is_sealed()).map(|s| usage_of(s, now)).collect();
+        stats.space_goal_missed = self.options.merge_policy.misses_goal(&usages);
         for segment in segments {
-            let Facts { used, dead, .. } = facts_of(&segment, now);
+            let SegmentUsage { used, dead, .. } = usage_of(&segment, now);
             let stat = SegmentStats {
                 id: segment.id(),
                 merged: segment.header.merged,
@@ -268,7 +267,7 @@ impl ReadView {
     pub fn backup(&self, dest: impl AsRef<Path>) -> Result<BackupReport, BackupError> {
         let started = Instant::now();
         let from = self.storage.directory().ok_or(BackupError::NotADirectory)?;
-        let place = backup::Place::new(from, dest.as_ref())?;
+        let place = backup::Destination::new(from, dest.as_ref())?;
         let segments = self.view.table.segments();
         let manifest = backup::manifest_of(&self.manifest, self.position, &segments);
         let put = |segment: &Segment, to: &File| {
@@ -343,7 +342,7 @@ fn gaps(all: &[Extent]) -> Vec<(u32, Gap)> {
     all.iter().flat_map(|(id, _, gaps)| gaps.iter().map(|&gap| (*id, gap))).collect()
 }
 
-fn facts_of(segment: &Segment, now: u64) -> Facts {
+fn usage_of(segment: &Segment, now: u64) -> SegmentUsage {
     let used = segment.end().saturating_sub(FIRST_FRAME);
     let census = segment.census.get().copied().unwrap_or_default();
     // Tombstones in merged segments were needed when the merge checked.
@@ -354,7 +353,7 @@ fn facts_of(segment: &Segment, now: u64) -> Facts {
     let dead = parts.into_iter().fold(0, u64::saturating_add).min(used);
     // Dead bytes beside entries of the log cannot be reclaimed.
     let dead = if census.plain { 0 } else { dead };
-    Facts { id: segment.id(), used, dead, mergeable: false }
+    SegmentUsage { id: segment.id(), used, dead, mergeable: false }
 }
 
 /// Whether a segment's file is what is read of it, and will stay so.

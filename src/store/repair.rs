@@ -5,7 +5,7 @@
 //! `RecoveryMode::Salvage`. It is made under a temporary name, like a backup, and gets its own when it
 //! is complete and durable.
 
-use super::backup::{Partial, Place, create};
+use super::backup::{Destination, Partial, create};
 use super::{Store, StoreOptions};
 use crate::error::{BackupError, OpenError, RepairError};
 use crate::format::manifest::Manifest;
@@ -142,7 +142,7 @@ fn salvage_copy(
         return Err(OpenError::NotFound { path: dir.into() }.into());
     }
     let handle = from.directory().ok_or(OpenError::NotFound { path: dir.into() })?;
-    let place = Place::new(handle, new_dir)?;
+    let place = Destination::new(handle, new_dir)?;
     let made = Partial::make(&place)?;
     let done = fill(from, handle, &names, &made.folder)
         .and_then(|()| {

@@ -17,7 +17,7 @@ use std::collections::{BTreeSet, HashMap};
 
 /// A sound frame.
 #[derive(Clone, Copy)]
-struct Version<'s> {
+struct SoundRecord<'s> {
     key: &'s [u8],
     /// Where it was written, and where it is.
     origin: LogPosition,
@@ -26,7 +26,7 @@ struct Version<'s> {
 }
 
 /// Which key a lost frame was of.
-enum Told<'s> {
+enum LostKey<'s> {
     /// As its own bytes say, and whether that is certain.
     Read(&'s [u8], bool),
     /// Only its tag, which a hint says.
@@ -34,16 +34,16 @@ enum Told<'s> {
     Nothing,
 }
 
-fn tell<'s>(keydir: &Keydir, suspect: &'s Suspect) -> Told<'s> {
+fn key_of<'s>(keydir: &Keydir, suspect: &'s Suspect) -> LostKey<'s> {
     let hinted = suspect.hinted.filter(|hinted| hinted.fingerprint == keydir.fingerprint());
     let read = suspect.remnant.as_ref().filter(|remnant| !remnant.key.is_empty());
     match (read, hinted) {
-        (Some(read), None) => Told::Read(&read.key, read.certain),
+        (Some(read), None) => LostKey::Read(&read.key, read.certain),
         (Some(read), Some(hinted)) if keydir.tag(&read.key) == hinted.tag => {
-            Told::Read(&read.key, true)
+            LostKey::Read(&read.key, true)
         }
-        (_, Some(hinted)) => Told::Tag(hinted.tag),
-        (None, None) => Told::Nothing,
+        (_, Some(hinted)) => LostKey::Tag(hinted.tag),
+        (None, None) => LostKey::Nothing,
     }
 }
 
@@ -57,11 +57,11 @@ pub(super) fn resolve<'s>(
     if suspects.is_empty() {
         return;
     }
-    let told: Vec<_> = suspects.iter().map(|suspect| tell(keydir, suspect)).collect();
-    let tag = |told: &Told<'_>| match told {
-        Told::Read(key, _) => Some(keydir.tag(key)),
-        Told::Tag(tag) => Some(*tag),
-        Told::Nothing => None,
+    let told: Vec<_> = suspects.iter().map(|suspect| key_of(keydir, suspect)).collect();
+    let tag = |told: &LostKey<'_>| match told {
+        LostKey::Read(key, _) => Some(keydir.tag(key)),
+        LostKey::Tag(tag) => Some(*tag),
+        LostKey::Nothing => None,
     };
     let wanted: BTreeSet<u32> = told.iter().filter_map(tag).collect();
     let versions = versions(sources, &wanted);
@@ -76,8 +76,8 @@ pub(super) fn resolve<'s>(
 fn versions<'s>(
     sources: impl Iterator<Item = (&'s Segment, ListingView<'s>)>,
     wanted: &BTreeSet<u32>,
-) -> HashMap<u32, Vec<Version<'s>>> {
-    let mut versions: HashMap<u32, Vec<Version<'s>>> = HashMap::new();
+) -> HashMap<u32, Vec<SoundRecord<'s>>> {
+    let mut versions: HashMap<u32, Vec<SoundRecord<'s>>> = HashMap::new();
     for (segment, listed) in sources {
         for entry in listed.iter() {
             let (tag, offset) = (entry.tag(), entry.offset());
@@ -90,7 +90,7 @@ fn versions<'s>(
             let (key, at) = (record.key(), segment.position(offset));
             let origin = segment.origin_of(offset, &record);
             let tombstone = entry.is_tombstone();
-            versions.entry(tag).or_default().push(Version { key, origin, at, tombstone });
+            versions.entry(tag).or_default().push(SoundRecord { key, origin, at, tombstone });
         }
     }
     versions.values_mut().for_each(|all| all.sort_by_key(|version| (version.key, version.origin)));
@@ -98,11 +98,11 @@ fn versions<'s>(
 }
 
 /// What is lost with a frame; `None` where something newer is sound.
-fn lost(suspect: &Suspect, told: &Told<'_>, same_tag: &[Version<'_>]) -> Option<LostFrame> {
+fn lost(suspect: &Suspect, told: &LostKey<'_>, same_tag: &[SoundRecord<'_>]) -> Option<LostFrame> {
     let (key, certain) = match told {
-        Told::Read(key, certain) => (Some(*key), *certain),
-        Told::Tag(_) => (only_key(same_tag), true),
-        Told::Nothing => (None, false),
+        LostKey::Read(key, certain) => (Some(*key), *certain),
+        LostKey::Tag(_) => (only_key(same_tag), true),
+        LostKey::Nothing => (None, false),
     };
     let written = suspect.remnant.as_ref().and_then(|remnant| remnant.origin);
     let written = written.unwrap_or(suspect.position);
@@ -125,7 +125,7 @@ fn lost(suspect: &Suspect, told: &Told<'_>, same_tag: &[Version<'_>]) -> Option<
 }
 
 /// The key of frames with one tag, if they have the same.
-fn only_key<'s>(same_tag: &[Version<'s>]) -> Option<&'s [u8]> {
+fn only_key<'s>(same_tag: &[SoundRecord<'s>]) -> Option<&'s [u8]> {
     let first = same_tag.first()?.key;
     same_tag.iter().all(|version| version.key == first).then_some(first)
 }

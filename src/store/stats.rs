@@ -1,8 +1,12 @@
 //! The store's statistics.
 
+use super::Store;
+use super::merge::report::MergeTotals;
+use super::usage::disk_bytes;
 use crate::error::Corruption;
+use crate::format::header::FIRST_FRAME;
 use crate::log::LogStats;
-use crate::segment::StripedCounter;
+use crate::sync::lock;
 use std::time::Duration;
 
 /// Counters since the store was opened, and its current state. In a [`ReadView`](crate::ReadView) the
@@ -99,35 +103,56 @@ pub struct DamagedSegment {
     pub bytes: u64,
 }
 
-/// Totals over all merges.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct MergeTotals {
-    /// Number of completed merges.
-    pub merges: u64,
-    /// Number of failed merges.
-    pub failures: u64,
-    /// Bytes of frames that were read.
-    pub bytes_read: u64,
-    /// Bytes of frames that were written.
-    pub bytes_written: u64,
-    /// Bytes of removed files, less those of the outputs.
-    pub bytes_reclaimed: u64,
-    /// Total duration.
-    pub time: Duration,
-}
-
-/// Sums of what is counted on the way of reads.
-#[derive(Debug, Default)]
-pub(crate) struct Counters {
-    pub(crate) hits: StripedCounter,
-    pub(crate) misses: StripedCounter,
-    pub(crate) expired: StripedCounter,
-}
-
-/// Sums of what is counted on the way of writes.
-#[derive(Debug, Default)]
-pub(crate) struct WriteCounters {
-    pub(crate) puts: StripedCounter,
-    pub(crate) deletes: StripedCounter,
+impl Store {
+    /// Counters since the store was opened, and its current state. Takes some nanoseconds per write
+    /// since the last call, and per segment.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let log = self.log.stats();
+        let (counters, writes) = (&self.inner.counters, &self.inner.writes);
+        let mut stats = Stats {
+            keys: self.len(),
+            keydir_bytes: self.keydir_memory(),
+            merges: *lock(&self.inner.totals),
+            hits: counters.hits.get(),
+            misses: counters.misses.get(),
+            puts: writes.puts.get(),
+            deletes: writes.deletes.get(),
+            expired: counters.expired.get(),
+            segments_waiting_for_readers: log.segments_waiting_for_readers,
+            longest_reader_wait: log.longest_reader_wait,
+            log,
+            ..Stats::default()
+        };
+        let damaged = lock(&self.inner.damaged).clone();
+        stats.damaged = damaged
+            .into_iter()
+            .map(|(id, damaged)| DamagedSegment { id, first: damaged.first, bytes: damaged.bytes })
+            .collect();
+        let full = self.inner.candidates();
+        let usages: Vec<_> = full.iter().map(|candidate| candidate.usage).collect();
+        stats.space_goal_missed = self.inner.policy.misses_goal(&usages);
+        let tail = self.log.tail();
+        for segment in self.writer().segment_set().segments() {
+            let known = usages.iter().find(|usage| usage.id == segment.id());
+            let used = match known {
+                Some(usage) => usage.used,
+                None if segment.id() == tail.segment() => u64::from(tail.offset()) - FIRST_FRAME,
+                None => 0,
+            };
+            let dead = known.map_or_else(|| segment.dead.get().min(used), |usage| usage.dead);
+            stats.disk_bytes += disk_bytes(&segment);
+            stats.live_bytes += used - dead;
+            stats.dead_bytes += dead;
+            stats.segments.push(SegmentStats {
+                id: segment.id(),
+                merged: segment.header.merged,
+                sealed: segment.is_sealed(),
+                disk_bytes: disk_bytes(&segment),
+                live_bytes: used - dead,
+                dead_bytes: dead,
+            });
+        }
+        stats
+    }
 }

@@ -7,7 +7,7 @@
 #![allow(unsafe_code, reason = "reads frames that were verified")]
 
 use super::found::FoundCorruption;
-use super::hints::{self, Gather};
+use super::hints::{self, SummaryBuilder};
 use super::inner::Contents;
 use super::merge::damage;
 use super::merge::tombstones::TombstoneFilter;
@@ -39,7 +39,7 @@ impl Store {
     /// [`ReadError::Corrupt`] at the first damage or contradiction.
     pub fn verify(&self) -> Result<VerifyReport, ReadError> {
         let _still = self.inner.merging();
-        let mut check = Check::new(self.inner.contents());
+        let mut check = Verification::new(self.inner.contents());
         check.everything(&self.inner.writer).map_err(ReadError::Corrupt)?;
         let mut report = check.report;
         for pair in self {
@@ -53,7 +53,7 @@ impl Store {
 
 /// As `Store::verify`, for a store without a writer, or as it was at one moment.
 pub(super) fn verify_still(contents: Contents<'_>) -> Result<VerifyReport, ReadError> {
-    let mut check = Check::new(contents);
+    let mut check = Verification::new(contents);
     check.still().map_err(ReadError::Corrupt)?;
     let mut report = check.report;
     for pair in Pairs::new(contents.view) {
@@ -66,24 +66,24 @@ pub(super) fn verify_still(contents: Contents<'_>) -> Result<VerifyReport, ReadE
 
 /// A put or a tombstone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
+struct RecordPlace {
     tag: u32,
     origin: LogPosition,
     at: LogPosition,
 }
 
-struct Check<'i> {
+struct Verification<'i> {
     inner: Contents<'i>,
     segments: BTreeMap<u32, Arc<Segment>>,
     report: VerifyReport,
     /// Puts whose key has no slot.
-    gone: Vec<Place>,
-    tombstones: Vec<Place>,
+    gone: Vec<RecordPlace>,
+    tombstones: Vec<RecordPlace>,
     /// Tags of damaged tombstones.
     lost: Vec<u32>,
 }
 
-impl<'i> Check<'i> {
+impl<'i> Verification<'i> {
     fn new(inner: Contents<'i>) -> Self {
         let (segments, report) = (BTreeMap::new(), VerifyReport::default());
         Self { inner, segments, report, gone: Vec::new(), tombstones: Vec::new(), lost: Vec::new() }
@@ -144,7 +144,7 @@ impl<'i> Check<'i> {
         self.report.segments += 1;
         let quiet = QuietSegment::of(segment);
         let sound = scan::verify_sealed(quiet);
-        let (mut failed, mut lost, mut gather) = (Ok(()), Vec::new(), Gather::new());
+        let (mut failed, mut lost, mut gather) = (Ok(()), Vec::new(), SummaryBuilder::new());
         scan::each_frame(quiet, Some(&mut lost), |offset, len, frame| {
             let tag = gather.add(&inner.keydir, segment, offset, len, frame);
             failed = self.frame(segment, offset, frame, tag);
@@ -157,18 +157,20 @@ impl<'i> Check<'i> {
             hints::check_count(segment, &found.census)?;
             return hints::compare_all(inner.storage, &inner.keydir, segment, &found);
         };
-        let doubts = damage::judge(inner, segment, &found, first)?;
+        let doubts = damage::lost_tombstones(inner, segment, &found, first)?;
         self.report.damaged += found.gaps.len() as u64;
         if inner.salvage {
             return Ok(());
         }
-        let Some(newest) = doubts.iter().map(damage::Doubt::before).max() else { return Ok(()) };
+        let Some(newest) = doubts.iter().map(damage::LostTombstone::before).max() else {
+            return Ok(());
+        };
         let inputs = [segment.clone()];
         let Ok(filter) = TombstoneFilter::new(inner, &inputs, newest, |_| Ok::<_, Infallible>(()));
         if doubts.iter().any(|doubt| doubt.matters(&filter)) {
             return Err(first.clone());
         }
-        self.lost.extend(doubts.iter().filter_map(damage::Doubt::tag));
+        self.lost.extend(doubts.iter().filter_map(damage::LostTombstone::tag));
         Ok(())
     }
 
@@ -201,7 +203,7 @@ impl<'i> Check<'i> {
         let (Some(tag), Some(record)) = (tag, frame.record()) else { return Ok(()) };
         let (key, at) = (record.key(), segment.position(offset));
         let origin = segment.origin_of(offset, &record);
-        let place = Place { tag, origin, at };
+        let place = RecordPlace { tag, origin, at };
         let slot = self.slot(place, key)?;
         match (record.is_put(), slot) {
             (true, Some((_, newest))) if newest >= origin => {}
@@ -220,7 +222,7 @@ impl<'i> Check<'i> {
     /// Where a key's slot points, and the origin of that frame.
     fn slot(
         &self,
-        place: Place,
+        place: RecordPlace,
         key: &[u8],
     ) -> Result<Option<(LogPosition, LogPosition)>, Corruption> {
         let (inner, damage) = (self.inner, FoundCorruption::default());
@@ -244,7 +246,7 @@ impl<'i> Check<'i> {
             each_committed(segment, first, to, |offset, frame| {
                 if let Some(tombstone) = frame.record().filter(|record| !record.is_put()) {
                     let (tag, at) = (inner.keydir.tag(tombstone.key()), segment.position(offset));
-                    found.push(Place { tag, origin: at, at });
+                    found.push(RecordPlace { tag, origin: at, at });
                 }
                 Ok(())
             })?;
@@ -269,7 +271,7 @@ impl<'i> Check<'i> {
         Ok(())
     }
 
-    fn key(&self, place: Place) -> Option<&[u8]> {
+    fn key(&self, place: RecordPlace) -> Option<&[u8]> {
         let segment = self.segments.get(&place.at.segment())?;
         // SAFETY: places are those of frames that were verified, and so committed.
         Some(unsafe { segment.record_head(place.at.offset().into()) }?.key())

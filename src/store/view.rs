@@ -18,8 +18,8 @@
 #![allow(unsafe_code, reason = "reads frames that slots point at")]
 
 use super::clock::Clock;
+use super::counters::ReadCounters;
 use super::found::{FoundCorruption, FoundRecord, has_key, stale};
-use super::stats::Counters;
 use super::value::Value;
 use crate::error::ReadError;
 use crate::keydir::Keydir;
@@ -36,7 +36,7 @@ pub(crate) struct StoreView {
     pub(crate) table: Arc<SegmentSet>,
     pub(crate) keydir: Keydir,
     pub(crate) clock: Clock,
-    pub(crate) counters: Counters,
+    pub(crate) counters: ReadCounters,
     /// Number of batches written. Each is counted while its shards are locked, before its slots are set.
     pub(crate) batches: CachePadded<AtomicU64>,
     /// Whether reads verify checksums.
@@ -45,7 +45,7 @@ pub(crate) struct StoreView {
 
 impl StoreView {
     pub(crate) fn new(table: Arc<SegmentSet>, keydir: Keydir, clock: Clock, verify: bool) -> Self {
-        let (counters, batches) = (Counters::default(), CachePadded::default());
+        let (counters, batches) = (ReadCounters::default(), CachePadded::default());
         Self { table, keydir, clock, counters, batches, verify }
     }
 

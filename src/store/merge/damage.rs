@@ -19,51 +19,53 @@
 use super::tombstones::TombstoneFilter;
 use crate::error::{Corruption, CorruptionKind};
 use crate::format::hint::{HintEntry, SortedEntries};
+use crate::format::names::hint_name;
 use crate::position::LogPosition;
 use crate::segment::Segment;
-use crate::store::hints::{self, Gathered};
-use crate::store::inner::Contents;
+use crate::store::hints::{self, SegmentSummary};
+use crate::store::inner::{Contents, Damaged, StoreInner};
 use crate::sync::lock;
+use std::ops::Range;
 
 /// Something that a damaged frame may have said.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Doubt {
+pub(crate) enum LostTombstone {
     /// That keys with this tag are gone, as of some time before this place.
-    Tombstone { tag: u32, before: LogPosition },
+    OfTag { tag: u32, before: LogPosition },
     /// That any key is.
-    Anything { before: LogPosition },
+    OfAnyKey { before: LogPosition },
 }
 
-impl Doubt {
+impl LostTombstone {
     pub(crate) const fn before(&self) -> LogPosition {
         match self {
-            Self::Tombstone { before, .. } | Self::Anything { before } => *before,
+            Self::OfTag { before, .. } | Self::OfAnyKey { before } => *before,
         }
     }
 
     pub(crate) const fn tag(&self) -> Option<u32> {
         match self {
-            Self::Tombstone { tag, .. } => Some(*tag),
-            Self::Anything { .. } => None,
+            Self::OfTag { tag, .. } => Some(*tag),
+            Self::OfAnyKey { .. } => None,
         }
     }
 
     /// Whether there may be something that it would hide.
     pub(crate) fn matters(&self, filter: &TombstoneFilter) -> bool {
         match *self {
-            Self::Tombstone { tag, before } => filter.may_hold(tag, before),
-            Self::Anything { before } => filter.may_hold_any(before),
+            Self::OfTag { tag, before } => filter.may_hold(tag, before),
+            Self::OfAnyKey { before } => filter.may_hold_any(before),
         }
     }
 }
 
 /// What the damaged frames of a segment may have said, if no slot needs them.
-pub(crate) fn judge(
+pub(crate) fn lost_tombstones(
     inner: Contents<'_>,
     segment: &Segment,
-    found: &Gathered,
+    found: &SegmentSummary,
     first: &Corruption,
-) -> Result<Vec<Doubt>, Corruption> {
+) -> Result<Vec<LostTombstone>, Corruption> {
     let is_lost = |offset: u64| found.gaps.iter().any(|gap| gap.contains(&offset));
     let is_needed = |at: LogPosition| at.segment() == segment.id() && is_lost(at.offset().into());
     if inner.keydir.find(is_needed).is_some() {
@@ -73,7 +75,7 @@ pub(crate) fn judge(
     let hint = hints::read(inner.storage, &inner.keydir, segment).filter(|_| !misled);
     let Some((_, listing)) = hint else {
         let end = found.gaps.last().map_or(0, |gap| gap.end);
-        return Ok(vec![Doubt::Anything { before: segment.position(end) }]);
+        return Ok(vec![LostTombstone::OfAnyKey { before: segment.position(end) }]);
     };
     let (mut doubts, mut inside, mut outside) = (Vec::new(), Vec::new(), Vec::new());
     for entry in listing.view().iter() {
@@ -84,7 +86,7 @@ pub(crate) fn judge(
         }
         inside.push(tag);
         if entry.is_tombstone() {
-            doubts.push(Doubt::Tombstone { tag, before: segment.position(place) });
+            doubts.push(LostTombstone::OfTag { tag, before: segment.position(place) });
         }
     }
     // The hint names all that was found; but for what a frame hides that is now damaged.
@@ -98,5 +100,43 @@ pub(crate) fn judge(
             Err(Corruption { segment, offset, kind: CorruptionKind::Hint })
         }
         None => Ok(doubts),
+    }
+}
+
+impl StoreInner {
+    /// Records damage.
+    pub(super) fn note_damage(&self, first: &Corruption, gaps: &[Range<u64>]) {
+        let bytes = gaps.iter().map(|gap| gap.end - gap.start).sum();
+        let found = || Damaged { first: first.clone(), bytes, dead: None, misled: false };
+        let mut all = lock(&self.damaged);
+        let damaged = all.entry(first.segment).or_insert_with(found);
+        damaged.bytes = damaged.bytes.max(bytes);
+    }
+
+    /// Records that a segment is to be left alone until more of it is dead. True if it was not recorded
+    /// before.
+    pub(super) fn has_to_stay(&self, damage: &Corruption) -> bool {
+        let id = damage.segment;
+        let misled = matches!(damage.kind, CorruptionKind::Hint | CorruptionKind::StaleSlot);
+        if misled {
+            // So that the next open reads the segment.
+            self.writer.remove_file(&hint_name(id));
+        }
+        self.note_damage(damage, &[]);
+        let dead = self.writer.segment_set().pin(id).map(|segment| segment.dead.get());
+        let mut all = lock(&self.damaged);
+        let Some(damaged) = all.get_mut(&id) else { return false };
+        let is_news = damaged.dead.is_none();
+        damaged.misled |= misled;
+        damaged.dead = Some(dead.unwrap_or_default());
+        if is_news {
+            tracing::error!(error = %damage, "a segment is damaged, and is left alone");
+        }
+        is_news
+    }
+
+    /// Forgets the damage of segments that were merged.
+    pub(super) fn are_gone(&self, ids: &[u32]) {
+        lock(&self.damaged).retain(|id, _| !ids.contains(id));
     }
 }

@@ -9,7 +9,7 @@ use crate::format::record::{NewRecord, Record};
 use crate::log::writer::seal_and_shrink;
 use crate::position::LogPosition;
 use crate::segment::Segment;
-use crate::store::hints::{self, Gather, Gathered};
+use crate::store::hints::{self, SegmentSummary, SummaryBuilder};
 use crate::store::inner::StoreInner;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -29,7 +29,7 @@ struct Output {
     segment: Segment,
     at: u64,
     frames: u64,
-    gather: Gather,
+    gather: SummaryBuilder,
 }
 
 impl<'i> MergeWriter<'i> {
@@ -86,7 +86,7 @@ impl<'i> MergeWriter<'i> {
             let most = (self.inner.writer.segment_size() - FIRST_FRAME).saturating_sub(head);
             let room = expected.min(most).max(len);
             let segment = self.inner.writer.create_merged(room, &self.inputs)?;
-            let mut gather = Gather::new();
+            let mut gather = SummaryBuilder::new();
             gather.add_other(FIRST_FRAME, head, Some(Kind::Inputs));
             self.open = Some(Output { segment, at: FIRST_FRAME + head, frames: 1, gather });
         }
@@ -98,12 +98,12 @@ impl<'i> MergeWriter<'i> {
     pub(super) fn seal(&mut self) -> Result<(), MergeError> {
         let Some(Output { segment, at, frames, gather }) = self.open.take() else { return Ok(()) };
         let segment = Arc::new(segment);
-        // Known from here on, to be discarded if anything fails.
+        // Candidate from here on, to be discarded if anything fails.
         self.done.push(segment.clone());
         let io = |source| MergeError::Io { source: Arc::new(source) };
         segment.sync(FIRST_FRAME, at).map_err(io)?;
         seal_and_shrink(&segment, at, frames).map_err(io)?;
-        let Gathered { census, entries, .. } = gather.finish(&segment);
+        let SegmentSummary { census, entries, .. } = gather.finish(&segment);
         let inner = self.inner;
         segment.looked_at.add(self.inner.reclaimed.get());
         hints::write(inner.writer.storage(), &inner.keydir, &segment, &census, &entries);

@@ -1,6 +1,7 @@
 //! The merge policy: which segments to merge, and when.
 
 use crate::error::OpenError;
+use crate::store::usage::SegmentUsage;
 use std::collections::HashMap;
 
 /// When the store merges in the background, and how much of the machine it may use.
@@ -103,93 +104,77 @@ impl MergePolicy {
     }
 }
 
-/// A full segment, as the policy sees it.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Facts {
-    pub(crate) id: u32,
-    /// Bytes in use, without the head.
-    pub(crate) used: u64,
-    /// How many of those are dead.
-    pub(crate) dead: u64,
-    /// Whether it is sealed, has a census, and holds nothing that has to stay.
-    pub(crate) mergeable: bool,
-}
-
-impl Facts {
-    const fn live(&self) -> u64 {
-        self.used - self.dead
-    }
-
-    fn ratio(&self) -> f64 {
-        self.dead as f64 / self.used.max(1) as f64
-    }
-}
-
 /// Number of small segments at which they are packed.
 const PACK: usize = 4;
 
 impl MergePolicy {
     /// Whether full segments take more space than the goal allows.
-    pub(crate) fn misses_goal(&self, all: &[Facts]) -> bool {
-        let used: u64 = all.iter().map(|facts| facts.used).sum();
-        let live: u64 = all.iter().map(Facts::live).sum();
+    pub(crate) fn misses_goal(&self, all: &[SegmentUsage]) -> bool {
+        let used: u64 = all.iter().map(|usage| usage.used).sum();
+        let live: u64 = all.iter().map(SegmentUsage::live).sum();
         used as f64 > self.goal * live as f64 && used - live >= self.min_dead
     }
 
     /// The ids of the segments to merge now, in ascending order. At most about `max_live` bytes have to
     /// be copied.
-    pub(crate) fn choose(&self, all: &[Facts], segment_size: u64, max_live: u64) -> Vec<u32> {
+    pub(crate) fn choose(
+        &self,
+        all: &[SegmentUsage],
+        segment_size: u64,
+        max_live: u64,
+    ) -> Vec<u32> {
         let mut chosen: Vec<_> = all.iter().filter(|f| f.mergeable && self.is_due(f)).collect();
         if self.misses_goal(all) {
             self.add_for_goal(all, &mut chosen);
         }
         let small = self.small.unwrap_or(segment_size / 4);
-        let is_small = |f: &&Facts| f.mergeable && f.used < small;
+        let is_small = |f: &&SegmentUsage| f.mergeable && f.used < small;
         if all.iter().filter(is_small).count() >= PACK {
             chosen.extend(all.iter().filter(is_small));
         }
-        chosen.sort_by_key(|facts| facts.id);
-        chosen.dedup_by_key(|facts| facts.id);
+        chosen.sort_by_key(|usage| usage.id);
+        chosen.dedup_by_key(|usage| usage.id);
         // If there is more than one run's worth, those that reclaim the most for the least copying come
         // first.
-        let total: u64 = chosen.iter().map(|facts| facts.live()).sum();
+        let total: u64 = chosen.iter().map(|usage| usage.live()).sum();
         if total > max_live {
-            chosen.sort_by(|a, b| b.ratio().total_cmp(&a.ratio()));
+            chosen.sort_by(|a, b| b.dead_ratio().total_cmp(&a.dead_ratio()));
         }
         let mut live = 0;
         let mut ids: Vec<_> = chosen
             .into_iter()
             .enumerate()
-            .take_while(|(nth, facts)| {
-                live += facts.live();
+            .take_while(|(nth, usage)| {
+                live += usage.live();
                 *nth == 0 || live <= max_live
             })
-            .map(|(_, facts)| facts.id)
+            .map(|(_, usage)| usage.id)
             .collect();
         ids.sort_unstable();
         ids
     }
 
-    fn is_due(&self, facts: &Facts) -> bool {
-        facts.dead >= self.min_dead && facts.ratio() >= self.dead_ratio
+    fn is_due(&self, usage: &SegmentUsage) -> bool {
+        usage.dead >= self.min_dead && usage.dead_ratio() >= self.dead_ratio
     }
 
     /// Adds the segments with the largest dead part until the goal would be met.
-    fn add_for_goal<'a>(&self, all: &'a [Facts], chosen: &mut Vec<&'a Facts>) {
-        let live: u64 = all.iter().map(Facts::live).sum();
-        let taken = |chosen: &[&Facts], id| chosen.iter().any(|facts| facts.id == id);
-        let mut used: u64 = all.iter().map(|facts| facts.used).sum();
-        used -= chosen.iter().map(|facts| facts.dead).sum::<u64>();
+    fn add_for_goal<'a>(&self, all: &'a [SegmentUsage], chosen: &mut Vec<&'a SegmentUsage>) {
+        let live: u64 = all.iter().map(SegmentUsage::live).sum();
+        let taken = |chosen: &[&SegmentUsage], id| chosen.iter().any(|usage| usage.id == id);
+        let mut used: u64 = all.iter().map(|usage| usage.used).sum();
+        used -= chosen.iter().map(|usage| usage.dead).sum::<u64>();
         // Copying a whole segment for a few dead bytes is not worth it.
-        let gains = |f: &&Facts| f.mergeable && f.dead > f.used / LITTLE && !taken(chosen, f.id);
+        let gains =
+            |f: &&SegmentUsage| f.mergeable && f.dead > f.used / LITTLE && !taken(chosen, f.id);
         let mut rest: Vec<_> = all.iter().filter(gains).collect();
-        rest.sort_by(|a, b| b.ratio().total_cmp(&a.ratio()));
-        for facts in rest {
+        rest.sort_by(|a, b| b.dead_ratio().total_cmp(&a.dead_ratio()));
+        for usage in rest {
             if used as f64 <= self.goal * live as f64 {
                 break;
             }
-            used -= facts.dead;
-            chosen.push(facts);
+            used -= usage.dead;
+            chosen.push(usage);
         }
     }
 }
@@ -209,8 +194,8 @@ pub(crate) const fn gains(inputs: u64, outputs: u64, read: u64, reclaimed: u64) 
 pub(crate) struct Settled(HashMap<u32, u64>);
 
 impl Settled {
-    pub(crate) fn note(&mut self, facts: &Facts) {
-        self.0.insert(facts.id, facts.dead);
+    pub(crate) fn note(&mut self, usage: &SegmentUsage) {
+        self.0.insert(usage.id, usage.dead);
     }
 
     /// Keeps those that still exist.
@@ -218,8 +203,8 @@ impl Settled {
         self.0.retain(|&id, _| is_there(id));
     }
 
-    pub(crate) fn holds(&self, facts: &Facts) -> bool {
-        self.0.get(&facts.id).is_some_and(|dead| facts.dead <= dead + facts.used / LITTLE)
+    pub(crate) fn holds(&self, usage: &SegmentUsage) -> bool {
+        self.0.get(&usage.id).is_some_and(|dead| usage.dead <= dead + usage.used / LITTLE)
     }
 }
 
@@ -229,27 +214,27 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    fn facts(id: u32, used: u64, dead: u64) -> Facts {
-        Facts { id, used: used * MIB, dead: dead * MIB, mergeable: true }
+    fn usage(id: u32, used: u64, dead: u64) -> SegmentUsage {
+        SegmentUsage { id, used: used * MIB, dead: dead * MIB, mergeable: true }
     }
 
-    fn choose(policy: MergePolicy, all: &[Facts]) -> Vec<u32> {
+    fn choose(policy: MergePolicy, all: &[SegmentUsage]) -> Vec<u32> {
         policy.choose(all, 64 * MIB, 256 * MIB)
     }
 
     #[test]
     fn what_is_mostly_dead_is_merged_and_what_is_not_is_left() {
-        let all = [facts(1, 60, 10), facts(2, 60, 30), facts(3, 60, 60), facts(4, 60, 0)];
+        let all = [usage(1, 60, 10), usage(2, 60, 30), usage(3, 60, 60), usage(4, 60, 0)];
         assert_eq!(choose(MergePolicy::new(), &all), [2, 3]);
         assert_eq!(choose(MergePolicy::new().dead_ratio(0.9), &all), [3]);
         assert_eq!(choose(MergePolicy::new().min_dead_bytes(61 * MIB), &all), []);
-        let unready = all.map(|facts| Facts { mergeable: false, ..facts });
+        let unready = all.map(|usage| SegmentUsage { mergeable: false, ..usage });
         assert_eq!(choose(MergePolicy::new(), &unready), []);
     }
 
     #[test]
     fn small_segments_are_packed_four_at_least() {
-        let all = [facts(1, 60, 0), facts(2, 1, 0), facts(3, 2, 0), facts(4, 3, 0), facts(5, 1, 0)];
+        let all = [usage(1, 60, 0), usage(2, 1, 0), usage(3, 2, 0), usage(4, 3, 0), usage(5, 1, 0)];
         assert_eq!(choose(MergePolicy::new(), &all), [2, 3, 4, 5]);
         assert_eq!(choose(MergePolicy::new(), &all[..4]), []);
         assert_eq!(choose(MergePolicy::new().pack_below(0), &all), []);
@@ -258,7 +243,7 @@ mod tests {
     #[test]
     fn the_space_goal_takes_the_deadest_until_it_is_met() {
         let policy = MergePolicy::new().dead_ratio(1.0).space_goal(1.25);
-        let all = [facts(1, 60, 10), facts(2, 60, 30), facts(3, 60, 29), facts(4, 60, 1)];
+        let all = [usage(1, 60, 10), usage(2, 60, 30), usage(3, 60, 29), usage(4, 60, 1)];
         assert!(policy.misses_goal(&all));
         assert_eq!(choose(policy, &all), [2]);
         let tighter = policy.space_goal(1.1);
@@ -268,10 +253,10 @@ mod tests {
 
     #[test]
     fn a_run_copies_no_more_than_it_may_and_always_something() {
-        let all: Vec<_> = (1..=100).map(|id| facts(id, 60, 40)).collect();
+        let all: Vec<_> = (1..=100).map(|id| usage(id, 60, 40)).collect();
         assert_eq!(choose(MergePolicy::new(), &all).len(), 12);
         let policy = MergePolicy::new();
-        assert_eq!(policy.choose(&[facts(1, 4000, 2000)], 64 * MIB, MIB), [1]);
+        assert_eq!(policy.choose(&[usage(1, 4000, 2000)], 64 * MIB, MIB), [1]);
     }
 
     #[test]
@@ -309,11 +294,11 @@ mod tests {
     #[test]
     fn what_a_merge_gained_nothing_from_rests_until_something_dies_in_it() {
         let mut settled = Settled::default();
-        let all = [facts(5, 40, 1), facts(6, 40, 0)];
-        all.iter().for_each(|facts| settled.note(facts));
-        assert!(all.iter().all(|facts| settled.holds(facts)));
-        assert!(settled.holds(&facts(5, 40, 2)) && !settled.holds(&facts(5, 40, 4)));
-        assert!(!settled.holds(&facts(7, 40, 0)), "of another merge");
+        let all = [usage(5, 40, 1), usage(6, 40, 0)];
+        all.iter().for_each(|usage| settled.note(usage));
+        assert!(all.iter().all(|usage| settled.holds(usage)));
+        assert!(settled.holds(&usage(5, 40, 2)) && !settled.holds(&usage(5, 40, 4)));
+        assert!(!settled.holds(&usage(7, 40, 0)), "of another merge");
         settled.forget(|id| id != 5);
         assert!(!settled.holds(&all[0]) && settled.holds(&all[1]));
     }

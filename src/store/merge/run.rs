@@ -2,10 +2,11 @@
 
 #![allow(unsafe_code, reason = "reads frames that were verified")]
 
+use super::damage;
 use super::output::MergeWriter;
+use super::report::MergeReport;
 use super::throttle::{Pace, Throttle};
 use super::tombstones::TombstoneFilter;
-use super::{MergeReport, content, damage, disk_bytes};
 use crate::error::{Corruption, CorruptionKind, MergeError};
 use crate::format::record::Record;
 use crate::options::RecoveryMode;
@@ -14,8 +15,9 @@ use crate::segment::Segment;
 use crate::segment::quiet::QuietSegment;
 use crate::segment::scan;
 use crate::store::found::FoundCorruption;
-use crate::store::hints::{self, Gather, Gathered};
+use crate::store::hints::{self, SegmentSummary, SummaryBuilder};
 use crate::store::inner::StoreInner;
+use crate::store::usage::{content_bytes, disk_bytes};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -43,7 +45,7 @@ pub(super) struct Run<'i> {
     /// Where in the inputs tombstones are: the input, and the offset.
     tombstones: Vec<(usize, u64)>,
     /// What damaged frames in the inputs may have said, and where the damage is.
-    doubts: Vec<(damage::Doubt, Corruption)>,
+    doubts: Vec<(damage::LostTombstone, Corruption)>,
     /// Inputs that are damaged, and whose damage nothing needs.
     damaged: Vec<u32>,
     report: MergeReport,
@@ -51,7 +53,7 @@ pub(super) struct Run<'i> {
 
 impl<'i> Run<'i> {
     pub(super) fn new(inner: &'i StoreInner, inputs: Vec<Arc<Segment>>, pace: Pace) -> Self {
-        let live = |s: &Arc<Segment>| content(s).saturating_sub(s.dead.get());
+        let live = |s: &Arc<Segment>| content_bytes(s).saturating_sub(s.dead.get());
         let expected = inputs.iter().map(live).sum();
         let ids = inputs.iter().map(|segment| segment.id()).collect();
         Self {
@@ -71,7 +73,7 @@ impl<'i> Run<'i> {
     pub(super) fn copy(&mut self) -> Result<(), MergeError> {
         for nth in 0..self.inputs.len() {
             let segment = self.inputs[nth].clone();
-            let (mut failed, mut lost, mut gather) = (None, Vec::new(), Gather::new());
+            let (mut failed, mut lost, mut gather) = (None, Vec::new(), SummaryBuilder::new());
             let quiet = QuietSegment::of(&segment);
             scan::each_frame(quiet, Some(&mut lost), |offset, len, frame| {
                 let tag = gather.add(&self.inner.keydir, &segment, offset, len, frame);
@@ -100,7 +102,7 @@ impl<'i> Run<'i> {
     fn check(
         &mut self,
         segment: &Segment,
-        found: &Gathered,
+        found: &SegmentSummary,
         lost: Vec<Corruption>,
     ) -> Result<(), MergeError> {
         let inner = self.inner;
@@ -113,7 +115,7 @@ impl<'i> Run<'i> {
         if found.census.plain {
             return Err(first.into());
         }
-        let doubts = damage::judge(inner.contents(), segment, found, &first)?;
+        let doubts = damage::lost_tombstones(inner.contents(), segment, found, &first)?;
         // What it may have said was told when the store was opened.
         if inner.writer.recovery_mode() == RecoveryMode::Strict {
             self.doubts.extend(doubts.into_iter().map(|doubt| (doubt, first.clone())));
@@ -237,7 +239,7 @@ impl<'i> Run<'i> {
         let bytes = |all: &[Arc<Segment>]| all.iter().map(|s| disk_bytes(s)).sum::<u64>();
         self.report.inputs = self.inputs.len() as u64;
         self.report.outputs = outputs.len() as u64;
-        self.report.bytes_written = outputs.iter().map(|s| content(s)).sum();
+        self.report.bytes_written = outputs.iter().map(|s| content_bytes(s)).sum();
         self.report.bytes_reclaimed = bytes(&self.inputs).saturating_sub(bytes(&outputs));
         Ok(self.report)
     }

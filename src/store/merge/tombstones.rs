@@ -10,10 +10,10 @@ use std::sync::Arc;
 
 /// The segments beside the inputs, which may hold what a tombstone in them hides.
 #[derive(Debug)]
-pub(crate) struct TombstoneFilter(Vec<Other>);
+pub(crate) struct TombstoneFilter(Vec<OtherSegment>);
 
 #[derive(Debug)]
-struct Other {
+struct OtherSegment {
     /// Nothing in it was written before.
     oldest: u64,
     /// What is in it; `None`: anything may be.
@@ -34,7 +34,7 @@ impl TombstoneFilter {
             if inputs.iter().any(|input| input.id() == segment.id()) {
                 continue;
             }
-            let other = Other::of(inner, &segment, newest);
+            let other = OtherSegment::of(inner, &segment, newest);
             if other.oldest >= newest.as_u64() {
                 continue;
             }
@@ -58,7 +58,7 @@ impl TombstoneFilter {
     }
 }
 
-impl Other {
+impl OtherSegment {
     fn of(inner: Contents<'_>, segment: &Segment, newest: LogPosition) -> Self {
         // What a merge moved is from before its segment was made, and how much so is not known.
         let least = if segment.header.merged { 0 } else { segment.position(0).as_u64() };
