@@ -1,4 +1,5 @@
-//! What is there and what of it counts, decided before anything is changed.
+//! Inspecting and classifying the files, before anything is changed: which segments belong to the log,
+//! and where it ends.
 
 #![allow(unsafe_code, reason = "opens segments that nobody writes to")]
 
@@ -17,30 +18,30 @@ use crate::segment::scan::{self, Repair, Rules, Scan, Stop};
 use crate::storage::{Access, Storage, io_error};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A segment that counts.
+/// A segment that belongs to the log or beside it.
 pub(super) struct Inspected {
     pub(super) segment: OfflineSegment,
-    /// What was found in it, where it has to be repaired.
+    /// The result of scanning it, if it needs repair.
     pub(super) scan: Option<Scan>,
 }
 
-/// What becomes of a file that does not count.
+/// What happens to a file that does not belong to the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
-    /// It is accounted for.
+    /// It is accounted for and can be removed.
     Remove,
-    /// It is kept, for this reason.
+    /// It is set aside, for this reason.
     SetAside(&'static str),
 }
 
 /// Where the MANIFEST comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Source {
-    /// There was one.
+    /// The MANIFEST was read.
     Read,
-    /// There is nothing at all: a new log.
+    /// The directory is empty: a new log.
     Fresh,
-    /// It is lost, and made up from the segments (salvage only).
+    /// It is lost, and reconstructed from the segments (salvage only).
     Lost,
 }
 
@@ -50,28 +51,28 @@ pub(super) struct Inspection {
     pub(super) source: Source,
     /// The log, each segment naming the one before it.
     pub(super) log: Vec<Inspected>,
-    /// What the MANIFEST keeps beside it: merged segments, and segments from before its beginning.
+    /// The segments that the MANIFEST lists beside the log: merged ones, and ones from before its
+    /// beginning.
     pub(super) beside: Vec<Inspected>,
     pub(super) discarded: Vec<(u32, Fate)>,
-    /// The highest id that there is a file of, in the directory or set aside.
+    /// The highest id of any segment file, in the directory or set aside.
     pub(super) highest: u32,
     pub(super) report: RecoveryReport,
-    /// Segments that count although their heads were damaged, and how (salvage only).
+    /// Segments whose damaged heads were rebuilt, and the damage (salvage only).
     pub(super) heads: BTreeMap<u32, CorruptionKind>,
     boot_id: Option<u128>,
-    /// The log's id, where there is no MANIFEST that has it.
+    /// The log's id, if no MANIFEST has it.
     log_id: Option<u64>,
 }
 
-/// Whether what is in memory is what the writer of a segment saw.
+/// Whether the page cache still holds what a segment's writer stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kernel {
-    /// The kernel still runs, and it is the same file: the page cache is as it was left.
+    /// The same boot, and the same file: the page cache is as the writer left it.
     Same,
-    /// Another start of the kernel, or another device with a file that is otherwise the same, which
-    /// is what a snapshot of a volume looks like.
+    /// Another boot, or the same file on another device, as in a snapshot of a volume.
     Other,
-    /// The kernel does not tell, now or when the segment was made.
+    /// There is no boot id, now or when the segment was created.
     Unknown,
 }
 
@@ -88,7 +89,7 @@ impl Kernel {
     }
 }
 
-/// Whether a segment's writer saw something else than what is in memory now.
+/// Whether the page cache does not hold what a segment's writer stored.
 pub(super) fn is_of_another_kernel(segment: &Segment, boot_id: Option<u128>) -> bool {
     Kernel::of(segment, boot_id) == Kernel::Other
 }
@@ -163,7 +164,7 @@ fn read_manifest(
     }
 }
 
-/// A segment that is not sealed has its whole capacity.
+/// Whether a segment was truncated: an unsealed segment has its whole capacity.
 fn is_cut(segment: &Segment) -> bool {
     !segment.is_sealed() && (segment.map.len() as u64) < segment.header.capacity
 }
@@ -174,19 +175,19 @@ fn cut(segment: &Segment) -> Corruption {
     Corruption { segment, offset, kind: CorruptionKind::SegmentHeader(what) }
 }
 
-/// Whether nothing was ever written to it: it stood by.
+/// Whether nothing was ever written to it: it was a standby.
 fn is_unused(segment: &OfflineSegment) -> bool {
     !segment.is_sealed() && segment.quiet().next_written(FIRST_FRAME).is_none()
 }
 
-/// Whether nothing was moved into a merged segment yet.
+/// Whether a merged segment is still empty.
 fn is_empty(segment: &OfflineSegment, inputs: Option<&Vec<u32>>) -> bool {
     let head = inputs.map(|inputs| FIRST_FRAME + frame::inputs_len(inputs.len()));
     !segment.is_sealed() && head.is_some_and(|head| segment.quiet().next_written(head).is_none())
 }
 
-/// Whether nothing but the pad of a full segment stands between where a seal said that it ends and
-/// where its frames end: power loss may take the seal, which is not synced by itself.
+/// Whether only the pad of a full segment is between the end that its seal stated and the end of its
+/// frames. A power loss may have undone the seal, which is not synced by itself.
 fn ends_in_a_pad(segment: &OfflineSegment, sealed_at: u64, found: u64) -> bool {
     let is_place = sealed_at >= FIRST_FRAME && sealed_at.is_multiple_of(8) && sealed_at < found;
     if segment.is_sealed() || !is_place {
@@ -202,7 +203,7 @@ impl Inspection {
         self.mode == RecoveryMode::Strict
     }
 
-    /// Opens a segment, if it is one that counts.
+    /// Opens a segment, unless it is discarded.
     fn open(
         &mut self,
         storage: &dyn Storage,
@@ -211,7 +212,7 @@ impl Inspection {
         ids: &[u32],
     ) -> Result<Option<OfflineSegment>, OpenError> {
         if self.manifest.cut_off.binary_search(&id).is_ok() {
-            // A recovery decided so, and was cut short.
+            // An interrupted recovery decided that.
             self.discarded.push((id, Fate::SetAside(BEHIND_THE_END)));
             return Ok(None);
         }
@@ -254,15 +255,15 @@ impl Inspection {
             return Err(cut(&segment).into());
         }
         if access == Access::Write && !segment.is_sealed() {
-            // A copy may have holes, and on a full disk tmpfs has no page to show for one: even a
-            // look at it would be a SIGBUS. This changes no byte.
+            // A copy may have holes, and on a full tmpfs even reading a hole is a SIGBUS. This changes
+            // no byte.
             let failed = |e| io_error(format!("allocate segment {id}"), e);
             segment.allocate().map_err(failed)?;
         }
         Ok(Some(segment))
     }
 
-    /// Whether a damaged file is no part of a log that was closed, and has no header at all.
+    /// Whether a damaged file is blank, and the log was closed without it.
     fn is_nothing(&self, corruption: &Corruption) -> bool {
         let (id, blank) = (corruption.segment, CorruptionKind::SegmentHeader("it is blank"));
         let is_behind = self.manifest.closed.is_some_and(|end| id > end.segment);
@@ -273,24 +274,24 @@ impl Inspection {
         match (self.source, segment.header.origin) {
             (Source::Read, Some(origin)) => origin.log_id != self.manifest.log_id,
             (Source::Read, None) => segment.id() >= self.manifest.legacy,
-            // Without a MANIFEST it is the log of the segment that was met first.
+            // Without a MANIFEST, the log is that of the first segment found.
             (_, Some(origin)) => *self.log_id.get_or_insert(origin.log_id) != origin.log_id,
             (_, None) => false,
         }
     }
 
-    /// Whether what a segment's writer saw is still there, as far as can be known.
+    /// Whether the page cache is known to hold what a segment's writer stored.
     pub(super) fn is_same_kernel(&self, segment: &Segment) -> bool {
         Kernel::of(segment, self.boot_id) == Kernel::Same
     }
 
-    /// The id of the log, as its segments have it.
+    /// The id of the log, according to its segments.
     pub(super) fn log_id(&self) -> Option<u64> {
         let all = self.log.iter().chain(&self.beside);
         all.into_iter().find_map(|s| s.segment.header.origin).map(|origin| origin.log_id)
     }
 
-    /// Takes note of a file that contradicts the MANIFEST, which only salvage puts up with.
+    /// Records a file that contradicts the MANIFEST; an error unless salvaging.
     fn contradiction(
         &mut self,
         segment: &Segment,
@@ -304,8 +305,8 @@ impl Inspection {
         Ok(())
     }
 
-    /// A segment that is kept beside the log was sealed, and all of it durable, before it was
-    /// listed. The seal of a log segment is not synced by itself: power loss may have taken it.
+    /// A segment beside the log was sealed and durable before it was listed. But the seal of a log
+    /// segment is not synced by itself, so a power loss may have undone it.
     fn judge_beside(&mut self, segment: OfflineSegment) -> Result<(), OpenError> {
         let salvage = !self.is_strict();
         if segment.is_sealed() {
@@ -336,7 +337,7 @@ impl Inspection {
         Ok(())
     }
 
-    /// A sealed segment is not looked through, but for salvage, which wants to know what is damaged.
+    /// A sealed segment is not scanned, except by salvage, which needs to know what is damaged.
     fn take_sealed(&mut self, segment: OfflineSegment, beside: bool) {
         let mut damaged = None;
         if !self.is_strict() {
@@ -355,15 +356,15 @@ impl Inspection {
         if beside { self.beside.push(inspected) } else { self.log.push(inspected) }
     }
 
-    /// A segment from before the beginning of the log that is neither kept nor removed.
+    /// A segment from before the beginning of the log that is neither listed as kept nor as removed.
     fn judge_before_the_beginning(&mut self, segment: OfflineSegment) -> Result<(), OpenError> {
         if is_unused(&segment) {
-            // Its creation failed when it had its name already; or it was taken back, and not removed.
+            // Its creation failed after it had its name, or it was withdrawn and not removed.
             self.discarded.push((segment.id(), Fate::Remove));
             return Ok(());
         }
         if self.manifest.is_legacy() {
-            // That version did not say which ones it removed.
+            // That version did not record which segments it removed.
             let fate = Fate::SetAside("it is from before the beginning of the log");
             self.discarded.push((segment.id(), fate));
             return Ok(());
@@ -389,8 +390,8 @@ impl Inspection {
         Ok(())
     }
 
-    /// Merged segments that the MANIFEST does not list: left behind by a merge that was interrupted,
-    /// if everything that was merged is still there.
+    /// Merged segments that the MANIFEST does not list: left by an interrupted merge, if all of their
+    /// inputs still exist.
     fn judge_merged(
         &mut self,
         merged: Vec<OfflineSegment>,
@@ -417,8 +418,8 @@ impl Inspection {
         Ok(())
     }
 
-    /// Every segment names the one before it. Unused ones that were to be removed may stand beside
-    /// the chain.
+    /// Every segment names the one before it. Unused segments that were to be removed may be beside the
+    /// chain.
     fn check_chain(&mut self, segments: &mut Vec<OfflineSegment>) -> Result<(), OpenError> {
         let mut chain: Vec<OfflineSegment> = Vec::new();
         for here in segments.drain(..) {
@@ -440,7 +441,7 @@ impl Inspection {
         let Manifest { first, next, .. } = self.manifest;
         let begins_there = match segments.first() {
             Some(segment) => segment.id() == first,
-            // A log without segments begins with the next one that is made.
+            // A log without segments begins with the next segment created.
             None => first >= next || self.manifest.is_legacy(),
         };
         if begins_there || self.source != Source::Read {
@@ -453,7 +454,7 @@ impl Inspection {
         Ok(())
     }
 
-    /// Once the log was closed, nothing was written to it, and no segment is gone.
+    /// Checks that nothing was written after the log was closed, and that its last segment exists.
     fn check_closed(&mut self, segments: &mut Vec<OfflineSegment>) -> Result<(), OpenError> {
         let Some(end) = self.manifest.closed else { return Ok(()) };
         let later = segments.partition_point(|segment| segment.id() <= end.segment);
@@ -479,7 +480,7 @@ impl Inspection {
         Ok(())
     }
 
-    /// The last segment ends where it ended when the log was closed.
+    /// Checks that the last segment ends where the log was closed.
     fn check_end(&mut self) -> Result<(), OpenError> {
         let Some(end) = self.manifest.closed else { return Ok(()) };
         let all = self.log.iter().chain(&self.beside);
@@ -495,12 +496,12 @@ impl Inspection {
         if self.is_strict() {
             return Err(corruption.into());
         }
-        // There may be more by now: what an earlier recovery had cut off.
+        // There may be more than that: what an earlier recovery had cut off.
         self.report.lost.extend((found < u64::from(end.offset)).then_some(corruption));
         Ok(())
     }
 
-    /// Goes through the unsealed segments in order, by the table of `docs/durability.md`.
+    /// Classifies the unsealed segments in order, by the table in `docs/durability.md`.
     fn judge_log(&mut self, segments: Vec<OfflineSegment>) -> Result<(), OpenError> {
         let mut segments = segments.into_iter();
         while let Some(segment) = segments.next() {
@@ -522,7 +523,7 @@ impl Inspection {
         Ok(())
     }
 
-    /// Scans an unsealed segment, and says whether it was judged as one of a process that died.
+    /// Scans an unsealed segment. Also returns whether it was judged as left by a process death alone.
     fn scan_unsealed(
         &self,
         segment: &OfflineSegment,
@@ -531,14 +532,14 @@ impl Inspection {
         let scan = |same_boot, salvage| scan::scan(segment.quiet(), Rules { same_boot, salvage });
         let kernel = Kernel::of(segment, self.boot_id);
         if !self.is_strict() {
-            // All that can be read, whatever happened.
+            // Everything that can be read, whatever happened.
             return Ok((scan(true, true), kernel == Kernel::Same));
         }
         if kernel != Kernel::Unknown {
             return Ok((scan(kernel == Kernel::Same, false), kernel == Kernel::Same));
         }
         let (death, power_loss) = (scan(true, false), scan(false, false));
-        // After a power loss a blank end is the end of the log, whatever comes later.
+        // After a power loss a blank place is the end of the log, whatever comes later.
         let is_last = death.stop.is_none() || rest.iter().all(is_unused);
         if is_last && death.judges_as(&power_loss) {
             return Ok((death, true));
@@ -599,7 +600,7 @@ impl Inspection {
         }
     }
 
-    /// The log has ended: what stands in later segments goes with what is behind the end.
+    /// The log has ended: later segments are cut off with what is behind the end.
     fn cut_off(&mut self, rest: Vec<OfflineSegment>) {
         for segment in rest {
             let written = segment.quiet().written_len(FIRST_FRAME);
@@ -614,7 +615,7 @@ impl Inspection {
         }
     }
 
-    /// Standby segments, and an active one that nothing was written to.
+    /// Discards standby segments, and an active one that nothing was written to.
     fn drop_unused_end(&mut self) {
         while let Some(Inspected { segment, scan: Some(scan) }) = self.log.last() {
             if scan.frames > 0 || segment.is_sealed() {
@@ -628,7 +629,8 @@ impl Inspection {
         }
     }
 
-    /// What does not follow on each other (salvage only) is kept beside the log from now on.
+    /// If the chain is broken (salvage only), the segments before the last break are kept beside the
+    /// log.
     fn detach(&mut self) {
         let follows = |pair: &[Inspected]| pair[1].segment.header.previous == pair[0].segment.id();
         let breaks = self.log.windows(2).rposition(|pair| !follows(pair));
@@ -640,7 +642,7 @@ impl Inspection {
     }
 }
 
-/// Why what a power loss left behind the end of the log is set aside.
+/// The reason for setting aside what a power loss left behind the end of the log.
 pub(super) const BEHIND_THE_END: &str = "it is behind the end of the log";
 
 fn missing(segment: u32) -> Corruption {

@@ -1,9 +1,9 @@
-//! What salvage finds out about the damage that it steps over, before it changes anything: how far it
-//! goes, and what the bytes and the old hints still tell of the frames that stood there.
+//! What salvage finds out about damage before it changes anything: how far it extends, and what the
+//! bytes and the old hints reveal about the frames that were there.
 //!
-//! A hint names the newest frame of every key in its segment. So with one it is known what stood in a
-//! damaged stretch, though the bytes be gone; without one the frames are followed from their lengths for
-//! as long as they make sense. In time linear in the bytes of the damaged stretches.
+//! A hint lists the newest frame of every key in its segment, so it says what was in a damaged range
+//! even if the bytes are gone. Without a hint, the frames are followed by their lengths as long as
+//! these make sense. The time is linear in the bytes of the damaged ranges.
 
 #![allow(unsafe_code, reason = "reads files that no writer has open")]
 
@@ -26,7 +26,7 @@ use crate::storage::{Access, Storage};
 use std::collections::BTreeMap;
 use std::io;
 
-/// A frame that is lost, with all that is known of it.
+/// A lost frame, with everything that is known of it.
 #[derive(Clone, Debug)]
 pub(crate) struct Suspect {
     pub(crate) position: LogPosition,
@@ -40,7 +40,7 @@ pub(crate) struct Suspect {
 pub(crate) struct Hinted {
     pub(crate) tag: u32,
     pub(crate) tombstone: bool,
-    /// Of the hash that made the tag.
+    /// Identifies the hash that made the tag.
     pub(crate) fingerprint: u64,
 }
 
@@ -59,7 +59,7 @@ impl Suspect {
         }
     }
 
-    /// As far as the log knows it, which cannot tell whose tag a hint has.
+    /// The report of a lost frame, as far as the log knows it; it cannot tell which key has a tag.
     fn to_lost(&self) -> LostFrame {
         let remnant = self.remnant.as_ref().filter(|remnant| !remnant.key.is_empty());
         LostFrame {
@@ -73,10 +73,10 @@ impl Suspect {
     }
 }
 
-/// What was put back: the id of a segment, and from where on.
+/// What salvage brought back: the id of a segment, and from which offset on.
 pub(super) type Brought = (u32, u64);
 
-/// Takes note of what is lost, and of what is in doubt.
+/// Records what is lost and what is in doubt.
 pub(super) fn note(
     storage: &dyn Storage,
     inspection: &mut Inspection,
@@ -104,7 +104,7 @@ pub(super) fn note(
         }
         if let Some(scan) = scan {
             let from = brought.iter().find(|(id, _)| *id == segment.id()).map(|(_, from)| *from);
-            // What has a hint was sealed once, and all of it durable.
+            // A segment with a hint was sealed, and all of it was durable.
             if from.is_some() || hint.is_none() {
                 found.doubt(inspection, segment, scan, from, &mut ended);
             }
@@ -129,7 +129,7 @@ pub(super) fn note(
     Ok(())
 }
 
-/// The damaged stretches of a segment. What stands behind its last frame may not be there at all.
+/// The damaged ranges of a segment. One behind its last frame may not exist in the file at all.
 fn ranges_of(
     inspection: &Inspection,
     segment: &OfflineSegment,
@@ -143,7 +143,7 @@ fn ranges_of(
     let damaged = repairs.iter().filter(|(_, repair)| *repair == Repair::Damage || !by_a_death);
     let mut ranges: Vec<Gap> = Vec::new();
     for &(gap, _) in damaged {
-        // What is zero in part is a hole, and then damage.
+        // A range that is partly zero is found as a hole followed by damage.
         match ranges.last_mut() {
             Some(last) if last.offset + last.len == gap.offset => last.len += gap.len,
             _ => ranges.push(gap),
@@ -156,7 +156,7 @@ fn ranges_of(
     let known = closed.map_or(known, |closed| known.max(closed.offset.into()));
     let is_cut = !segment.is_sealed() && (segment.map.len() as u64) < segment.header.capacity;
     if end < known || known == 0 && is_cut {
-        // Of a file that was cut short it may not be known how far it went.
+        // It may be unknown how long a truncated file was.
         let len = known.saturating_sub(end);
         match ranges.last_mut() {
             Some(last) if last.offset + last.len == end => last.len += len,
@@ -166,7 +166,7 @@ fn ranges_of(
     ranges
 }
 
-/// A hint, whatever hash its tags are made with.
+/// A hint, with tags of any hash.
 struct Hint {
     loose: LooseSubject,
     /// By their offsets.
@@ -182,7 +182,7 @@ impl Hint {
     }
 }
 
-/// The part of a file's bytes that is there of a range.
+/// The bytes of a range that the file has.
 fn part(file: &[u8], from: u64, to: u64) -> &[u8] {
     let to = to.min(file.len() as u64);
     &file[from.min(to) as usize..to as usize]
@@ -220,7 +220,7 @@ fn read_hint(storage: &dyn Storage, id: u32) -> Result<Option<Hint>, OpenError> 
     Ok((loose.id == id).then_some(Hint { loose, entries }))
 }
 
-/// The salt of a segment, as its hint has it.
+/// The salt of a segment, according to its hint.
 pub(super) fn hinted_salt(storage: &dyn Storage, id: u32) -> Result<Option<u64>, OpenError> {
     Ok(read_hint(storage, id)?.map(|hint| hint.loose.salt))
 }
@@ -256,7 +256,7 @@ impl Found {
         }
     }
 
-    /// A segment without a head, or without a file.
+    /// Records a segment without a head, or without a file.
     fn add_whole(
         &mut self,
         storage: &dyn Storage,
@@ -291,7 +291,7 @@ impl Found {
         Ok(())
     }
 
-    /// Takes note of frames that a strict recovery would not have taken.
+    /// Records frames that a strict recovery would not have taken.
     fn doubt(
         &mut self,
         inspection: &Inspection,
@@ -337,7 +337,7 @@ fn damage_at(segment: QuietSegment<'_>, offset: u64) -> CorruptionKind {
     }
 }
 
-/// Entries, puts and deletes between two places of a segment that was scanned.
+/// Number of entries, puts and deletes between two offsets of a scanned segment.
 fn count(segment: &OfflineSegment, scan: &Scan, from: u64, to: u64) -> u64 {
     let bytes = part(segment.file_bytes(), 0, to);
     let (mut at, mut frames) = (from, 0);
@@ -359,7 +359,7 @@ fn count(segment: &OfflineSegment, scan: &Scan, from: u64, to: u64) -> u64 {
     frames
 }
 
-/// A segment's bytes, and what is needed to make sense of them.
+/// A segment's bytes, with what is needed to interpret them.
 struct Place<'m> {
     id: u32,
     salt: u64,
@@ -369,7 +369,7 @@ struct Place<'m> {
 impl Place<'_> {
     fn suspects(&self, range: Gap, hint: Option<&Hint>) -> Vec<Suspect> {
         let end = range.offset + range.len;
-        // What was brought back stands behind what the hint knows of.
+        // What was brought back is behind the part that the hint describes.
         let known = hint.map_or(range.offset, |hint| hint.loose.end.clamp(range.offset, end));
         let within = Gap { offset: range.offset, len: known - range.offset };
         let mut all = hint.map_or_else(Vec::new, |hint| self.by_hint(within, hint));
@@ -379,7 +379,7 @@ impl Place<'_> {
         }
         all.extend(self.by_frames(Gap { offset: known, len: end - known }));
         if hint.is_some_and(|hint| hint.loose.plain) {
-            // Hints do not name the log's own entries.
+            // Hints do not list the log's own entries.
             let entries = self.by_frames(within).into_iter();
             all.extend(entries.filter(|suspect| suspect.kind() == LostKind::Entry));
             all.sort_by_key(|suspect| suspect.position);
@@ -395,7 +395,8 @@ impl Place<'_> {
         let mut all = hinted_only(self.id, range, hint);
         for suspect in &mut all {
             let offset = u64::from(suspect.position.offset());
-            // Not further than the next one begins: the time stays linear whatever a file says.
+            // At most up to where the next one begins: the time stays linear whatever the file
+            // contains.
             if let Some(Remains::Frame(remnant)) = self.look(offset, offset + suspect.length) {
                 suspect.length = remnant.len;
                 suspect.remnant = Some(remnant);
@@ -411,7 +412,7 @@ impl Place<'_> {
             let position = LogPosition::new(self.id, at as u32);
             match self.look(at, self.room(at, end)) {
                 Some(Remains::Nothing { len }) => at += len,
-                // The frames inside stand for themselves.
+                // The frames inside are listed one by one.
                 Some(Remains::Frame(head)) if head.header.kind == Kind::Batch => {
                     at += frame::HEADER;
                 }
@@ -433,7 +434,8 @@ impl Place<'_> {
         all
     }
 
-    /// How far a frame may go that begins in a damaged stretch: but for a batch no further than that.
+    /// How far a frame that begins in a damaged range may extend: only a batch may extend beyond the
+    /// range.
     fn room(&self, at: u64, end: u64) -> u64 {
         let head = part(self.file, at, at + frame::HEADER);
         let header = Header::from_word(u64_at(head, 8));
@@ -450,7 +452,7 @@ impl Place<'_> {
     }
 }
 
-/// What a hint says was in a stretch.
+/// What was in a range, according to the hint.
 fn hinted_only(id: u32, range: Gap, hint: &Hint) -> Vec<Suspect> {
     let (entries, end) = (hint.within(range), range.offset + range.len);
     let one = |(nth, entry): (usize, &HintEntry)| {

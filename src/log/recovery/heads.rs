@@ -1,8 +1,8 @@
-//! Segments whose head is damaged, and whose frames are not: salvage makes the head anew.
+//! Rebuilding the damaged head of a segment whose frames are sound, for salvage.
 //!
-//! What the frames cannot do without is the salt. A single byte that is wrong is found by the head's own checksums; and
-//! where more is gone, the segment's hint has the salt, too. It is the right one only if a frame in the
-//! file verifies with it.
+//! The frames cannot be verified without the salt. A single wrong byte is found with the head's own
+//! checksums; if more is damaged, the segment's hint has the salt too. It is accepted only if a frame
+//! in the file verifies with it.
 
 #![allow(unsafe_code, reason = "opens a segment that nobody writes to")]
 
@@ -21,7 +21,8 @@ use std::ops::ControlFlow;
 
 type Head = [u8; FIRST_FRAME as usize];
 
-/// Opens a segment whose head is damaged, with the one that it must have had, if that can be told.
+/// Opens a segment with a damaged head, using the head that it must have had, if that can be
+/// determined.
 pub(super) fn reopen(
     storage: &dyn Storage,
     id: u32,
@@ -63,7 +64,7 @@ fn with_a_byte_changed(head: &Head) -> Option<SegmentHeader> {
     })
 }
 
-/// The head of a segment of which nothing but the salt is known.
+/// The head of a segment of which only the salt is known.
 fn from_hint(id: u32, salt: u64, len: u64, manifest: &Manifest, ids: &[u32]) -> SegmentHeader {
     let is_kept = |id: u32| manifest.kept.binary_search(&id).is_ok();
     let before = ids.iter().copied().filter(|&other| other < id && !is_kept(other)).max();
@@ -79,11 +80,12 @@ fn from_hint(id: u32, salt: u64, len: u64, manifest: &Manifest, ids: &[u32]) -> 
     }
 }
 
-/// Whether a merge made it: that says its first frame, which may be gone, and each frame with a key. Taken
-/// for the log's, its frames would all be newer than they are.
+/// Whether it is a merged segment: its first frame says so, which may be damaged, and so does each
+/// frame with a key. If it were mistaken for a log segment, its frames would all seem newer than they
+/// are.
 fn is_merged(segment: &OfflineSegment) -> bool {
     let (mut moved, mut lost) = (frames::inputs(segment).is_some(), Vec::new());
-    // Damage is noted, and does not end it.
+    // Damage is recorded and does not end the scan.
     let _ = scan::each_frame(segment.quiet(), Some(&mut lost), |_, _, frame| {
         let keyed = frame.header.filter(|header| header.kind.has_key());
         moved |= keyed.is_some_and(Header::is_moved);

@@ -1,9 +1,9 @@
-//! Looking at a log without changing it: what of it counts, by the same judgement as recovery's; or,
-//! where a writer has it open, what that has written up to now.
+//! Inspecting a log without changing it: what belongs to it, by recovery's rules; or, if a writer has
+//! it open, what that writer has written so far.
 //!
-//! No lock is held meanwhile. A writer may come, repair what was left, and go on; so what was seen of
-//! a log that nobody had open counts only if the MANIFEST is still the same afterwards: every writer
-//! that opens a log replaces it before it changes anything else.
+//! No lock is held meanwhile. A writer may open the log, repair it and append. So the view of a log
+//! without a writer is valid only if the MANIFEST is still the same afterwards: every writer that opens
+//! a log replaces the MANIFEST before it changes anything else.
 
 use super::classify::{Inspected, inspect, is_of_another_kernel};
 use super::evidence;
@@ -22,28 +22,28 @@ use std::time::{Duration, Instant};
 
 /// How long to try to get a view that no writer changes meanwhile.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How often to look again at what a live writer has, where that seems not to be whole though no segment
-/// was merged or dropped meanwhile.
+/// How often to try again if a live writer's log seems incomplete although no segment was merged or
+/// dropped meanwhile.
 const CHANCES: u32 = 20;
-/// How long to wait for appends that are under way, all together.
+/// How long to wait in total for appends in progress.
 const UNFINISHED: Duration = Duration::from_millis(100);
 
-/// What there is to read.
+/// What a reader can read.
 #[derive(Debug)]
 pub(crate) struct Look {
-    /// What counts, growing, each up to its end.
+    /// The segments to read, in ascending order, each up to its end.
     pub(crate) segments: Vec<Arc<Segment>>,
     pub(crate) manifest: Manifest,
     pub(crate) report: RecoveryReport,
     /// Whether a writer has it open.
     pub(crate) live: bool,
-    /// What does not count, though there are files of it.
+    /// Ids of segment files that do not belong to the log.
     pub(crate) ignored: BTreeSet<u32>,
 }
 
-/// Looks at a log. With `as_of_now` what a live writer adds later stays out of it: each segment ends
-/// where its writer was, and appends that are not finished by then are gaps. Without it unsealed
-/// segments are open-ended, for a reader that follows.
+/// Inspects a log. With `as_of_now`, what a live writer adds later is excluded: each segment ends where
+/// its writer was, and appends unfinished by then are gaps. Otherwise unsealed segments are open-ended,
+/// for a reader that follows.
 pub(crate) fn look(
     storage: &dyn Storage,
     mode: RecoveryMode,
@@ -54,13 +54,13 @@ pub(crate) fn look(
     loop {
         let before = (storage.writer()?, storage.read_manifest()?);
         let is_live = before.0 == WriterState::Live;
-        // A writer that recovers changes nothing of what is decided: at each of its steps another
-        // recovery would decide in the same way.
+        // A recovering writer does not change the result: at each of its steps another recovery would
+        // decide in the same way.
         let found = if is_live {
             match look_live(storage, as_of_now) {
                 Ok(Some(live)) => Ok(live),
                 Err(error) => Err(error),
-                // It will seal them soon.
+                // The writer will seal them soon.
                 Ok(None) if Instant::now() <= deadline => {
                     std::thread::sleep(Duration::from_millis(1));
                     continue;
@@ -70,12 +70,12 @@ pub(crate) fn look(
         } else {
             look_still(storage, mode)
         };
-        // What a writer adds to its log spoils nothing, but it may merge away what was to be opened.
+        // What a writer appends does no harm, but it may merge away a segment that was to be opened.
         let is_stable = match &found {
             Ok(_) if is_live => true,
             _ => before == (storage.writer()?, storage.read_manifest()?),
         };
-        // A directory that is read while it changes may show a later name and not an earlier one.
+        // Reading a directory while it changes may show a later name and not an earlier one.
         if is_live && found.is_err() {
             chances -= u32::from(is_stable);
         } else if is_stable {
@@ -113,8 +113,8 @@ fn list_aside(storage: &dyn Storage, report: &mut RecoveryReport) -> Result<(), 
     Ok(())
 }
 
-/// `None`: its writer is opening it, and has not cleared up yet what another start of the kernel left,
-/// of which not all may count.
+/// `None`: its writer is still opening it and has not yet cleared up what an earlier boot left, not all
+/// of which may be valid.
 fn look_live(storage: &dyn Storage, as_of_now: bool) -> Result<Option<Look>, OpenError> {
     let manifest = read_manifest(storage)?;
     let mut found = Live::default();
@@ -177,7 +177,7 @@ impl Live {
         }
         let segment = match Segment::open(storage, id, Access::Read) {
             Ok(segment) => segment,
-            // Merged or truncated away since it was listed.
+            // Merged or truncated since it was listed.
             Err(OpenError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
                 return Ok(());
             }
@@ -189,15 +189,15 @@ impl Live {
         }
         match (kept, segment.header.merged) {
             (true, _) => self.beside.push(segment),
-            // What a merge is making.
+            // The unfinished output of a merge.
             (false, true) => drop(self.ignored.insert(id)),
             (false, false) => self.log.push(segment),
         }
         Ok(())
     }
 
-    /// As recovery has it, but for a standby that was taken back, and whose place in the chain is
-    /// another one's.
+    /// As in recovery, except for a withdrawn standby whose place in the chain another segment has
+    /// taken.
     fn check_chain(&mut self, manifest: &Manifest) -> Result<(), OpenError> {
         let mut chain: Vec<Segment> = Vec::new();
         for here in self.log.drain(..) {
@@ -221,10 +221,10 @@ impl Live {
 
     /// Ends each segment where its writers are now.
     ///
-    /// The end comes first, and then the frames before it: whoever began to write after another write
-    /// was acknowledged is behind it. So if a frame that is found finished is in, then so is every one
-    /// that was acknowledged before its write began, and what is stepped over was not acknowledged
-    /// when the end was looked for.
+    /// The end is read first, and then the frames before it. A write that began after another was
+    /// acknowledged is behind that other one. So if a finished frame is included, so is every frame
+    /// acknowledged before its write began; and what is skipped was not acknowledged when the end was
+    /// read.
     fn end_here(&mut self) -> Result<(), OpenError> {
         for segment in self.log.iter().rev() {
             if segment.is_sealed() || segment.load_seal().is_some() {
@@ -261,16 +261,16 @@ fn is_foreign(manifest: &Manifest, segment: &Segment) -> bool {
 
 /// What another process has changed.
 pub(crate) struct Changes {
-    /// Segments of the log that it added.
+    /// Segments that it added to the log.
     pub(crate) new: Vec<Arc<Segment>>,
-    /// All that count now. The others are gone.
+    /// The ids of all current segments. The others are gone.
     pub(crate) there: BTreeSet<u32>,
-    /// The lowest id that a new segment may take.
+    /// The lowest id for a new segment.
     pub(crate) next_id: u32,
 }
 
-/// Looks for segments of the log behind `after` that another process has added. Those in `ignored`
-/// stay out, and what is found not to be of the log is added to them.
+/// Finds segments after `after` that another process has added to the log. Those in `ignored` are left
+/// out; files found not to belong to the log are added to them.
 pub(crate) fn refresh(
     storage: &dyn Storage,
     after: u32,
@@ -292,7 +292,7 @@ pub(crate) fn refresh(
                 return Err(Corruption { segment: id, offset: 0, kind }.into());
             }
             Ok(segment) => new.push(Arc::new(segment)),
-            // Truncated away since it was listed.
+            // Truncated since it was listed.
             Err(OpenError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }

@@ -1,22 +1,22 @@
-//! Opening: what is there, what of it counts, and what a crash left to be cleared up.
+//! Recovery: finding out what belongs to a log, and clearing up what a crash left.
 //!
-//! First everything is looked at and decided ([`inspect`]), and nothing is changed. Opening for
-//! reading ends there. Then, for writing, each step durable before the next one begins ([`act`]):
+//! First everything is inspected and decided ([`inspect`]), and nothing is changed. Opening for reading
+//! ends there. Then, for writing, [`act`] takes these steps, each durable before the next one begins:
 //!
-//! 1. What contradicts the MANIFEST is set aside (salvage only).
-//! 2. The MANIFEST says that the log is open, where it begins, which ids may not be used again, which
-//!    segments are cut off, and which are gone.
-//! 3. Those that are cut off are set aside.
-//! 4. Those that are gone are removed, and hints that are of no use any more.
-//! 5. In each unsealed segment holes become pads, dead claims void, and what lies beyond the end zero,
-//!    once a copy is set aside; it is synced, and sealed.
+//! 1. Files that contradict the MANIFEST are set aside (salvage only).
+//! 2. The new MANIFEST says that the log is open, where it begins, which ids are used up, which
+//!    segments are cut off, and which are removed.
+//! 3. Segments that are cut off are set aside.
+//! 4. Files of removed segments are deleted, and hints that no longer match.
+//! 5. In each unsealed segment holes become pads, dead claims void, and everything behind the end zero,
+//!    after a copy of it was set aside; then the segment is synced and sealed.
 //!
 //! Invariants:
-//! * A crash after any step leaves what the next recovery decides in the same way. From step 2 on the
-//!   MANIFEST says that later segments are cut off, so that a sealed one in which the log ended need
-//!   not say it.
-//! * Nothing is removed but what the MANIFEST says was removed, what nothing was ever written to, and
-//!   what an interrupted merge made of inputs that are all still there. Anything else is set aside.
+//! * After a crash at any step the next recovery decides in the same way. From step 2 on the MANIFEST
+//!   lists the segments that are cut off, so the one in which the log ends need not say that when it is
+//!   sealed.
+//! * Only segments that the MANIFEST lists as removed, segments that were never written to, and outputs
+//!   of an interrupted merge whose inputs all still exist are deleted. Anything else is set aside.
 
 mod classify;
 pub(crate) mod evidence;
@@ -57,14 +57,14 @@ pub(crate) fn recover(
     Ok((found, report))
 }
 
-/// The ids of all segments that there are files of, in order.
+/// The ids of all segment files, in order.
 fn ids(storage: &dyn Storage) -> Result<Vec<u32>, OpenError> {
     let mut ids: Vec<u32> = storage.list()?.iter().filter_map(|name| id_of(name)).collect();
     ids.sort_unstable();
     Ok(ids)
 }
 
-/// Whether a store lives on the log. A MANIFEST that cannot be read says nothing: recovery will.
+/// Whether the log has a store. False if the MANIFEST cannot be read, which recovery reports.
 pub(crate) fn is_store(storage: &dyn Storage) -> Result<bool, OpenError> {
     let bytes = storage.read_manifest()?;
     let manifest = bytes.and_then(|bytes| Manifest::decode(&bytes).ok());

@@ -1,4 +1,4 @@
-//! What opening for writing does, once everything is decided.
+//! Repairing the log when it is opened for writing, once everything is decided.
 
 #![allow(unsafe_code, reason = "repairs segments that nobody else has open")]
 
@@ -21,7 +21,7 @@ use crate::storage::{Access, Storage, io_error};
 use std::io;
 use std::sync::Arc;
 
-/// A segment to be repaired, and whether what stands behind its end may be overwritten.
+/// A segment to be repaired, and whether the bytes behind its end may be overwritten.
 struct Repairs {
     inspected: Inspected,
     clear_end: bool,
@@ -61,7 +61,7 @@ pub(super) fn act(
     Ok((RecoveredLog { segments, manifest, next_id, previous }, report))
 }
 
-/// What a creation left that a crash interrupted.
+/// Removes files whose creation was interrupted by a crash.
 fn remove_temporary(storage: &dyn Storage) -> Result<(), OpenError> {
     for name in storage.list()? {
         if is_own_temporary(&name) && is_file(storage, &name)? {
@@ -71,9 +71,9 @@ fn remove_temporary(storage: &dyn Storage) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Whether it is a file, as this library makes them, and not a link or a directory. That it cannot
-/// be opened for another reason says nothing about it, and is an error: a stale hint must not stay
-/// because there was no descriptor left.
+/// Whether it is a regular file of the log, and not a link, a directory or another user's file. Any
+/// other failure to open it is an error: a stale hint must not stay because there was no descriptor
+/// left.
 fn is_file(storage: &dyn Storage, name: &str) -> Result<bool, OpenError> {
     match storage.open(name, Access::Read) {
         Ok(_) => Ok(true),
@@ -83,8 +83,9 @@ fn is_file(storage: &dyn Storage, name: &str) -> Result<bool, OpenError> {
     }
 }
 
-/// Steps 1 and 3: what was cut off goes once the MANIFEST says so, for the log may have begun there;
-/// what contradicts the MANIFEST, before there is one that does not know of it.
+/// Steps 1 and 3. Segments that are cut off move once the MANIFEST says so, since the log may have
+/// begun there; files that contradict the MANIFEST move before a new one is written that does not know
+/// of them.
 fn set_aside(
     storage: &dyn Storage,
     discarded: &[(u32, Fate)],
@@ -105,7 +106,7 @@ fn set_aside(
     Ok(())
 }
 
-/// Step 2.
+/// Step 2: the new MANIFEST.
 fn write_manifest(
     storage: &dyn Storage,
     inspection: &Inspection,
@@ -121,7 +122,7 @@ fn write_manifest(
             None => random_u64().map_err(drawn)?.max(1),
         };
         if let Some(secret) = &mut manifest.secret {
-            // Its hints are of no use: the hash is another one.
+            // Its hints are useless: the hash is another one.
             *secret = random_bytes().map_err(drawn)?;
         }
         manifest.legacy = if inspection.source == Source::Fresh { 0 } else { after };
@@ -144,8 +145,8 @@ fn write_manifest(
     Ok(manifest)
 }
 
-/// Step 4. A hint of a segment that is repaired goes before the segment changes: its end may stay the
-/// same, and then nothing would tell that it is of what was there before.
+/// Step 4. The hint of a segment that needs repair is removed before the segment changes: if its end
+/// stays the same, nothing else would show that the hint is outdated.
 fn remove(
     storage: &dyn Storage,
     manifest: &Manifest,
@@ -176,9 +177,9 @@ fn remove(
     storage.sync_directory().map_err(|e| io_error("sync the directory", e))
 }
 
-/// Makes the seals durable that a recovery set which died before it could sync them, in segments that an
-/// earlier start of the kernel has made (those of this one are open, and synced by `repair`): without
-/// such a seal the segment ends nowhere, and what follows it would be cut off by a power loss.
+/// Syncs the seals that an interrupted recovery set but may not have synced, in segments created in an
+/// earlier boot (those of this boot are open, and `repair` syncs them). Without such a seal the end of
+/// the segment is unknown, and a power loss would cut off what follows it.
 fn sync_old_seals(storage: &dyn Storage, inspection: &Inspection) -> Result<(), OpenError> {
     let all = inspection.log.iter().chain(&inspection.beside);
     let sealed = all.filter(|inspected| inspected.scan.is_none()).map(|sealed| &sealed.segment);
@@ -191,8 +192,8 @@ fn sync_old_seals(storage: &dyn Storage, inspection: &Inspection) -> Result<(), 
     Ok(())
 }
 
-/// Keeps a copy of what stands behind the end of a segment, and says whether it may be overwritten:
-/// where there is no space for a copy, the bytes stay where they are.
+/// Sets aside a copy of the bytes behind the end of a segment. True if they may be overwritten: if
+/// there is no space for a copy, they stay where they are.
 fn copy_torn(
     storage: &dyn Storage,
     inspected: &Inspected,
@@ -221,7 +222,7 @@ fn copy_torn(
     }
 }
 
-/// Step 5, for one segment.
+/// Step 5 for one segment.
 fn repair(
     storage: &dyn Storage,
     repairs: Repairs,
@@ -245,7 +246,7 @@ fn repair(
     Ok(Arc::new(segment.into_segment()))
 }
 
-/// The word that a stretch gets that is not a good frame.
+/// The word for a range that is not a valid frame.
 pub(super) fn repaired_word(segment: &Segment, at: u64, len: u64, repair: Repair) -> u64 {
     let state = if repair == Repair::DeadClaim { State::Void } else { State::Pad };
     frame::bare_word(segment.salt(), at, len, state)
@@ -276,7 +277,7 @@ fn repair_and_seal(segment: &OfflineSegment, scan: &Scan, clear_end: bool) -> io
     crate::log::writer::seal_durably(segment, scan.end, scan.frames)
 }
 
-/// What is in the folder by now, with the reason where it came there just now.
+/// Lists the set-aside folder, with the reasons for what was set aside just now.
 fn list_aside(storage: &dyn Storage, report: &mut RecoveryReport) -> Result<(), OpenError> {
     let moved = std::mem::take(&mut report.set_aside);
     report.set_aside = moved.iter().filter(|file| file.name.is_empty()).cloned().collect();

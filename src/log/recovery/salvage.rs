@@ -1,5 +1,5 @@
-//! What salvage does beyond stepping over damage: it brings back what earlier recoveries cut off, and
-//! replaces damaged segments by sound ones with the same frames at the same places.
+//! The parts of salvage besides skipping damage: bringing back what earlier recoveries cut off, and
+//! replacing damaged segments by sound ones with the same frames at the same places.
 
 use super::classify::BEHIND_THE_END;
 use super::evidence::Brought;
@@ -15,8 +15,8 @@ use crate::segment::scan::Scan;
 use crate::storage::{Access, Storage, io_error};
 use std::io;
 
-/// Puts back what recoveries after a power loss have cut off: nothing was written to those places
-/// since. What was set aside for other reasons stays there. Says what was put back.
+/// Brings back what recoveries after a power loss have cut off: nothing was written to those places
+/// since. Files set aside for other reasons stay there. Returns what was brought back.
 pub(super) fn bring_back(storage: &dyn Storage) -> Result<Vec<Brought>, OpenError> {
     let mut brought = Vec::new();
     let manifest = storage.read_manifest()?.and_then(|bytes| Manifest::decode(&bytes).ok());
@@ -25,7 +25,7 @@ pub(super) fn bring_back(storage: &dyn Storage) -> Result<Vec<Brought>, OpenErro
         let path = names::set_aside_path(&name);
         let cut = match Segment::open_as(storage, &path, id, Access::Read) {
             Ok(cut) => cut,
-            // Nothing that can be used. It stays where it is.
+            // It cannot be used, and stays where it is.
             Err(OpenError::Corrupt(_) | OpenError::Version { .. }) => continue,
             Err(error) => return Err(error),
         };
@@ -46,15 +46,15 @@ pub(super) fn bring_back(storage: &dyn Storage) -> Result<Vec<Brought>, OpenErro
     Ok(brought)
 }
 
-/// Puts what was cut off behind `end` back there, if the segment still ends there. It is not sealed
-/// then, so recovery looks through it. Says whether it did.
+/// Puts bytes that were cut off back behind `end`, if the segment still ends there. The segment is then
+/// unsealed, so recovery scans it. True if it did.
 fn append_to(storage: &dyn Storage, cut: &Segment, end: u64) -> Result<bool, OpenError> {
     let there = match Segment::open(storage, cut.id(), Access::Read) {
         Ok(there) => there,
         Err(OpenError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
             return Ok(false);
         }
-        // Recovery will say so.
+        // Recovery will report that.
         Err(OpenError::Corrupt(_)) => return Ok(false),
         Err(error) => return Err(error),
     };
@@ -72,9 +72,9 @@ fn append_to(storage: &dyn Storage, cut: &Segment, end: u64) -> Result<bool, Ope
     replaced.map(|()| true).map_err(|e| io_error(format!("replace {name}"), e))
 }
 
-/// Replaces a damaged segment by a sound one: the same frames at the same places, and pads in
-/// between. The damaged file is set aside as it is. (Nothing is changed in place: a backup may be
-/// another name of the same file.)
+/// Replaces a damaged segment by a sound one, with the same frames at the same places and pads in
+/// between. The damaged file is set aside unchanged. (Nothing is changed in place, since a backup may
+/// be another name of the same file.)
 pub(super) fn rewrite(
     storage: &dyn Storage,
     segment: OfflineSegment,
@@ -110,7 +110,7 @@ pub(super) fn rewrite(
     Segment::open(storage, id, Access::Write)
 }
 
-/// The name under which a segment is set aside.
+/// The name that a segment gets in the folder.
 pub(super) fn aside_name(id: u32, reason: &str) -> String {
     if reason == BEHIND_THE_END { names::cut_segment_name(id) } else { segment_name(id) }
 }
