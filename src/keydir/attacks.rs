@@ -1,33 +1,33 @@
-//! Keys that somebody chose so that their tags be equal: without the secret they are not, and what
-//! the keydir does with them is counted.
+//! Attacks with chosen keys: without the secret, keys cannot be chosen to have equal tags; and the work
+//! for keys that do is counted.
 
 use super::load::tests::{Frames, entry, sorted};
 use super::*;
 use std::cell::Cell;
 use std::collections::HashMap;
 
-/// How many keys there are to an attack.
+/// Number of keys in an attack.
 const KEYS: u32 = 4000;
 
 type Key = [u8; 16];
 
-/// Keys that had one tag in every store while the hash had a constant in it that is the same for
-/// all: a folded multiplication of what the last 8 bytes make 0.
+/// Keys that would have one tag in every store if the hash had a fixed constant: their last 8 bytes
+/// make a folded multiplication 0.
 fn of_the_old_constant() -> Vec<Key> {
     let suffix = 0xcb79_c08c_cb6f_1cb3_u64;
     let key = |n: u64| [n, suffix].map(u64::to_le_bytes).as_flattened().try_into().unwrap();
     (0..u64::from(KEYS)).map(key).collect()
 }
 
-/// Keys whose tags begin with the same 10 bits, found by trying, where the secret is `known`. Each
-/// takes 2^10 tries; a whole tag would take 2^32.
+/// Keys whose tags begin with the same 10 bits, found by trying with a known secret. Each takes 2^10
+/// tries; a whole tag would take 2^32.
 fn found_by_trying(known: [u8; 16]) -> Vec<Key> {
     let keydir = Keydir::new(known, 32);
     let keys = (0..).map(|n: u64| [n, !n].map(u64::to_le_bytes).as_flattened().try_into().unwrap());
     keys.filter(|key: &Key| keydir.tag(key) >> 22 == 0x155).take(KEYS as usize).collect()
 }
 
-/// The number of keys of the most frequent tag, cut to so many bits.
+/// The number of keys with the most frequent tag, of which only `bits` bits count.
 fn most_of_one(keydir: &Keydir, keys: &[Key], bits: u32) -> usize {
     let mut counts = HashMap::new();
     keys.iter().for_each(|key| *counts.entry(keydir.tag(key) >> (32 - bits)).or_insert(0) += 1);
@@ -35,7 +35,7 @@ fn most_of_one(keydir: &Keydir, keys: &[Key], bits: u32) -> usize {
 }
 
 fn secrets() -> impl Iterator<Item = [u8; 16]> {
-    // Not from the operating system: the test is the same each time.
+    // A fixed secret, so that the test is the same each time.
     (1..=20).map(|n: u8| std::array::from_fn(|at| n.wrapping_mul(31) ^ (at as u8).wrapping_mul(n)))
 }
 
@@ -55,7 +55,8 @@ fn chosen_keys_spread_as_random_ones_do() {
     }
 }
 
-/// Puts all, gets all, and loads all into another one. How often a key was compared, for each.
+/// Puts all keys, gets all, and loads all into another keydir. Returns how often keys were compared in
+/// each step.
 fn work(secret: [u8; 16], keys: &[Key]) -> [u64; 3] {
     let keydir = Keydir::new(secret, 32);
     let compared = Cell::new(0);
@@ -94,7 +95,7 @@ fn chosen_keys_cost_what_others_cost() {
     }
 }
 
-/// Hints are not used beyond it.
+/// Beyond it hints are not used.
 #[test]
 fn by_chance_no_tag_has_more_than_most_of_a_tag() {
     for bits in [1, 3, 8, 16, 32] {

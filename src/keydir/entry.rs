@@ -1,9 +1,10 @@
 //! An entry of the keydir, locked for writing: the one place where a slot changes.
 //!
 //! Finding the entry takes the write lock of the key's shard, and the entry holds it until it is
-//! dropped, or used up by `set` or `remove`. While it lives, nobody else reads or changes the slots of
-//! that shard, so what is done in between (claiming the key's next frame, say) is in the same order
-//! for everyone. Whoever holds an entry must not use the keydir, nor wait for anything that may need it.
+//! dropped, or consumed by `set` or `remove`. Meanwhile no other thread reads or changes the slots of
+//! that shard, so what is done in between (such as claiming the key's next frame) is in the same order
+//! for all. A thread that holds an entry must not use the keydir, nor wait for anything that may need
+//! it.
 
 #![allow(unsafe_code, reason = "changes a slot where it was found, without another search")]
 
@@ -35,13 +36,13 @@ impl<T: DerefMut<Target = Table>> KeydirEntry<T> {
         Self { table, tag, found: bucket.zip(position) }
     }
 
-    /// Where the key's newest frame is, if it has one.
+    /// The position of the key's newest frame, if it has one.
     #[inline]
     pub(crate) fn position(&self) -> Option<LogPosition> {
         self.found.as_ref().map(|&(_, position)| position)
     }
 
-    /// Points the key's slot at a frame, and gives it one if it has none.
+    /// Points the key's slot at a frame; adds a slot if the key has none.
     #[inline]
     pub(crate) fn set(mut self, position: LogPosition) {
         let new = Slot::new(self.tag, position);
@@ -52,7 +53,7 @@ impl<T: DerefMut<Target = Table>> KeydirEntry<T> {
         }
     }
 
-    /// Takes the key's slot away, if it has one.
+    /// Removes the key's slot, if it has one.
     #[inline]
     pub(crate) fn remove(mut self) {
         if let Some((bucket, _)) = self.found {

@@ -5,10 +5,10 @@
 //! entries that belong there, which are next to each other, while that part of the table is in the
 //! cache. The order in which the entries of one key come makes no difference.
 //!
-//! An entry whose tag is there already is compared with the one that is there: another key, an older
-//! frame of the same key, or a newer one. Where more than a few keys share a tag, which does not happen
-//! by chance, their entries are set aside and sorted by key instead: comparing each with each would
-//! make opening take time quadratic in their number.
+//! If a slot has the entry's tag already, the two are compared: it may be another key, an older frame
+//! of the same key, or a newer one. If more than a few keys share a tag, which does not happen by
+//! chance, their entries are collected and sorted by key instead: comparing each with each would make
+//! opening take time quadratic in their number.
 
 use super::Keydir;
 use super::entry::KeydirEntry;
@@ -19,14 +19,14 @@ use crate::threads::on_threads;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// How an entry to be loaded relates to one that is there with the same tag.
+/// How an entry to be loaded relates to a loaded one with the same tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
     /// Another key.
     Other,
-    /// It replaces it.
+    /// The new one replaces it.
     Newer,
-    /// It is dropped.
+    /// The new one is dropped.
     Older,
 }
 
@@ -35,8 +35,7 @@ pub(crate) enum Fate {
 pub(crate) struct LoadEntry {
     pub(crate) tag: u32,
     pub(crate) at: LogPosition,
-    /// Whether its frame says that the key was deleted: it is compared as any other, and has no slot
-    /// in the end.
+    /// Whether its frame is a tombstone: it is compared like any other, but gets no slot in the end.
     pub(crate) tombstone: bool,
 }
 
@@ -54,11 +53,11 @@ pub(crate) trait Resolve: Sync {
     /// How `new` relates to `old`. Entries of one key are in a total order by it.
     fn fate(&self, old: LogPosition, new: LogPosition) -> Result<Fate, Self::Error>;
 
-    /// An entry's key, and where it was written first: the entry of a key that was written last is its
-    /// newest. `None` stands for a key that no other entry has.
+    /// An entry's key and origin; the entry with the highest origin is the newest of its key. `None`
+    /// stands for a key that no other entry has.
     fn look(&self, at: LogPosition) -> Result<Option<(Self::Key, LogPosition)>, Self::Error>;
 
-    /// Called for every entry that is dropped because a newer one has its key.
+    /// Called for every entry that is dropped because its key has a newer one.
     fn dropped(&self, at: LogPosition);
 }
 
@@ -149,7 +148,7 @@ fn first(source: &impl LoadSource, tag: u64) -> usize {
 struct Filler<'f, R> {
     table: &'f mut Table,
     resolve: &'f R,
-    /// For each tag that too many keys share: all slots with it, none of which is in the table.
+    /// For each tag that too many keys share: all of its slots, none of which is in the table.
     aside: BTreeMap<u32, Vec<Slot>>,
     /// Whether tombstones may be in the table.
     tombstones: bool,
@@ -184,7 +183,7 @@ impl<R: Resolve> Filler<'_, R> {
         Ok(())
     }
 
-    /// Takes all slots with a tag out of the table.
+    /// Removes all slots with a tag from the table.
     #[cold]
     fn set_aside(&mut self, new: Slot) {
         let mut same_tag = vec![new];
@@ -195,7 +194,7 @@ impl<R: Resolve> Filler<'_, R> {
         self.aside.insert(new.tag, same_tag);
     }
 
-    /// Settles what was set aside: no more entries with those tags come.
+    /// Resolves the collected slots: no more entries with those tags come.
     fn part_ends(&mut self) -> Result<(), R::Error> {
         for (_, same_tag) in std::mem::take(&mut self.aside) {
             let mut all = Vec::with_capacity(same_tag.len());
@@ -227,7 +226,7 @@ impl<R: Resolve> Filler<'_, R> {
         if self.tombstones {
             table::remove_if(self.table, |slot| slot.position & TOMBSTONE != 0);
         }
-        // There was room for each entry, and of one key there may have been many.
+        // The table had room for each entry, but many may have been of one key.
         table::shrink(self.table);
     }
 }
@@ -242,13 +241,12 @@ pub(super) mod tests {
     use super::*;
     use std::sync::Mutex;
 
-    /// Where the frame of a key's version is: the segment stands for the key, and the offset for the
-    /// version.
+    /// The position for a version of a key: the segment stands for the key, the offset for the version.
     pub(in crate::keydir) fn entry(key: u32, version: u32) -> LogPosition {
         LogPosition::new(key + 1, 128 + version * 8)
     }
 
-    /// What `entry` says, and how often it was asked for.
+    /// What `entry` returns, and how often it was called.
     #[derive(Default)]
     pub(in crate::keydir) struct Frames {
         looks: AtomicUsize,
@@ -257,7 +255,7 @@ pub(super) mod tests {
     }
 
     impl Frames {
-        /// How many frames were read.
+        /// Number of frames read.
         pub(in crate::keydir) fn looks(&self) -> u64 {
             self.looks.load(Ordering::Relaxed) as u64
         }

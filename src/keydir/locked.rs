@@ -66,7 +66,7 @@ impl<G: Deref<Target = Table>> LockedShards<G> {
         for (index, (&tag, first)) in tags.iter().zip(first).enumerate() {
             let mut at = first.filter(|&at| is(index, at));
             if at.is_none() && first.is_some() {
-                // A collision, or a frame that is damaged: all slots with the tag.
+                // A collision, or a damaged frame: try all slots with the tag.
                 let table = self.table(tag);
                 let slot = table.get(hash(table, tag), |(slot, _)| {
                     slot.tag == tag && is(index, slot.position())
@@ -79,8 +79,9 @@ impl<G: Deref<Target = Table>> LockedShards<G> {
 }
 
 impl KeydirEntries<'_> {
-    /// Compares each key with what its tag leads to, without changing anything: damage is met now, and
-    /// what `entry` will need is in the cache. `is` and `prefetch` as in [`get_group`](Self::get_group).
+    /// Compares each key with the frames of its tag, without changing anything: damage is found now,
+    /// and what `entry` will need is in the cache. `is` and `prefetch` as in
+    /// [`get_group`](Self::get_group).
     pub(crate) fn compare(
         &self,
         tags: &[u32],
@@ -105,7 +106,7 @@ impl KeydirEntries<'_> {
     }
 }
 
-/// The positions that there are, first in the array, and their number.
+/// Moves the existing positions to the front of the array; also returns their number.
 fn those_found(all: &[Option<LogPosition>; LOOKUP_BATCH]) -> ([LogPosition; LOOKUP_BATCH], usize) {
     let mut positions = [LogPosition::from_u64(0); LOOKUP_BATCH];
     let places = positions.iter_mut().zip(all.iter().flatten());

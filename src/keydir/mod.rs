@@ -6,9 +6,9 @@
 //! one tag (a **collision**) therefore have a slot each and are never mistaken for one another; they
 //! cost a comparison more. Keys of any length take the same memory.
 //!
-//! Invariant: a key has one slot if it has a value, and none otherwise; and what the slot points at is
-//! a frame in a segment that is in the store's segment set. Who changes a slot holds the write lock of
-//! its shard: an [entry](entry::KeydirEntry).
+//! Invariant: a key has one slot if it has a value, and none otherwise; and the slot points at a frame
+//! in a segment of the store's segment set. A slot is changed only under the write lock of its shard,
+//! through an [entry](entry::KeydirEntry).
 //!
 //! Underneath is a `DashMap` used through its raw API, for its shards. Both the shard of a slot and its
 //! place in the shard's table follow from the tag, not from the key, so a table can grow without
@@ -51,8 +51,8 @@ pub(crate) struct Keydir {
 impl Keydir {
     /// A keydir whose tags have `bits` bits and depend on a secret.
     ///
-    /// The secret is 16 bytes from the operating system, drawn once for each store. Without it nobody
-    /// can tell which keys have equal tags, so nobody can choose keys that collide.
+    /// The secret is 16 bytes from the operating system, drawn once for each store. Without it one
+    /// cannot determine which keys have equal tags, and so cannot choose keys that collide.
     pub(crate) fn new(secret: [u8; 16], bits: u32) -> Self {
         let hasher = SipHasher13::new_with_key(&secret);
         let mask = u32::MAX >> (32 - bits);
@@ -72,8 +72,8 @@ impl Keydir {
         self.fingerprint
     }
 
-    /// Of this many different keys, how many share one tag at most, unless somebody has chosen them:
-    /// eight times the average, and 16 more. A merged segment may hold a key twice.
+    /// The most of this many different keys that share one tag by chance: eight times the average, and
+    /// 16 more. A merged segment may hold a key twice.
     pub(crate) const fn most_of_a_tag(&self, keys: usize) -> usize {
         16 + ((keys as u64 * 8) >> self.mask.count_ones()) as usize
     }
@@ -93,8 +93,7 @@ impl Keydir {
         Some(found(slot.position()))
     }
 
-    /// Locks the shards of many tags for reading: what is looked up until they are unlocked is as it
-    /// was at one moment.
+    /// Locks the shards of many tags for reading: lookups until they are unlocked see one moment.
     pub(crate) fn read_all(&self, tags: &[u32]) -> ReadShards<'_> {
         ReadShards::lock(tags, |shard| self.map.shards()[shard].read())
     }
@@ -133,7 +132,7 @@ impl Keydir {
         all
     }
 
-    /// A position that a slot has and that is wanted, if there is one. Locks one shard at a time, for
+    /// Any position of a slot that is `wanted`, if there is one. Locks one shard at a time, for
     /// reading.
     pub(crate) fn find(&self, wanted: impl Fn(LogPosition) -> bool) -> Option<LogPosition> {
         self.map.shards().iter().find_map(|shard| {
@@ -168,8 +167,8 @@ impl Keydir {
     }
 }
 
-/// Mixed from the hashes of keys of many lengths, so that a change of the function shows, whichever
-/// lengths it concerns.
+/// Mixed from the hashes of keys of many lengths, so that any change of the function shows, whichever
+/// lengths it affects.
 fn fingerprint(hasher: &SipHasher13, mask: u32) -> u64 {
     let keys: [u8; 300] = std::array::from_fn(|n| n as u8);
     (1..=keys.len()).map(|len| hasher.hash(&keys[..len])).fold(u64::from(mask), |mixed, hash| {
@@ -238,14 +237,14 @@ mod tests {
         none.each(3, |_| panic!("there is nothing"));
     }
 
-    /// Tags are written into hints, so a store is bound to them: they are those of the published
-    /// SipHash-1-3, in every process and with every version of the crate.
+    /// Hints contain tags, so these must never change: they are those of the published SipHash-1-3, in
+    /// every process and with every version of the crate.
     #[test]
     fn tags_are_the_same_in_every_process_and_version() {
         let secret = std::array::from_fn(|n| n as u8);
         let keydir = Keydir::new(secret, 32);
         let keys: [u8; 300] = std::array::from_fn(|n| n as u8);
-        // Made by an implementation of its own, straight from the paper.
+        // Computed by a separate implementation, written from the paper.
         let golden: [(usize, u32); 11] = [
             (0, 0x050f_c4dc),
             (1, 0x7d57_ca93),

@@ -8,8 +8,7 @@ pub(super) const SHARDS: usize = 32;
 /// At most this many keys are looked up together, so that their cache misses overlap.
 pub(crate) const LOOKUP_BATCH: usize = 32;
 
-/// A key's tag, and where its newest frame is. Packed to 12 bytes: two thirds of what an aligned one
-/// takes.
+/// A key's tag and the position of its newest frame. Packed to 12 bytes, two thirds of an aligned one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(C, packed(4))]
 pub(crate) struct Slot {

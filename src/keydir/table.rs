@@ -44,7 +44,7 @@ pub(super) fn touch_slots<'t>(probes: impl Iterator<Item = (&'t Table, u32)>) {
     for (table, tag) in probes {
         let last = table.buckets() - 1;
         if last == 0 {
-            // It has no memory.
+            // An empty table has no memory.
             continue;
         }
         let (control, first) = (table.data_end().as_ptr(), hash(table, tag) as usize & last);
@@ -76,7 +76,7 @@ pub(super) fn hash(table: &Table, tag: u32) -> u64 {
 
 /// Adds a slot for a key that has none.
 pub(super) fn insert(table: &mut Table, slot: Slot) {
-    // Always here, and never inside of hashbrown: the hash depends on the table's size.
+    // The table grows only here, never inside hashbrown, because the hash depends on its size.
     if table.len() == table.capacity() {
         reserve(table, 1);
     }
@@ -90,7 +90,7 @@ pub(super) fn reserve(table: &mut Table, more: usize) {
     if wanted <= table.capacity() {
         return;
     }
-    // What fits if removed slots leave nothing behind.
+    // The capacity without the marks that removed slots leave.
     let full = match table.buckets() {
         small @ 0..=8 => small - 1,
         large => large / 8 * 7,
@@ -117,7 +117,7 @@ pub(super) fn shrink_after_removing(table: &mut Table) {
 
 #[cold]
 fn shrink_to(table: &mut Table, enough: usize) {
-    // Without memory for a smaller one, it stays as it is.
+    // If there is no memory for a smaller table, it stays as it is.
     if let Ok(new) = Table::try_with_capacity(enough) {
         move_into(table, new);
     }
@@ -164,7 +164,7 @@ fn move_into(table: &mut Table, mut new: Table) {
     *table = new;
 }
 
-/// Asks for huge pages under an empty table. The kernel may do as it likes, so failure is no error.
+/// Asks for huge pages under an empty table. This is a hint to the kernel, so failure is no error.
 #[allow(unsafe_code, reason = "advice about memory that is the table's")]
 fn prefer_huge_pages(table: &mut Table) {
     let (start, layout) = table.allocation_info();

@@ -1,4 +1,5 @@
-//! How much of a segment is dead, counted so that many threads do not meet on one cache line.
+//! A counter spread over several cache lines, so that the threads that add to it do not contend for
+//! one. Counts a segment's dead bytes.
 
 use super::pins::stripe;
 use crossbeam_utils::CachePadded;
@@ -16,7 +17,7 @@ impl StripedCounter {
         self.0[stripe() % STRIPES].fetch_add(amount, Relaxed);
     }
 
-    /// Only where nobody adds to it.
+    /// Only while no thread adds to it.
     pub(crate) fn clear(&self) {
         self.0.iter().for_each(|stripe| stripe.store(0, Relaxed));
     }

@@ -1,5 +1,5 @@
-//! One frame of a segment, read where it is and verified. Scans ([`super::scan`]), readers and the store
-//! all read frames through this file.
+//! Reading and verifying one frame of a segment, in place. Scans ([`super::scan`]), readers and the
+//! store all read frames through this file.
 
 #![allow(unsafe_code, reason = "reads committed frames in mapped memory")]
 
@@ -16,7 +16,7 @@ pub(crate) struct VerifiedFrame<'s> {
     pub(crate) word: Word,
     /// Only committed frames have one.
     pub(crate) header: Option<Header>,
-    /// What the checksum covers; empty where there is no header.
+    /// What the checksum covers; empty if there is no header.
     pub(crate) body: &'s [u8],
 }
 
@@ -35,9 +35,9 @@ impl<'s> VerifiedFrame<'s> {
 /// The frame at an offset, its own checksum verified. `None`: unwritten.
 ///
 /// # Safety
-/// A frame begins at `offset`, or will begin there; or nobody writes to the `room` bytes from there on.
-/// Otherwise `offset` may be inside a body that is being copied, and what looks like a committed frame
-/// there would be read while it changes.
+/// A frame begins at `offset`, or will begin there; or nothing writes to the `room` bytes from there
+/// on. Otherwise `offset` may be inside a body that is being copied, and what looks like a committed
+/// frame there would be read while it changes.
 pub(crate) unsafe fn frame_at(
     segment: &Segment,
     offset: u64,
@@ -76,11 +76,12 @@ pub(crate) unsafe fn entry_at(segment: &Segment, offset: u64, end: u64) -> Optio
     frame::entry_body(segment.salt(), offset, word, bytes)
 }
 
-/// Checks that the frames inside a batch are sound, fill it, and are as many as it says. Fails with the
-/// place.
+/// Checks that the frames inside a batch are sound, fill it exactly, and are as many as it states. The
+/// error names the place.
 ///
 /// # Safety
-/// A batch of `len` bytes was seen committed at `offset`, with Acquire; or nobody writes to these bytes.
+/// A batch of `len` bytes was seen committed at `offset`, with Acquire; or nothing writes to these
+/// bytes.
 pub(crate) unsafe fn check_batch(
     segment: &Segment,
     offset: u64,
@@ -108,8 +109,8 @@ pub(crate) unsafe fn check_batch(
     }
 }
 
-/// The ids of the segments that were merged into a merged one, as its first frame lists them; `None` where
-/// that frame is missing or damaged.
+/// The ids of a merged segment's inputs, from its first frame; `None` if that frame is missing or
+/// damaged.
 pub(crate) fn inputs(segment: &Segment) -> Option<Vec<u32>> {
     // A damaged file may end right behind its header.
     let room = segment.end().checked_sub(FIRST_FRAME).filter(|&room| room >= frame::HEADER)?;

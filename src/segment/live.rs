@@ -1,8 +1,9 @@
-//! A segment that another process may be writing to: where its writer is, and what it has not finished.
+//! A segment that another process may be writing to: how far its writer has come, and which appends are
+//! unfinished.
 //!
-//! Frames are followed from the first one by the lengths in their commit words. A word that is zero was
-//! reserved and not claimed yet, or nothing behind it is reserved either; the next word that is not
-//! zero tells which.
+//! Frames are followed from the first one by the lengths in their commit words. Where a word is zero,
+//! either a range is reserved and not claimed yet, or nothing is reserved from there on; the next word
+//! that is not zero tells which.
 
 #![allow(unsafe_code, reason = "reads frames beside a live writer")]
 
@@ -21,7 +22,7 @@ fn next_written(segment: &Segment, offset: u64, limit: u64) -> Option<u64> {
     (offset..limit).step_by(8).find(|&at| segment.map.word(at).load(Ordering::Relaxed) != 0)
 }
 
-/// Where the next claim stands, behind a range that is reserved and not claimed. At `offset` itself, if
+/// The offset of the next claim, behind a range that is reserved and not claimed. `offset` itself, if
 /// that was claimed meanwhile.
 fn next_claim(segment: &Segment, offset: u64, limit: u64) -> Option<u64> {
     let mut found = next_written(segment, offset, limit)?;
@@ -50,15 +51,14 @@ pub(crate) fn reserved_end(segment: &Segment) -> u64 {
                 Some(next) => at = next,
                 None => return at,
             },
-            // Damage, which is met again where the frames are read.
+            // Damage, which will be found again when the frames are read.
             Err(_) => return limit,
         }
     }
     at
 }
 
-/// The appends before the segment's end that are not finished, once each was given time to be until the
-/// deadline.
+/// The appends before the segment's end that are unfinished at the deadline.
 pub(crate) fn unfinished(segment: &Segment, deadline: Instant) -> Result<Vec<Gap>, Corruption> {
     let (mut at, limit, mut gaps) = (FIRST_FRAME, segment.end(), Vec::new());
     let corrupt = |at, kind| Corruption::at(segment.position(at), kind);
@@ -80,7 +80,7 @@ pub(crate) fn unfinished(segment: &Segment, deadline: Instant) -> Result<Vec<Gap
                 Some(VerifiedFrame { word, .. }) if word.state != State::Claimed => break word.len,
                 Some(VerifiedFrame { word, .. }) => word.len,
                 None => match next_claim(segment, at, limit).unwrap_or(limit) - at {
-                    // It was claimed just now.
+                    // It has just been claimed.
                     0 => continue,
                     len => len,
                 },

@@ -1,4 +1,4 @@
-//! One segment: its file, its map, and who is reading in it.
+//! A segment: its file, its map, its head, and the pins of its readers.
 
 mod counter;
 pub(crate) mod frames;
@@ -28,7 +28,7 @@ use std::io;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// A stretch that a dead process left: bytes to step over where nobody may repair them.
+/// A range that a dead process left, to be skipped by readers, which may not repair it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Gap {
     pub(crate) offset: u64,
@@ -38,30 +38,30 @@ pub(crate) struct Gap {
 #[derive(Debug)]
 pub(crate) struct Segment {
     pub(crate) header: SegmentHeader,
-    /// What its file is now; the header says what it was made as.
+    /// The present identity of its file; the header has the one at its creation.
     pub(crate) identity: FileIdentity,
     pub(crate) map: Map,
     pub(crate) pins: Pins,
-    /// Bytes of puts that no slot of a store points at any more.
+    /// Bytes of puts that no slot of a store points at any longer.
     pub(crate) dead: StripedCounter,
-    /// Bytes that merges had reclaimed when its tombstones were last looked at.
+    /// Bytes that merges had reclaimed when its tombstones were last checked.
     pub(crate) looked_at: StripedCounter,
-    /// What a store knows of it, once it is sealed and was looked through.
+    /// The census of its frames, once it is sealed and a store has read it or its hint.
     pub(crate) census: OnceLock<Census>,
-    /// Where no frame begins any more: the capacity, or what the seal says.
+    /// The end of its frames: the capacity, or what the seal says.
     end: AtomicU64,
     sealed: AtomicBool,
-    /// Where frames begin, for those who read behind an unfinished one; see `log::commit`.
+    /// Offsets at which frames begin, for reads behind an unfinished one; see `log::append::prefix`.
     pub(crate) found_frames: OnceLock<Box<[AtomicU64]>>,
-    /// The number of the roll that made it active, modulo 2^24; none for those found on opening.
+    /// The number of the roll that made it active, modulo 2^24; `None` for segments found on opening.
     pub(crate) roll: Option<u32>,
-    /// Only in a log that is opened for reading and was left by a dead process; in order.
+    /// Gaps, in order. Only in a log that is open read-only and was left by a dead process.
     pub(crate) gaps: Vec<Gap>,
     /// Closed once the segment is sealed, or found sealed: descriptors are few, segments are many.
     file: Mutex<Option<Box<dyn SegmentFile>>>,
 }
 
-/// What a segment in memory has.
+/// The file of a segment in memory.
 #[derive(Debug)]
 struct NoFile;
 
@@ -80,8 +80,8 @@ impl SegmentFile for NoFile {
 }
 
 impl Segment {
-    /// Creates a segment in what was allocated for it, durable, and not populated. `first` are frames
-    /// that stand in it from the beginning.
+    /// Creates a segment from a prepared file: durable, and not populated. `first` are frames that it
+    /// has from the beginning.
     pub(crate) fn create(
         storage: &dyn Storage,
         prepared: Prepared,
@@ -119,7 +119,7 @@ impl Segment {
         identity: FileIdentity,
         roll: Option<u32>,
     ) -> Self {
-        // A file that was cut short may end inside a word.
+        // A truncated file may end inside a word.
         let end = AtomicU64::new(map.len() as u64 & !7);
         let (pins, sealed) = (Pins::default(), AtomicBool::new(false));
         Self {
@@ -139,12 +139,12 @@ impl Segment {
         }
     }
 
-    /// Opens a segment and reads its head. The frames are not looked at.
+    /// Opens a segment and reads its head, but none of its frames.
     pub(crate) fn open(storage: &dyn Storage, id: u32, access: Access) -> Result<Self, OpenError> {
         Self::open_as(storage, &file_name(id), id, access)
     }
 
-    /// As `open`, where its file has another name.
+    /// As `open`, for a file with another name.
     pub(crate) fn open_as(
         storage: &dyn Storage,
         name: &str,
@@ -154,8 +154,7 @@ impl Segment {
         Self::open_by(storage, name, id, access, |head, _| SegmentHeader::decode(head))
     }
 
-    /// As `open`, where the header is made of the bytes of the head, and the file's length, in another
-    /// way than by reading it.
+    /// As `open`, with a header that `read` makes of the head's bytes and the file's length.
     pub(crate) fn open_with(
         storage: &dyn Storage,
         id: u32,
@@ -216,22 +215,23 @@ impl Segment {
         Ok(segment)
     }
 
-    /// Whether nothing but the seal says where it ends: no pad, nor its capacity.
+    /// Whether only the seal says where it ends, rather than a pad or its capacity.
     pub(crate) fn ends_by_its_seal(&self) -> bool {
         // ORDERING: Relaxed; sealed, so nobody changes it.
         self.end() + 8 <= self.map.len() as u64
             && self.map.word(self.end()).load(Ordering::Relaxed) == 0
     }
 
-    /// Makes the seal durable, if it was found on opening and whoever sealed the segment may have died
-    /// before that: once anything follows, a segment that ends nowhere would be a hole in the log.
+    /// Makes a seal durable that was found on opening, since the process that sealed the segment may
+    /// have died before syncing it. Once another segment follows, a segment without an end would be a
+    /// hole in the log.
     pub(crate) fn sync_seal(&self) -> io::Result<()> {
         self.sync(0, FIRST_FRAME)?;
         self.close_file();
         Ok(())
     }
 
-    /// Takes note of a seal that the file now has.
+    /// Reads the seal, if the file has one by now.
     pub(crate) fn load_seal(&self) -> Option<Seal> {
         // ORDERING: Acquire; pairs with the Release store of the magic in `seal`.
         if self.map.word(SEAL).load(Ordering::Acquire) != SEAL_MAGIC {
@@ -263,8 +263,8 @@ impl Segment {
         self.protect();
     }
 
-    /// Nobody writes to a sealed segment. Where the kernel cannot see to it (it has no room for
-    /// another mapping), a guard against stray writes is missing, and nothing else.
+    /// A sealed segment is never written to, so it is made read-only. If the kernel cannot do that (it
+    /// has no room for another mapping), only a guard against stray writes is missing.
     fn protect(&self) {
         if let Err(error) = self.map.protect() {
             tracing::warn!(segment = self.id(), %error, "could not write-protect a sealed segment");
@@ -276,7 +276,7 @@ impl Segment {
         self.sealed.load(Ordering::Acquire)
     }
 
-    /// Where no frame begins any more.
+    /// The end of its frames.
     #[inline]
     pub(crate) fn end(&self) -> u64 {
         // ORDERING: Acquire; pairs with the Release store in `set_end`.
@@ -288,7 +288,7 @@ impl Segment {
         self.end.store(end, Ordering::Release);
     }
 
-    /// The stretch to be stepped over that begins at an offset.
+    /// The gap that begins at an offset, if any.
     #[inline]
     pub(crate) fn gap_at(&self, offset: u64) -> Option<Gap> {
         let nth = self.gaps.binary_search_by_key(&offset, |gap| gap.offset).ok()?;
@@ -312,7 +312,7 @@ impl Segment {
     }
 
     fn with_file(&self, run: impl FnOnce(&dyn SegmentFile) -> io::Result<()>) -> io::Result<()> {
-        // Without a file it is sealed, and nothing is left to be done.
+        // Without a file it is sealed, and there is nothing left to sync.
         lock(&self.file).as_deref().map_or(Ok(()), run)
     }
 
@@ -324,16 +324,16 @@ impl Segment {
         *lock(&self.file) = None;
     }
 
-    /// Makes sure that every page may be written to: a copy of the file may have holes, and on a
-    /// full disk a write to one is a SIGBUS.
+    /// Makes sure that every page can be written to: a copy of the file may have holes, and on a full
+    /// disk a write to one is a SIGBUS.
     pub(crate) fn allocate(&self) -> io::Result<()> {
         self.with_file(|file| file.allocate(self.map.len() as u64))
     }
 
-    /// Gives back the space beyond the end. The file keeps its length, so that a reader in another
-    /// process that has it mapped finds zeros there, and no SIGBUS. A pad at the end keeps its word:
-    /// power loss may take the seal, and then the segment is read up to its capacity. Where it cannot
-    /// be done, the space stays taken, and nothing else is lost.
+    /// Releases the space beyond the end. The file keeps its length, so that a reader in another
+    /// process that has it mapped reads zeros there and gets no SIGBUS. A final pad keeps its word: a
+    /// power loss may undo the seal, and then the segment is read up to its capacity. If releasing
+    /// fails, the space stays taken, and nothing is lost.
     pub(crate) fn shrink(&self) {
         let (keep, len) = ((self.end() + 8).next_multiple_of(4096), self.map.len() as u64);
         if keep >= len {

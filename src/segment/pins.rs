@@ -46,10 +46,10 @@ impl Pins {
         None
     }
 
-    /// Gives a pin back.
+    /// Releases a pin.
     ///
     /// # Safety
-    /// The stripe is of a pin of this segment that was not given back before, and the caller reads
+    /// The stripe is that of a pin of this segment that was not released before, and the caller reads
     /// nothing of the segment from now on.
     pub(crate) unsafe fn unpin(&self, stripe: Stripe) {
         // ORDERING: Release; pairs with the Acquire load in `is_free`: whoever sees that the count is 0

@@ -1,9 +1,9 @@
-//! A segment that nobody writes to, which is the only kind that may be scanned.
+//! Segments that are not being written to, which are the only ones that may be scanned.
 //!
-//! Readers of a segment that is being written read committed frames and nothing else. A scan reads any
-//! byte: it searches for the next word that is not zero, or for the next sound frame behind damage. So it
-//! takes a [`QuietSegment`], which can be had of a segment that is sealed or open for reading only, and of
-//! an [`OfflineSegment`], which recovery has to itself.
+//! Readers of a segment that is being written to read committed frames and nothing else. A scan reads
+//! any byte: it searches for the next word that is not zero, or for the next sound frame behind damage.
+//! So it takes a [`QuietSegment`], which can be made from a segment that is sealed or open read-only,
+//! or from an [`OfflineSegment`], to which only recovery has access.
 
 #![allow(unsafe_code, reason = "reads all bytes of segments that nobody writes to")]
 
@@ -15,12 +15,11 @@ use crate::format::is_zero;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::Ordering;
 
-/// A segment to whose bytes before its end nobody writes through this process's mapping.
+/// A segment whose bytes before its end are not written to through this process's mapping.
 ///
-/// A segment that is open for reading only may have a writer in another process. Where it does, a scan
-/// may meet bytes that change. All that it reads is bounds-checked and verified, so the worst that comes
-/// of it is a wrong answer, and whoever scans where a writer may appear discards the answer then (see
-/// `log::recovery`).
+/// A segment that is open read-only may have a writer in another process, so a scan may read bytes
+/// while they change. All of its reads are bounds-checked and verified, so the worst result is a wrong
+/// answer, which callers discard if a writer may have appeared (see `log::recovery`).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct QuietSegment<'s>(&'s Segment);
 
@@ -32,8 +31,8 @@ impl Deref for QuietSegment<'_> {
     }
 }
 
-/// A segment that was opened, and that no log has taken in yet. So nobody writes to it, whether it is sealed
-/// or not; recovery works on these.
+/// A segment that was opened and is not part of a running log yet, so nothing writes to it, sealed or
+/// not. Recovery works on these.
 #[derive(Debug)]
 pub(crate) struct OfflineSegment(Segment);
 
@@ -53,8 +52,8 @@ impl DerefMut for OfflineSegment {
 
 impl OfflineSegment {
     /// # Safety
-    /// The segment is open for reading only; or its file is not open for writing anywhere else, and will
-    /// not be while this lives.
+    /// The segment is open read-only; or its file is not open for writing anywhere else, and will not
+    /// be while this exists.
     pub(crate) const unsafe fn new(segment: Segment) -> Self {
         Self(segment)
     }
@@ -64,14 +63,14 @@ impl OfflineSegment {
         QuietSegment(&self.0)
     }
 
-    /// All bytes of its file, those behind its end included.
+    /// All bytes of its file, including those behind its end.
     pub(crate) fn file_bytes(&self) -> &[u8] {
         // SAFETY: nobody writes to it, says the contract of `new`.
         unsafe { self.0.map.slice(0, self.0.map.len() as u64) }
     }
 
-    /// Makes every page up to `end` dirty, so that the next sync writes all of them: after a sync
-    /// that failed, the kernel may take pages for clean that are not on the device.
+    /// Makes every page up to `end` dirty, so that the next sync writes all of them: after a failed
+    /// sync, the kernel may consider pages clean that are not on the device.
     pub(crate) fn dirty(&self, end: u64) {
         for page in (0..end).step_by(4096) {
             let word = self.0.map.word(page);
@@ -80,14 +79,14 @@ impl OfflineSegment {
         }
     }
 
-    /// The segment, for a log to take in.
+    /// The segment, to become part of a log.
     pub(crate) fn into_segment(self) -> Segment {
         self.0
     }
 }
 
 impl<'s> QuietSegment<'s> {
-    /// A segment that is sealed, or open for reading only.
+    /// A segment that is sealed, or open read-only.
     ///
     /// # Panics
     /// If it is neither.
@@ -133,7 +132,7 @@ impl<'s> QuietSegment<'s> {
     /// The next word from an offset on that is not zero.
     pub(crate) fn next_written(self, offset: u64) -> Option<u64> {
         let rest = &self.bytes()[offset as usize..];
-        // Blocks first: most of what is scanned here is the blank end of a preallocated segment.
+        // Blocks first: mostly this scans the blank end of a preallocated segment.
         let blocks = rest.chunks(4096).take_while(|block| is_zero(block)).count();
         let start = (blocks * 4096).min(rest.len());
         let at = rest[start..].chunks(8).position(|word| word.iter().any(|&b| b != 0))?;

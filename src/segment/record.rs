@@ -10,12 +10,12 @@ use crate::position::LogPosition;
 use std::sync::atomic::Ordering;
 
 impl Segment {
-    /// The head of the record at an offset, if there can be one. Not verified: whatever stands at the
-    /// offset, it is read as a head, if that is in the segment.
+    /// The head of the record at an offset, if it fits into the segment. Not verified: whatever is at
+    /// the offset is read as a head.
     ///
     /// # Safety
-    /// Nobody writes to those bytes while the head is used. So it is where
-    /// * the segment has no writer: it is sealed, or only read here; or
+    /// Nothing writes to those bytes while the head is used. That holds if
+    /// * the segment has no writer: it is sealed, or open read-only; or
     /// * a slot of the keydir points at the offset, seen under the lock of its shard: the head was
     ///   written before the slot was set, and never changes; or
     /// * the frame was seen committed, with Acquire.
@@ -30,7 +30,7 @@ impl Segment {
         })
     }
 
-    /// The position that a record was first written at, which says how new it is.
+    /// The position that a record was first written at (its origin), which says how new it is.
     pub(crate) fn origin_of(&self, offset: u64, record: &RecordHead<'_>) -> LogPosition {
         let here = self.position(offset);
         if self.header.merged { record.origin().unwrap_or(here) } else { here }

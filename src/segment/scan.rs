@@ -1,6 +1,6 @@
-//! Scanning the frames of a segment that nobody writes to ([`QuietSegment`]), from the first one to the
-//! end, by the table in `docs/durability.md`. Recovery, merges, hints and `verify` all scan with this
-//! file.
+//! Scanning the frames of a segment that is not being written to ([`QuietSegment`]), from the first one
+//! to the end, by the table in `docs/durability.md`. Recovery, merges, hints and `verify` all scan with
+//! this file.
 
 use crate::error::{Corruption, CorruptionKind};
 use crate::format::frame::{self, Header, Kind, State};
@@ -13,7 +13,7 @@ use crate::segment::quiet::QuietSegment;
 use crate::segment::search::Search;
 use std::ops::ControlFlow;
 
-/// What a stretch of bytes between good frames is.
+/// What a range between valid frames is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Repair {
     /// Reserved, never claimed.
@@ -27,43 +27,43 @@ pub(crate) enum Repair {
 /// Why a scan ended before the end of the segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Stop {
-    /// Nothing but zeros from here on.
+    /// Only zeros from here on.
     Blank,
-    /// The kernel that wrote the segment is gone, and what it had written back ends here.
+    /// The machine was restarted, and what its kernel had written back ends here.
     Torn(Corruption),
-    /// Damage that no crash explains.
+    /// Damage that a crash does not explain.
     Damaged(Corruption),
 }
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Scan {
-    /// Where the good frames end.
+    /// Where the valid frames end.
     pub(crate) end: u64,
     pub(crate) frames: u64,
     pub(crate) entries: u64,
     pub(crate) repairs: Vec<(Gap, Repair)>,
-    /// Damage that was stepped over (salvage only).
+    /// Damage that was skipped (salvage only).
     pub(crate) lost: Vec<Corruption>,
     pub(crate) stop: Option<Stop>,
 }
 
 impl Scan {
-    /// Whether another scan of the segment, by other rules, says the same of it.
+    /// Whether a scan of the segment by other rules has the same result.
     pub(crate) fn judges_as(&self, other: &Self) -> bool {
         self.end == other.end && self.repairs == other.repairs && self.stop == other.stop
     }
 }
 
-/// How a scan treats what is not a good frame.
+/// How a scan treats what is not a valid frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Rules {
-    /// The kernel still runs that wrote it: the process died, and memory is as it left it.
+    /// The same boot: only the process died, and the page cache is as it left it.
     pub(crate) same_boot: bool,
-    /// Step over damage.
+    /// Skip damage.
     pub(crate) salvage: bool,
 }
 
-/// Goes through the frames of an unsealed segment.
+/// Scans the frames of an unsealed segment.
 pub(crate) fn scan(segment: QuietSegment<'_>, rules: Rules) -> Scan {
     let mut scan = Scan { end: FIRST_FRAME, ..Scan::default() };
     let limit = segment.end();
@@ -141,9 +141,9 @@ fn step(segment: QuietSegment<'_>, offset: u64, limit: u64, rules: Rules) -> Ste
     }
 }
 
-/// Calls `each` with the offset and the length of every finished frame, and the frame itself. Of a batch
-/// that is its head, and then the frames inside it. All of them are verified. Damage is an error, or is
-/// stepped over and listed in `lost`.
+/// Calls `each` with the offset, the length and the content of every finished frame; for a batch, with
+/// its head and then with the frames inside it. All are verified. Damage is an error, or is skipped and
+/// listed in `lost`.
 pub(crate) fn each_frame<'s>(
     segment: QuietSegment<'s>,
     mut lost: Option<&mut Vec<Corruption>>,
@@ -176,7 +176,7 @@ pub(crate) fn each_frame<'s>(
     Ok(())
 }
 
-/// The furthest position that a sync mark at or behind `from` says is durable.
+/// The highest position that a sync mark at or after `from` says is durable.
 pub(crate) fn durable_mark(segment: QuietSegment<'_>, from: u64) -> Option<LogPosition> {
     let limit = segment.end();
     let bytes = segment.bytes();
@@ -187,7 +187,7 @@ pub(crate) fn durable_mark(segment: QuietSegment<'_>, from: u64) -> Option<LogPo
     while at + frame::SYNC_MARK <= limit {
         let here = u64_at(bytes, at as usize);
         if here == 0 {
-            // Over blank stretches in blocks.
+            // Skips blank ranges in blocks.
             match segment.next_written(at) {
                 Some(next) => at = next,
                 None => break,
@@ -204,7 +204,7 @@ pub(crate) fn durable_mark(segment: QuietSegment<'_>, from: u64) -> Option<LogPo
     furthest
 }
 
-/// Verifies a sealed segment whole: its frames, and that they are as many as its seal says.
+/// Verifies a whole sealed segment: its frames, and that their number is the one in its seal.
 pub(crate) fn verify_sealed(segment: QuietSegment<'_>) -> Result<Scan, Corruption> {
     let scan = scan(segment, Rules { same_boot: true, salvage: false });
     let corrupt = |offset, kind| Corruption { segment: segment.id(), offset, kind };

@@ -1,36 +1,35 @@
 //! The search for the next sound frame behind damage, in time linear in the bytes searched.
 //!
-//! It looks at every 8 bytes, which is safe: a checksum is bound to the segment's salt and to the
-//! place, so neither chance nor a user's bytes can meet it. But a value may be full of words that look
-//! like the beginnings of long frames, each of which has to be checked to be refused. So the CRC of a
-//! long body is not computed from its bytes: it follows from the CRCs of the two stretches that end
-//! where the body begins and ends, and those are computed once for all places.
+//! It tries every multiple of 8, which is safe: a checksum depends on the segment's salt and on the
+//! place, so neither chance nor a user's bytes can match it. But a value may be full of words that look
+//! like the beginnings of long frames, and each must be checked. So the CRC of a long body is not
+//! computed from its bytes: it follows from the CRCs of the two prefixes that end where the body begins
+//! and ends, and those are computed once for all places.
 
 use crate::format::frame::{self, HEADER, Kind, State, Word};
 use crate::format::u64_at;
 use crc32fast::Hasher;
 
-/// Bodies up to this length are checksummed as they are.
+/// Bodies up to this length are checksummed directly.
 const SHORT: u64 = 256;
 
-/// A search through a segment's bytes, which are not looked at before there is something to search.
+/// A search through a segment's bytes, which are not read before the first search.
 pub(crate) struct Search<'s, F> {
     load: F,
     bytes: &'s [u8],
     salt: u64,
     sums: Option<Sums<'s>>,
-    /// Bytes that were checksummed.
+    /// Number of bytes checksummed.
     work: u64,
 }
 
 impl<'s, F: Fn() -> &'s [u8]> Search<'s, F> {
-    /// In the bytes of a segment that nobody writes to, from its first on.
+    /// A search in the bytes of a segment that is not being written to, from its first byte on.
     pub(crate) const fn new(salt: u64, load: F) -> Self {
         Self { load, bytes: &[], salt, sums: None, work: 0 }
     }
 
-    /// The first place from `from` on, a multiple of 8, at which a frame stands that is sound, and
-    /// not merely claimed.
+    /// The first multiple of 8 from `from` on at which a sound frame begins that is not merely claimed.
     pub(crate) fn next(&mut self, from: u64) -> Option<u64> {
         self.bytes = (self.load)();
         let end = self.bytes.len() as u64 & !7;
@@ -53,7 +52,7 @@ impl<'s, F: Fn() -> &'s [u8]> Search<'s, F> {
         }
     }
 
-    /// The CRC of `len` bytes, which are there.
+    /// The CRC of `len` bytes, which exist.
     fn crc(&mut self, from: u64, len: u64) -> u32 {
         let bytes = self.bytes;
         if len <= SHORT {
@@ -68,11 +67,11 @@ impl<'s, F: Fn() -> &'s [u8]> Search<'s, F> {
     }
 }
 
-/// The CRCs of all stretches that begin at one place and end at a multiple of 8 bytes behind it.
+/// The CRCs of all ranges that begin at one place and end a multiple of 8 bytes later.
 struct Sums<'s> {
     bytes: &'s [u8],
     from: u64,
-    /// Half as many bytes as are searched.
+    /// Takes half as many bytes as are searched.
     upto: Vec<u32>,
 }
 
@@ -89,7 +88,7 @@ impl<'s> Sums<'s> {
         Self { bytes, from, upto }
     }
 
-    /// The CRC of what stands before a place.
+    /// The CRC of the bytes before a place.
     fn before(&self, at: u64) -> u32 {
         let whole = (at - self.from) as usize / 8;
         let rest = &self.bytes[self.from as usize + whole * 8..at as usize];
@@ -149,7 +148,7 @@ mod tests {
         }
     }
 
-    /// A value made of copies of frames, which are sound, but not here; each as long as there is room.
+    /// A value made of copies of frames that are sound elsewhere, each as long as there is room.
     #[test]
     fn what_looks_like_frames_costs_no_more_than_its_bytes() {
         const LEN: usize = 1 << 20;

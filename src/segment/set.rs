@@ -1,13 +1,14 @@
-//! Which segments there are, for readers: a snapshot that is replaced, never changed.
+//! The set of segments, as readers see it: a snapshot that is replaced and never changed.
 //!
 //! Invariants:
 //! * A snapshot, and every segment in it, lives until all threads that may have loaded it have left
-//!   their epochs; so whoever holds an epoch may look at the segments in it. It owns no segment:
-//!   the epoch collector runs on any thread, at any time, and must not be the one that unmaps.
-//! * A pin is taken in an epoch. A removed segment is kept in `retired` until it has no pin and
-//!   will get none, and until nobody looks at a snapshot that names it; then, and only in `reap`,
-//!   it is unmapped. So an epoch is held for nanoseconds, and a slow reader holds up nothing but
-//!   the one segment that it reads.
+//!   their epochs. So a thread inside an epoch may read the segments of its snapshot. A snapshot owns
+//!   no segment: the epoch collector runs on any thread, at any time, and must not be the one that
+//!   unmaps.
+//! * A pin is taken inside an epoch. A removed segment stays in `retired` until it has no pin and can
+//!   get none, and until no thread can see a snapshot that lists it; then `reap`, and nothing else,
+//!   unmaps it. So an epoch lasts for nanoseconds, and a slow reader holds up only the one segment that
+//!   it reads.
 
 #![allow(unsafe_code, reason = "epoch-protected snapshots and pinned segments")]
 
@@ -44,11 +45,11 @@ type Snapshot = Vec<Listed>;
 struct Retired {
     segment: Arc<Segment>,
     since: Instant,
-    /// Set once no thread can be looking at a snapshot with the segment in it.
+    /// Set once no thread can see a snapshot with the segment in it.
     unlisted: Arc<AtomicBool>,
 }
 
-/// All segments, in order of their ids, and those that are to be unmapped.
+/// All segments, in the order of their ids, and those to be unmapped.
 #[derive(Debug)]
 struct Kept {
     segments: Vec<Arc<Segment>>,
@@ -62,7 +63,7 @@ pub(crate) struct SegmentSet {
     owned: Mutex<Kept>,
 }
 
-/// A segment that stays mapped for as long as this lives.
+/// A pinned segment: it stays mapped as long as this exists.
 #[derive(Debug)]
 pub(crate) struct Pin<'t> {
     /// Only lent out for as long as the pin is borrowed; see `segment_unbound`.
@@ -79,7 +80,7 @@ impl<'t> Pin<'t> {
     ///
     /// # Safety
     /// The reference, and everything borrowed from it, is used only while the pin is kept: `'t` is the
-    /// lifetime of the set, and the segment may be unmapped before its end.
+    /// lifetime of the set, which may outlast the segment's mapping.
     #[inline]
     pub(crate) const unsafe fn segment_unbound(&self) -> &'t Segment {
         self.segment
@@ -108,7 +109,7 @@ impl SegmentSet {
         Self { current, owned: Mutex::new(Kept { segments, retired: Vec::new() }) }
     }
 
-    /// Looks at the current snapshot.
+    /// Calls `look` with the current snapshot.
     pub(crate) fn with<R>(&self, look: impl FnOnce(&[Listed]) -> R) -> R {
         let guard = epoch::pin();
         // ORDERING: Acquire; pairs with the Release swap in `replace`.
@@ -125,7 +126,7 @@ impl SegmentSet {
     /// Pins a segment that was found in a snapshot.
     ///
     /// # Safety
-    /// The snapshot is one of this table.
+    /// The snapshot is one of this set.
     #[inline]
     pub(crate) unsafe fn pin_listed(&self, segment: &Listed) -> Option<Pin<'_>> {
         let stripe = segment.pins.pin()?;
@@ -153,12 +154,12 @@ impl SegmentSet {
         self.with(|all| all.iter().find(|s| !s.header.merged).map(|s| s.id()))
     }
 
-    /// The id of its last one.
+    /// The id of the last segment of the log.
     pub(crate) fn last(&self) -> Option<u32> {
         self.with(|all| all.iter().rfind(|s| !s.header.merged).map(|s| s.id()))
     }
 
-    /// A segment that somebody has pinned, also if it was removed, to be kept without the pin.
+    /// The owner of a pinned segment, even if it was removed, to keep it without the pin.
     pub(crate) fn pinned(&self, pin: &Pin<'_>) -> Arc<Segment> {
         let owned = lock(&self.owned);
         let all = owned.segments.iter().chain(owned.retired.iter().map(|r| &r.segment));
@@ -166,7 +167,7 @@ impl SegmentSet {
         found.expect("a pinned segment is kept").clone()
     }
 
-    /// All segments, kept for as long as the caller keeps them.
+    /// All segments. They stay mapped as long as the caller keeps them.
     pub(crate) fn segments(&self) -> Vec<Arc<Segment>> {
         lock(&self.owned).segments.clone()
     }
@@ -175,7 +176,7 @@ impl SegmentSet {
         let mut owned = lock(&self.owned);
         let at = owned.segments.partition_point(|s| s.id() < segment.id());
         if owned.segments.get(at).is_some_and(|there| there.id() == segment.id()) {
-            // Two readers of a log that another process writes found it at the same time.
+            // Two readers found the same segment of another process at the same time.
             return;
         }
         owned.segments.insert(at, segment);
@@ -197,8 +198,8 @@ impl SegmentSet {
         self.replace(&owned.segments, Some(unlisted));
     }
 
-    /// The caller holds the lock. `unlisted` is set when nobody looks at the old snapshot, nor at
-    /// one before.
+    /// Replaces the snapshot; the caller holds the lock. `unlisted` is set when no thread can see the
+    /// old snapshot, nor one before it.
     fn replace(&self, segments: &[Arc<Segment>], unlisted: Option<Arc<AtomicBool>>) {
         let guard = epoch::pin();
         // ORDERING: AcqRel; pairs with the Acquire load in `with`.
@@ -209,18 +210,18 @@ impl SegmentSet {
         if let Some(unlisted) = unlisted {
             // ORDERING: Release; pairs with the Acquire load in `is_free`: the looks come before.
             guard.defer(move || unlisted.store(true, Ordering::Release));
-            // Out of this thread's own bag, which nobody else can empty.
+            // Moves it out of this thread's own bag, which no other thread can empty.
             guard.flush();
         }
     }
 
-    /// Unmaps what nobody reads any more.
+    /// Unmaps retired segments that no thread reads.
     pub(crate) fn reap(&self) {
         let mut owned = lock(&self.owned);
         if owned.retired.is_empty() {
             return;
         }
-        // A snapshot is let go two epochs after it was replaced; each flush tries one step.
+        // A snapshot is released two epochs after it was replaced; each flush tries one step.
         (0..3).for_each(|_| epoch::pin().flush());
         let all = std::mem::take(&mut owned.retired);
         let (free, kept): (Vec<_>, Vec<_>) = all.into_iter().partition(Retired::is_free);
@@ -229,7 +230,7 @@ impl SegmentSet {
         drop(free);
     }
 
-    /// How many segments wait for a reader, and since when the oldest does.
+    /// The number of retired segments, and since when the oldest has been waiting to be unmapped.
     pub(crate) fn waiting(&self) -> (usize, Option<Instant>) {
         let owned = lock(&self.owned);
         (owned.retired.len(), owned.retired.iter().map(|r| r.since).min())
@@ -240,14 +241,14 @@ impl Retired {
     fn is_free(&self) -> bool {
         // ORDERING: Acquire; pairs with the Release store in `replace`.
         let unlisted = self.unlisted.load(Ordering::Acquire);
-        // Others that own it are those who write, sync or populate it. The count is loaded Relaxed
-        // by std; what they did comes before the unmapping by the Acquire of the last Arc's drop.
+        // Other owners are writing, syncing or populating it. std loads the count Relaxed; what they
+        // did comes before the unmapping by the Acquire in the drop of the last Arc.
         unlisted && self.segment.pins.is_free() && Arc::strong_count(&self.segment) == 1
     }
 }
 
-/// Where in a snapshot a segment is. Ids follow each other but for rare gaps, so the place is
-/// nearly always told by the first one.
+/// The index of a segment in a snapshot. Ids are consecutive except for rare gaps, so the first id
+/// nearly always determines it.
 #[inline]
 pub(crate) fn locate(all: &[Listed], id: u32) -> Option<usize> {
     let guess = id.wrapping_sub(all.first()?.id()) as usize;
