@@ -23,12 +23,12 @@ fn go<R: 'static>(log: &Arc<Log>, f: impl FnOnce(&Log) -> R + 'static) -> JoinHa
     spawn(move || f(&log))
 }
 
-/// A reader finds whole frames by their words alone, and in the end all of them.
+/// A reader goes by commit words alone. It sees only whole frames, and in the end all of them.
 pub fn a_reader_sees_whole_frames_only() {
     model(3, || {
         let log = Arc::new(Log::new(2, 2 * FRAME));
         let segment = log.segment(1);
-        // One finishes its frame at once, the other one by way of a guarded claim.
+        // One writer uses an unguarded claim, the other one a guarded one.
         let finishing = go(&log, |log| log.append(&[1; 8]));
         let committing = go(&log, |log| fill(log.claim(FRAME), &[2; 8]));
         let writers = [finishing, committing];
@@ -49,7 +49,7 @@ pub fn a_reader_sees_whole_frames_only() {
     });
 }
 
-/// What one thread walked over, another may read, going by the position alone.
+/// What one thread has walked over, another may read, going by the prefix's position alone.
 pub fn what_is_before_the_prefix_may_be_read() {
     model(3, || {
         let log = Arc::new(Log::new(2, 2 * FRAME));
@@ -64,7 +64,7 @@ pub fn what_is_before_the_prefix_may_be_read() {
     });
 }
 
-/// Frames inside a batch are seen with it.
+/// Frames inside a batch are seen once the batch is committed, and not before.
 pub fn a_batch_is_seen_whole() {
     use frame::{Header, Kind};
     model(3, || {
@@ -89,8 +89,8 @@ pub fn a_batch_is_seen_whole() {
     });
 }
 
-/// Two writers at the end of a segment, with every remainder that can be: who fits has its range,
-/// one pads the rest, and the segment is tiled.
+/// Two writers at the end of a segment, with every remainder there can be: a frame that fits is written,
+/// one writer pads the rest, and the segment is tiled.
 pub fn the_end_of_a_segment_is_tiled() {
     for (room, sizes) in [0, 8, 16]
         .into_iter()
@@ -116,7 +116,7 @@ pub fn the_end_of_a_segment_is_tiled() {
             assert!(count(State::Pad) <= 1);
             assert_eq!(frames.len(), won + count(State::Pad));
             let fits = sizes.iter().any(|&size| frame::frame_len(size) <= room);
-            // Whoever comes first and fits wins; a larger one that comes first pads.
+            // The first frame is written if it fits; if it does not, its writer pads the rest.
             assert!(won > 0 || !fits || sizes[0] != sizes[1]);
             if log.tail.is_full() {
                 assert_eq!(end, LogPosition::new(1, (FIRST_FRAME + room) as u32));
@@ -180,7 +180,7 @@ pub fn a_roll_between_the_look_and_the_add() {
     });
 }
 
-/// Nobody has prepared anything: one of the writers does.
+/// There is no standby: one of the writers creates a segment.
 pub fn a_roll_without_a_standby() {
     model(2, || {
         let log = Arc::new(Log::new(4, FRAME));
@@ -188,7 +188,7 @@ pub fn a_roll_without_a_standby() {
         let writers = [1, 2].map(|n| {
             go(&log, move |log| {
                 let first = log.append(&[n; 8]);
-                // The order of positions is the order in time.
+                // Positions are in the order of time.
                 assert!(log.tail.position() > first);
                 first
             })
@@ -200,12 +200,12 @@ pub fn a_roll_without_a_standby() {
     });
 }
 
-/// A frame with a segment of its own takes back the standby while others roll to it.
+/// The writer of an oversize frame takes back the standby while others roll to it.
 pub fn a_withdrawn_standby_never_becomes_active() {
     model(3, || {
         let log = Arc::new(Log::new(8, FRAME));
         log.prepare_standby();
-        let alone = go(&log, |log| log.append_alone(&[1; 16]));
+        let alone = go(&log, |log| log.append_oversize(&[1; 16]));
         begin_main();
         log.append(&[2; 8]);
         log.append(&[3; 8]);
@@ -217,7 +217,7 @@ pub fn a_withdrawn_standby_never_becomes_active() {
     });
 }
 
-/// The same, with nothing but the race: a full segment, one who rolls, one who takes back.
+/// The same, reduced to the race: in a full segment one thread rolls and one takes the standby back.
 pub fn a_roll_against_a_withdrawal() {
     model(3, || {
         let log = Arc::new(Log::new(4, FRAME));
@@ -239,7 +239,7 @@ pub fn a_roll_against_a_withdrawal() {
     });
 }
 
-/// The same while the segment is not full: only seeing it closed makes the other roll.
+/// The same in a segment that is not full: the other thread rolls only if it sees the segment closed.
 pub fn a_closed_segment_has_no_standby() {
     model(3, || {
         let log = Arc::new(Log::new(4, FRAME));
@@ -253,8 +253,8 @@ pub fn a_closed_segment_has_no_standby() {
     });
 }
 
-/// A claim that is given up is void, and nothing waits for it. (Dropped and not unwound through:
-/// loom's threads share one panic count, so a model cannot switch threads while one unwinds.)
+/// A claim that is given up becomes void, and nothing waits for it. (It is dropped, not unwound
+/// through: loom's threads share one panic count, so a model cannot switch threads during unwinding.)
 pub fn an_abandoned_claim_is_void() {
     model(3, || {
         let log = Arc::new(Log::new(2, 2 * FRAME));
@@ -279,7 +279,7 @@ pub fn the_prefix_is_contiguous() {
         let writers = [1, 2].map(|n| {
             go(&log, move |log| {
                 let claim = log.claim(FRAME);
-                // Its own claim is a frame already, unless an earlier one is not even claimed.
+                // A frame begins at its claim already, unless a range before it is not even claimed.
                 let position = LogPosition::new(claim.segment().id(), claim.offset() as u32);
                 let begins = log.is_frame(position);
                 assert!(begins || u64::from(position.offset()) > FIRST_FRAME);
@@ -301,7 +301,7 @@ pub fn the_prefix_is_contiguous() {
     });
 }
 
-/// Where one thread has found a frame, another one begins its walk, and sees it.
+/// If one thread has found a frame, another one starts its walk there, and sees it, too.
 pub fn what_one_found_another_walks_on_from() {
     model(2, || {
         let log = Arc::new(Log::new(2, 3 * FRAME));
@@ -322,15 +322,15 @@ pub fn what_one_found_another_walks_on_from() {
     });
 }
 
-/// The process dies at any moment: where there is a byte of a body, there is a claim before it.
+/// The process may die at any moment: wherever there is a byte of a body, its claim is there, too.
 pub fn a_dead_process_leaves_no_body_without_a_claim() {
     model(3, || {
         let first = Arc::new(LoomSegment::on_file(1, 2 * FRAME));
         let log = Arc::new(Log::with(2, first, 2 * FRAME));
         let writers = [1, 2].map(|n| go(&log, move |log| log.append(&[n; 8])));
         begin_main();
-        // The file after a death is what the caches held. Any one order of looking is allowed to
-        // whoever sees a body: the acquire fence stands for "looked at later".
+        // After a death the file holds what had reached the caches. The body is read first and the
+        // claim afterwards; the acquire fence keeps the two reads in that order.
         let file = log.segment(1);
         for begin in [FIRST_FRAME, FIRST_FRAME + FRAME] {
             let body = file.file_payload(begin + 8) | file.file_payload(begin + 16);
@@ -356,7 +356,7 @@ pub fn slots_are_used_again() {
     });
 }
 
-/// The preparer comes after the walker that finished the slot's last segment.
+/// A preparer that reuses a slot comes after the walker that finished the slot's last segment.
 pub fn a_slot_is_used_again_after_it_is_finished() {
     model(3, || {
         let log = Arc::new(Log::new(2, FRAME));
@@ -375,8 +375,7 @@ pub fn a_slot_is_used_again_after_it_is_finished() {
     });
 }
 
-/// The walker lets go of a segment after the last access of its writer: one that commits, one
-/// that gives up, one that pads.
+/// The walker lets go of a segment after the last access of its writer, which commits its frame.
 pub fn a_segment_is_let_go_after_a_commit() {
     let_go(FRAME, |log| {
         log.tail.reserve(FRAME).map(|claim| fill(claim, &[1; 8]));
@@ -387,6 +386,7 @@ pub fn a_segment_is_let_go_after_a_commit() {
     });
 }
 
+/// The same for a writer that gives up its claim.
 pub fn a_segment_is_let_go_after_a_void() {
     let_go(FRAME, |log| {
         if let Some(mut claim) = log.tail.reserve(FRAME) {
@@ -395,6 +395,7 @@ pub fn a_segment_is_let_go_after_a_void() {
     });
 }
 
+/// The same for a writer that pads what is left.
 pub fn a_segment_is_let_go_after_a_pad() {
     let_go(16, |log| assert!(log.tail.reserve(FRAME).is_none() || log.tail.roll_number() == 2));
 }
@@ -402,7 +403,7 @@ pub fn a_segment_is_let_go_after_a_pad() {
 fn let_go(room: u64, write: fn(&Log)) {
     model(3, move || {
         let log = Arc::new(Log::new(2, room));
-        // With room for whoever comes late.
+        // With room for the writer, if it comes late.
         log.publish(&mut log.tail.preparer(), 2 * FRAME);
         let writer = go(&log, write);
         begin_main();
@@ -416,7 +417,7 @@ fn let_go(room: u64, write: fn(&Log)) {
     });
 }
 
-/// The walker comes to a segment that somebody else published and made active.
+/// The walker enters a segment that another thread has published and made active.
 pub fn the_walker_enters_what_others_published() {
     model(3, || {
         let log = Arc::new(Log::new(4, FRAME));
@@ -432,7 +433,7 @@ pub fn the_walker_enters_what_others_published() {
     });
 }
 
-/// The end of the log is that of one segment, never of two.
+/// A position read at the tail is made of one segment's id and offset, never of two segments'.
 pub fn a_position_is_of_one_segment() {
     model(3, || {
         let log = Arc::new(Log::new(2, FRAME));
@@ -451,7 +452,7 @@ pub fn a_position_is_of_one_segment() {
     });
 }
 
-/// Also not when the slot is used again while it is read.
+/// The same if the slot is reused while it is read.
 pub fn a_position_is_not_of_a_later_segment() {
     model(3, || {
         let log = Arc::new(Log::new(2, FRAME));
@@ -472,7 +473,7 @@ pub fn a_position_is_not_of_a_later_segment() {
     });
 }
 
-/// However often the log is closed (every failed sync does), the roll number stays what it is.
+/// Closing the segment again and again (every failed sync does) does not change the roll number.
 pub fn closing_again_changes_no_roll() {
     model(0, || {
         let log = Log::new(2, FRAME);
@@ -484,14 +485,14 @@ pub fn closing_again_changes_no_roll() {
     });
 }
 
-/// Recovery makes a dead batch void and closes a hole, beside a reader of another process: that steps
-/// over both by their lengths, finds what is behind, and takes nothing inside the batch for a frame.
+/// Recovery voids a dead batch and pads a hole while another process reads. The reader steps over both
+/// by their lengths, finds what is behind them, and takes nothing inside the batch for a frame.
 pub fn a_reader_beside_recovery_sees_whole_frames_only() {
     model(3, || {
         const BATCH: u64 = frame::HEADER + FRAME;
         let segment = Arc::new(LoomSegment::new(1, 2 * FRAME + BATCH + 8));
         let (batch, hole) = (FIRST_FRAME + FRAME, FIRST_FRAME + FRAME + BATCH);
-        // What a dead process left: an entry, a batch that is claimed, a hole, and another entry.
+        // What a dead process has left: an entry, a claimed batch, a hole, and another entry.
         commit(&segment, FIRST_FRAME, &[1; 8]);
         let word = frame::bare_word(segment.salt(), batch, BATCH, State::Claimed);
         segment.word(batch).store(word, Ordering::Relaxed);
@@ -525,7 +526,7 @@ pub fn a_reader_beside_recovery_sees_whole_frames_only() {
     });
 }
 
-/// Writes an entry as a process did that is gone.
+/// Writes an entry, as a process did that has died.
 fn commit(segment: &LoomSegment, offset: u64, body: &[u8]) {
     let header = Header::entry(body);
     // SAFETY: nobody else has the segment yet.

@@ -45,29 +45,29 @@ thread_local! {
     static SPAWNED: Cell<u32> = const { Cell::new(0) };
 }
 
-/// The most executions of a model, from each of its eight beginnings. Counted, and not timed: so a
-/// model goes as far on a slow machine as on a fast one.
+/// The most executions of a model from each of its eight beginnings. It is a count and not a time, so
+/// that a model goes as far on a slow machine as on a fast one.
 const LIMIT: usize = 100_000;
 
-/// Runs a model with at most this many preemptions, to its end: it fails where it does not come
-/// there within `LIMIT` executions.
+/// Runs a model with at most this many preemptions, through all its executions. It fails if there are
+/// more than `LIMIT`.
 ///
-/// loom remembers one last access to each atomic, and so does not see that a store conflicts with
-/// one thread's load if the storing thread has loaded in between; it then misses executions, and
-/// which ones depends on the one that it begins with. So every model is run eight times, with
-/// other threads coming first.
+/// Every model is run eight times, with other threads coming first. The reason is that loom remembers
+/// only the last access to each atomic: it does not see that a store conflicts with another thread's
+/// load if the storing thread has loaded in between. It then misses executions, and which ones depends
+/// on the first one.
 fn model(preemptions: usize, f: impl Fn() + Send + Sync + 'static) {
     let unfinished = run(preemptions, LIMIT, f);
     assert_eq!(unfinished, 0, "the model did not come to its end within {LIMIT} executions");
 }
 
-/// Runs a model that is too large to come to its end, up to a number of executions.
+/// Runs a model that has too many executions, up to a number of them.
 fn model_in_part(preemptions: usize, limit: usize, f: impl Fn() + Send + Sync + 'static) {
     let unfinished = run(preemptions, limit, f);
-    assert!(unfinished > 0, "the model came to its end: it is to be run as one that does");
+    assert!(unfinished > 0, "the model has come to its end: run it with `model`");
 }
 
-/// Says from how many of its eight beginnings the model did not come to its end.
+/// Returns from how many of its eight beginnings the model did not come to its end.
 fn run(preemptions: usize, limit: usize, f: impl Fn() + Send + Sync + 'static) -> usize {
     use std::sync::atomic::{AtomicUsize, Ordering};
     let f = std::sync::Arc::new(f);
@@ -98,7 +98,7 @@ fn run(preemptions: usize, limit: usize, f: impl Fn() + Send + Sync + 'static) -
     unfinished
 }
 
-/// As `model`, where threads wait for one another's frames.
+/// As `model`, for models in which a thread waits for another one's frames.
 fn followed(preemptions: usize, f: impl Fn() + Send + Sync + 'static) {
     sync::FOLLOWED.set(true);
     model(preemptions, f);
@@ -115,8 +115,8 @@ fn spawn<R: 'static>(f: impl FnOnce() -> R + 'static) -> loom::thread::JoinHandl
     })
 }
 
-/// To be called by the main thread of a model before its own part. What it reads stale values of
-/// must be read in a spawned thread: behind a yield loom shows a thread no value that it had seen.
+/// The main thread of a model calls this before its own part. Whatever should be read with stale values
+/// must be read in a spawned thread, because after a yield loom shows a thread only new values.
 fn begin_main() {
     begin(0);
 }

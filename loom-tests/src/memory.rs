@@ -15,18 +15,18 @@ const SALT: u64 = 0x0123_4567_89ab_cdef;
 /// A frame with a body of 8 bytes.
 pub(crate) const FRAME: u64 = frame::frame_len(8);
 
-/// Every 8 bytes behind the head are an atomic (as a commit word) and a cell (as payload).
+/// Each 8 bytes behind the head are both an atomic (a commit word) and a cell (payload).
 ///
-/// Reading the atomic also reads the cell, so that loom reports who takes for a commit word what
-/// is somebody's payload.
+/// An access to the atomic also reads the cell. So loom reports a thread that takes another one's
+/// payload for a commit word.
 pub(crate) struct LoomSegment {
     id: u32,
     words: Vec<AtomicU64>,
     cells: Vec<UnsafeCell<u64>>,
     /// What `is_frame` has found: small blocks, for small segments.
     found: Vec<AtomicU64>,
-    /// The payload once more, for one who looks at the file after the death of the process.
-    /// Empty where nobody will.
+    /// The payload once more, for models that inspect the file after the death of the process; empty in
+    /// the others.
     file: Vec<AtomicU64>,
 }
 
@@ -60,20 +60,20 @@ impl LoomSegment {
         self.file[Self::index(offset)].load(Ordering::Relaxed)
     }
 
-    /// Whether somebody has found the second frame. Relaxed: it tells that and orders nothing.
+    /// Whether a thread has found the second frame. Relaxed, so that asking orders nothing.
     pub(crate) fn second_found(&self) -> bool {
         let place = (FIRST_FRAME + FRAME) / Self::BLOCK;
         self.found[place as usize].load(Ordering::Relaxed) != 0
     }
 
     fn payload(&self, offset: u64) -> u64 {
-        // SAFETY: loom reports it if somebody writes meanwhile.
+        // SAFETY: loom reports it if another thread writes meanwhile.
         self.cells[Self::index(offset)].with(|cell| unsafe { *cell })
     }
 
-    /// What becomes of the memory once nobody uses it: loom reports it if somebody does.
+    /// Stands for unmapping the memory: loom reports any thread that still uses it.
     pub(crate) fn unmap(&self) {
-        // SAFETY: as the caller has found out.
+        // SAFETY: the caller has found that no thread uses it any more.
         self.cells.iter().for_each(|cell| cell.with_mut(|cell| unsafe { *cell = u64::MAX }));
     }
 
@@ -120,7 +120,7 @@ unsafe impl SegmentMemory for LoomSegment {
             let mut value = [0; 8];
             value[..chunk.len()].copy_from_slice(chunk);
             let value = u64::from_le_bytes(value);
-            // SAFETY: loom reports it if anybody else is there.
+            // SAFETY: loom reports any other thread that accesses it.
             self.cells[Self::index(at)].with_mut(|cell| unsafe { *cell = value });
             if let Some(file) = self.file.get(Self::index(at)) {
                 file.store(value, Ordering::Relaxed);
@@ -144,7 +144,7 @@ pub(crate) struct Log {
     pub(crate) tail: Tail<LoomSegment>,
     pub(crate) prefix: Prefix<LoomSegment>,
     room: u64,
-    /// Of std: it is not there to order anything, and no other lock or atomic is used under it.
+    /// A mutex of std, which orders nothing in the model. No other lock or atomic is used under it.
     all: Mutex<Vec<Arc<LoomSegment>>>,
 }
 
@@ -202,7 +202,7 @@ impl Log {
         let mut preparer = self.tail.preparer();
         if self.tail.is_full() && !preparer.has_standby() && !self.prepare(&mut preparer) {
             drop(preparer);
-            // `Stalled`. The caller tries again.
+            // An append would fail with `Stalled`; here the caller tries again.
             yield_now();
             return;
         }
@@ -238,8 +238,8 @@ impl Log {
         }
     }
 
-    /// Appends to a segment of its own; gives the id of the standby that was taken back.
-    pub(crate) fn append_alone(&self, body: &[u8]) -> (LogPosition, Option<u32>) {
+    /// Appends an oversize frame; returns its position, and the id of the standby that was taken back.
+    pub(crate) fn append_oversize(&self, body: &[u8]) -> (LogPosition, Option<u32>) {
         let len = frame::frame_len(body.len() as u64);
         let mut preparer = self.tail.preparer();
         let withdrawn = preparer.withdraw().map(|segment| segment.id());
@@ -252,12 +252,12 @@ impl Log {
         (fill(claim, body), withdrawn)
     }
 
-    /// Whether a frame begins at a position, as a reader finds out that has the segment pinned.
+    /// Whether a frame begins at a position, as a reader finds out.
     pub(crate) fn is_frame(&self, target: LogPosition) -> bool {
         self.prefix.is_frame(&self.segment(target.segment()), u64::from(target.offset()))
     }
 
-    // ---- to look at ----
+    // ---- inspection ----
 
     /// Every finished frame before a position; all words and bytes before it must be seen.
     pub(crate) fn frames_before(&self, end: LogPosition) -> Vec<(LogPosition, Word, Vec<u8>)> {

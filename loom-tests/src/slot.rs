@@ -1,9 +1,9 @@
 //! One key of the store: its slot, and the frames that it points at.
 //!
 //! Claims, commits and pins are tailcask's own. The slot is a lock around a position, as a shard of
-//! the keydir is; what is done under it, and in which order, is as in `src/store`: `place` and
-//! `decide` in `mod.rs`, `find` and `read_pinned` there, `put` and `replace` in `merge.rs`,
-//! `write` in `batch.rs`.
+//! the keydir is. What is done under the lock, and in which order, follows `src/store`: `try_place` and
+//! `try_remove` in `write.rs`, `find` and `read_pinned` in `view.rs`, `try_write` in `batch.rs`, `put`
+//! and `replace` in `merge/run.rs`, `write` in `merge/output.rs`.
 
 #![allow(unsafe_code, reason = "writes the copy that a merge makes")]
 
@@ -104,13 +104,13 @@ impl Key {
         // SAFETY: as above.
         unsafe { copies.write(FIRST_FRAME + HEADER, body) };
         let word = frame::word_of(copies.salt(), FIRST_FRAME, header, body);
-        // ORDERING: Release; as in `merge.rs`.
+        // ORDERING: Release; as in `merge/output.rs`.
         copies.word(FIRST_FRAME).store(word, Ordering::Release);
         LogPosition::new(COPY, FIRST_FRAME as u32)
     }
 }
 
-/// A put, a delete and a merge of one key: in the end the slot says what the log does.
+/// A put, a delete and a merge of one key: in the end the slot and the log agree.
 pub fn a_merge_undoes_no_write() {
     model(3, || {
         let key = Key::with_a_value();
@@ -148,7 +148,7 @@ pub fn a_get_sees_a_whole_value() {
     });
 }
 
-/// A get while the key's segment is merged away: it finds the value, and memory that is there.
+/// A get while the key's segment is merged away: it finds the value, in memory that is mapped.
 pub fn a_get_reads_no_unmapped_segment() {
     model(3, || {
         let key = Key::with_a_value();
@@ -171,7 +171,7 @@ pub fn a_get_reads_no_unmapped_segment() {
     });
 }
 
-/// Two keys that a batch sets: whoever looks at both sees both, or neither.
+/// A batch sets two keys: a reader of both sees both, or neither.
 pub fn a_batch_is_seen_whole_in_its_slots() {
     const INNER: u64 = FRAME;
     type Slots = [Mutex<Option<LogPosition>>; 2];

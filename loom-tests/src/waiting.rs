@@ -1,7 +1,7 @@
-//! Group commit, followers and pins: who waits, who wakes, who may let go.
+//! Group commit, waiting readers, and pins.
 //!
-//! The main thread of a model never parks: loom takes a late `unpark` for the end of whatever a
-//! thread is blocked on, and its `join` does not survive that.
+//! The main thread of a model never parks. loom takes a late `unpark` for the end of whatever a thread is
+//! blocked on, so it could end the main thread's `join`.
 
 #![allow(unsafe_code, reason = "cells that loom watches")]
 
@@ -15,7 +15,7 @@ use crate::sync::{Arc, AtomicU64, Ordering, UnsafeCell};
 use crate::{begin_main, followed, model, spawn};
 use std::io;
 
-/// Group commit, and what a sync leaves behind.
+/// Group commit, and a cell that stands for what is on the disk.
 struct Disk {
     group: GroupCommit,
     /// The end of the log, which grows.
@@ -23,8 +23,7 @@ struct Disk {
     synced: UnsafeCell<u64>,
 }
 
-// SAFETY: `synced` is written by the one leader, and read by whoever sees `durable`: that is what
-// loom is to check.
+// SAFETY: `synced` is written by the one leader, and read by whoever sees `durable`; loom checks that.
 unsafe impl Sync for Disk {}
 
 impl Disk {
@@ -45,12 +44,12 @@ impl Disk {
     }
 
     fn synced(&self) -> u64 {
-        // SAFETY: as the caller has seen.
+        // SAFETY: the caller has seen the watermark.
         self.synced.with(|synced| unsafe { *synced })
     }
 }
 
-/// Everybody returns, and comes after a sync that covers them.
+/// Every waiter returns, after a sync that covers its target.
 pub fn every_waiter_is_woken() {
     model(3, || {
         let disk = Disk::new(2);
@@ -68,7 +67,7 @@ pub fn every_waiter_is_woken() {
     });
 }
 
-/// A sync may cover less than somebody waits for: then that one leads next.
+/// A sync may cover less than a waiter's target: then that waiter leads next.
 pub fn who_is_left_leads() {
     model(3, || {
         let disk = Disk::new(1);
@@ -91,7 +90,7 @@ pub fn who_is_left_leads() {
     });
 }
 
-/// Who sees the watermark comes after the sync, also without waiting.
+/// Whoever sees the watermark comes after the sync, also without waiting.
 pub fn the_watermark_comes_after_the_sync() {
     model(3, || {
         let disk = Disk::new(1);
@@ -107,7 +106,7 @@ pub fn the_watermark_comes_after_the_sync() {
     });
 }
 
-/// One failure fails all who wait, now and later; nobody waits for ever, and nobody syncs again.
+/// One failure fails all waiters, now and later. None waits forever, and none syncs again.
 pub fn a_failure_reaches_every_waiter() {
     model(3, || {
         let disk = Disk::new(2);
@@ -145,7 +144,7 @@ pub fn a_panicking_leader_wakes_the_others() {
                 std::panic::catch_unwind(wait).is_err()
             })
         };
-        // It panicked, or the other had led before it could.
+        // It panicked, unless the other one led before it.
         let panicked = panicking.join().unwrap();
         let (led, ok) = waiter.join().unwrap();
         assert_eq!(ok, led);
@@ -159,12 +158,12 @@ struct Flag(AtomicU64);
 
 impl std::task::Wake for Flag {
     fn wake(self: Arc<Self>) {
-        // ORDERING: Relaxed; looked at after a join.
+        // ORDERING: Relaxed; read after a join.
         self.0.store(1, Ordering::Relaxed);
     }
 }
 
-/// The thread that syncs for tasks fails: a task finds that once it is registered, or is woken.
+/// The thread that syncs for tasks fails: a task finds that after it has registered, or is woken.
 pub fn a_failed_thread_leaves_no_task_asleep() {
     model(3, || {
         let disk = Disk::new(2);
@@ -179,7 +178,7 @@ pub fn a_failed_thread_leaves_no_task_asleep() {
         };
         begin_main();
         let mut ticket = 0;
-        // Polled twice, as it may be at any time: it is there once.
+        // A task may be polled at any time; it is registered once all the same.
         for _ in 0..2 {
             let poll = disk.group.poll(2, &mut ticket, &flag.clone().into());
             assert!(matches!(poll, TaskTurn::Registered));
@@ -214,7 +213,7 @@ pub fn a_task_is_woken() {
     });
 }
 
-/// Whether an entry can be read: over what is finished, from segment to segment, as a reader goes.
+/// Whether `count` entries can be read, stepping over finished frames from segment to segment.
 fn finds_an_entry(log: &Log, count: usize) -> bool {
     let (mut id, mut offset, mut found) = (1, FIRST_FRAME, 0);
     loop {
@@ -242,8 +241,8 @@ fn finds_an_entry(log: &Log, count: usize) -> bool {
 
 const ENTRY: u8 = 1;
 
-/// A reader waits for an entry; one thread does something that leaves a frame before or behind it,
-/// another appends the entry. However a frame ends, the reader is woken by whichever ends last.
+/// A reader waits for an entry. One thread appends it, and another one leaves some other frame before or
+/// behind it. In whatever way the frames end, the reader is woken by the one that ends last.
 fn reader_beside(room: u64, entries: usize, beside: fn(&Log)) {
     followed(2, move || {
         let log = Arc::new(Log::new(2, room));
@@ -264,21 +263,21 @@ fn reader_beside(room: u64, entries: usize, beside: fn(&Log)) {
     });
 }
 
-/// A commit without a guard, as `append` makes it.
+/// The other frame is committed without a guard, as `append` does.
 pub fn no_append_is_slept_through() {
     reader_beside(2 * FRAME, 2, |log| {
         log.append(&[ENTRY; 8]);
     });
 }
 
-/// A commit by way of a claim, as all others make it.
+/// The other frame is committed through a guarded claim.
 pub fn no_commit_is_slept_through() {
     reader_beside(2 * FRAME, 2, |log| {
         fill(log.claim(FRAME), &[ENTRY; 8]);
     });
 }
 
-/// A frame that is no entry, and whose writer wakes nobody itself.
+/// The other frame is a sync mark, which is no entry.
 pub fn no_sync_mark_is_slept_through() {
     reader_beside(2 * FRAME, 1, |log| {
         let mut claim = log.claim(frame::SYNC_MARK);
@@ -287,17 +286,17 @@ pub fn no_sync_mark_is_slept_through() {
     });
 }
 
-/// A claim that is given up.
+/// The other frame is given up.
 pub fn no_void_is_slept_through() {
     reader_beside(2 * FRAME, 1, |log| drop(log.claim(FRAME)));
 }
 
-/// What is left of a segment, by whom it does not suffice.
+/// The other frame is a pad, over a rest that is too short.
 pub fn no_pad_is_slept_through() {
     reader_beside(16, 1, |log| drop(log.tail.reserve(2 * FRAME)));
 }
 
-/// Two readers wait, for different entries.
+/// Two readers wait for different entries.
 pub fn no_commit_is_slept_through_by_two() {
     followed(2, || {
         let log = Arc::new(Log::new(2, 2 * FRAME));
@@ -312,13 +311,13 @@ pub fn no_commit_is_slept_through_by_two() {
     });
 }
 
-/// The memory of a segment, which may be unmapped when nobody reads in it.
+/// The memory of a segment, which may be unmapped once no reader pins it.
 struct Mapped {
     pins: Pins,
     memory: UnsafeCell<bool>,
 }
 
-// SAFETY: `memory` is written once the pins are free: that is what loom is to check.
+// SAFETY: `memory` is written once the pins are free; loom checks that.
 unsafe impl Sync for Mapped {}
 
 /// A retired segment is unmapped after the last read.

@@ -10,7 +10,7 @@ use std::time::Duration;
 /// back within microseconds, or are about something else.
 const LONGEST: Duration = Duration::from_millis(1);
 
-/// On whose behalf a sync is led.
+/// Who leads a sync.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Leader {
     /// A caller that waits for it.

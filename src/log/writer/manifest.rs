@@ -46,7 +46,7 @@ impl LogWriter {
         Ok(())
     }
 
-    pub(crate) fn write_next_id(&self) -> io::Result<()> {
+    pub(super) fn write_next_id(&self) -> io::Result<()> {
         self.change_manifest(|_| {})
     }
 
@@ -56,13 +56,13 @@ impl LogWriter {
     }
 
     /// The id of the first segment, if that could not be created yet.
-    pub(crate) fn first_to_come(&self) -> Option<u32> {
+    pub(super) fn first_to_come(&self) -> Option<u32> {
         lock(&self.next).for_log
     }
 
     /// Records that the files of removed segments are durably gone, so that the next MANIFEST need not
     /// list them.
-    pub(crate) fn files_are_gone(&self, ids: &[u32]) {
+    pub(super) fn files_are_gone(&self, ids: &[u32]) {
         lock(&self.manifest).removed.retain(|id| !ids.contains(id));
     }
 

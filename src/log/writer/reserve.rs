@@ -26,7 +26,7 @@ impl LogWriter {
 
     /// An error if the reserve is released and there is no space for another one.
     #[inline]
-    pub(crate) fn check_space(&self) -> Result<(), AppendError> {
+    pub(super) fn check_space(&self) -> Result<(), AppendError> {
         if self.is_short_of_space() { self.check_space_again() } else { Ok(()) }
     }
 
@@ -41,7 +41,7 @@ impl LogWriter {
 
     /// Makes sure that there is a reserve, if the log is large enough for one. False: there is no
     /// space for it.
-    pub(crate) fn keep_reserve(&self) -> io::Result<bool> {
+    pub(super) fn keep_reserve(&self) -> io::Result<bool> {
         let held: u64 = self.table.with(|all| all.iter().map(|s| s.map.len() as u64).sum());
         let wanted = if held < WORTH_A_RESERVE {
             0
