@@ -6,8 +6,6 @@
 //! first. All files are open and mapped when opening returns, so nothing that a writer does later,
 //! merges included, changes what the view shows.
 
-#![allow(unsafe_code, reason = "copies frames that no longer change")]
-
 use super::backup::{self, BackupReport};
 use super::inner::{Contents, Damaged};
 use super::load::Loading;
@@ -371,7 +369,8 @@ fn copy(segment: &Segment, folder: &File, name: &str) -> io::Result<()> {
         let word = segment.map.word(at as u64 * 8).load(Ordering::Relaxed);
         bytes.copy_from_slice(&word.to_le_bytes());
     }
-    let sound = scan::verify_sealed(QuietSegment::of(segment)).map_err(io::Error::other)?;
+    let quiet = QuietSegment::of(segment);
+    let sound = scan::verify_sealed(quiet).map_err(io::Error::other)?;
     let frames = sound.frames + segment.gaps.len() as u64;
     let seal = Seal { end, frames }.words(segment.salt());
     for (bytes, word) in head[SEAL as usize..].chunks_exact_mut(8).zip(seal) {
@@ -379,19 +378,14 @@ fn copy(segment: &Segment, folder: &File, name: &str) -> io::Result<()> {
     }
     let mut at = FIRST_FRAME;
     for gap in &segment.gaps {
-        write_frames(&file, segment, at, gap.offset)?;
+        file.write_all_at(quiet.bytes_between(at, gap.offset), at)?;
         let pad = frame::bare_word(segment.salt(), gap.offset, gap.len, State::Pad);
         file.write_all_at(&pad.to_le_bytes(), gap.offset)?;
         at = gap.offset + gap.len;
     }
-    write_frames(&file, segment, at, end)?;
+    file.write_all_at(quiet.bytes_between(at, end), at)?;
     file.set_len((end + 8).next_multiple_of(4096).min(segment.header.capacity))?;
     // The head comes last: a file without it is not a segment.
     file.write_all_at(&head, 0)?;
     file.sync_all()
-}
-
-fn write_frames(file: &File, segment: &Segment, from: u64, to: u64) -> io::Result<()> {
-    // SAFETY: finished frames of a segment, up to its end and between what is stepped over.
-    file.write_all_at(unsafe { segment.map.slice(from, to - from) }, from)
 }
