@@ -86,7 +86,7 @@ impl StoreView {
 
     /// First a group at a time, which holds writers up for a moment only and brings what is looked at
     /// into memory. If a batch was written meanwhile, again, with all shards locked that are needed.
-    #[cold]
+    #[inline(never)]
     fn look_up_many(&self, keys: &[&[u8]], damaged: &mut FoundCorruptions) -> Vec<PinnedSlot<'_>> {
         let tags: Vec<u32> = keys.iter().map(|key| self.keydir.tag(key)).collect();
         let mut places: Vec<PinnedSlot<'_>> =
