@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// How an entry to be loaded relates to a loaded one with the same tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fate {
+pub(crate) enum EntryRelation {
     /// Another key.
     Other,
     /// The new one replaces it.
@@ -51,7 +51,7 @@ pub(crate) trait Resolve: Sync {
     type Error: Send;
 
     /// How `new` relates to `old`. Entries of one key are in a total order by it.
-    fn fate(&self, old: LogPosition, new: LogPosition) -> Result<Fate, Self::Error>;
+    fn relation(&self, old: LogPosition, new: LogPosition) -> Result<EntryRelation, Self::Error>;
 
     /// An entry's key and origin; the entry with the highest origin is the newest of its key. `None`
     /// stands for a key that no other entry has.
@@ -165,18 +165,18 @@ impl<R: Resolve> Filler<'_, R> {
             same_tag.push(new);
             return Ok(());
         }
-        let (mut fate, mut others) = (Ok(Fate::Other), 0);
+        let (mut relation, mut others) = (Ok(EntryRelation::Other), 0);
         let slot = KeydirEntry::find(&mut *self.table, new.tag, |old| {
-            fate = self.resolve.fate(unmarked(old), entry.at);
+            relation = self.resolve.relation(unmarked(old), entry.at);
             others += 1;
-            !matches!(fate, Ok(Fate::Other))
+            !matches!(relation, Ok(EntryRelation::Other))
         });
-        match (fate?, slot.position()) {
-            (Fate::Newer, Some(old)) => {
+        match (relation?, slot.position()) {
+            (EntryRelation::Newer, Some(old)) => {
                 slot.set(new.position());
                 self.resolve.dropped(unmarked(old));
             }
-            (Fate::Older, _) => self.resolve.dropped(entry.at),
+            (EntryRelation::Older, _) => self.resolve.dropped(entry.at),
             _ if others < MAX_COMPARED => slot.set(new.position()),
             _ => self.set_aside(new),
         }
@@ -271,15 +271,19 @@ pub(super) mod tests {
         type Key = u32;
         type Error = &'static str;
 
-        fn fate(&self, old: LogPosition, new: LogPosition) -> Result<Fate, &'static str> {
+        fn relation(
+            &self,
+            old: LogPosition,
+            new: LogPosition,
+        ) -> Result<EntryRelation, &'static str> {
             self.looks.fetch_add(2, Ordering::Relaxed);
             if self.unreadable {
                 return Err("unreadable");
             }
             Ok(match (old.segment() == new.segment(), new.offset().cmp(&old.offset())) {
-                (false, _) => Fate::Other,
-                (true, std::cmp::Ordering::Greater) => Fate::Newer,
-                (true, _) => Fate::Older,
+                (false, _) => EntryRelation::Other,
+                (true, std::cmp::Ordering::Greater) => EntryRelation::Newer,
+                (true, _) => EntryRelation::Older,
             })
         }
 

@@ -26,7 +26,7 @@ mod locked;
 mod slot;
 mod table;
 
-pub(crate) use load::{Fate, LoadEntry, LoadSource, Resolve};
+pub(crate) use load::{EntryRelation, LoadEntry, LoadSource, Resolve};
 pub(crate) use locked::ReadShards;
 pub(crate) use slot::LOOKUP_BATCH;
 

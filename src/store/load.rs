@@ -9,7 +9,7 @@ use super::{Store, StoreOptions};
 use crate::error::{Corruption, CorruptionKind, OpenError};
 use crate::format::hint::{Census, HintEntry, SortedEntries};
 use crate::format::record::RecordHead;
-use crate::keydir::{Fate, Keydir, LoadEntry, LoadSource, Resolve};
+use crate::keydir::{EntryRelation, Keydir, LoadEntry, LoadSource, Resolve};
 use crate::log::writer::LogWriter;
 use crate::log::{CommitLog, RecoveryReport};
 use crate::options::RecoveryMode;
@@ -361,7 +361,7 @@ impl<'s> Resolve for FrameResolver<'s> {
     type Key = &'s [u8];
     type Error = LoadFault;
 
-    fn fate(&self, old: LogPosition, new: LogPosition) -> Result<Fate, LoadFault> {
+    fn relation(&self, old: LogPosition, new: LogPosition) -> Result<EntryRelation, LoadFault> {
         let (a, b) = (self.find(old), self.find(new));
         let same = a.key().is_some_and(|key| b.key() == Some(key));
         // What a merge moved was written in its inputs, or before: to what was written later in the
@@ -371,10 +371,10 @@ impl<'s> Resolve for FrameResolver<'s> {
             moved.header.merged && !log.header.merged && newest < log.id()
         };
         if same && is_before(a.segment, b.segment) {
-            return Ok(Fate::Newer);
+            return Ok(EntryRelation::Newer);
         }
         if same && is_before(b.segment, a.segment) {
-            return Ok(Fate::Older);
+            return Ok(EntryRelation::Older);
         }
         for loaded in [a, b] {
             if !same || loaded.segment.header.merged {
@@ -385,9 +385,9 @@ impl<'s> Resolve for FrameResolver<'s> {
             self.check_tags(a, b)?;
         }
         Ok(match same {
-            false => Fate::Other,
-            true if b.origin() > a.origin() => Fate::Newer,
-            true => Fate::Older,
+            false => EntryRelation::Other,
+            true if b.origin() > a.origin() => EntryRelation::Newer,
+            true => EntryRelation::Older,
         })
     }
 
