@@ -3,7 +3,7 @@
 //! Claims, commits and pins are tailcask's own. The slot is a lock around a position, as a shard of
 //! the keydir is. What is done under the lock, and in which order, follows `src/store`: `try_place` and
 //! `try_remove` in `write.rs`, `find` and `read_pinned` in `view.rs`, `try_write` in `batch.rs`, `put`
-//! and `replace` in `merge/run.rs`, `write` in `merge/output.rs`.
+//! and `replace` in `store/merge/run.rs`, `write` in `store/merge/output.rs`.
 
 #![allow(unsafe_code, reason = "writes the copy that a merge makes")]
 
@@ -104,7 +104,7 @@ impl Key {
         // SAFETY: as above.
         unsafe { copies.write(FIRST_FRAME + HEADER, body) };
         let word = frame::word_of(copies.salt(), FIRST_FRAME, header, body);
-        // ORDERING: Release; as in `merge/output.rs`.
+        // ORDERING: Release; as in `store/merge/output.rs`.
         copies.word(FIRST_FRAME).store(word, Ordering::Release);
         LogPosition::new(COPY, FIRST_FRAME as u32)
     }
