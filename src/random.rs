@@ -3,14 +3,14 @@
 use crate::storage::sys;
 use std::io;
 
-/// Random bytes that nobody can predict.
+/// Unpredictable random bytes.
 pub(crate) fn random_bytes<const LEN: usize>() -> io::Result<[u8; LEN]> {
     let mut bytes = [0; LEN];
     sys::fill_random(&mut bytes)?;
     Ok(bytes)
 }
 
-/// 64 random bits that nobody can predict.
+/// 64 unpredictable random bits.
 pub(crate) fn random_u64() -> io::Result<u64> {
     random_bytes().map(u64::from_le_bytes)
 }

@@ -11,8 +11,8 @@
 //! * **Names.** A name that was created, replaced or removed is durable once
 //!   [`Storage::sync_directory`] has returned. Until then a power loss may keep or lose each of these
 //!   changes by itself. Methods that say "durably" sync what they need themselves.
-//! * **Whole files.** A new file has a temporary name until it is complete, so nobody finds half of it
-//!   under its own name. Where it has to be durable, its bytes are synced before it gets the name.
+//! * **Whole files.** A new file has a temporary name until it is complete, so it is never incomplete
+//!   under its own name. If it must be durable, its bytes are synced before it gets the name.
 //! * **Moves.** A file that moves between the directory and the folder of files that were set aside
 //!   gets its new name durably before it loses the old one. A power loss may leave both names, and
 //!   never neither.
@@ -43,7 +43,7 @@ pub(crate) type Pieces<'p> = &'p [(u64, &'p [u8])];
 
 /// A directory of segments. No append calls it.
 pub(crate) trait Storage: Send + Sync + Debug {
-    /// Which start of the kernel this is; `None` if the kernel does not say.
+    /// The boot id; `None` if there is none.
     fn boot_id(&self) -> Option<u128>;
     /// All names in the directory.
     fn list(&self) -> Result<Vec<String>, OpenError>;
@@ -51,7 +51,7 @@ pub(crate) trait Storage: Send + Sync + Debug {
     /// taken, that is an error, and the file that has it stays as it is.
     fn create(&self, name: &str, len: u64, head: HeadEncoder<'_>) -> io::Result<Opened>;
     /// Allocates a segment that [`create_prepared`](Self::create_prepared) will name, so that the
-    /// latter is quick. If it is dropped, its space is given back.
+    /// latter is quick. If it is dropped, its space is released.
     fn prepare(&self, len: u64) -> io::Result<Prepared> {
         Ok(Prepared { len, file: None })
     }
@@ -68,16 +68,16 @@ pub(crate) trait Storage: Send + Sync + Debug {
     fn free_space(&self) -> Option<u64> {
         None
     }
-    /// Sees to a reserve of space for when the disk is full, of up to `wanted` bytes and at least
-    /// `least`. False: there is none, since too little space is free.
+    /// Makes sure that there is a reserve for when the disk is full, of up to `wanted` bytes and at
+    /// least `least`. False: there is none, since too little space is free.
     fn keep_reserve(&self, _wanted: u64, _least: u64) -> io::Result<bool> {
         Ok(true)
     }
-    /// Gives the reserve back. False: there was none.
+    /// Releases the reserve. False: there was none.
     fn give_back_reserve(&self) -> io::Result<bool> {
         Ok(false)
     }
-    /// Whether the reserve was given back, here or for a MANIFEST that needed space, and was not made
+    /// Whether the reserve was released, here or for a MANIFEST that needed space, and not created
     /// again since.
     fn reserve_is_given(&self) -> bool {
         false
@@ -160,7 +160,7 @@ pub(crate) struct Opened {
 pub(crate) trait SegmentFile: Send + Sync + Debug {
     /// Makes a range of bytes durable that were stored through `map`, the map of this file.
     fn sync(&self, map: &Map, from: u64, to: u64) -> io::Result<()>;
-    /// Gives back the space of a range, if the file system can; its bytes are zero afterwards.
+    /// Releases the space of a range, if the file system can; its bytes are zero afterwards.
     fn release(&self, from: u64, to: u64) -> io::Result<()>;
     /// Makes sure that each of the first `len` bytes can be stored to: allocated, and not shared with
     /// another file.

@@ -1,10 +1,10 @@
-//! The time that values expire by.
+//! The clock by which values expire.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Where a store takes the time from.
+/// A store's source of time.
 #[derive(Clone, Debug, Default)]
 pub(crate) enum Clock {
     #[default]
@@ -26,7 +26,7 @@ impl Clock {
         }
     }
 
-    /// When a value expires that is written now.
+    /// The expiry of a value written now.
     pub(crate) fn expiry_after(&self, ttl: Duration) -> u64 {
         self.now().saturating_add(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX))
     }

@@ -1,14 +1,14 @@
-//! Hints: made of sealed segments off the write path, read on opening and by merges.
+//! Hints: written for sealed segments in the background, read on opening and by merges.
 //!
-//! A hint is never needed. It is not synced; one that is missing, torn, of another segment or made
-//! with another hash is as good as none, and the segment is read instead. No hint never means that
-//! nothing is there.
+//! A hint is never needed. It is not synced; if it is missing, torn, of another segment or made with
+//! another hash, it is ignored and the segment is read instead. A missing hint never means an empty
+//! segment.
 //!
-//! A hint with a right checksum is taken at its word for what it costs to be wrong: a key that it
-//! leaves out is not there, and a tombstone of such a key may be dropped by a merge. So it must count
-//! each frame that the seal counts, and nothing that is removed is removed on its word: a merge reads
-//! its inputs, and compares. What remains assumed is that a hint which passes all of that, and was
-//! written by this code, names the right tags; `verify` tells.
+//! A wrong hint with a valid checksum would do harm: a key that it leaves out would be missing, and a
+//! merge might drop the key's tombstone. So a hint must account for each frame that the seal counts,
+//! and no data is removed because a hint says so: a merge reads its inputs and compares. What remains
+//! assumed is that a hint which passes all of that, and was written by this code, has the right tags;
+//! `verify` checks that.
 
 #![allow(unsafe_code, reason = "reads files that nobody writes to any more")]
 
@@ -26,7 +26,7 @@ use crate::storage::map::Map;
 use crate::storage::{Access, Storage};
 use std::ops::{ControlFlow, Range};
 
-/// What is in a sealed segment: as its hint says.
+/// The content of a hint.
 #[derive(Debug)]
 pub(super) enum Listing {
     Hint(Map),
@@ -65,7 +65,8 @@ impl Listing {
         }
     }
 
-    /// What merges had reclaimed when the segment was last looked through, as far as is known.
+    /// Bytes that merges had reclaimed when the segment's tombstones were last checked, as far as is
+    /// known.
     pub(super) fn looked_at(&self) -> u64 {
         match self {
             Self::Hint(map) => hint::looked_at(bytes(map)),
@@ -75,7 +76,7 @@ impl Listing {
 }
 
 fn bytes(map: &Map) -> &[u8] {
-    // SAFETY: hints are written under another name and never after they have got theirs.
+    // SAFETY: hints are written under a temporary name, and never after they got their own.
     unsafe { map.slice(0, map.len() as u64) }
 }
 
@@ -98,7 +99,7 @@ fn subject(keydir: &Keydir, segment: &Segment) -> Subject {
     }
 }
 
-/// What a segment's hint says, if it has a sound one.
+/// The content of a segment's hint, if it has a valid one.
 pub(super) fn read(
     storage: &dyn Storage,
     keydir: &Keydir,
@@ -106,8 +107,8 @@ pub(super) fn read(
 ) -> Option<(Census, Listing)> {
     let map = storage.open(&hint_name(segment.id()), Access::Read).ok()?.map;
     let sound = hint::decode(bytes(&map), subject(keydir, segment));
-    // The tags of frames are as the hash makes them; what a file says they are may cost an open more
-    // than reading the segment.
+    // Tags computed from frames are evenly spread; those in a file may be chosen so that opening takes
+    // longer than reading the segment.
     let by_chance =
         |entries: &HintEntries<'_>| entries.most_of_a_tag() <= keydir.most_of_a_tag(entries.len());
     let census = sound.filter(|(_, entries)| by_chance(entries)).map(|(census, _)| census);
@@ -117,7 +118,7 @@ pub(super) fn read(
     Some((census?, Listing::Hint(map)))
 }
 
-/// Writes a segment's hint. Failure costs the next open some time, and nothing else.
+/// Writes a segment's hint. A failure only makes the next open slower.
 pub(super) fn write(
     storage: &dyn Storage,
     keydir: &Keydir,
@@ -133,27 +134,27 @@ pub(super) fn write(
     }
 }
 
-/// Gathers what the hint of a segment says, frame by frame.
+/// Gathers the content of a segment's hint, frame by frame.
 #[derive(Debug, Default)]
 pub(super) struct SummaryBuilder {
     census: Census,
     entries: Vec<HintEntry>,
     expiring: Vec<(u64, u64)>,
-    /// How many frames were taken in.
+    /// Number of frames added.
     frames: u64,
-    /// Where the last batch ends.
+    /// The end of the last batch.
     batch_end: u64,
     /// Where the next frame should begin.
     next: u64,
     gaps: Vec<Range<u64>>,
 }
 
-/// What is in a segment, as its frames say.
+/// The content of a segment, read from its frames.
 #[derive(Debug)]
 pub(super) struct SegmentSummary {
     pub(super) census: Census,
     pub(super) entries: Vec<HintEntry>,
-    /// Stretches that are damaged.
+    /// Damaged ranges.
     pub(super) gaps: Vec<Range<u64>>,
 }
 
@@ -163,7 +164,7 @@ impl SummaryBuilder {
         Self { census, next: FIRST_FRAME, ..Self::default() }
     }
 
-    /// Takes in the next frame of a segment, and gives the tag of its key, if it has one.
+    /// Adds the next frame of a segment, and returns the tag of its key, if it has one.
     pub(super) fn add(
         &mut self,
         keydir: &Keydir,
@@ -183,7 +184,7 @@ impl SummaryBuilder {
         None
     }
 
-    /// As `add`, of a frame with a key.
+    /// As `add`, for a frame with a key.
     pub(super) fn add_record(
         &mut self,
         keydir: &Keydir,
@@ -205,7 +206,7 @@ impl SummaryBuilder {
         tag
     }
 
-    /// As `add`, of a frame without a key. Without a kind: a pad, or a claim that was given up.
+    /// As `add`, for a frame without a key. Without a kind it is a pad or a void.
     pub(super) fn add_other(&mut self, offset: u64, len: u64, kind: Option<Kind>) {
         self.count(offset, len);
         self.census.plain |= kind == Some(Kind::Entry);
@@ -223,7 +224,7 @@ impl SummaryBuilder {
         self.next = offset + len;
     }
 
-    /// All of it: the entries in order, of each key in a segment of the log the newest.
+    /// The result: the sorted entries; for a log segment only the newest of each key.
     pub(super) fn finish(mut self, segment: &Segment) -> SegmentSummary {
         self.census.expiring = Expiring::of(&mut self.expiring);
         self.entries.sort_unstable();
@@ -242,9 +243,9 @@ impl SummaryBuilder {
     }
 }
 
-/// Drops the entries whose key has one further on in the segment, and counts the puts among them.
-/// Those with one tag are sorted by their keys: compared each to each, they would take time quadratic
-/// in their number.
+/// Drops the entries whose key has a later one in the segment, and counts the puts among them. Entries
+/// with one tag are sorted by their keys: comparing each with each would take time quadratic in their
+/// number.
 fn newest_of_each(
     segment: &Segment,
     entries: &[HintEntry],
@@ -276,11 +277,10 @@ fn newest_of_each(
     newest
 }
 
-/// Whether all frames are there that the seal counts: batches are sound, but for that they end where
-/// they say.
+/// Whether the scan found all frames that the seal counts.
 pub(super) fn check_count(segment: &Segment, census: &Census) -> Result<(), Corruption> {
     if !segment.is_sealed() || !segment.gaps.is_empty() {
-        // Its seal, if its writer has made it since, counts frames that are not looked at here.
+        // Its seal, if its writer has sealed it since, counts frames that are not read here.
         return Ok(());
     }
     let found = (census.entries + census.unlisted).saturating_sub(census.inner);
@@ -293,8 +293,8 @@ pub(super) fn check_count(segment: &Segment, census: &Census) -> Result<(), Corr
     }
 }
 
-/// Compares what the keydir was made from with what is there. The place is that of the first frame of
-/// which its hint does not say what it should.
+/// Compares what the keydir was loaded from with the segment. The error names the first frame that the
+/// hint did not describe correctly.
 pub(super) fn compare(
     storage: &dyn Storage,
     keydir: &Keydir,
@@ -310,7 +310,7 @@ pub(super) fn compare(
     }
 }
 
-/// As `compare`; the hint as it is now is looked at, too, on which the next open will rely.
+/// As `compare`, and also checks the present hint, on which the next open will rely.
 pub(super) fn compare_all(
     storage: &dyn Storage,
     keydir: &Keydir,
@@ -341,7 +341,7 @@ fn difference(segment: &Segment, hint: Option<Listing>, found: &SegmentSummary) 
     Corruption { segment: segment.id(), offset, kind: CorruptionKind::Hint }
 }
 
-/// Reads a sealed segment. Damage is an error, or stepped over and noted in `lost`.
+/// Reads a sealed segment. Damage is an error, or is skipped and listed in `lost`.
 pub(super) fn summarize(
     keydir: &Keydir,
     segment: &Segment,

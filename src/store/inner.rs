@@ -1,4 +1,4 @@
-//! The writer's side of a store: its log, and the one merge, beside what reading takes.
+//! The writer's half of a store: its log and its merges, beside the view that reads.
 
 use super::counters::WriteCounters;
 use super::merge::policy::{MergePolicy, Settled};
@@ -17,40 +17,40 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 #[derive(Debug)]
 pub(crate) struct StoreInner {
-    /// Its table is the log's.
+    /// Its segment set is the log's.
     view: StoreView,
     pub(crate) writer: Arc<LogWriter>,
     pub(crate) writes: WriteCounters,
-    /// The longest value that is taken.
+    /// The longest value allowed.
     pub(crate) max_value: u64,
     pub(crate) policy: MergePolicy,
-    /// Held by the one merge, and by whatever must not see the segments change.
+    /// Held by a merge, and by whatever must not see the segments change.
     merging: Mutex<Merging>,
-    /// How many wait for it.
+    /// Number of threads waiting for it.
     waiting: AtomicUsize,
-    /// Segments that were found damaged.
+    /// Segments found damaged.
     pub(crate) damaged: Mutex<BTreeMap<u32, Damaged>>,
-    /// Segments that merging by the policy gains nothing from.
+    /// Segments from which merging by the policy gained nothing.
     pub(crate) settled: Mutex<Settled>,
     /// Bytes of frames that merges have dropped, over the store's life.
     pub(crate) reclaimed: StripedCounter,
-    /// Held by the one who is next: a mutex alone lets a thread that merges again and again have it
-    /// again and again.
+    /// Held by the next in line: a mutex alone would let a thread that merges repeatedly get it every
+    /// time.
     next: Mutex<()>,
     pub(crate) totals: Mutex<MergeTotals>,
     /// Set when the store is being closed: maintenance ends, and so does a merge.
     pub(crate) stop: AtomicBool,
 }
 
-/// What is damaged in a segment.
+/// The damage in a segment.
 #[derive(Clone, Debug)]
 pub(crate) struct Damaged {
     pub(crate) first: Corruption,
     /// Bytes known to be unreadable.
     pub(crate) bytes: u64,
-    /// How much of the segment was dead when a merge last found that it has to stay.
+    /// The segment's dead bytes when a merge last found that it has to stay.
     pub(crate) dead: Option<u64>,
-    /// Whether its hint was found to say what is not so: it says nothing of what is here, then.
+    /// Whether its hint was found to be wrong, and so cannot be used.
     pub(crate) misled: bool,
 }
 
@@ -61,10 +61,10 @@ impl Damaged {
     }
 }
 
-/// The right to merge.
+/// The exclusive right to merge.
 #[derive(Default)]
 pub(crate) struct Merging {
-    /// What a test does between the copying of frames and the moving of slots.
+    /// A test's hook between copying frames and moving slots.
     pub(crate) meanwhile: Option<Box<dyn FnOnce() + Send>>,
 }
 
@@ -82,7 +82,7 @@ impl StoreInner {
         policy: MergePolicy,
         damaged: BTreeMap<u32, Damaged>,
     ) -> Self {
-        // As the newest of the hints has it.
+        // From the newest of the hints.
         let looked_at = |segment: &Arc<Segment>| segment.looked_at.get();
         let reclaimed = StripedCounter::default();
         reclaimed.add(writer.segment_set().segments().iter().map(looked_at).max().unwrap_or(0));
@@ -103,7 +103,7 @@ impl StoreInner {
         }
     }
 
-    /// Waits until no merge runs, and keeps others from running.
+    /// Waits until no merge runs, and keeps others from starting.
     pub(crate) fn merging(&self) -> MutexGuard<'_, Merging> {
         // ORDERING: Relaxed; a hint for the one who merges.
         self.waiting.fetch_add(1, Ordering::Relaxed);
@@ -114,7 +114,7 @@ impl StoreInner {
         merging
     }
 
-    /// Whether somebody waits for the merge that runs to end.
+    /// Whether a thread waits for the running merge to end.
     pub(crate) fn has_waiters(&self) -> bool {
         // ORDERING: Relaxed; a hint.
         self.waiting.load(Ordering::Relaxed) > 0
@@ -126,13 +126,13 @@ impl StoreInner {
     }
 }
 
-/// What there is to read, and what is known of it, with or without a writer.
+/// The parts of a store that exist with or without a writer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Contents<'c> {
     pub(crate) view: &'c StoreView,
     pub(crate) storage: &'c dyn Storage,
     pub(crate) damaged: &'c Mutex<BTreeMap<u32, Damaged>>,
-    /// Whether damage was stepped over when it was opened.
+    /// Whether it was opened with salvage, which skips damage.
     pub(crate) salvage: bool,
 }
 

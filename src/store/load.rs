@@ -1,4 +1,4 @@
-//! Opening: the keydir is made from hints, and from the frames of segments that have none.
+//! Opening a store: the keydir is loaded from hints, and from the frames of segments that have none.
 
 use super::hints::{self, Listing, ListingView, SegmentSummary};
 use super::inner::{Damaged, StoreInner};
@@ -27,25 +27,25 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
 
-/// More threads than this wait for memory together.
+/// More threads than this would only wait for memory together.
 const THREADS: usize = 8;
 
-/// What is known of a segment before it is loaded.
+/// What is known of a segment before its keys are loaded.
 struct LoadedSegment {
     segment: Arc<Segment>,
     census: Census,
     listing: Listing,
-    /// Nothing in it was written first in a segment with a higher id.
+    /// No frame in it was first written in a segment with a higher id.
     newest: u32,
-    /// What of it could not be read (salvage only).
+    /// Damage that could not be read (salvage only).
     damage: Vec<Corruption>,
     gaps: Vec<Range<u64>>,
 }
 
-/// Why the keydir could not be filled.
+/// Why the keydir could not be loaded.
 enum LoadFault {
     Corrupt(Corruption),
-    /// The hints of these segments do not say what is in them.
+    /// The hints of these segments do not match them.
     Hints(Vec<u32>),
 }
 
@@ -85,12 +85,12 @@ fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, |n| n.get().min(THREADS))
 }
 
-/// The secret of the hash, for good: hints hold tags that were made with it.
+/// The secret of the hash. It never changes, since hints hold tags that were made with it.
 fn secret_of(writer: &LogWriter) -> Result<[u8; 16], OpenError> {
     if let Some(secret) = writer.store_secret() {
         return Ok(secret);
     }
-    // A log that is somebody's own could not be truncated any more.
+    // A plain log could not be truncated any longer if it became a store.
     let active = writer.tail().segment();
     let is_log = writer.segment_set().with(|all| all.iter().any(|segment| segment.id() < active));
     if is_log && writer.recovery_mode() == RecoveryMode::Strict {
@@ -102,20 +102,20 @@ fn secret_of(writer: &LogWriter) -> Result<[u8; 16], OpenError> {
     Ok(secret)
 }
 
-/// Segments whose keys are to be put into a keydir.
+/// Segments whose keys are to be loaded into a keydir.
 pub(super) struct Loading<'l> {
     pub(super) storage: &'l dyn Storage,
     pub(super) keydir: &'l Keydir,
     pub(super) segments: Vec<Arc<Segment>>,
-    /// Whether damage is stepped over, and noted.
+    /// Whether damage is skipped and recorded.
     pub(super) salvage: bool,
-    /// Whether segments that have no hint get one.
+    /// Whether hints are written for segments that have none.
     pub(super) write_hints: bool,
 }
 
 impl Loading<'_> {
-    /// Puts the newest frame of every key into the keydir, and says what is damaged. A hint that is met
-    /// saying what is not there is dropped, and all is loaded anew without it.
+    /// Loads the newest frame of every key into the keydir, and returns the damage found. If a hint
+    /// turns out to be wrong, it is dropped, and everything is loaded again without it.
     pub(super) fn run(
         &self,
         report: &mut RecoveryReport,
@@ -157,8 +157,8 @@ impl Loading<'_> {
         }
     }
 
-    /// Reads hints, and the segments that have none or one that is not trusted, on all processors. In
-    /// salvage all segments are read, so that whatever is lost is known.
+    /// Reads hints, and the segments that have none or an untrusted one, on all processors. In salvage
+    /// all segments are read, so that all losses are known.
     fn read_sources(&self, distrusted: &[u32]) -> Result<Vec<LoadedSegment>, OpenError> {
         let next = AtomicUsize::new(0);
         let done = Mutex::new(Vec::new());
@@ -169,7 +169,7 @@ impl Loading<'_> {
                 let source = match trusted.then(|| self.hint_of(segment)).flatten() {
                     hint if self.salvage => self.salvage_frames(segment, hint)?,
                     Some((census, listing)) => {
-                        // Looked at only where two entries have one tag.
+                        // Read only where two entries have one tag.
                         segment.map.expect_scattered(true);
                         LoadedSegment::sound(segment, census, listing)
                     }
@@ -183,13 +183,13 @@ impl Loading<'_> {
         Ok(done.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 
-    /// What the hint of a segment says, which is about all of it.
+    /// Uses the hint of a segment, which describes all of it.
     fn hint_of(&self, segment: &Segment) -> Option<(Census, Listing)> {
         let is_whole = segment.is_sealed() && segment.gaps.is_empty();
         is_whole.then(|| hints::read(self.storage, self.keydir, segment)).flatten()
     }
 
-    /// Reads a segment that has no hint, and writes one.
+    /// Reads a segment without a hint, and writes one.
     fn read_frames(&self, segment: &Arc<Segment>) -> Result<LoadedSegment, Corruption> {
         let SegmentSummary { census, entries, .. } = hints::summarize(self.keydir, segment, None)?;
         if self.write_hints {
@@ -198,8 +198,8 @@ impl Loading<'_> {
         Ok(LoadedSegment::sound(segment, census, Listing::Read(entries)))
     }
 
-    /// Reads what can be read of a segment. Of the rest its hint says, if it has a sound one, which
-    /// keys have their newest frame there: they are damaged, and no older value of theirs comes back.
+    /// Reads what can be read of a segment. For the rest a valid hint says which keys have their newest
+    /// frame there: these are damaged, and their older values do not come back.
     fn salvage_frames(
         &self,
         segment: &Arc<Segment>,
@@ -237,7 +237,7 @@ impl Loading<'_> {
         for LoadedSegment { segment, census, .. } in sources {
             segment.map.expect_scattered(false);
             segment.dead.add(census.superseded);
-            // Only here is it known: so it is not set yet.
+            // It is determined only here, so it is not set yet.
             let _ = segment.census.set(*census);
         }
         Ok(())
@@ -254,7 +254,7 @@ impl LoadedSegment {
     }
 }
 
-/// The entries of a source, as the keydir loads them.
+/// A source's entries, in the form in which the keydir loads them.
 struct SegmentEntries<'s> {
     segment: &'s Segment,
     listed: ListingView<'s>,
@@ -282,11 +282,11 @@ impl LoadSource for SegmentEntries<'_> {
     }
 }
 
-/// What the frames say of the entries: of those with one key the one counts that was written last,
-/// wherever merges have moved it. What this depends on and no hint vouches for is verified: keys that
-/// differ, and the positions that moved frames were written at. A hint that names something else than a
-/// frame with its tag is not trusted any more. In salvage damage is noted, and what the frames say is
-/// taken as it is.
+/// Compares entries by their frames: of those with one key the newest is the one with the highest
+/// origin, wherever merges have moved it. What this depends on, and no hint covers, is verified: keys
+/// that differ, and the origins of moved frames. A hint with an entry that does not name a frame with
+/// its tag is no longer trusted. In salvage damage is recorded, and the frames' content is used as it
+/// is.
 struct FrameResolver<'s> {
     keydir: &'s Keydir,
     segments: HashMap<u32, &'s LoadedSegment>,
@@ -294,7 +294,7 @@ struct FrameResolver<'s> {
     lost: &'s Mutex<Vec<Corruption>>,
 }
 
-/// What stands where an entry says that there is a record.
+/// The record at the place that an entry names.
 #[derive(Clone, Copy)]
 struct EntryRecord<'s> {
     segment: &'s Segment,
@@ -318,8 +318,8 @@ impl<'s> FrameResolver<'s> {
     #[allow(unsafe_code, reason = "looks at frames that nobody writes to")]
     fn find(&self, at: LogPosition) -> EntryRecord<'s> {
         let segment = &*self.segments[&at.segment()].segment;
-        // SAFETY: what is loaded is sealed, and then it makes no difference what a hint says; or it is
-        // only read here, and the entry is that of a frame that was found committed.
+        // SAFETY: either the segment is sealed, and then it makes no difference what a hint says; or it
+        // is only read here, and the entry is that of a frame that was found committed.
         let record = unsafe { segment.record_head(u64::from(at.offset())) };
         EntryRecord { segment, at, record }
     }
@@ -327,7 +327,7 @@ impl<'s> FrameResolver<'s> {
     fn verify(&self, EntryRecord { segment, at, .. }: EntryRecord<'_>) -> Result<(), LoadFault> {
         let Err(damage) = verify(segment, u64::from(at.offset())) else { return Ok(()) };
         if self.is_hinted(segment) {
-            // Whether it is the hint or the frame is told by reading the segment.
+            // Reading the segment tells whether the hint or the frame is damaged.
             return Err(LoadFault::Hints(vec![segment.id()]));
         }
         if !self.salvage {
@@ -344,8 +344,7 @@ impl<'s> FrameResolver<'s> {
         matches!(self.segments[&segment.id()].listing, Listing::Hint(_))
     }
 
-    /// Two frames that are sound, and not of one key, have the same tag, or a hint says what is not
-    /// so.
+    /// Two sound frames of different keys have the same tag, unless a hint is wrong.
     fn check_tags(&self, a: EntryRecord<'_>, b: EntryRecord<'_>) -> Result<(), LoadFault> {
         let tag = |loaded: EntryRecord<'_>| loaded.key().map(|key| self.keydir.tag(key));
         if tag(a) == tag(b) {
@@ -364,8 +363,8 @@ impl<'s> Resolve for FrameResolver<'s> {
     fn relation(&self, old: LogPosition, new: LogPosition) -> Result<EntryRelation, LoadFault> {
         let (a, b) = (self.find(old), self.find(new));
         let same = a.key().is_some_and(|key| b.key() == Some(key));
-        // What a merge moved was written in its inputs, or before: to what was written later in the
-        // log it does not matter when, and the frame may be damaged.
+        // Frames that a merge moved were written in its inputs or earlier. Compared with later frames
+        // of the log their exact origin does not matter, and need not be verified.
         let is_before = |moved: &Segment, log: &Segment| {
             let newest = self.segments[&moved.id()].newest;
             moved.header.merged && !log.header.merged && newest < log.id()

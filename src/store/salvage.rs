@@ -1,9 +1,9 @@
-//! What salvage has lost, as the store sees it: of which keys the newest version is gone, and what has
-//! come back instead.
+//! What salvage lost, for the store's report: the keys whose newest version is lost, and the older
+//! values that came back.
 //!
-//! The log knows what stood in damaged places. A frame is missed only if nothing newer of its key is
-//! sound, be it a value, a tombstone or a copy that a merge made. So this goes once through everything
-//! that was loaded, tombstones included, which the keydir does not keep.
+//! The log knows which frames were in damaged places. Such a frame is lost only if its key has no newer
+//! sound frame, be it a value, a tombstone or a copy made by a merge. So this goes once through
+//! everything loaded, including tombstones, which the keydir does not keep.
 
 #![allow(unsafe_code, reason = "looks at frames that nobody writes to")]
 
@@ -19,17 +19,17 @@ use std::collections::{BTreeSet, HashMap};
 #[derive(Clone, Copy)]
 struct SoundRecord<'s> {
     key: &'s [u8],
-    /// Where it was written, and where it is.
+    /// Its origin, and its position.
     origin: LogPosition,
     at: LogPosition,
     tombstone: bool,
 }
 
-/// Which key a lost frame was of.
+/// The key of a lost frame.
 enum LostKey<'s> {
-    /// As its own bytes say, and whether that is certain.
+    /// The key in its own bytes, and whether that is certain.
     Read(&'s [u8], bool),
-    /// Only its tag, which a hint says.
+    /// Only the key's tag, from a hint.
     Tag(u32),
     Nothing,
 }
@@ -47,7 +47,7 @@ fn key_of<'s>(keydir: &Keydir, suspect: &'s Suspect) -> LostKey<'s> {
     }
 }
 
-/// Lists what is gone, by what the log found and all that was loaded.
+/// Lists the lost frames, from what the log found and everything loaded.
 pub(super) fn resolve<'s>(
     keydir: &Keydir,
     sources: impl Iterator<Item = (&'s Segment, ListingView<'s>)>,
@@ -84,7 +84,7 @@ fn versions<'s>(
             if !wanted.contains(&tag) {
                 continue;
             }
-            // SAFETY: what is loaded is sealed, or only read here, and then the entry is that of a frame
+            // SAFETY: the segment is sealed, or only read here, and then the entry is that of a frame
             // that was found committed.
             let Some(record) = (unsafe { segment.record_head(offset) }) else { continue };
             let (key, at) = (record.key(), segment.position(offset));
@@ -97,7 +97,7 @@ fn versions<'s>(
     versions
 }
 
-/// What is lost with a frame; `None` where something newer is sound.
+/// What is lost with a frame; `None` if the key has a newer sound frame.
 fn lost(suspect: &Suspect, told: &LostKey<'_>, same_tag: &[SoundRecord<'_>]) -> Option<LostFrame> {
     let (key, certain) = match told {
         LostKey::Read(key, certain) => (Some(*key), *certain),
@@ -124,7 +124,7 @@ fn lost(suspect: &Suspect, told: &LostKey<'_>, same_tag: &[SoundRecord<'_>]) -> 
     })
 }
 
-/// The key of frames with one tag, if they have the same.
+/// The key of frames with one tag, if it is the same for all.
 fn only_key<'s>(same_tag: &[SoundRecord<'s>]) -> Option<&'s [u8]> {
     let first = same_tag.first()?.key;
     same_tag.iter().all(|version| version.key == first).then_some(first)

@@ -13,7 +13,7 @@
 //!   each slot's shard.
 //! * A pinned segment is not unmapped before the pin is dropped, and what a get returns holds the pin.
 //!
-//! A slot for which this does not hold, because a hint said what is not so, is an error, never a panic.
+//! If this does not hold for a slot, because a hint was wrong, reading it is an error, never a panic.
 
 #![allow(unsafe_code, reason = "reads frames that slots point at")]
 
@@ -67,7 +67,7 @@ impl StoreView {
         })
     }
 
-    /// How new the frame is that a slot points at.
+    /// The origin of the frame that a slot points at, which says how new it is.
     pub(crate) fn origin(&self, at: LogPosition) -> Option<LogPosition> {
         self.with(at, |segment, offset| {
             let segment = segment?;
@@ -77,10 +77,10 @@ impl StoreView {
         })
     }
 
-    /// Counts a frame as dead: no slot points at it any more.
+    /// Counts a frame as dead: no slot points at it any longer.
     pub(crate) fn died(&self, at: LogPosition) {
         self.with(at, |segment, offset| {
-            // Without a segment there is nothing to count in.
+            // Without its segment there is nothing to count.
             if let Some(segment) = segment {
                 segment.dead.add(segment.frame_len(offset));
             }
@@ -134,7 +134,7 @@ impl StoreView {
         FoundRecord::read(pin, position, self.verify)
     }
 
-    /// Whether a value that was found has not expired.
+    /// Whether a found value has not expired.
     #[inline]
     pub(super) fn is_there(&self, found: &FoundRecord<'_>) -> bool {
         let live = found.is_live(&self.clock);
@@ -177,7 +177,7 @@ mod tests {
         corruption
     }
 
-    /// Points the slot of a key somewhere.
+    /// Points a key's slot at some position.
     fn point(store: &Store, key: &str, at: LogPosition) {
         let tag = store.inner.keydir.tag(key.as_bytes());
         store.inner.keydir.entry(tag, |_| true).set(at);
@@ -188,7 +188,7 @@ mod tests {
         let store = store();
         store.put("beside", "sound").unwrap();
         let here = store.put("key", "value").unwrap();
-        // Where the next segment begins there is nothing, and behind the last put a pad.
+        // The next segment's begin holds nothing, and behind the last put is a pad.
         store.roll().unwrap();
         let pad = LogPosition::new(here.segment(), here.offset() + 16 + 8 + 8);
         let active = LogPosition::new(here.segment() + 1, 4096);

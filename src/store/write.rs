@@ -4,18 +4,18 @@
 //! writes the header and the key, and points the key's slot at the frame. After the lock it copies the
 //! value, computes the checksum and commits. What follows from that:
 //!
-//! * A key's frames stand in the log in the order in which its slot changed. If a frame were claimed
+//! * A key's frames are in the log in the order in which its slot changed. If a frame were claimed
 //!   before the lock, two puts of one key could take their frames in one order and the lock in the
 //!   other; readers would then see one value, and recovery, which goes by the log, the other.
 //! * The lock is held for as long as it takes to copy a key, however long the value is.
 //! * A reader may find a slot whose frame is not committed yet. It waits for that one commit, and a
-//!   writer that holds a claim waits for nobody.
+//!   writer that holds a claim waits for no other thread.
 //!
-//! Deletes and conditional writes do all of their work under the lock, since they depend on what is
-//! there. Nothing that can block is done under it: where there is no room, the entry is given back, the
-//! log rolls, and the write begins again; a frame that needs a segment of its own has it made before.
-//! No closure of a user runs under it either: `update` calls it before, and then checks that the key
-//! has not changed.
+//! Deletes and conditional writes do all of their work under the lock, since they depend on the current
+//! value. Nothing that can block is done under it: if there is no room, the entry is released, the log
+//! rolls, and the write starts again; the segment for an oversize frame is created before. No user's
+//! closure runs under it either: `update` calls it before, and then checks that the key has not
+//! changed.
 
 #![allow(unsafe_code, reason = "sums what it has just written")]
 
@@ -40,7 +40,7 @@ enum Decision<R> {
     Leave(R),
 }
 
-/// A conditional write, before it is known what it does.
+/// A conditional write, before it is decided.
 struct Conditional<'v> {
     put: Option<(NewRecord<'v>, &'v [u8])>,
     delete: NewRecord<'v>,
@@ -80,7 +80,7 @@ impl StoreInner {
         expiry: Option<u64>,
     ) -> Result<NewRecord<'k>, WriteError> {
         let len = value_len as u64;
-        // What does not fit into 32 bits is above the limit, and refused below.
+        // A length that does not fit into 32 bits is above the limit, and refused below.
         let put = NewRecord::put(key, len as u32, expiry).ok_or_else(|| bad_key(key))?;
         if len > self.max_value {
             return Err(WriteError::ValueTooLarge { len, max: self.max_value });
@@ -88,7 +88,7 @@ impl StoreInner {
         Ok(put)
     }
 
-    /// Claims a put's frame and points the key's slot at it, rolling where there is no room.
+    /// Claims a put's frame and points the key's slot at it; rolls if there is no room.
     #[inline]
     fn place(&self, put: &NewRecord<'_>) -> Result<Claim<'_, Segment>, WriteError> {
         let (writer, len) = (&*self.writer, put.frame_len());
@@ -106,7 +106,7 @@ impl StoreInner {
         }
     }
 
-    /// As `place`, all of it under the lock of the key's shard; `None` where there is no room.
+    /// As `place`, under the lock of the key's shard; `None` if there is no room.
     #[inline]
     fn try_place<'s>(
         &'s self,
@@ -167,7 +167,7 @@ impl StoreInner {
         }
     }
 
-    /// As `remove`, all of it under the lock of the key's shard; `None` where there is no room.
+    /// As `remove`, under the lock of the key's shard; `None` if there is no room.
     fn try_remove(
         &self,
         tombstone: &NewRecord<'_>,
@@ -271,8 +271,8 @@ impl StoreInner {
         }
     }
 
-    /// As `decide`, all of it under the lock of the key's shard; `None` where there is no room for what
-    /// was decided, and `need` says what that is.
+    /// As `decide`, under the lock of the key's shard; `None` if there is no room for the frame decided
+    /// on, whose kind is then in `need`.
     #[inline]
     fn try_decide<'s, R>(
         &'s self,
@@ -331,7 +331,7 @@ fn position(claim: &Claim<'_, Segment>) -> LogPosition {
     claim.segment().position(claim.offset())
 }
 
-/// Writes the value behind the head, and makes the frame readable.
+/// Writes the value behind the head, and commits the frame.
 fn finish(mut claim: Claim<'_, Segment>, record: &NewRecord<'_>, value: &[u8]) -> LogPosition {
     claim.write(record.value_at(), value);
     let body = claim.offset() + HEADER;

@@ -1,20 +1,20 @@
-//! What may be done about a segment with damage in it.
+//! When a damaged segment can be merged.
 //!
-//! Damage in a sealed segment is a stretch in which no frame can be read. What stood there may have been
-//! the newest value of a key, one that nothing needs, or a tombstone, without which an older value in
-//! another segment would come back. Invariant: a damaged segment stays where it is until it is certain
-//! that nothing in the damaged stretches is needed:
+//! Damage in a sealed segment is a range in which no frame can be read. It may have held the newest
+//! value of a key, a dead value, or a tombstone, without which an older value in another segment would
+//! come back. Invariant: a damaged segment stays where it is until it is certain that nothing in the
+//! damaged ranges is needed:
 //!
-//! * No slot points there. A key whose newest value is damaged has one; it goes when the key is set or
-//!   deleted (`put`, where only the value is damaged, or `delete_damaged`), and not before.
-//! * No tombstone that stood there hides anything. The segment's hint, made when the segment was sound,
-//!   says which frames were tombstones, and of which tags. If no other segment may hold an older put
-//!   with the tag, it hides nothing. Without a hint it may have been of any key: then nothing older may
-//!   be in any other segment at all.
+//! * No slot points there. A key whose newest value is damaged has one until the key is set or deleted
+//!   (by `put`, if only the value is damaged, or by `delete_damaged`).
+//! * No tombstone that was there hides anything. The segment's hint, written when the segment was
+//!   sound, says which frames were tombstones, and with which tags. If no other segment can hold an
+//!   older put with such a tag, the tombstone hides nothing. Without a hint there may have been
+//!   tombstones of any key: then no other segment may hold anything older at all.
 //!
-//! Then what is sound is copied as always, and the file is set aside, not removed. In a store that was
-//! opened with `RecoveryMode::Salvage` the second point does not hold a merge up: what the damage hid
-//! came back when the store was opened, and its report says where.
+//! Then the sound frames are copied as always, and the file is set aside, not removed. In a store
+//! opened with `RecoveryMode::Salvage` the second condition does not apply: what the damage hid came
+//! back when the store was opened, and its report says so.
 
 use super::tombstones::TombstoneFilter;
 use crate::error::{Corruption, CorruptionKind};
@@ -27,12 +27,12 @@ use crate::store::inner::{Contents, Damaged, StoreInner};
 use crate::sync::lock;
 use std::ops::Range;
 
-/// Something that a damaged frame may have said.
+/// What a damaged frame may have been.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum LostTombstone {
-    /// That keys with this tag are gone, as of some time before this place.
+    /// A tombstone of a key with this tag, older than this position.
     OfTag { tag: u32, before: LogPosition },
-    /// That any key is.
+    /// A tombstone of any key.
     OfAnyKey { before: LogPosition },
 }
 
@@ -50,7 +50,7 @@ impl LostTombstone {
         }
     }
 
-    /// Whether there may be something that it would hide.
+    /// Whether it might hide an older value.
     pub(crate) fn matters(&self, filter: &TombstoneFilter) -> bool {
         match *self {
             Self::OfTag { tag, before } => filter.may_hold(tag, before),
@@ -59,7 +59,7 @@ impl LostTombstone {
     }
 }
 
-/// What the damaged frames of a segment may have said, if no slot needs them.
+/// What the damaged frames of a segment may have been, if no slot needs them.
 pub(crate) fn lost_tombstones(
     inner: Contents<'_>,
     segment: &Segment,
@@ -89,7 +89,7 @@ pub(crate) fn lost_tombstones(
             doubts.push(LostTombstone::OfTag { tag, before: segment.position(place) });
         }
     }
-    // The hint names all that was found; but for what a frame hides that is now damaged.
+    // The hint lists everything found in the segment, except frames that a now damaged one superseded.
     let unknown = |&&entry: &&HintEntry| {
         outside.binary_search(&entry).is_err() && inside.binary_search(&entry.tag()).is_err()
     };

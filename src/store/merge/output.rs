@@ -1,4 +1,4 @@
-//! What a merge writes: frames at the end of segments that nobody else knows yet.
+//! The outputs of a merge: new segments that no other thread knows yet.
 
 #![allow(unsafe_code, reason = "writes to segments that nobody else knows")]
 
@@ -14,12 +14,12 @@ use crate::store::inner::StoreInner;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// Writes the outputs.
+/// Writes the outputs of a merge.
 pub(super) struct MergeWriter<'i> {
     inner: &'i StoreInner,
-    /// What the outputs are made of.
+    /// The ids of the inputs.
     inputs: Vec<u32>,
-    /// Bytes that are still expected.
+    /// Bytes still to come, at most.
     expected: u64,
     open: Option<Output>,
     pub(super) done: Vec<Arc<Segment>>,
@@ -37,7 +37,7 @@ impl<'i> MergeWriter<'i> {
         Self { inner, inputs, expected, open: None, done: Vec::new() }
     }
 
-    /// Copies a put, and says where the copy is.
+    /// Copies a put and returns the copy's position.
     pub(super) fn copy(
         &mut self,
         put: Record<'_>,
@@ -57,7 +57,7 @@ impl<'i> MergeWriter<'i> {
         let output = self.output(len)?;
         let (segment, offset) = (&output.segment, output.at);
         let write = |at, part: &[u8]| {
-            // SAFETY: behind all frames of a segment that nobody else knows.
+            // SAFETY: behind all frames of a segment that no other thread knows.
             unsafe { segment.map.write(offset + at, part) };
         };
         new.write_head(write);
@@ -80,7 +80,7 @@ impl<'i> MergeWriter<'i> {
         let has_room = |output: &Output| output.at + len <= output.segment.header.capacity;
         if !self.open.as_ref().is_some_and(has_room) {
             self.seal()?;
-            // Copies are 8 bytes longer than what was written first: room for that, too.
+            // A copy is 8 bytes longer than the original, for the origin.
             let expected = self.expected + self.expected / 8;
             let head = frame::inputs_len(self.inputs.len());
             let most = (self.inner.writer.segment_size() - FIRST_FRAME).saturating_sub(head);
@@ -98,7 +98,7 @@ impl<'i> MergeWriter<'i> {
     pub(super) fn seal(&mut self) -> Result<(), MergeError> {
         let Some(Output { segment, at, frames, gather }) = self.open.take() else { return Ok(()) };
         let segment = Arc::new(segment);
-        // Candidate from here on, to be discarded if anything fails.
+        // Listed from here on, so that it is discarded if anything fails.
         self.done.push(segment.clone());
         let io = |source| MergeError::Io { source: Arc::new(source) };
         segment.sync(FIRST_FRAME, at).map_err(io)?;
@@ -112,7 +112,7 @@ impl<'i> MergeWriter<'i> {
         Ok(())
     }
 
-    /// Their ids are used up: somebody in another process may have seen them.
+    /// Their ids are used up: a reader in another process may have seen them.
     pub(super) fn discard(self) {
         let open = self.open.iter().map(|output| output.segment.id());
         let ids: Vec<_> = self.done.iter().map(|segment| segment.id()).chain(open).collect();

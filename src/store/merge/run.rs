@@ -1,4 +1,5 @@
-//! One merge: what is live in its inputs is copied, slots are moved, and the inputs go.
+//! One run of a merge: the live frames of its inputs are copied, slots are moved, and the inputs are
+//! removed.
 
 #![allow(unsafe_code, reason = "reads frames that were verified")]
 
@@ -28,25 +29,25 @@ struct Move {
     new: LogPosition,
 }
 
-/// A tombstone in an input, or a value there that has expired.
+/// A tombstone or an expired value in an input.
 struct Tombstone<'s> {
     tag: u32,
     origin: LogPosition,
     key: &'s [u8],
 }
 
-/// One merge.
+/// One run of a merge.
 pub(super) struct Run<'i> {
     inner: &'i StoreInner,
     inputs: Vec<Arc<Segment>>,
     throttle: Throttle<'i>,
     pub(super) output: MergeWriter<'i>,
     moves: Vec<Move>,
-    /// Where in the inputs tombstones are: the input, and the offset.
+    /// The tombstones in the inputs: input and offset.
     tombstones: Vec<(usize, u64)>,
-    /// What damaged frames in the inputs may have said, and where the damage is.
+    /// What damaged frames in the inputs may have been, and where the damage is.
     doubts: Vec<(damage::LostTombstone, Corruption)>,
-    /// Inputs that are damaged, and whose damage nothing needs.
+    /// Damaged inputs in which nothing damaged is needed.
     damaged: Vec<u32>,
     report: MergeReport,
 }
@@ -69,7 +70,7 @@ impl<'i> Run<'i> {
         }
     }
 
-    /// Copies what is live, input by input.
+    /// Copies the live frames, input by input.
     pub(super) fn copy(&mut self) -> Result<(), MergeError> {
         for nth in 0..self.inputs.len() {
             let segment = self.inputs[nth].clone();
@@ -97,8 +98,8 @@ impl<'i> Run<'i> {
         Ok(())
     }
 
-    /// Whether what was read is what the keydir was made from: a key that a hint has left out would be
-    /// lost with its segment.
+    /// Checks that the frames read are what the keydir was loaded from: a key that a hint left out
+    /// would be lost with its segment.
     fn check(
         &mut self,
         segment: &Segment,
@@ -116,7 +117,7 @@ impl<'i> Run<'i> {
             return Err(first.into());
         }
         let doubts = damage::lost_tombstones(inner.contents(), segment, found, &first)?;
-        // What it may have said was told when the store was opened.
+        // Opening the store has reported what it may have been.
         if inner.writer.recovery_mode() == RecoveryMode::Strict {
             self.doubts.extend(doubts.into_iter().map(|doubt| (doubt, first.clone())));
         }
@@ -141,7 +142,7 @@ impl<'i> Run<'i> {
                 entry.remove();
                 segment.dead.add(len);
             }
-            // Whether it had a slot or not: a merge that failed may have taken that.
+            // Whether it has a slot or not: a failed merge may have removed that.
             self.tombstones.push((nth, offset));
             self.report.expired += 1;
             return Ok(());
@@ -181,13 +182,13 @@ impl<'i> Run<'i> {
         if let Some((_, first)) = self.doubts.iter().find(|(doubt, _)| doubt.matters(&filter)) {
             return Err(first.clone().into());
         }
-        // For each key the newest first.
+        // The newest of each key comes first.
         all.sort_by(|a, b| (a.tag, a.key, b.origin).cmp(&(b.tag, b.key, a.origin)));
         all.dedup_by(|later, first| later.key == first.key);
         self.report.tombstones_dropped += (places.len() - all.len()) as u64;
         for tombstone in all {
             self.throttle.after(tombstone.key.len() as u64)?;
-            // A key that has a value has it from later on.
+            // If the key has a value, that is newer.
             if !self.has_value(&tombstone) && filter.may_hold(tombstone.tag, tombstone.origin) {
                 self.output.tombstone(tombstone.key, tombstone.origin)?;
                 self.report.tombstones_kept += 1;
@@ -206,12 +207,12 @@ impl<'i> Run<'i> {
             .is_some()
     }
 
-    /// Nothing points at what was written: it goes.
+    /// No slot points at the outputs: discard them.
     pub(super) fn discard(self) {
         self.output.discard();
     }
 
-    /// Puts the outputs in the place of the inputs.
+    /// Replaces the inputs by the outputs.
     pub(super) fn replace(mut self) -> Result<MergeReport, MergeError> {
         let (inner, writer) = (self.inner, &*self.inner.writer);
         let outputs = std::mem::take(&mut self.output.done);
@@ -225,7 +226,7 @@ impl<'i> Run<'i> {
                     inner.died(old);
                     entry.set(new);
                 }
-                // It was written or deleted meanwhile.
+                // The key was written or deleted meanwhile.
                 None => inner.died(new),
             }
         }
@@ -244,7 +245,7 @@ impl<'i> Run<'i> {
         Ok(self.report)
     }
 
-    /// No slot may point into what is about to go.
+    /// No slot may point into a segment that is about to be removed.
     fn check_slots(&self) -> Result<(), MergeError> {
         let mut ids: Vec<_> = self.inputs.iter().map(|segment| segment.id()).collect();
         ids.sort_unstable();

@@ -1,26 +1,26 @@
-//! How fast a merge goes, and when it ends early.
+//! How fast a merge runs, and when it ends early.
 
 use crate::error::MergeError;
 use crate::store::inner::StoreInner;
 use std::time::{Duration, Instant};
 
-/// How hard a merge works.
+/// The speed of a merge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pace {
-    /// As fast as it can.
+    /// Full speed.
     Full,
-    /// As the policy says.
+    /// Limited by the policy.
     Policy { in_a_hurry: bool },
 }
 
-/// Bytes between two looks at the clock.
+/// Bytes between two readings of the clock.
 const STRIDE: u64 = 256 << 10;
-/// The longest sleep before looking whether the store is being closed.
+/// The longest sleep before checking whether the store is being closed.
 const NAP: Duration = Duration::from_millis(20);
-/// The longest pause at all, in seconds.
+/// The longest pause, in seconds.
 const LONGEST: f64 = 3600.0;
 
-/// Ends a merge when the store is closed, and slows it down as the policy says.
+/// Ends a merge when the store is closed, and slows it down to the policy's limits.
 pub(super) struct Throttle<'i> {
     inner: &'i StoreInner,
     pace: Pace,
@@ -33,7 +33,7 @@ impl<'i> Throttle<'i> {
         Self { inner, pace, bytes: 0, since: Instant::now() }
     }
 
-    /// To be called after each step, with the bytes that it moved.
+    /// Call this after each step, with the bytes that it moved.
     pub(super) fn after(&mut self, bytes: u64) -> Result<(), MergeError> {
         self.bytes += bytes;
         if self.bytes >= STRIDE { self.pause() } else { Ok(()) }
@@ -43,7 +43,7 @@ impl<'i> Throttle<'i> {
     fn pause(&mut self) -> Result<(), MergeError> {
         let pause = match self.pace {
             Pace::Full => 0.0,
-            // Somebody waits for this merge to end.
+            // A thread waits for this merge to end.
             Pace::Policy { .. } if self.inner.has_waiters() => 0.0,
             Pace::Policy { in_a_hurry } => {
                 let took = self.since.elapsed().as_secs_f64();

@@ -1,4 +1,4 @@
-//! Which tombstones a merge still needs.
+//! Which tombstones are still needed.
 
 use crate::format::hint::{HintEntry, SortedEntries};
 use crate::position::LogPosition;
@@ -8,21 +8,21 @@ use crate::store::inner::Contents;
 use crate::sync::lock;
 use std::sync::Arc;
 
-/// The segments beside the inputs, which may hold what a tombstone in them hides.
+/// The segments other than the inputs, which may hold older values that the inputs' tombstones hide.
 #[derive(Debug)]
 pub(crate) struct TombstoneFilter(Vec<OtherSegment>);
 
 #[derive(Debug)]
 struct OtherSegment {
-    /// Nothing in it was written before.
+    /// No frame in it was first written before this position.
     oldest: u64,
-    /// What is in it; `None`: anything may be.
+    /// Its hint; `None` if it may hold anything.
     listing: Option<Listing>,
 }
 
 impl TombstoneFilter {
-    /// For tombstones that were written no later than `newest`.
-    /// `after` is called with the bytes of each hint that was read.
+    /// For tombstones written no later than `newest`. `after` is called with the size of each hint
+    /// read.
     pub(crate) fn new<E>(
         inner: Contents<'_>,
         inputs: &[Arc<Segment>],
@@ -45,14 +45,14 @@ impl TombstoneFilter {
         Ok(Self(others))
     }
 
-    /// Whether a put with this tag that was written before may be in one of them.
+    /// Whether one of them may hold an older put with this tag.
     pub(crate) fn may_hold(&self, tag: u32, origin: LogPosition) -> bool {
         let holds =
             |listing: &Option<Listing>| listing.as_ref().is_none_or(|l| l.view().has_put(tag));
         self.0.iter().any(|other| other.oldest < origin.as_u64() && holds(&other.listing))
     }
 
-    /// Whether anything that was written before may be in one of them.
+    /// Whether one of them may hold anything older.
     pub(crate) fn may_hold_any(&self, origin: LogPosition) -> bool {
         self.0.iter().any(|other| other.oldest < origin.as_u64())
     }
@@ -60,11 +60,11 @@ impl TombstoneFilter {
 
 impl OtherSegment {
     fn of(inner: Contents<'_>, segment: &Segment, newest: LogPosition) -> Self {
-        // What a merge moved is from before its segment was made, and how much so is not known.
+        // Frames that a merge moved are older than their segment, by an unknown amount.
         let least = if segment.header.merged { 0 } else { segment.position(0).as_u64() };
         let misled = lock(inner.damaged).get(&segment.id()).is_some_and(|damaged| damaged.misled);
         let Some(census) = segment.census.get().filter(|_| !misled) else {
-            // Not looked through: the active one, or damaged; or its hint is not to be trusted.
+            // It has no census (it is active, or damaged), or its hint is not trusted.
             return Self { oldest: least, listing: None };
         };
         if census.oldest >= newest.as_u64() {
