@@ -60,7 +60,7 @@
 //! | reclaiming space | [`CommitLog::truncate_before`], [`Store::merge`], [`MergePolicy`], [`Maintenance`] |
 //! | backup, verification, repair | [`Store::backup`], [`Store::verify`], [`Store::repair`], [`CommitLog::repair`] |
 //! | errors | [`Error`], and a type for each operation |
-//! | testing against failing disks and power loss | [`SimulatedDisk`], [`CommitLog::in_memory`] |
+//! | testing against failing disks and power loss | `SimulatedDisk` (feature `testing`), [`CommitLog::in_memory`] |
 //!
 //! Inside, the modules build on each other in this order: `format` (bytes), `storage` (files, or the
 //! simulated disk), `segment` (mapped files and their pins), `log` (append protocol, group commit, recovery),
@@ -78,7 +78,13 @@
 //!
 //! # Features
 //!
-//! * `cli`: the command `tailcask`. Off by default, and not needed by the library.
+//! Both are off by default.
+//!
+//! * `cli`: the command `tailcask`. The library does not need it.
+//! * `testing`: for tests of programs that use tailcask; enable it in `[dev-dependencies]`. `SimulatedDisk` is
+//!   a disk in memory that fails and loses power where a test says so, for `open_simulated`;
+//!   `StoreOptions::clock` sets the time that values expire by; `segment_unit` allows segments of 4 KiB; `abort`
+//!   ends a log or a store as a dying process would.
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr))]
 
@@ -100,7 +106,7 @@ pub use error::{
     AppendError, BackupError, CasMismatch, Corruption, CorruptionKind, Error, MergeError,
     OpenError, ReadError, RepairError, SyncError, ThreadFailure, TruncateError, WriteError,
 };
-#[doc(hidden)]
+#[cfg(feature = "testing")]
 pub use log::FailPoint;
 pub use log::{
     BatchWriter, CommitLog, Contradiction, DamagedRange, Distribution, Doubt, Entry, FrameInfo,
@@ -109,6 +115,7 @@ pub use log::{
 };
 pub use options::{Durability, Maintenance, RecoveryMode};
 pub use position::{LogPosition, ParsePositionError};
+#[cfg(feature = "testing")]
 pub use storage::simulated::{DiskOperation, Fate, SimulatedDisk, Unsynced};
 pub use store::{
     BackupReport, Batch, DamagedSegment, Keys, MergePolicy, MergeReport, MergeTotals, Pair, Pairs,

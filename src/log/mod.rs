@@ -12,6 +12,8 @@ pub(crate) mod recovery;
 #[cfg(test)]
 mod slow_allocation;
 mod stats;
+#[cfg(feature = "testing")]
+mod testing;
 mod waiters;
 pub(crate) mod writer;
 
@@ -23,7 +25,10 @@ pub use recovery::{
     Contradiction, DamagedRange, Doubt, InDoubt, LostFrame, LostKind, RecoveryReport, SetAside,
 };
 pub use stats::{Distribution, LogStats};
-#[doc(hidden)]
+#[cfg_attr(
+    not(feature = "testing"),
+    allow(unreachable_pub, reason = "public with the feature")
+)]
 pub use writer::FailPoint;
 
 use self::follower::View;
@@ -98,7 +103,7 @@ impl CommitLog {
     /// If there is no memory for its first segment (2 MiB).
     #[must_use]
     pub fn in_memory() -> Self {
-        let log = Self::options().open_simulated(&SimulatedDisk::volatile());
+        let log = Self::options().open_on(&SimulatedDisk::volatile());
         log.expect("memory for the first segment")
     }
 
@@ -361,35 +366,6 @@ impl CommitLog {
                 unsafe { writer.close() }
             }
             _ => Ok(()),
-        }
-    }
-
-    /// Abandons the log as a dying process would: nothing is synced or sealed. For tests of recovery.
-    #[doc(hidden)]
-    pub fn abort(mut self) {
-        self.abandon();
-    }
-
-    pub(crate) fn abandon(&mut self) {
-        self.closed = true;
-        // They end here.
-        self.threads = None;
-    }
-
-    /// Makes a background thread panic. For tests.
-    #[doc(hidden)]
-    pub fn fail_at(&self, point: FailPoint) {
-        if let Some(writer) = self.writer() {
-            writer.signals().fail_at(point);
-        }
-    }
-
-    /// Reserves a range and never claims it, as a thread that dies in between does. For tests of
-    /// recovery: everything that waits for appends to finish waits forever after this.
-    #[doc(hidden)]
-    pub fn abandon_reservation(&self, len: usize) {
-        if let Some(writer) = self.writer() {
-            writer.abandon_reservation(len as u64);
         }
     }
 }

@@ -59,11 +59,7 @@ impl LogOptions {
         })
     }
 
-    /// Opens the log on a simulated disk.
-    ///
-    /// # Errors
-    /// [`OpenError`].
-    pub fn open_simulated(&self, disk: &SimulatedDisk) -> Result<CommitLog, OpenError> {
+    pub(crate) fn open_on(&self, disk: &SimulatedDisk) -> Result<CommitLog, OpenError> {
         CommitLog::start(Box::new(SimulatedStorage::attach(disk)?), self.check()?)
     }
 }

@@ -10,7 +10,7 @@ use std::path::Path;
 #[derive(Clone, Debug, Default)]
 #[must_use]
 pub struct LogOptions {
-    config: Config,
+    pub(super) config: Config,
 }
 
 impl LogOptions {
@@ -83,14 +83,6 @@ impl LogOptions {
     /// Default false.
     pub fn on_store(mut self, allowed: bool) -> Self {
         self.config.on_store = allowed;
-        self
-    }
-
-    /// Segment sizes are multiples of this, instead of 2 MiB. For tests, which then use small segments.
-    #[doc(hidden)]
-    pub fn segment_unit(mut self, bytes: u64) -> Self {
-        self.config.segment_unit = bytes;
-        self.config.initial_segment_size = bytes;
         self
     }
 

@@ -24,6 +24,10 @@
 
 pub(crate) mod dir;
 pub(crate) mod map;
+#[cfg_attr(
+    not(feature = "testing"),
+    allow(dead_code, unreachable_pub, unused_imports, reason = "logs in memory use a part of it")
+)]
 pub(crate) mod simulated;
 pub(crate) mod sys;
 mod temporary;

@@ -48,23 +48,21 @@ impl Store {
     /// # Errors
     /// [`BackupError`]; nothing is left at the destination.
     pub fn backup(&self, dest: impl AsRef<Path>) -> Result<BackupReport, BackupError> {
-        self.backup_while(dest, || {})
+        self.backup_in_steps(dest.as_ref(), || {})
     }
 
-    /// As `backup`; `meanwhile` runs once it is decided what the backup contains, before any file is
-    /// linked.
-    #[doc(hidden)]
-    pub fn backup_while(
+    /// `then` runs once it is decided what the backup contains, before any file is linked.
+    pub(super) fn backup_in_steps(
         &self,
-        dest: impl AsRef<Path>,
-        meanwhile: impl FnOnce(),
+        dest: &Path,
+        then: impl FnOnce(),
     ) -> Result<BackupReport, BackupError> {
         let started = Instant::now();
         let writer = self.writer();
         let from = writer.storage().directory().ok_or(BackupError::NotADirectory)?;
         // No merge removes a segment meanwhile.
         let _still = self.inner.merging();
-        let place = Destination::new(from, dest.as_ref())?;
+        let place = Destination::new(from, dest)?;
         // So that the active segment is linked too.
         writer.roll_if_used()?;
         let position = LogPosition::new(writer.tail().segment(), FIRST_FRAME as u32);
@@ -76,7 +74,7 @@ impl Store {
             let source = io::Error::other("it is synced, and not sealed");
             return Err(BackupError::Io { operation, source });
         }
-        meanwhile();
+        then();
         let manifest = manifest_of(&writer.manifest(), position, &kept);
         let put = |segment: &Segment, to: &File| take(from, to, &segment_name(segment.id()));
         let mut report = make(from, &place, &kept, &manifest, put)?;

@@ -1,6 +1,8 @@
 //! The clock by which values expire.
 
+#[cfg(feature = "testing")]
 use std::sync::Arc;
+#[cfg(feature = "testing")]
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -10,6 +12,7 @@ pub(crate) enum Clock {
     #[default]
     System,
     /// One that a test sets.
+    #[cfg(feature = "testing")]
     Set(Arc<AtomicU64>),
 }
 
@@ -22,6 +25,7 @@ impl Clock {
                 since.map_or(0, |time| time.as_millis() as u64)
             }
             // ORDERING: Relaxed; a test's own.
+            #[cfg(feature = "testing")]
             Self::Set(time) => time.load(Ordering::Relaxed),
         }
     }

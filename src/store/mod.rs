@@ -23,6 +23,8 @@ mod read_view;
 mod repair;
 mod salvage;
 mod stats;
+#[cfg(feature = "testing")]
+mod testing;
 mod usage;
 mod value;
 mod verify;
@@ -268,13 +270,6 @@ impl Store {
     /// [`SyncError`].
     pub fn close(mut self) -> Result<(), SyncError> {
         self.close_inner()
-    }
-
-    /// Abandons the store as a dying process would: nothing is synced or sealed. For tests of recovery.
-    #[doc(hidden)]
-    pub fn abort(mut self) {
-        self.end_maintenance();
-        self.log.abandon();
     }
 }
 

@@ -2,7 +2,6 @@
 
 use super::{ReadView, Store, StoreOptions};
 use crate::error::OpenError;
-use crate::storage::simulated::SimulatedDisk;
 use std::path::Path;
 
 impl Store {
@@ -50,14 +49,5 @@ impl StoreOptions {
     pub fn open_read_only(&self, dir: impl AsRef<Path>) -> Result<ReadView, OpenError> {
         let dir = dir.as_ref();
         ReadView::open(dir, Box::new(self.log.directory(dir)?), self)
-    }
-
-    /// Opens the store on a simulated disk.
-    ///
-    /// # Errors
-    /// [`OpenError`].
-    pub fn open_simulated(&self, disk: &SimulatedDisk) -> Result<Store, OpenError> {
-        self.check()?;
-        Store::load(self.log.open_simulated(disk)?, self)
     }
 }

@@ -5,8 +5,6 @@ use super::merge::policy::MergePolicy;
 use crate::error::OpenError;
 use crate::log::LogOptions;
 use crate::options::{Durability, Maintenance, RecoveryMode};
-use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 /// How a store is opened: set what should differ from the defaults, then call [`open`](Self::open).
@@ -96,27 +94,6 @@ impl StoreOptions {
     /// When the store merges in the background, and how much of the machine it may use.
     pub const fn merge_policy(mut self, policy: MergePolicy) -> Self {
         self.merge_policy = policy;
-        self
-    }
-
-    /// Reads the time from here, in milliseconds since 1970. For tests.
-    #[doc(hidden)]
-    pub fn clock(mut self, milliseconds: Arc<AtomicU64>) -> Self {
-        self.clock = Clock::Set(milliseconds);
-        self
-    }
-
-    /// As `LogOptions::segment_unit`. For tests.
-    #[doc(hidden)]
-    pub fn segment_unit(mut self, bytes: u64) -> Self {
-        self.log = self.log.segment_unit(bytes);
-        self
-    }
-
-    /// Uses only this many bits of each key's tag, so that keys collide. For tests.
-    #[doc(hidden)]
-    pub const fn tag_bits(mut self, bits: u32) -> Self {
-        self.tag_bits = bits;
         self
     }
 

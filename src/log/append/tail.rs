@@ -167,7 +167,8 @@ impl<S: SegmentMemory> Tail<S> {
         if fill(seen) >= LIMIT { None } else { self.take(seen, len / 8) }
     }
 
-    /// Reserves and never claims: leaves what a process leaves that dies in between. For tests.
+    /// Reserves and never claims: leaves what a process leaves that dies in between.
+    #[allow(dead_code, reason = "only with the feature `testing`, which the models do not have")]
     pub(crate) fn reserve_unclaimed(&self, len: u64) {
         // ORDERING: Relaxed; no memory is touched.
         self.word.fetch_add(len / 8, Ordering::Relaxed);

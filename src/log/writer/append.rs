@@ -168,7 +168,8 @@ impl LogWriter {
             .map_err(|source| AppendError::Sync { position: Some(position), source })
     }
 
-    /// Reserves a range and never claims it, as a thread that dies in between does. For tests.
+    /// Reserves a range and never claims it, as a thread that dies in between does.
+    #[cfg(feature = "testing")]
     pub(crate) fn abandon_reservation(&self, body: u64) {
         self.tail.reserve_unclaimed(frame::frame_len(body));
     }

@@ -32,6 +32,10 @@ mod sync;
 
 pub(crate) use self::capacity::{MAX_BATCH, Need};
 pub(crate) use self::seal::{seal_and_shrink, seal_durably};
+#[cfg_attr(
+    not(feature = "testing"),
+    allow(unreachable_pub, reason = "public with the feature")
+)]
 pub use self::signals::FailPoint;
 
 use self::group_delay::GroupDelay;

@@ -7,8 +7,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::thread::Thread;
 
-/// Where a test can make a background thread panic.
-#[doc(hidden)]
+/// Where a test can make a background thread panic. With the feature `testing`.
+#[cfg_attr(not(feature = "testing"), allow(unreachable_pub, reason = "public with the feature"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum FailPoint {
@@ -87,7 +87,8 @@ impl Signals {
         self.stop.load(Ordering::Acquire)
     }
 
-    /// Makes a thread panic at this point. For tests.
+    /// Makes a thread panic at this point.
+    #[cfg(feature = "testing")]
     pub(crate) fn fail_at(&self, point: FailPoint) {
         // ORDERING: Relaxed; a test's own.
         self.fail_point.store(point as u8, Ordering::Relaxed);

@@ -298,7 +298,6 @@ impl SimulatedDisk {
 
     /// Copies the content of one file to another. False if the first does not exist, or a log is open
     /// on the disk.
-    #[doc(hidden)]
     #[allow(clippy::must_use_candidate, reason = "done for its effect")]
     pub fn copy(&self, from: &str, to: &str) -> bool {
         let mut state = self.state();
@@ -307,7 +306,6 @@ impl SimulatedDisk {
     }
 
     /// The present content of a file.
-    #[doc(hidden)]
     #[must_use]
     pub fn read(&self, name: &str) -> Option<Vec<u8>> {
         self.state().bytes_of(name)
@@ -315,7 +313,6 @@ impl SimulatedDisk {
 
     /// Creates or replaces a file, in the page cache and on the device. False if a log is open on the
     /// disk.
-    #[doc(hidden)]
     #[allow(clippy::must_use_candidate, reason = "done for its effect")]
     pub fn write(&self, name: &str, bytes: &[u8]) -> bool {
         self.state().put(name, bytes)

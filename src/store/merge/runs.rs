@@ -46,39 +46,6 @@ impl Store {
         self.inner.merge_in_runs(&mut merging, &ids, Pace::Full)
     }
 
-    /// Merges those of the segments with these ids that can be merged.
-    #[doc(hidden)]
-    pub fn merge_only(&self, ids: &[u32]) -> Result<MergeReport, MergeError> {
-        self.merge_while(ids, || {})
-    }
-
-    /// As `merge_only`; `meanwhile` runs once, after the frames are copied and before slots are moved.
-    #[doc(hidden)]
-    pub fn merge_while(
-        &self,
-        ids: &[u32],
-        meanwhile: impl FnOnce() + Send + 'static,
-    ) -> Result<MergeReport, MergeError> {
-        let mut merging = self.inner.merging();
-        merging.meanwhile = Some(Box::new(meanwhile));
-        self.inner.list_sealed(true);
-        let all = self.inner.candidates();
-        let may_be = |candidate: &Candidate| candidate.usage.mergeable || candidate.retry;
-        let mergeable =
-            |id| all.iter().any(|candidate| candidate.usage.id == id && may_be(candidate));
-        let ids: Vec<_> = ids.iter().copied().filter(|&id| mergeable(id)).collect();
-        drop(all);
-        self.inner.merge_in_runs(&mut merging, &ids, Pace::Full)
-    }
-
-    /// Makes another segment active and seals the previous one. For tests of merges.
-    #[doc(hidden)]
-    pub fn roll(&self) -> Result<(), MergeError> {
-        self.writer().force_roll()?;
-        self.writer().sync()?;
-        Ok(())
-    }
-
     /// Whether the policy would merge anything now.
     #[must_use]
     pub fn needs_merge(&self) -> bool {
@@ -87,6 +54,26 @@ impl Store {
 }
 
 impl StoreInner {
+    /// Merges those of the segments with these ids that can be merged; `meanwhile` runs once, after the
+    /// records are copied and before slots are moved.
+    #[cfg(feature = "testing")]
+    pub(crate) fn merge_these(
+        &self,
+        ids: &[u32],
+        meanwhile: impl FnOnce() + Send + 'static,
+    ) -> Result<MergeReport, MergeError> {
+        let mut merging = self.merging();
+        merging.meanwhile = Some(Box::new(meanwhile));
+        self.list_sealed(true);
+        let mut ids = ids.to_vec();
+        let all = self.candidates();
+        let may_be = |candidate: &&Candidate| candidate.usage.mergeable || candidate.retry;
+        let mergeable: Vec<_> = all.iter().filter(may_be).map(|c| c.usage.id).collect();
+        drop(all);
+        ids.retain(|id| mergeable.contains(id));
+        self.merge_in_runs(&mut merging, &ids, Pace::Full)
+    }
+
     /// Merges segments in runs, the oldest first, so that tombstones in later runs need not be kept for
     /// values in earlier ones.
     pub(crate) fn merge_in_runs(
