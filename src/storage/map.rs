@@ -76,16 +76,15 @@ impl Map {
         writable: bool,
         keep: KeptAlive,
     ) -> io::Result<Self> {
-        // SAFETY: a memory file of this process that is never cut short. While the part is mapped,
-        // its bytes are accessed through mappings only, as the contract of this type has it, except
-        // that holes are punched where the log asks for it, beyond all frames; `keep` goes with the
-        // last mapping.
-        let mapping = unsafe {
-            if writable {
-                Mapping::writable(file, offset, len)?
-            } else {
-                Mapping::read_only(file, offset, len)?
-            }
+        let mapping = if writable {
+            // SAFETY: a memory file of this process that is never cut short. While the part is mapped,
+            // its bytes are accessed through mappings only, as the contract of this type has it, except
+            // that holes are punched if the log asks for it, behind all frames; `keep` goes with the
+            // last mapping.
+            unsafe { Mapping::writable(file, offset, len)? }
+        } else {
+            // SAFETY: as above.
+            unsafe { Mapping::read_only(file, offset, len)? }
         };
         Ok(Self::new(mapping, Some(keep)))
     }

@@ -11,6 +11,11 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 
+/// Kinds of locks on bytes.
+const READ: libc::c_short = libc::F_RDLCK as libc::c_short;
+const WRITE: libc::c_short = libc::F_WRLCK as libc::c_short;
+const NONE: libc::c_short = libc::F_UNLCK as libc::c_short;
+
 /// Locks a file or a directory without waiting. False: another open file has it locked.
 pub(crate) fn try_lock(file: &File, exclusive: bool) -> io::Result<bool> {
     let operation = if exclusive {
@@ -31,30 +36,30 @@ pub(crate) fn unlock(file: &File) -> io::Result<()> {
 
 /// Locks one byte of a file that is open for writing. An error if another open file has it.
 pub(crate) fn lock_byte(file: &File, at: u8) -> io::Result<()> {
-    control(file, libc::F_OFD_SETLK, libc::F_WRLCK as i32, at).map(drop)
+    control(file, libc::F_OFD_SETLK, WRITE, at).map(drop)
 }
 
 pub(crate) fn unlock_byte(file: &File, at: u8) -> io::Result<()> {
-    control(file, libc::F_OFD_SETLK, libc::F_UNLCK as i32, at).map(drop)
+    control(file, libc::F_OFD_SETLK, NONE, at).map(drop)
 }
 
 /// Whether another open file has locked a byte of this one, which is open for reading.
 pub(crate) fn has_byte_lock(file: &File, at: u8) -> io::Result<bool> {
-    let found = control(file, libc::F_OFD_GETLK, libc::F_RDLCK as i32, at)?;
-    Ok(found != libc::F_UNLCK as i32)
+    let found = control(file, libc::F_OFD_GETLK, READ, at)?;
+    Ok(found != NONE)
 }
 
-fn control(file: &File, command: i32, kind: i32, at: u8) -> io::Result<i32> {
+fn control(file: &File, command: i32, kind: libc::c_short, at: u8) -> io::Result<libc::c_short> {
     // SAFETY: an all-zero `flock` is a valid one.
     let mut range: libc::flock = unsafe { std::mem::zeroed() };
-    range.l_type = kind as i16;
+    range.l_type = kind;
     range.l_whence = libc::SEEK_SET as i16;
     range.l_start = libc::off_t::from(at);
     range.l_len = 1;
     // SAFETY: the descriptor is open for as long as `file` is borrowed, and the commands take a
     // pointer to a `flock`, which lives until the call returns.
     let done = unsafe { libc::fcntl(file.as_raw_fd(), command, &raw mut range) };
-    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(i32::from(range.l_type)) }
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(range.l_type) }
 }
 
 /// Whether an error of locking says that this file system cannot do that: NFS locks only what is
