@@ -217,11 +217,11 @@ impl StoreInner {
         new_tombstone(key)?;
         loop {
             let found = self.find(key)?;
-            let seen = found.as_ref().map(|found| found.position());
+            let seen = found.as_ref().map(FoundRecord::position);
             let new = change(found.as_ref().map(FoundRecord::value));
             drop(found);
             let done = self.decide(key, new.as_deref(), |found| {
-                match (found.map(|found| found.position()) == seen, &new) {
+                match (found.map(FoundRecord::position) == seen, &new) {
                     (false, _) => Decision::Leave(false),
                     (true, Some(_)) => Decision::Put(true),
                     (true, None) if found.is_some() => Decision::Delete(true),
