@@ -10,7 +10,11 @@ pub(crate) fn on_threads<E: Send>(
         let others: Vec<_> = (1..threads)
             .map_while(|_| {
                 let spawned = std::thread::Builder::new().spawn_scoped(scope, &job);
-                spawned.inspect_err(|error| tracing::debug!(%error, "one thread less")).ok()
+                spawned
+                    .inspect_err(
+                        |error| tracing::debug!(%error, "could not start a thread: one less works"),
+                    )
+                    .ok()
             })
             .collect();
         let mine = job();

@@ -278,7 +278,7 @@ fn of_what_was_overwritten_with_zeros_a_hint_knows_the_keys() {
         assert_eq!(*left, map);
         if !hints {
             assert_eq!(gone(report), [(from, length, LostKind::Unknown, None, false, None)]);
-            assert!(report.to_string().contains(&format!("a key unknown; {length} bytes")));
+            assert!(report.to_string().contains(&format!("an unknown key; {length} bytes")));
             return;
         }
         // Those of which there is another version are told by their tags.

@@ -91,7 +91,7 @@ impl Drop for BatchWriter<'_> {
         if !self.is_empty()
             && let Err(error) = self.flush()
         {
-            tracing::error!(%error, entries = self.len(), "a batch was lost in a drop");
+            tracing::error!(%error, entries = self.len(), "a batch was lost when its writer was dropped");
         }
     }
 }

@@ -235,7 +235,7 @@ struct Leading<'g>(&'g GroupCommit);
 
 impl Drop for Leading<'_> {
     fn drop(&mut self) {
-        self.0.finish(Err(io::Error::other("a thread panicked while it synced")));
+        self.0.finish(Err(io::Error::other("a thread panicked during a sync")));
     }
 }
 

@@ -84,7 +84,7 @@ pub(crate) fn spawn(
         // Shared state is behind locks and atomics, and consistent between statements.
         let reason = match catch_unwind(AssertUnwindSafe(|| run(&writer))) {
             Ok(ThreadEnd::Asked) => return,
-            Ok(ThreadEnd::Early) => "nobody had asked it to".into(),
+            Ok(ThreadEnd::Early) => "it was not asked to".into(),
             Err(panic) => message(&*panic).into(),
         };
         writer.thread_failed(ThreadFailure { thread: name, reason }, name == SYNC);

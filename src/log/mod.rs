@@ -382,7 +382,7 @@ impl std::fmt::Debug for CommitLog {
 impl Drop for CommitLog {
     fn drop(&mut self) {
         if let Err(error) = self.close_inner() {
-            tracing::error!(%error, "closing the log failed in a drop");
+            tracing::error!(%error, "closing a dropped log failed");
         }
     }
 }

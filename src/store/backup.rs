@@ -170,7 +170,7 @@ fn take(from: &File, to: &File, name: &str) -> io::Result<bool> {
         Ok(()) => return Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(error),
         // Another file system, or one without links, or too many links.
-        Err(error) => tracing::debug!(name, %error, "a file is copied, for it cannot be linked"),
+        Err(error) => tracing::debug!(name, %error, "a file cannot be linked: it is copied"),
     }
     let mut old = sys::open_at(from, name, OpenMode::Read, 0)?;
     let mut new = create(to, name)?;
@@ -279,7 +279,7 @@ impl<'p> Partial<'p> {
     /// Removes the unfinished backup, under either name.
     pub(super) fn remove(&self) {
         if let Err(error) = self.try_remove() {
-            tracing::warn!(name = ?self.name, %error, "could not remove what a backup left");
+            tracing::warn!(name = ?self.name, %error, "could not remove an unfinished backup");
         }
     }
 

@@ -113,7 +113,7 @@ pub(super) fn read(
         |entries: &HintEntries<'_>| entries.most_of_a_tag() <= keydir.most_of_a_tag(entries.len());
     let census = sound.filter(|(_, entries)| by_chance(entries)).map(|(census, _)| census);
     if census.is_none() {
-        tracing::warn!(segment = segment.id(), "a hint is of no use, its segment is read");
+        tracing::warn!(segment = segment.id(), "a hint is invalid: its segment is read");
     }
     Some((census?, Listing::Hint(map)))
 }

@@ -276,7 +276,7 @@ impl Store {
 impl Drop for Store {
     fn drop(&mut self) {
         if let Err(error) = self.close_inner() {
-            tracing::error!(%error, "closing the store failed in a drop");
+            tracing::error!(%error, "closing a dropped store failed");
         }
     }
 }

@@ -255,7 +255,7 @@ fn copy_block(old: &File, new: &File, at: u64, piece: &mut [u8]) -> io::Result<u
     match old.read_exact_at(&mut piece[..len], at) {
         Ok(()) => new.write_all_at(&piece[..len], at)?,
         Err(error) if sys::is_unreadable(&error) => {
-            tracing::warn!(at, %error, "a block that cannot be read is left out");
+            tracing::warn!(at, %error, "an unreadable block is left out");
         }
         Err(error) => return Err(error),
     }

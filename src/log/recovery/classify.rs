@@ -160,7 +160,7 @@ fn read_manifest(
         None if ids.is_empty() => Ok((fallback(), Source::Fresh)),
         _ if mode == RecoveryMode::Salvage => Ok((fallback(), Source::Lost)),
         Some(Err(BadManifest::Damaged(what))) => Err(OpenError::Manifest(what)),
-        None => Err(OpenError::Manifest("it is missing, though there are segments")),
+        None => Err(OpenError::Manifest("it is missing, but there are segments")),
     }
 }
 
@@ -170,7 +170,7 @@ fn is_cut(segment: &Segment) -> bool {
 }
 
 fn cut(segment: &Segment) -> Corruption {
-    let what = "the file is shorter than its capacity, and not sealed";
+    let what = "the file is shorter than its capacity and not sealed";
     let (segment, offset) = (segment.id(), segment.map.len() as u64);
     Corruption { segment, offset, kind: CorruptionKind::SegmentHeader(what) }
 }
@@ -221,12 +221,12 @@ impl Inspection {
             // SAFETY: it is open for reading only, or recovery has the storage to itself.
             Ok(segment) => unsafe { OfflineSegment::new(segment) },
             Err(OpenError::Corrupt(_)) if removed => {
-                let why = "it has the id of a segment that was removed, and no header";
+                let why = "it has the id of a removed segment, and no header";
                 self.discarded.push((id, Fate::SetAside(why)));
                 return Ok(None);
             }
             Err(OpenError::Corrupt(corruption)) if self.is_nothing(&corruption) => {
-                let why = "it is blank, and the log was closed without it";
+                let why = "it is blank, and was not part of the log when that was closed";
                 self.discarded.push((id, Fate::SetAside(why)));
                 return Ok(None);
             }
@@ -320,7 +320,7 @@ impl Inspection {
                 Some(Corruption::at(segment.position(scan.end), CorruptionKind::Missing))
             }
             None if segment.header.merged || !scan.repairs.is_empty() => {
-                let what = "it is not sealed, and the MANIFEST says that it was";
+                let what = "it is not sealed, but the MANIFEST says that it was";
                 let kind = CorruptionKind::SegmentHeader(what);
                 Some(Corruption { segment: segment.id(), offset: SEAL, kind })
             }
@@ -369,7 +369,7 @@ impl Inspection {
             self.discarded.push((segment.id(), fate));
             return Ok(());
         }
-        self.contradiction(&segment, "the MANIFEST says that the log begins behind it", true)?;
+        self.contradiction(&segment, "the MANIFEST says that the log begins after it", true)?;
         self.judge_beside(segment)
     }
 
@@ -407,10 +407,10 @@ impl Inspection {
             } else if inputs.as_ref().is_some_and(is_copy) || is_empty(&segment, inputs.as_ref()) {
                 self.discarded.push((segment.id(), Fate::Remove));
             } else if inputs.is_none() && segment.header.origin.is_none() {
-                let why = "it may be what a merge left that was interrupted";
+                let why = "it may have been left by an interrupted merge";
                 self.discarded.push((segment.id(), Fate::SetAside(why)));
             } else {
-                let what = "what was merged into it is gone, and the MANIFEST does not list it";
+                let what = "its inputs are gone, but the MANIFEST does not list it";
                 self.contradiction(&segment, what, true)?;
                 self.judge_beside(segment)?;
             }
@@ -463,7 +463,7 @@ impl Inspection {
                 self.discarded.push((segment.id(), Fate::Remove));
                 continue;
             }
-            let what = "it was written after the log was closed, as the MANIFEST has it";
+            let what = "it was written after the log was closed, according to the MANIFEST";
             self.contradiction(&segment, what, true)?;
             segments.push(segment);
         }

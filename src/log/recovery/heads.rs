@@ -38,7 +38,7 @@ pub(super) fn reopen(
             made_up = true;
             salt.map(|salt| from_hint(id, salt, len, manifest, ids))
         };
-        one_byte.or_else(by_hint).ok_or(BadHeader::Damaged("it cannot be told"))
+        one_byte.or_else(by_hint).ok_or(BadHeader::Damaged("it cannot be determined"))
     };
     let mut segment = match Segment::open_with(storage, id, access, read) {
         // SAFETY: it is open for reading only, or recovery has the storage to itself.

@@ -147,7 +147,7 @@ fn look_live(storage: &dyn Storage, as_of_now: bool) -> Result<Option<Look>, Ope
 
 fn read_manifest(storage: &dyn Storage) -> Result<Manifest, OpenError> {
     let Some(bytes) = storage.read_manifest()? else {
-        return Err(OpenError::Manifest("it is missing, though a writer has the log open"));
+        return Err(OpenError::Manifest("it is missing, but a writer has the log open"));
     };
     Manifest::decode(&bytes).map_err(|bad| match bad {
         BadManifest::Version(found) => OpenError::Version { found, known: crate::format::VERSION },

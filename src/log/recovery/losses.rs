@@ -91,7 +91,7 @@ impl fmt::Display for Doubt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::BroughtBack => "an earlier recovery had cut it off",
-            Self::BehindTheEnd => "it is behind the end that a power loss left",
+            Self::BehindTheEnd => "it is behind the place where a power loss ended the log",
             Self::TornBatch => "its batch is damaged",
         })
     }
@@ -113,7 +113,7 @@ impl fmt::Display for LostFrame {
         match (&self.key, kind) {
             (Some(key), _) => write!(f, "the {kind} of \"{}\"", key.escape_ascii())?,
             (None, LostKind::Entry) => f.write_str("an entry")?,
-            (None, _) => f.write_str("a key unknown")?,
+            (None, _) => f.write_str("an unknown key")?,
         }
         if *length > 0 {
             write!(f, "; {length} bytes")?;

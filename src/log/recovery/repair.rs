@@ -214,7 +214,10 @@ fn copy_torn(
             Ok(true)
         }
         Err(e) if matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
-            tracing::warn!(segment = segment.id(), "no space to set aside what does not count");
+            tracing::warn!(
+                segment = segment.id(),
+                "no space to set aside what is cut off: it stays in place"
+            );
             report.set_aside.push(SetAside { name: String::new(), bytes: torn, reason });
             Ok(false)
         }

@@ -34,7 +34,7 @@ impl LogWriter {
         // No id is used again, since a reader in another process may have the segment mapped. If that
         // cannot be recorded (on a full disk), unused segments are left to the next recovery.
         if let Err(error) = self.note_closed(&unused) {
-            tracing::warn!(%error, "the log is durable, and could not be noted as closed");
+            tracing::warn!(%error, "the log is durable, but could not be marked as closed");
             return Ok(());
         }
         drop((standby, active));

@@ -70,7 +70,7 @@ impl LogWriter {
     pub(crate) fn remove_file(&self, name: &str) -> bool {
         match self.storage.remove(name) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(name, %error, "could not remove a file that is of no use");
+                tracing::warn!(name, %error, "could not remove an unused file");
                 false
             }
             _ => true,

@@ -130,7 +130,7 @@ impl LogWriter {
     /// the next write to find.
     pub(crate) fn after_oversize_claim(&self) {
         if let Err(error) = self.after_roll() {
-            tracing::debug!(%error, "a sync failed beside a large write");
+            tracing::debug!(%error, "a sync failed during a large write");
         }
     }
 }

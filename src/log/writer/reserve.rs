@@ -69,7 +69,7 @@ impl LogWriter {
         let given = self.storage.give_back_reserve();
         self.note_reserve();
         given.unwrap_or_else(|error| {
-            tracing::warn!(%error, "could not give the reserve back");
+            tracing::warn!(%error, "could not release the reserve");
             false
         })
     }

@@ -88,7 +88,7 @@ impl LogWriter {
     pub(crate) fn discard_merged(&self, ids: &[u32]) {
         lock(&self.manifest).remove(ids);
         if let Err(error) = self.write_next_id() {
-            tracing::warn!(%error, "could not note that ids are used up");
+            tracing::warn!(%error, "could not record that ids are used up");
         }
         let mut gone = Vec::with_capacity(ids.len());
         for &id in ids {

@@ -77,7 +77,10 @@ impl LogWriter {
         if self.tail.preparer().has_standby() || self.has_room_for_standby() {
             return self.prepare_next();
         }
-        Err(refused(io::Error::new(io::ErrorKind::StorageFull, "a standby leaves too little")))
+        Err(refused(io::Error::new(
+            io::ErrorKind::StorageFull,
+            "a standby would leave too little space",
+        )))
     }
 
     /// Creates a standby if there is none, even if it takes the last space.

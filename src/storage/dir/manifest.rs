@@ -49,7 +49,7 @@ impl Directory {
         // Hints are of use, and not needed: the segments say the same.
         for name in self.file_names().map_err(io::Error::other)? {
             if names::hint_id(&name).is_some() && sys::remove(&self.handle, &name).is_ok() {
-                tracing::warn!(name, "there is no space left: a hint was removed");
+                tracing::warn!(name, "no space is left: a hint was removed");
                 match write() {
                     Err(error) if is_no_space(&error) => {}
                     other => return other,
@@ -134,7 +134,7 @@ impl Directory {
             Ok(()) => {
                 // ORDERING: Relaxed; as above.
                 self.reserve_is_given.store(true, Ordering::Relaxed);
-                tracing::warn!("there is no space left: the reserve is given back");
+                tracing::warn!("no space is left: the reserve is released");
                 Ok(true)
             }
         }
