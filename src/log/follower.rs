@@ -170,7 +170,7 @@ impl ReadOnly {
     fn refresh(&self, after: u32) -> Result<(), ReadError> {
         let mut ignored = lock(&self.ignored);
         let is_known = |id| self.table.with(|all| locate(all, id).is_some());
-        let changes = recovery::refresh(&*self.storage, after, is_known, &mut ignored);
+        let changes = recovery::find_changes(&*self.storage, after, is_known, &mut ignored);
         let changes = changes.map_err(|error| match error {
             OpenError::Corrupt(corruption) => ReadError::Corrupt(corruption),
             OpenError::Io { source, .. } => ReadError::Io { source: Arc::new(source) },

@@ -20,7 +20,7 @@ pub(crate) mod writer;
 pub use batch::BatchWriter;
 pub use options::LogOptions;
 pub use reader::{Entry, FrameInfo, Frames, LogReader};
-pub(crate) use recovery::evidence::Suspect;
+pub(crate) use recovery::FrameEvidence;
 pub use recovery::{
     Contradiction, DamagedRange, Doubt, InDoubt, LostFrame, LostKind, RecoveryReport, SetAside,
 };

@@ -40,7 +40,7 @@ impl LogOptions {
         if storage.read_manifest()?.is_none() && !has_segments(&*storage)? {
             return Err(OpenError::NotFound { path: dir.as_ref().into() });
         }
-        let found = recovery::look(&*storage, config.recovery_mode, false)?;
+        let found = recovery::open_read_only(&*storage, config.recovery_mode, false)?;
         let stored = found.manifest.is_store();
         let gaps = stored || config.recovery_mode == RecoveryMode::Salvage;
         let (beside, segments): (Vec<_>, Vec<_>) =

@@ -24,6 +24,14 @@ pub(crate) enum Repair {
     Damage,
 }
 
+impl Repair {
+    /// The commit word that makes a frame of the stretch: a void one or a pad.
+    pub(crate) fn word(self, salt: u64, gap: Gap) -> u64 {
+        let state = if self == Self::DeadClaim { State::Void } else { State::Pad };
+        frame::bare_word(salt, gap.offset, gap.len, state)
+    }
+}
+
 /// Why a scan ended before the end of the segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Stop {
@@ -49,7 +57,7 @@ pub(crate) struct Scan {
 
 impl Scan {
     /// Whether a scan of the segment by other rules has the same result.
-    pub(crate) fn judges_as(&self, other: &Self) -> bool {
+    pub(crate) fn agrees_with(&self, other: &Self) -> bool {
         self.end == other.end && self.repairs == other.repairs && self.stop == other.stop
     }
 }

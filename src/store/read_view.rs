@@ -19,7 +19,7 @@ use crate::format::frame::{self, State};
 use crate::format::header::{FIRST_FRAME, SEAL, Seal};
 use crate::format::manifest::Manifest;
 use crate::keydir::Keydir;
-use crate::log::recovery::{Look, look};
+use crate::log::recovery::{ReadableLog, open_read_only};
 use crate::log::{LogStats, RecoveryReport, VerifyReport};
 use crate::options::RecoveryMode;
 use crate::position::LogPosition;
@@ -82,7 +82,7 @@ impl ReadView {
         storage: Box<dyn Storage>,
         options: &StoreOptions,
     ) -> Result<Self, OpenError> {
-        let found = look(&*storage, options.recovery_mode, true)?;
+        let found = open_read_only(&*storage, options.recovery_mode, true)?;
         if found.segments.is_empty() && storage.read_manifest()?.is_none() {
             return Err(OpenError::NotFound { path: path.into() });
         }
@@ -92,12 +92,12 @@ impl ReadView {
     fn load(
         storage: Box<dyn Storage>,
         options: StoreOptions,
-        found: Look,
+        found: ReadableLog,
     ) -> Result<Self, OpenError> {
         let started = Instant::now();
         let (view, damaged, report) = load(&*storage, &options, &found)?;
         let position = end_of(&found);
-        let Look { manifest, live, .. } = found;
+        let ReadableLog { manifest, live, .. } = found;
         let mut this = Self { view, storage, options, manifest, damaged, report, position, live };
         this.report.duration += started.elapsed();
         Ok(this)
@@ -110,7 +110,7 @@ impl ReadView {
     /// [`OpenError`].
     pub fn refresh(&mut self) -> Result<bool, OpenError> {
         let started = Instant::now();
-        let found = look(&*self.storage, self.options.recovery_mode, true)?;
+        let found = open_read_only(&*self.storage, self.options.recovery_mode, true)?;
         let (old, new) = (places(&self.view.table.segments()), places(&found.segments));
         self.live = found.live;
         if old == new {
@@ -297,7 +297,7 @@ type DamagedSegments = Mutex<BTreeMap<u32, Damaged>>;
 fn load(
     storage: &dyn Storage,
     options: &StoreOptions,
-    found: &Look,
+    found: &ReadableLog,
 ) -> Result<(StoreView, DamagedSegments, RecoveryReport), OpenError> {
     let salvage = options.recovery_mode == RecoveryMode::Salvage;
     let secret = match found.manifest.secret {
@@ -317,7 +317,7 @@ fn load(
 }
 
 /// Where the log ends.
-fn end_of(found: &Look) -> LogPosition {
+fn end_of(found: &ReadableLog) -> LogPosition {
     let first = found.manifest.first;
     let of_log = |segment: &&Arc<Segment>| !segment.header.merged && segment.id() >= first;
     let log = found.segments.iter().filter(of_log);

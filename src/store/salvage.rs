@@ -10,7 +10,7 @@
 use super::hints::ListingView;
 use crate::format::hint::SortedEntries;
 use crate::keydir::Keydir;
-use crate::log::{LostFrame, RecoveryReport, Suspect};
+use crate::log::{FrameEvidence, LostFrame, RecoveryReport};
 use crate::position::LogPosition;
 use crate::segment::Segment;
 use std::collections::{BTreeSet, HashMap};
@@ -34,7 +34,7 @@ enum LostKey<'s> {
     Nothing,
 }
 
-fn key_of<'s>(keydir: &Keydir, suspect: &'s Suspect) -> LostKey<'s> {
+fn key_of<'s>(keydir: &Keydir, suspect: &'s FrameEvidence) -> LostKey<'s> {
     let hinted = suspect.hinted.filter(|hinted| hinted.fingerprint == keydir.fingerprint());
     let read = suspect.remnant.as_ref().filter(|remnant| !remnant.key.is_empty());
     match (read, hinted) {
@@ -97,8 +97,12 @@ fn versions<'s>(
     versions
 }
 
-/// What is lost with a frame; `None` if the key has a newer sound frame.
-fn lost(suspect: &Suspect, told: &LostKey<'_>, same_tag: &[SoundRecord<'_>]) -> Option<LostFrame> {
+/// What is lost with a frame; `None` where something newer is sound.
+fn lost(
+    suspect: &FrameEvidence,
+    told: &LostKey<'_>,
+    same_tag: &[SoundRecord<'_>],
+) -> Option<LostFrame> {
     let (key, certain) = match told {
         LostKey::Read(key, certain) => (Some(*key), *certain),
         LostKey::Tag(_) => (only_key(same_tag), true),

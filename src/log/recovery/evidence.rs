@@ -5,92 +5,40 @@
 //! even if the bytes are gone. Without a hint, the frames are followed by their lengths as long as
 //! these make sense. The time is linear in the bytes of the damaged ranges.
 
-#![allow(unsafe_code, reason = "reads files that no writer has open")]
-
-use super::classify::{Inspected, Inspection};
-use super::losses::{DamagedRange, Doubt, InDoubt, LostFrame, LostKind};
+use super::hint_file::{HintRemains, UnusedFile, part, read_hint};
+use super::inspection::{InspectedSegment, Inspection, RestoredRange};
+use super::losses::{DamagedRange, Doubt, FrameEvidence, HintEvidence, InDoubt, LostKind};
 use crate::error::{CorruptionKind, OpenError};
 use crate::format::frame::{self, Header, Kind, Word};
 use crate::format::header::FIRST_FRAME;
-use crate::format::hint::{self, HintEntry, LooseSubject, SortedEntries};
-use crate::format::remains::{self, Remains, Remnant};
+use crate::format::hint::HintEntry;
+use crate::format::remains::{self, Remains};
 use crate::format::u64_at;
 use crate::options::RecoveryMode;
 use crate::position::LogPosition;
 use crate::segment::frames::VerifiedFrame;
 use crate::segment::quiet::{OfflineSegment, QuietSegment};
 use crate::segment::scan::{self, Repair, Rules, Scan};
-use crate::segment::{Gap, file_name, hint_name};
-use crate::storage::map::Map;
-use crate::storage::{Access, Storage};
+use crate::segment::{Gap, file_name};
+use crate::storage::Storage;
 use std::collections::BTreeMap;
-use std::io;
-
-/// A lost frame, with everything that is known of it.
-#[derive(Clone, Debug)]
-pub(crate) struct Suspect {
-    pub(crate) position: LogPosition,
-    pub(crate) length: u64,
-    pub(crate) remnant: Option<Remnant>,
-    pub(crate) hinted: Option<Hinted>,
-}
-
-/// What a hint says of a frame.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Hinted {
-    pub(crate) tag: u32,
-    pub(crate) tombstone: bool,
-    /// Identifies the hash that made the tag.
-    pub(crate) fingerprint: u64,
-}
-
-impl Suspect {
-    pub(crate) fn kind(&self) -> LostKind {
-        let of = |remnant: &Remnant| match remnant.header.kind {
-            Kind::Put => LostKind::Put,
-            Kind::Delete => LostKind::Tombstone,
-            Kind::Entry => LostKind::Entry,
-            _ => LostKind::Unknown,
-        };
-        match (self.hinted, &self.remnant) {
-            (Some(Hinted { tombstone: true, .. }), _) => LostKind::Tombstone,
-            (Some(_), _) => LostKind::Put,
-            (None, remnant) => remnant.as_ref().map_or(LostKind::Unknown, of),
-        }
-    }
-
-    /// The report of a lost frame, as far as the log knows it; it cannot tell which key has a tag.
-    fn to_lost(&self) -> LostFrame {
-        let remnant = self.remnant.as_ref().filter(|remnant| !remnant.key.is_empty());
-        LostFrame {
-            position: self.position,
-            length: self.length,
-            kind: self.kind(),
-            key: remnant.map(|remnant| remnant.key.clone()),
-            certain: self.remnant.as_ref().is_some_and(|remnant| remnant.certain),
-            now: None,
-        }
-    }
-}
-
-/// What salvage brought back: the id of a segment, and from which offset on.
-pub(super) type Brought = (u32, u64);
 
 /// Records what is lost and what is in doubt.
-pub(super) fn note(
+pub(super) fn list_losses(
     storage: &dyn Storage,
     inspection: &mut Inspection,
-    brought: &[Brought],
+    brought: &[RestoredRange],
 ) -> Result<(), OpenError> {
     if inspection.mode != RecoveryMode::Salvage {
         return Ok(());
     }
     let mut found = Found::default();
-    let mut all: Vec<&Inspected> = inspection.beside.iter().chain(&inspection.log).collect();
+    let mut all: Vec<&InspectedSegment> =
+        inspection.detached.iter().chain(&inspection.log_segments).collect();
     all.sort_by_key(|inspected| inspected.segment.id());
     let mut ended = false;
-    for Inspected { segment, scan } in &all {
-        if let Some(damage) = inspection.heads.get(&segment.id()) {
+    for InspectedSegment { segment, scan } in &all {
+        if let Some(damage) = inspection.damaged_headers.get(&segment.id()) {
             let (position, length) = (segment.position(0), FIRST_FRAME);
             found.damaged.push(DamagedRange { position, length, damage: damage.clone() });
         }
@@ -123,7 +71,7 @@ pub(super) fn note(
         found.add_whole(storage, id, damage)?;
     }
     let report = &mut inspection.report;
-    report.gone = found.suspects.iter().map(Suspect::to_lost).collect();
+    report.gone = found.suspects.iter().map(FrameEvidence::to_lost).collect();
     (report.suspects, report.damaged) = (found.suspects, found.damaged);
     report.in_doubt = found.in_doubt;
     Ok(())
@@ -134,7 +82,7 @@ fn ranges_of(
     inspection: &Inspection,
     segment: &OfflineSegment,
     scan: Option<&Scan>,
-    hint: Option<&Hint>,
+    hint: Option<&HintRemains>,
 ) -> Vec<Gap> {
     let id = segment.id();
     let was_sealed = segment.is_sealed() || inspection.manifest.kept.binary_search(&id).is_ok();
@@ -166,69 +114,10 @@ fn ranges_of(
     ranges
 }
 
-/// A hint, with tags of any hash.
-struct Hint {
-    loose: LooseSubject,
-    /// By their offsets.
-    entries: Vec<HintEntry>,
-}
-
-impl Hint {
-    fn within(&self, range: Gap) -> &[HintEntry] {
-        let end = range.offset + range.len;
-        let from = self.entries.partition_point(|entry| entry.offset() < range.offset);
-        let to = self.entries.partition_point(|entry| entry.offset() < end);
-        &self.entries[from..to]
-    }
-}
-
-/// The bytes of a range that the file has.
-fn part(file: &[u8], from: u64, to: u64) -> &[u8] {
-    let to = to.min(file.len() as u64);
-    &file[from.min(to) as usize..to as usize]
-}
-
-/// A hint, or a segment that has no sound header: a file that no writer has open.
-struct UnusedFile(Map);
-
-impl UnusedFile {
-    fn open(storage: &dyn Storage, name: &str) -> Result<Option<Self>, OpenError> {
-        match storage.open(name, Access::Read) {
-            Ok(opened) => Ok(Some(Self(opened.map))),
-            Err(OpenError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                Ok(None)
-            }
-            Err(OpenError::NotRegular { .. }) => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    fn bytes(&self) -> &[u8] {
-        // SAFETY: hints are written under another name, and do not change once they have theirs; and no
-        // log takes a segment in that has no sound header.
-        unsafe { self.0.slice(0, self.0.len() as u64) }
-    }
-}
-
-fn read_hint(storage: &dyn Storage, id: u32) -> Result<Option<Hint>, OpenError> {
-    let Some(file) = UnusedFile::open(storage, &hint_name(id))? else { return Ok(None) };
-    let Some((loose, entries)) = hint::decode_loosely(file.bytes()) else {
-        return Ok(None);
-    };
-    let mut entries: Vec<HintEntry> = entries.iter().collect();
-    entries.sort_unstable_by_key(|entry| entry.offset());
-    Ok((loose.id == id).then_some(Hint { loose, entries }))
-}
-
-/// The salt of a segment, according to its hint.
-pub(super) fn hinted_salt(storage: &dyn Storage, id: u32) -> Result<Option<u64>, OpenError> {
-    Ok(read_hint(storage, id)?.map(|hint| hint.loose.salt))
-}
-
 #[derive(Default)]
 struct Found {
     damaged: Vec<DamagedRange>,
-    suspects: Vec<Suspect>,
+    suspects: Vec<FrameEvidence>,
     in_doubt: Vec<InDoubt>,
 }
 
@@ -238,7 +127,7 @@ impl Found {
         segment: &OfflineSegment,
         scan: Option<&Scan>,
         ranges: &[Gap],
-        hint: Option<&Hint>,
+        hint: Option<&HintRemains>,
     ) {
         let place = Place { id: segment.id(), salt: segment.salt(), file: segment.file_bytes() };
         for &range in ranges {
@@ -286,7 +175,7 @@ impl Found {
         let nothing_known = suspects.is_empty() && hint.is_none();
         self.suspects.extend(suspects);
         if nothing_known {
-            self.suspects.push(Suspect { position, length, remnant: None, hinted: None });
+            self.suspects.push(FrameEvidence { position, length, remnant: None, hinted: None });
         }
         Ok(())
     }
@@ -367,7 +256,7 @@ struct Place<'m> {
 }
 
 impl Place<'_> {
-    fn suspects(&self, range: Gap, hint: Option<&Hint>) -> Vec<Suspect> {
+    fn suspects(&self, range: Gap, hint: Option<&HintRemains>) -> Vec<FrameEvidence> {
         let end = range.offset + range.len;
         // What was brought back is behind the part that the hint describes.
         let known = hint.map_or(range.offset, |hint| hint.loose.end.clamp(range.offset, end));
@@ -375,7 +264,7 @@ impl Place<'_> {
         let mut all = hint.map_or_else(Vec::new, |hint| self.by_hint(within, hint));
         if range.len == 0 {
             let position = LogPosition::new(self.id, range.offset as u32);
-            all.push(Suspect { position, length: 0, remnant: None, hinted: None });
+            all.push(FrameEvidence { position, length: 0, remnant: None, hinted: None });
         }
         all.extend(self.by_frames(Gap { offset: known, len: end - known }));
         if hint.is_some_and(|hint| hint.loose.plain) {
@@ -391,7 +280,7 @@ impl Place<'_> {
         remains::look(self.salt, offset, part(self.file, offset, end))
     }
 
-    fn by_hint(&self, range: Gap, hint: &Hint) -> Vec<Suspect> {
+    fn by_hint(&self, range: Gap, hint: &HintRemains) -> Vec<FrameEvidence> {
         let mut all = hinted_only(self.id, range, hint);
         for suspect in &mut all {
             let offset = u64::from(suspect.position.offset());
@@ -405,7 +294,7 @@ impl Place<'_> {
         all
     }
 
-    fn by_frames(&self, range: Gap) -> Vec<Suspect> {
+    fn by_frames(&self, range: Gap) -> Vec<FrameEvidence> {
         let (mut at, end) = (range.offset, range.offset + range.len);
         let mut all = Vec::new();
         while at < end {
@@ -421,12 +310,12 @@ impl Place<'_> {
                     at += length;
                     if matches!(frame.header.kind, Kind::Put | Kind::Delete | Kind::Entry) {
                         let remnant = Some(frame);
-                        all.push(Suspect { position, length, remnant, hinted: None });
+                        all.push(FrameEvidence { position, length, remnant, hinted: None });
                     }
                 }
                 _ => {
                     let length = end - at;
-                    all.push(Suspect { position, length, remnant: None, hinted: None });
+                    all.push(FrameEvidence { position, length, remnant: None, hinted: None });
                     break;
                 }
             }
@@ -453,16 +342,16 @@ impl Place<'_> {
 }
 
 /// What was in a range, according to the hint.
-fn hinted_only(id: u32, range: Gap, hint: &Hint) -> Vec<Suspect> {
+fn hinted_only(id: u32, range: Gap, hint: &HintRemains) -> Vec<FrameEvidence> {
     let (entries, end) = (hint.within(range), range.offset + range.len);
     let one = |(nth, entry): (usize, &HintEntry)| {
         let next = entries.get(nth + 1).map_or(end, |next| next.offset());
         let (tag, tombstone) = (entry.tag(), entry.is_tombstone());
-        Suspect {
+        FrameEvidence {
             position: LogPosition::new(id, entry.offset() as u32),
             length: next - entry.offset(),
             remnant: None,
-            hinted: Some(Hinted { tag, tombstone, fingerprint: hint.loose.fingerprint }),
+            hinted: Some(HintEvidence { tag, tombstone, fingerprint: hint.loose.fingerprint }),
         }
     };
     entries.iter().enumerate().map(one).collect()

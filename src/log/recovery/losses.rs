@@ -1,6 +1,8 @@
 //! The public types for what salvage lost, and for what it took although it is in doubt.
 
 use crate::error::CorruptionKind;
+use crate::format::frame::Kind;
+use crate::format::remains::Remnant;
 use crate::position::LogPosition;
 use std::fmt;
 
@@ -74,6 +76,53 @@ pub struct InDoubt {
     pub frames: u64,
     /// Why it is in doubt.
     pub reason: Doubt,
+}
+
+/// A lost frame, with everything that is known of it.
+#[derive(Clone, Debug)]
+pub(crate) struct FrameEvidence {
+    pub(crate) position: LogPosition,
+    pub(crate) length: u64,
+    pub(crate) remnant: Option<Remnant>,
+    pub(crate) hinted: Option<HintEvidence>,
+}
+
+/// What a hint says of a frame.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HintEvidence {
+    pub(crate) tag: u32,
+    pub(crate) tombstone: bool,
+    /// Identifies the hash that made the tag.
+    pub(crate) fingerprint: u64,
+}
+
+impl FrameEvidence {
+    pub(crate) fn kind(&self) -> LostKind {
+        let of = |remnant: &Remnant| match remnant.header.kind {
+            Kind::Put => LostKind::Put,
+            Kind::Delete => LostKind::Tombstone,
+            Kind::Entry => LostKind::Entry,
+            _ => LostKind::Unknown,
+        };
+        match (self.hinted, &self.remnant) {
+            (Some(HintEvidence { tombstone: true, .. }), _) => LostKind::Tombstone,
+            (Some(_), _) => LostKind::Put,
+            (None, remnant) => remnant.as_ref().map_or(LostKind::Unknown, of),
+        }
+    }
+
+    /// The report of a lost frame, as far as the log knows it; it cannot tell which key has a tag.
+    pub(super) fn to_lost(&self) -> LostFrame {
+        let remnant = self.remnant.as_ref().filter(|remnant| !remnant.key.is_empty());
+        LostFrame {
+            position: self.position,
+            length: self.length,
+            kind: self.kind(),
+            key: remnant.map(|remnant| remnant.key.clone()),
+            certain: self.remnant.as_ref().is_some_and(|remnant| remnant.certain),
+            now: None,
+        }
+    }
 }
 
 impl fmt::Display for LostKind {

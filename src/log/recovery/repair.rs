@@ -2,11 +2,12 @@
 
 #![allow(unsafe_code, reason = "repairs segments that nobody else has open")]
 
-use super::classify::{BEHIND_THE_END, Fate, Inspected, Inspection, Source};
+use super::inspection::{
+    BEHIND_THE_END, Disposition, InspectedSegment, Inspection, ManifestSource,
+};
 use super::report::{RecoveryReport, SetAside};
 use super::salvage;
 use crate::error::OpenError;
-use crate::format::frame::{self, State};
 use crate::format::header::FIRST_FRAME;
 use crate::format::manifest::Manifest;
 use crate::format::names::{cut_tail_name, hint_id, is_own_temporary, segment_name};
@@ -22,12 +23,12 @@ use std::io;
 use std::sync::Arc;
 
 /// A segment to be repaired, and whether the bytes behind its end may be overwritten.
-struct Repairs {
-    inspected: Inspected,
+struct SegmentRepair {
+    inspected: InspectedSegment,
     clear_end: bool,
 }
 
-pub(super) fn act(
+pub(super) fn commit_plan(
     storage: &dyn Storage,
     inspection: Inspection,
 ) -> Result<(RecoveredLog, RecoveryReport), OpenError> {
@@ -42,10 +43,10 @@ pub(super) fn act(
     if inspection.manifest.closed.is_none() {
         sync_old_seals(storage, &inspection)?;
     }
-    let (salvaging, heads) = (inspection.mode == RecoveryMode::Salvage, inspection.heads);
-    let all = inspection.beside.into_iter().chain(inspection.log).map(|inspected| {
-        let clear_end = copy_torn(storage, &inspected, &mut report)?;
-        Ok(Repairs { inspected, clear_end })
+    let (salvaging, heads) = (inspection.mode == RecoveryMode::Salvage, inspection.damaged_headers);
+    let all = inspection.detached.into_iter().chain(inspection.log_segments).map(|inspected| {
+        let clear_end = copy_torn_tail(storage, &inspected, &mut report)?;
+        Ok(SegmentRepair { inspected, clear_end })
     });
     let all = all.collect::<Result<Vec<_>, OpenError>>()?;
     let repaired = all.into_iter().map(|repairs| {
@@ -88,12 +89,12 @@ fn is_file(storage: &dyn Storage, name: &str) -> Result<bool, OpenError> {
 /// of them.
 fn set_aside(
     storage: &dyn Storage,
-    discarded: &[(u32, Fate)],
+    discarded: &[(u32, Disposition)],
     cut_off: bool,
     report: &mut RecoveryReport,
 ) -> Result<(), OpenError> {
     for &(id, fate) in discarded {
-        let Fate::SetAside(reason) = fate else { continue };
+        let Disposition::SetAside(reason) = fate else { continue };
         if (reason == BEHIND_THE_END) != cut_off {
             continue;
         }
@@ -125,18 +126,20 @@ fn write_manifest(
             // Its hints are useless: the hash is another one.
             *secret = random_bytes().map_err(drawn)?;
         }
-        manifest.legacy = if inspection.source == Source::Fresh { 0 } else { after };
-        report.upgraded = inspection.source == Source::Read;
+        manifest.legacy =
+            if inspection.manifest_source == ManifestSource::Fresh { 0 } else { after };
+        report.upgraded = inspection.manifest_source == ManifestSource::Read;
     }
-    let log = inspection.log.first().map(|inspected| inspected.segment.id());
+    let log = inspection.log_segments.first().map(|inspected| inspected.segment.id());
     manifest.first = log.unwrap_or(manifest.next);
-    manifest.kept = inspection.beside.iter().map(|inspected| inspected.segment.id()).collect();
+    manifest.kept = inspection.detached.iter().map(|inspected| inspected.segment.id()).collect();
     manifest.closed = None;
-    let removed = |&(id, fate): &(u32, Fate)| (fate == Fate::Remove).then_some(id);
+    let removed = |&(id, fate): &(u32, Disposition)| (fate == Disposition::Remove).then_some(id);
     manifest.removed = inspection.discarded.iter().filter_map(removed).collect();
     manifest.removed.sort_unstable();
-    let cut_off =
-        |&(id, fate): &(u32, Fate)| (fate == Fate::SetAside(BEHIND_THE_END)).then_some(id);
+    let cut_off = |&(id, fate): &(u32, Disposition)| {
+        (fate == Disposition::SetAside(BEHIND_THE_END)).then_some(id)
+    };
     manifest.cut_off = inspection.discarded.iter().filter_map(cut_off).collect();
     manifest.cut_off.sort_unstable();
     manifest.generation += 1;
@@ -152,8 +155,8 @@ fn remove(
     manifest: &Manifest,
     inspection: &Inspection,
 ) -> Result<(), OpenError> {
-    let all = inspection.log.iter().chain(&inspection.beside);
-    let sound = |inspected: &&Inspected| inspected.scan.is_none();
+    let all = inspection.log_segments.iter().chain(&inspection.detached);
+    let sound = |inspected: &&InspectedSegment| inspected.scan.is_none();
     let hinted: Vec<_> = all.filter(sound).map(|inspected| inspected.segment.id()).collect();
     let stray = |name: &String| hint_id(name).is_some_and(|id| !hinted.contains(&id));
     let mut doomed = Vec::new();
@@ -181,7 +184,7 @@ fn remove(
 /// earlier boot (those of this boot are open, and `repair` syncs them). Without such a seal the end of
 /// the segment is unknown, and a power loss would cut off what follows it.
 fn sync_old_seals(storage: &dyn Storage, inspection: &Inspection) -> Result<(), OpenError> {
-    let all = inspection.log.iter().chain(&inspection.beside);
+    let all = inspection.log_segments.iter().chain(&inspection.detached);
     let sealed = all.filter(|inspected| inspected.scan.is_none()).map(|sealed| &sealed.segment);
     for segment in sealed.filter(|segment| segment.ends_by_its_seal() && !segment.has_file()) {
         let name = segment_name(segment.id());
@@ -194,12 +197,12 @@ fn sync_old_seals(storage: &dyn Storage, inspection: &Inspection) -> Result<(), 
 
 /// Sets aside a copy of the bytes behind the end of a segment. True if they may be overwritten: if
 /// there is no space for a copy, they stay where they are.
-fn copy_torn(
+fn copy_torn_tail(
     storage: &dyn Storage,
-    inspected: &Inspected,
+    inspected: &InspectedSegment,
     report: &mut RecoveryReport,
 ) -> Result<bool, OpenError> {
-    let Inspected { segment, scan: Some(scan) } = inspected else { return Ok(false) };
+    let InspectedSegment { segment, scan: Some(scan) } = inspected else { return Ok(false) };
     let torn = segment.quiet().written_len(scan.end);
     if torn == 0 {
         return Ok(true);
@@ -228,12 +231,12 @@ fn copy_torn(
 /// Step 5 for one segment.
 fn repair(
     storage: &dyn Storage,
-    repairs: Repairs,
+    repairs: SegmentRepair,
     salvaging: bool,
     head_is_damaged: bool,
     report: &mut RecoveryReport,
 ) -> Result<Arc<Segment>, OpenError> {
-    let Repairs { inspected: Inspected { segment, scan }, clear_end } = repairs;
+    let SegmentRepair { inspected: InspectedSegment { segment, scan }, clear_end } = repairs;
     let failed = |e| io_error(format!("repair segment {}", segment.id()), e);
     let Some(scan) = scan else {
         segment.sync_seal().map_err(failed)?;
@@ -249,12 +252,6 @@ fn repair(
     Ok(Arc::new(segment.into_segment()))
 }
 
-/// The word for a range that is not a valid frame.
-pub(super) fn repaired_word(segment: &Segment, at: u64, len: u64, repair: Repair) -> u64 {
-    let state = if repair == Repair::DeadClaim { State::Void } else { State::Pad };
-    frame::bare_word(segment.salt(), at, len, state)
-}
-
 fn repair_and_seal(segment: &OfflineSegment, scan: &Scan, clear_end: bool) -> io::Result<()> {
     for &(gap, repair) in &scan.repairs {
         if repair == Repair::DeadClaim {
@@ -262,7 +259,7 @@ fn repair_and_seal(segment: &OfflineSegment, scan: &Scan, clear_end: bool) -> io
             unsafe { claim::void_dead_claim(&**segment, gap.offset, gap.len) };
             continue;
         }
-        let word = repaired_word(segment, gap.offset, gap.len, repair);
+        let word = repair.word(segment.salt(), gap);
         // ORDERING: Release; pairs with the Acquire loads of readers in other processes, who step over
         // zeros no further than a gap that they know, and over the pad by its length.
         segment.map.word(gap.offset).store(word, std::sync::atomic::Ordering::Release);

@@ -1,7 +1,6 @@
 //! The recovery report: what opening a log found.
 
-use super::evidence::Suspect;
-use super::losses::{DamagedRange, InDoubt, LostFrame};
+use super::losses::{DamagedRange, FrameEvidence, InDoubt, LostFrame};
 use crate::error::Corruption;
 use crate::position::LogPosition;
 use std::fmt;
@@ -46,7 +45,7 @@ pub struct RecoveryReport {
     /// What was taken although a strict recovery would have cut it off.
     pub in_doubt: Vec<InDoubt>,
     /// What is known of the lost frames, from which the store finds out their keys.
-    pub(crate) suspects: Vec<Suspect>,
+    pub(crate) suspects: Vec<FrameEvidence>,
     /// Files that contradict the MANIFEST, and what was done with each. Only with
     /// [`RecoveryMode::Salvage`](crate::RecoveryMode::Salvage): otherwise they are an error.
     pub contradictions: Vec<Contradiction>,

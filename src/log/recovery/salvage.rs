@@ -1,9 +1,8 @@
 //! The parts of salvage besides skipping damage: bringing back what earlier recoveries cut off, and
 //! replacing damaged segments by sound ones with the same frames at the same places.
 
-use super::classify::BEHIND_THE_END;
-use super::evidence::Brought;
-use super::repair::repaired_word;
+use super::inspection::BEHIND_THE_END;
+use super::inspection::RestoredRange;
 use super::report::{RecoveryReport, SetAside};
 use crate::error::OpenError;
 use crate::format::header::{FIRST_FRAME, SEAL, Seal};
@@ -17,7 +16,7 @@ use std::io;
 
 /// Brings back what recoveries after a power loss have cut off: nothing was written to those places
 /// since. Files set aside for other reasons stay there. Returns what was brought back.
-pub(super) fn bring_back(storage: &dyn Storage) -> Result<Vec<Brought>, OpenError> {
+pub(super) fn restore_cut_off(storage: &dyn Storage) -> Result<Vec<RestoredRange>, OpenError> {
     let mut brought = Vec::new();
     let manifest = storage.read_manifest()?.and_then(|bytes| Manifest::decode(&bytes).ok());
     for (name, _) in storage.aside()? {
@@ -88,10 +87,8 @@ pub(super) fn rewrite(
         to.copy_from_slice(&word.to_le_bytes());
     }
     let bytes = |from, to| segment.quiet().bytes_between(from, to);
-    let words = scan
-        .repairs
-        .iter()
-        .map(|&(gap, repair)| repaired_word(&segment, gap.offset, gap.len, repair).to_le_bytes());
+    let words =
+        scan.repairs.iter().map(|&(gap, repair)| repair.word(segment.salt(), gap).to_le_bytes());
     let words: Vec<_> = words.collect();
     let (mut pieces, mut at) = (vec![(0, &head[..])], FIRST_FRAME);
     for ((gap, _), word) in scan.repairs.iter().zip(&words) {

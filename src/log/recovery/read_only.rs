@@ -5,8 +5,9 @@
 //! without a writer is valid only if the MANIFEST is still the same afterwards: every writer that opens
 //! a log replaces the MANIFEST before it changes anything else.
 
-use super::classify::{Inspected, inspect, is_of_another_kernel};
+use super::classify::inspect;
 use super::evidence;
+use super::inspection::{InspectedSegment, is_of_another_kernel, segment_ids};
 use super::report::{RecoveryReport, SetAside};
 use crate::error::{Corruption, CorruptionKind, OpenError};
 use crate::format::header::FIRST_FRAME;
@@ -20,17 +21,17 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long to try to get a view that no writer changes meanwhile.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long to try to inspect a log without a writer coming meanwhile.
+const STABLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often to try again if a live writer's log seems incomplete although no segment was merged or
 /// dropped meanwhile.
-const CHANCES: u32 = 20;
+const LIVE_ATTEMPTS: u32 = 20;
 /// How long to wait in total for appends in progress.
-const UNFINISHED: Duration = Duration::from_millis(100);
+const UNFINISHED_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// What a reader can read.
 #[derive(Debug)]
-pub(crate) struct Look {
+pub(crate) struct ReadableLog {
     /// The segments to read, in ascending order, each up to its end.
     pub(crate) segments: Vec<Arc<Segment>>,
     pub(crate) manifest: Manifest,
@@ -44,20 +45,20 @@ pub(crate) struct Look {
 /// Inspects a log. With `as_of_now`, what a live writer adds later is excluded: each segment ends where
 /// its writer was, and appends unfinished by then are gaps. Otherwise unsealed segments are open-ended,
 /// for a reader that follows.
-pub(crate) fn look(
+pub(crate) fn open_read_only(
     storage: &dyn Storage,
     mode: RecoveryMode,
     as_of_now: bool,
-) -> Result<Look, OpenError> {
-    let deadline = Instant::now() + PATIENCE;
-    let mut chances = CHANCES;
+) -> Result<ReadableLog, OpenError> {
+    let deadline = Instant::now() + STABLE_TIMEOUT;
+    let mut attempts_left = LIVE_ATTEMPTS;
     loop {
         let before = (storage.writer()?, storage.read_manifest()?);
         let is_live = before.0 == WriterState::Live;
         // A recovering writer does not change the result: at each of its steps another recovery would
         // decide in the same way.
         let found = if is_live {
-            match look_live(storage, as_of_now) {
+            match read_live_log(storage, as_of_now) {
                 Ok(Some(live)) => Ok(live),
                 Err(error) => Err(error),
                 // The writer will seal them soon.
@@ -65,10 +66,10 @@ pub(crate) fn look(
                     std::thread::sleep(Duration::from_millis(1));
                     continue;
                 }
-                Ok(None) => return look_still(storage, mode),
+                Ok(None) => return read_stopped_log(storage, mode),
             }
         } else {
-            look_still(storage, mode)
+            read_stopped_log(storage, mode)
         };
         // What a writer appends does no harm, but it may merge away a segment that was to be opened.
         let is_stable = match &found {
@@ -77,23 +78,23 @@ pub(crate) fn look(
         };
         // Reading a directory while it changes may show a later name and not an earlier one.
         if is_live && found.is_err() {
-            chances -= u32::from(is_stable);
+            attempts_left -= u32::from(is_stable);
         } else if is_stable {
             return found;
         }
-        if chances == 0 || Instant::now() > deadline {
+        if attempts_left == 0 || Instant::now() > deadline {
             return found;
         }
         std::thread::sleep(Duration::from_millis(1));
     }
 }
 
-fn look_still(storage: &dyn Storage, mode: RecoveryMode) -> Result<Look, OpenError> {
+fn read_stopped_log(storage: &dyn Storage, mode: RecoveryMode) -> Result<ReadableLog, OpenError> {
     let mut inspection = inspect(storage, mode, Access::Read)?;
-    evidence::note(storage, &mut inspection, &[])?;
+    evidence::list_losses(storage, &mut inspection, &[])?;
     let ignored = inspection.discarded.iter().map(|&(id, _)| id).collect();
-    let all = inspection.beside.into_iter().chain(inspection.log);
-    let found = all.map(|Inspected { mut segment, scan }| {
+    let all = inspection.detached.into_iter().chain(inspection.log_segments);
+    let found = all.map(|InspectedSegment { mut segment, scan }| {
         if let Some(scan) = scan {
             segment.gaps = scan.repairs.iter().map(|(gap, _)| *gap).collect();
             segment.set_end(scan.end);
@@ -104,7 +105,7 @@ fn look_still(storage: &dyn Storage, mode: RecoveryMode) -> Result<Look, OpenErr
     segments.sort_by_key(|segment| segment.id());
     let mut report = inspection.report;
     list_aside(storage, &mut report)?;
-    Ok(Look { segments, manifest: inspection.manifest, report, live: false, ignored })
+    Ok(ReadableLog { segments, manifest: inspection.manifest, report, live: false, ignored })
 }
 
 fn list_aside(storage: &dyn Storage, report: &mut RecoveryReport) -> Result<(), OpenError> {
@@ -115,14 +116,14 @@ fn list_aside(storage: &dyn Storage, report: &mut RecoveryReport) -> Result<(), 
 
 /// `None`: its writer is still opening it and has not yet cleared up what an earlier boot left, not all
 /// of which may be valid.
-fn look_live(storage: &dyn Storage, as_of_now: bool) -> Result<Option<Look>, OpenError> {
+fn read_live_log(storage: &dyn Storage, as_of_now: bool) -> Result<Option<ReadableLog>, OpenError> {
     let manifest = read_manifest(storage)?;
-    let mut found = Live::default();
-    for id in super::ids(storage)? {
+    let mut found = LiveSegments::default();
+    for id in segment_ids(storage)? {
         found.open(storage, &manifest, id)?;
     }
     for &id in &manifest.kept {
-        if found.beside.iter().all(|segment| segment.id() != id) {
+        if found.detached.iter().all(|segment| segment.id() != id) {
             return Err(OpenError::MissingSegment { id, needed_by: 0 });
         }
     }
@@ -130,19 +131,19 @@ fn look_live(storage: &dyn Storage, as_of_now: bool) -> Result<Option<Look>, Ope
     let boot_id = storage.boot_id();
     let is_left =
         |segment: &Segment| !segment.is_sealed() && is_of_another_kernel(segment, boot_id);
-    if found.log.iter().any(is_left) {
+    if found.log_segments.iter().any(is_left) {
         return Ok(None);
     }
     if as_of_now {
         found.end_here()?;
     }
-    let Live { beside, log, ignored } = found;
-    let mut segments: Vec<_> = beside.into_iter().chain(log).map(Arc::new).collect();
+    let LiveSegments { detached, log_segments, ignored } = found;
+    let mut segments: Vec<_> = detached.into_iter().chain(log_segments).map(Arc::new).collect();
     segments.sort_by_key(|segment| segment.id());
     let mut report = RecoveryReport { same_boot: true, ..RecoveryReport::default() };
     report.sealed_segments = segments.iter().filter(|segment| segment.is_sealed()).count() as u64;
     list_aside(storage, &mut report)?;
-    Ok(Some(Look { segments, manifest, report, live: true, ignored }))
+    Ok(Some(ReadableLog { segments, manifest, report, live: true, ignored }))
 }
 
 fn read_manifest(storage: &dyn Storage) -> Result<Manifest, OpenError> {
@@ -157,13 +158,13 @@ fn read_manifest(storage: &dyn Storage) -> Result<Manifest, OpenError> {
 
 /// The segments of a log that is being written.
 #[derive(Default)]
-struct Live {
-    beside: Vec<Segment>,
-    log: Vec<Segment>,
+struct LiveSegments {
+    detached: Vec<Segment>,
+    log_segments: Vec<Segment>,
     ignored: BTreeSet<u32>,
 }
 
-impl Live {
+impl LiveSegments {
     fn open(
         &mut self,
         storage: &dyn Storage,
@@ -171,7 +172,7 @@ impl Live {
         id: u32,
     ) -> Result<(), OpenError> {
         let kept = manifest.kept.binary_search(&id).is_ok();
-        if !counts(manifest, id) {
+        if !is_member(manifest, id) {
             self.ignored.insert(id);
             return Ok(());
         }
@@ -188,10 +189,10 @@ impl Live {
             return Err(OpenError::Contradiction { segment: id, what });
         }
         match (kept, segment.header.merged) {
-            (true, _) => self.beside.push(segment),
+            (true, _) => self.detached.push(segment),
             // The unfinished output of a merge.
             (false, true) => drop(self.ignored.insert(id)),
-            (false, false) => self.log.push(segment),
+            (false, false) => self.log_segments.push(segment),
         }
         Ok(())
     }
@@ -200,7 +201,7 @@ impl Live {
     /// taken.
     fn check_chain(&mut self, manifest: &Manifest) -> Result<(), OpenError> {
         let mut chain: Vec<Segment> = Vec::new();
-        for here in self.log.drain(..) {
+        for here in self.log_segments.drain(..) {
             let previous = here.header.previous;
             while chain.last().is_some_and(|last| last.id() > previous) {
                 self.ignored.extend(chain.pop().map(|unused| unused.id()));
@@ -210,8 +211,8 @@ impl Live {
             }
             chain.push(here);
         }
-        self.log = chain;
-        match self.log.first() {
+        self.log_segments = chain;
+        match self.log_segments.first() {
             Some(first) if first.id() != manifest.first => {
                 Err(OpenError::MissingSegment { id: manifest.first, needed_by: 0 })
             }
@@ -226,7 +227,7 @@ impl Live {
     /// acknowledged before its write began; and what is skipped was not acknowledged when the end was
     /// read.
     fn end_here(&mut self) -> Result<(), OpenError> {
-        for segment in self.log.iter().rev() {
+        for segment in self.log_segments.iter().rev() {
             if segment.is_sealed() || segment.load_seal().is_some() {
                 break;
             }
@@ -236,8 +237,8 @@ impl Live {
                 break;
             }
         }
-        let deadline = Instant::now() + UNFINISHED;
-        for segment in &mut self.log {
+        let deadline = Instant::now() + UNFINISHED_TIMEOUT;
+        for segment in &mut self.log_segments {
             if !segment.is_sealed() {
                 segment.gaps = live::unfinished(segment, deadline)?;
             }
@@ -246,7 +247,7 @@ impl Live {
     }
 }
 
-fn counts(manifest: &Manifest, id: u32) -> bool {
+fn is_member(manifest: &Manifest, id: u32) -> bool {
     let is_in = |ids: &[u32]| ids.binary_search(&id).is_ok();
     let in_log = id >= manifest.first && !is_in(&manifest.removed) && !is_in(&manifest.cut_off);
     in_log || manifest.kept.binary_search(&id).is_ok()
@@ -260,7 +261,7 @@ fn is_foreign(manifest: &Manifest, segment: &Segment) -> bool {
 }
 
 /// What another process has changed.
-pub(crate) struct Changes {
+pub(crate) struct LogChanges {
     /// Segments that it added to the log.
     pub(crate) new: Vec<Arc<Segment>>,
     /// The ids of all current segments. The others are gone.
@@ -271,15 +272,15 @@ pub(crate) struct Changes {
 
 /// Finds segments after `after` that another process has added to the log. Those in `ignored` are left
 /// out; files found not to belong to the log are added to them.
-pub(crate) fn refresh(
+pub(crate) fn find_changes(
     storage: &dyn Storage,
     after: u32,
     is_known: impl Fn(u32) -> bool,
     ignored: &mut BTreeSet<u32>,
-) -> Result<Changes, OpenError> {
+) -> Result<LogChanges, OpenError> {
     let manifest = read_manifest(storage)?;
-    let ids = super::ids(storage)?.into_iter();
-    let there: BTreeSet<u32> = ids.filter(|&id| counts(&manifest, id)).collect();
+    let ids = segment_ids(storage)?.into_iter();
+    let there: BTreeSet<u32> = ids.filter(|&id| is_member(&manifest, id)).collect();
     let mut new = Vec::new();
     for &id in there.range(after.saturating_add(1)..) {
         if is_known(id) || ignored.contains(&id) {
@@ -297,5 +298,5 @@ pub(crate) fn refresh(
             Err(error) => return Err(error),
         }
     }
-    Ok(Changes { new, there, next_id: manifest.next })
+    Ok(LogChanges { new, there, next_id: manifest.next })
 }

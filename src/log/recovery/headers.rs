@@ -6,7 +6,7 @@
 
 #![allow(unsafe_code, reason = "opens a segment that nobody writes to")]
 
-use super::evidence::hinted_salt;
+use super::hint_file::hinted_salt;
 use crate::error::OpenError;
 use crate::format::frame::Header;
 use crate::format::header::{BadHeader, FIRST_FRAME, FileIdentity, Origin, SEAL, SegmentHeader};
@@ -23,7 +23,7 @@ type Head = [u8; FIRST_FRAME as usize];
 
 /// Opens a segment with a damaged head, using the head that it must have had, if that can be
 /// determined.
-pub(super) fn reopen(
+pub(super) fn open_with_damaged_header(
     storage: &dyn Storage,
     id: u32,
     access: Access,
@@ -31,11 +31,11 @@ pub(super) fn reopen(
     ids: &[u32],
 ) -> Result<Option<OfflineSegment>, OpenError> {
     let salt = hinted_salt(storage, id)?;
-    let mut made_up = false;
+    let mut from_hint_alone = false;
     let read = |head: &Head, len: u64| {
         let one_byte = with_a_byte_changed(head).filter(|header| header.id == id);
         let by_hint = || {
-            made_up = true;
+            from_hint_alone = true;
             salt.map(|salt| from_hint(id, salt, len, manifest, ids))
         };
         one_byte.or_else(by_hint).ok_or(BadHeader::Damaged("it cannot be determined"))
@@ -49,7 +49,7 @@ pub(super) fn reopen(
     if !has_frames(&segment) {
         return Ok(None);
     }
-    segment.header.merged |= made_up && is_merged(&segment);
+    segment.header.merged |= from_hint_alone && is_merged(&segment);
     Ok(Some(segment))
 }
 
