@@ -45,13 +45,13 @@ mod imp {
     /// waiters.
     pub(crate) fn register_barrier() {
         if sys::register_membarrier() {
-            // ORDERING: SeqCst; never set back. Whoever uses a log comes after its opening, and so sees
+            // ORDERING: SeqCst; never set back. Every user of a log comes after its opening, and so sees
             // it set.
             EXPEDITED.store(true, Ordering::SeqCst);
         }
     }
 
-    /// The writer's barrier: a full one for whoever calls `heavy_barrier`.
+    /// The writer's barrier: a full one for the caller of `heavy_barrier`.
     #[inline]
     pub(crate) fn light_barrier() {
         // ORDERING: Relaxed; set before the log had writers, so the two sides agree on it.

@@ -155,7 +155,7 @@ impl Log {
     }
 
     pub(crate) fn with(slots: usize, first: Arc<LoomSegment>, room: u64) -> Self {
-        // SAFETY: it is new, and nobody else writes to it.
+        // SAFETY: it is new, and nothing else writes to it.
         let (tail, walker) = unsafe { Tail::new(slots, first.clone(), FIRST_FRAME) };
         let prefix = Prefix::new(&tail, walker);
         Self { tail, prefix, room, all: Mutex::new(vec![first]) }
@@ -220,7 +220,7 @@ impl Log {
     /// Publishes a new segment as the standby.
     pub(crate) fn publish(&self, preparer: &mut Preparer<'_, LoomSegment>, room: u64) {
         let segment = self.create(room);
-        // SAFETY: it is new, and nobody else writes to it.
+        // SAFETY: it is new, and nothing else writes to it.
         unsafe { preparer.publish(segment, FIRST_FRAME) }.expect("there is a slot");
     }
 
@@ -245,7 +245,7 @@ impl Log {
         let withdrawn = preparer.withdraw().map(|segment| segment.id());
         assert!(self.find_slot(&preparer), "enough slots for this model");
         let segment = self.create(len);
-        // SAFETY: it is new, has room for the frame, and nobody else writes to it.
+        // SAFETY: it is new, has room for the frame, and nothing else writes to it.
         let claim = unsafe { preparer.publish_claimed(segment, FIRST_FRAME, len) };
         self.tail.roll();
         drop(preparer);

@@ -23,7 +23,7 @@ struct Disk {
     synced: UnsafeCell<u64>,
 }
 
-// SAFETY: `synced` is written by the one leader, and read by whoever sees `durable`; loom checks that.
+// SAFETY: `synced` is written by the one leader, and read by a thread that sees `durable`; loom checks that.
 unsafe impl Sync for Disk {}
 
 impl Disk {

@@ -213,7 +213,7 @@ impl<'a> RecordHead<'a> {
     }
 }
 
-/// A whole record. Not verified, unless whoever made it says so.
+/// A whole record. Not verified, unless its maker says so.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Record<'a>(RecordHead<'a>);
 

@@ -47,7 +47,7 @@ impl<T: DerefMut<Target = Table>> KeydirEntry<T> {
     pub(crate) fn set(mut self, position: LogPosition) {
         let new = Slot::new(self.tag, position);
         match self.found {
-            // SAFETY: full, and nobody else refers to it, by the invariant.
+            // SAFETY: full, and nothing else refers to it, by the invariant.
             Some((bucket, _)) => unsafe { bucket.as_mut() }.0 = new,
             None => table::insert(&mut self.table, new),
         }

@@ -1,14 +1,14 @@
 //! Group commit: many threads wait for durability, and one of them syncs for all.
 //!
-//! A thread whose target is not durable yet leads if nobody else does: it syncs as far as it can, raises
+//! A thread whose target is not durable yet leads if no other thread does: it syncs as far as it can, raises
 //! the watermark, and steps down. Otherwise it registers and parks. When a leader steps down, it wakes
 //! everybody whose target is durable now, and one thread of those that are left. That one finds that
-//! nobody leads, and leads; or, if a newcomer was faster, registers again and is woken by that one.
+//! no thread leads, and leads; or, if a newcomer was faster, registers again and is woken by that one.
 //!
 //! Invariants:
 //! * At most one thread leads, and only the leader raises `durable`.
 //! * Every waiter is woken when its target is durable, when a sync has failed, or when it should lead.
-//!   Whoever stops leading sees to that, also if it panics.
+//!   A leader ensures that when it stops, even if it panics.
 //! * A failure is permanent: every wait that is not yet satisfied fails from then on.
 //!
 //! Async tasks wait in the same group, and never lead: the log's own thread does so for them.
@@ -67,7 +67,7 @@ impl GroupCommit {
     }
 
     pub(crate) fn durable(&self) -> u64 {
-        // ORDERING: Acquire; pairs with the Release store in `finish`: whoever sees the watermark
+        // ORDERING: Acquire; pairs with the Release store in `finish`: a thread that sees the watermark
         // comes after the sync that raised it.
         self.durable.load(Ordering::Acquire)
     }
@@ -100,7 +100,7 @@ impl GroupCommit {
         }
     }
 
-    /// Decides what the calling thread does next. `registered`: it was told to wait before, and may
+    /// Decides what the calling thread does next. `registered`: it had to wait before, and may
     /// still be among the waiters, if it was woken by something else.
     fn turn(&self, target: u64, registered: bool) -> Result<Turn, Failure> {
         if self.durable() >= target {
@@ -161,7 +161,7 @@ impl GroupCommit {
         drop(waiter);
     }
 
-    /// Wakes all tasks, because nobody will lead for them any more.
+    /// Wakes all tasks, because no thread will lead for them any more.
     pub(crate) fn wake_tasks(&self) {
         let mut state = lock(&self.state);
         let (tasks, threads) = std::mem::take(&mut state.waiters)
@@ -230,7 +230,7 @@ fn wake(waiters: Vec<Waiter>) {
     }
 }
 
-/// Steps down when the leader panics: nobody knows then what is durable, so that is a failure.
+/// Steps down when the leader panics: it is then unknown what is durable, so that is a failure.
 struct Leading<'g>(&'g GroupCommit);
 
 impl Drop for Leading<'_> {

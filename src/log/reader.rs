@@ -258,7 +258,7 @@ impl<'a> LogReader<'a> {
                 }
                 continue;
             }
-            // Before the frame is looked at: all are finished before a segment is sealed.
+            // Before the frame is read: all are finished before a segment is sealed.
             let is_finished = segment.is_sealed();
             // SAFETY: a frame begins, or will begin, where the reader is.
             let frame = unsafe { frame_at(segment, offset, end - offset) };

@@ -51,7 +51,7 @@ pub(crate) unsafe fn frame_at(
         return Ok(Some(VerifiedFrame { word, header: None, body: &[] }));
     }
     // SAFETY: it is a frame, and was seen committed with Acquire, so its bytes no longer change; or they
-    // are bytes to which nobody writes.
+    // are bytes that nothing writes to.
     let bytes = unsafe { segment.map.slice(offset, word.len) };
     let header = frame::verify_committed(segment.salt(), offset, word, bytes)?;
     let body = &bytes[frame::HEADER as usize..][..header.body_len() as usize];
@@ -91,7 +91,7 @@ pub(crate) unsafe fn check_batch(
     let corrupt = |at, kind| Corruption::at(segment.position(at), kind);
     let (mut at, end, mut found) = (offset + frame::HEADER, offset + len, 0u32);
     while at < end {
-        // SAFETY: the batch frame commits for all inside it, so nobody writes up to its end any more.
+        // SAFETY: the batch frame commits for all inside it, so nothing writes up to its end any more.
         let inner = unsafe { frame_at(segment, at, end - at) };
         let inner = inner.and_then(|inner| inner.ok_or(CorruptionKind::Missing));
         let inner = inner.map_err(|kind| corrupt(at, kind))?;

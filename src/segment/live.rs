@@ -29,7 +29,7 @@ fn next_claim(segment: &Segment, offset: u64, limit: u64) -> Option<u64> {
     loop {
         // The word found may be in the body of a frame that was claimed after the place of its claim
         // was read as zero; so the search is repeated up to it, until it finds nothing earlier.
-        // ORDERING: Acquire; pairs with the Release fence behind a claim: whoever sees a byte of a body sees
+        // ORDERING: Acquire; pairs with the Release fence behind a claim: a thread that sees a byte of a body sees
         // the claim before it, and finds that now.
         fence(Ordering::Acquire);
         match next_written(segment, offset, found) {

@@ -184,7 +184,7 @@ impl Segment {
         let mut head = [0; FIRST_FRAME as usize];
         for (at, bytes) in head.chunks_exact_mut(8).enumerate() {
             // ORDERING: Relaxed; durable, and named, before anyone can open it, and never changed;
-            // but for the seal, which is not looked at here.
+            // but for the seal, which is not read here.
             let word = map.word(at as u64 * 8).load(Ordering::Relaxed);
             bytes.copy_from_slice(&word.to_le_bytes());
         }
@@ -217,7 +217,7 @@ impl Segment {
 
     /// Whether only the seal says where it ends, rather than a pad or its capacity.
     pub(crate) fn ends_by_its_seal(&self) -> bool {
-        // ORDERING: Relaxed; sealed, so nobody changes it.
+        // ORDERING: Relaxed; sealed, so it does not change.
         self.end() + 8 <= self.map.len() as u64
             && self.map.word(self.end()).load(Ordering::Relaxed) == 0
     }

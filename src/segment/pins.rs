@@ -52,7 +52,7 @@ impl Pins {
     /// The stripe is that of a pin of this segment that was not released before, and the caller reads
     /// nothing of the segment from now on.
     pub(crate) unsafe fn unpin(&self, stripe: Stripe) {
-        // ORDERING: Release; pairs with the Acquire load in `is_free`: whoever sees that the count is 0
+        // ORDERING: Release; pairs with the Acquire load in `is_free`: a thread that sees that the count is 0
         // and unmaps does so after all reads under this pin.
         self.0[stripe.0].fetch_sub(1, Ordering::Release);
     }

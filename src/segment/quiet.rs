@@ -65,7 +65,7 @@ impl OfflineSegment {
 
     /// All bytes of its file, including those behind its end.
     pub(crate) fn file_bytes(&self) -> &[u8] {
-        // SAFETY: nobody writes to it, says the contract of `new`.
+        // SAFETY: nothing writes to it, by the contract of `new`.
         unsafe { self.0.map.slice(0, self.0.map.len() as u64) }
     }
 
@@ -74,7 +74,7 @@ impl OfflineSegment {
     pub(crate) fn dirty(&self, end: u64) {
         for page in (0..end).step_by(4096) {
             let word = self.0.map.word(page);
-            // ORDERING: Relaxed; nobody else writes to the segment.
+            // ORDERING: Relaxed; nothing else writes to the segment.
             word.store(word.load(Ordering::Relaxed), Ordering::Relaxed);
         }
     }
@@ -104,7 +104,7 @@ impl<'s> QuietSegment<'s> {
     /// The bytes from one offset to another, neither of them behind its end.
     pub(crate) fn bytes_between(self, from: u64, to: u64) -> &'s [u8] {
         assert!(from <= to && to <= self.end(), "{from} to {to} of {}", self.end());
-        // SAFETY: before the end, and nobody writes there.
+        // SAFETY: before the end, and nothing writes there.
         unsafe { self.0.map.slice(from, to - from) }
     }
 
@@ -118,14 +118,14 @@ impl<'s> QuietSegment<'s> {
         if room < WORD {
             return Err(CorruptionKind::Missing);
         }
-        // SAFETY: before the end, and nobody writes there.
+        // SAFETY: before the end, and nothing writes there.
         unsafe { frame_at(self.0, offset, room) }
     }
 
     /// Checks the frames inside a batch; see [`check_batch`].
     pub(crate) fn check_batch(self, offset: u64, len: u64, count: u32) -> Result<(), Corruption> {
         assert!(offset + len <= self.end(), "{offset}+{len} of {}", self.end());
-        // SAFETY: before the end, and nobody writes there.
+        // SAFETY: before the end, and nothing writes there.
         unsafe { check_batch(self.0, offset, len, count) }
     }
 

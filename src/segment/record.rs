@@ -22,7 +22,7 @@ impl Segment {
     #[inline]
     pub(crate) unsafe fn record_head(&self, offset: u64) -> Option<RecordHead<'_>> {
         let room = self.end().checked_sub(offset + HEADER)?;
-        // SAFETY: in the segment, and nobody writes there, says the contract.
+        // SAFETY: in the segment, and nothing writes there, by the contract.
         let header = u64_at(unsafe { self.map.slice(offset + WORD, 8) }, 0);
         RecordHead::read(header, |len| {
             // SAFETY: as above.

@@ -101,7 +101,7 @@ impl Map {
         // SAFETY: `check` keeps the range inside the mapping.
         let to = unsafe { self.ptr.as_ptr().add(at) };
         // SAFETY: in bounds; there is no other handle of this mapping, and this one is borrowed
-        // exclusively, so nobody else touches the range, and `bytes` is not in it.
+        // exclusively, so nothing else touches the range, and `bytes` is not in it.
         unsafe { to.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
     }
 
@@ -201,7 +201,7 @@ impl Map {
     #[inline(always)]
     pub(crate) unsafe fn word_unchecked(&self, offset: u64) -> &AtomicU64 {
         debug_assert!(offset.is_multiple_of(8) && offset + 8 <= self.len as u64);
-        // SAFETY: inside the mapping, says the contract.
+        // SAFETY: inside the mapping, by the contract.
         let ptr = unsafe { self.ptr.as_ptr().add(offset as usize) };
         // SAFETY: as in `word`.
         unsafe { AtomicU64::from_ptr(ptr.cast()) }
@@ -262,7 +262,7 @@ impl Map {
         let at = self.check(offset, len);
         // SAFETY: `check` keeps the range inside the mapping.
         let from = unsafe { self.ptr.as_ptr().add(at) };
-        // SAFETY: in bounds and initialised; nobody writes committed bytes, says the contract.
+        // SAFETY: in bounds and initialised; nothing writes committed bytes, by the contract.
         unsafe { std::slice::from_raw_parts(from, len as usize) }
     }
 }

@@ -84,8 +84,8 @@ impl StoreView {
         self.values(&mut places[..keys.len()], &damaged)
     }
 
-    /// First a group at a time, which holds writers up for a moment only and brings what is looked at
-    /// into memory. If a batch was written meanwhile, again, with all shards locked that are needed.
+    /// First a group at a time, which holds writers up only for a moment and brings the data into
+    /// memory. If a batch was written meanwhile, again, with all shards locked that are needed.
     #[inline(never)]
     fn look_up_many(&self, keys: &[&[u8]], damaged: &mut FoundCorruptions) -> Vec<PinnedSlot<'_>> {
         let tags: Vec<u32> = keys.iter().map(|key| self.keydir.tag(key)).collect();
@@ -191,7 +191,7 @@ fn touch_in<const LINES: usize>(all: &[Listed], positions: &[LogPosition]) {
         }
     }
     for place in places[..count].as_flattened() {
-        // SAFETY: in the map of a segment that is kept for as long as the snapshot is looked at.
+        // SAFETY: in the map of a segment that is kept as long as the snapshot is in use.
         unsafe { touch(*place) };
     }
 }

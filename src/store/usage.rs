@@ -1,4 +1,4 @@
-//! How much of a segment is in use, and how much of that nobody needs.
+//! How much of a segment is in use, and how much of that is dead.
 
 use crate::format::frame;
 use crate::format::header::FIRST_FRAME;

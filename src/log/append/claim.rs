@@ -68,7 +68,7 @@ pub(crate) unsafe trait SegmentMemory {
 fn settle(waiters: &Waiters, place: &AtomicU64, word: u64) {
     // ORDERING: Release; pairs with the Acquire loads of readers, and with that of the walk (`read`
     // in `prefix`). If a reader sees this word, it sees the frame's bytes; if it sees the claim, it
-    // reads none of them. And whoever sees this word comes after the writer's last access to the
+    // reads none of them. And a thread that sees this word comes after the writer's last access to the
     // segment, which may then be let go.
     place.store(word, Ordering::Release);
     waiters.notify();

@@ -2,7 +2,7 @@
 //!
 //! There is no second record of what is committed: each frame's commit word says its length and its
 //! state, so a walk from word to word finds it. The prefix is as far as all frames are finished
-//! (committed, void or padded). It advances when somebody asks: a sync, a seal, a reader at the end,
+//! (committed, void or padded). It advances when a thread asks: a sync, a seal, a reader at the end,
 //! the statistics. Appends never do it.
 //!
 //! The walk also frees the tail's slots: a segment that it has left is finished as a whole.
@@ -67,7 +67,7 @@ impl<S: SegmentMemory> Prefix<S> {
 
     /// The end of the prefix as it was found last.
     pub(crate) fn position(&self) -> LogPosition {
-        // ORDERING: Acquire; pairs with the Release store in `advance`: whoever sees a position sees
+        // ORDERING: Acquire; pairs with the Release store in `advance`: a thread that sees a position sees
         // all frames before it, which the walk acquired from their words.
         LogPosition::from_u64(self.position.load(Ordering::Acquire))
     }
@@ -107,7 +107,7 @@ impl<S: SegmentMemory> Prefix<S> {
     /// keeps its length from the claim on, and the frames inside a committed batch never change. So
     /// what one walk finds is kept for all later ones: for each `BLOCK` an offset at which a frame
     /// begins, and a walk starts from the last of them before its target. Thus every word is walked
-    /// over about once, however often somebody reads here. It takes no lock.
+    /// over about once, however often this is called. It takes no lock.
     pub(crate) fn is_frame(&self, segment: &S, target: u64) -> bool {
         let prefix = self.position();
         let offset = u64::from(prefix.offset());

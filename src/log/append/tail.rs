@@ -194,7 +194,7 @@ impl<S: SegmentMemory> Tail<S> {
         if roll_of(before) != roll_of(seen) {
             (memory, base) = self.look_up(before);
         }
-        // Only a check for the models: nobody writes the slot's cell now.
+        // Only a check for the models: nothing writes the slot's cell now.
         self.slot(roll_of(before)).segment.with(|_| ());
         let offset = offset(base, start);
         let memory = NonNull::new(memory).expect("a roll has a segment");
@@ -271,7 +271,7 @@ impl<S: SegmentMemory> Tail<S> {
 
     /// The number of the roll that made the active segment active, modulo 2^24.
     pub(crate) fn roll_number(&self) -> u64 {
-        // ORDERING: Acquire; pairs with the Release exchange in `roll`: whoever sees a roll sees its
+        // ORDERING: Acquire; pairs with the Release exchange in `roll`: a thread that sees a roll sees its
         // slot, and everything that happened before its segment was published.
         roll_of(self.word.load(Ordering::Acquire))
     }
@@ -299,7 +299,7 @@ impl<S: SegmentMemory> Tail<S> {
         }
     }
 
-    /// The exclusive right to prepare segments; waits for whoever has it.
+    /// The exclusive right to prepare segments; waits for its holder.
     pub(crate) fn preparer(&self) -> Preparer<'_, S> {
         Preparer { tail: self, preparing: lock(&self.preparing) }
     }
@@ -366,7 +366,7 @@ impl<'t, S: SegmentMemory> Preparer<'t, S> {
 
     /// Whether there is a slot for another segment.
     pub(crate) fn has_slot(&self) -> bool {
-        // ORDERING: Acquire; pairs with the Release store in `finish`: whoever sees a slot freed may
+        // ORDERING: Acquire; pairs with the Release store in `finish`: a thread that sees a slot freed may
         // write it.
         let finished = self.tail.finished.load(Ordering::Acquire);
         self.preparing.next_roll < finished + self.tail.slots.len() as u64
@@ -385,7 +385,7 @@ impl<'t, S: SegmentMemory> Preparer<'t, S> {
         let roll = self.preparing.next_roll;
         let (id, capacity) = (segment.id(), segment.capacity());
         // ORDERING: Release fence; pairs with the Acquire fence in `position`. The slot's last roll is
-        // finished, so the word had moved on from it before this: whoever reads one of the values
+        // finished, so the word had moved on from it before this: a thread that reads one of the values
         // below, and then the word, sees that.
         fence(Ordering::Release);
         let slot = self.tail.slot(roll);
@@ -400,7 +400,7 @@ impl<'t, S: SegmentMemory> Preparer<'t, S> {
         });
         let word = (roll & ROLL_MASK) << ROLL_SHIFT | (LIMIT - (capacity - offset) / 8);
         self.preparing.next_roll = roll + 1;
-        // ORDERING: Release; pairs with the Acquire load in `roll`: whoever sees the standby sees its
+        // ORDERING: Release; pairs with the Acquire load in `roll`: a thread that sees the standby sees its
         // slot.
         self.tail.standby.store(word, Ordering::Release);
         Ok(())
@@ -446,7 +446,7 @@ impl<'t, S: SegmentMemory> Preparer<'t, S> {
     }
 
     /// Closes the active segment and takes back the standby, unless that became active meanwhile.
-    /// Until the next `publish` nobody can roll.
+    /// Until the next `publish` no thread can roll.
     ///
     /// A thread that rolls at the same time loads the word, then the standby, and then exchanges the
     /// word. Here the standby is taken away first, and then the word is changed, by `close`. So either

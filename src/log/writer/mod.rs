@@ -156,7 +156,7 @@ impl LogWriter {
         }
         let start = first.position(FIRST_FRAME);
         let pending = Pending { finished: VecDeque::new(), from: FIRST_FRAME };
-        // SAFETY: the segment was just created, and nobody else writes to it.
+        // SAFETY: the segment was just created, and nothing else writes to it.
         let (tail, walker) = unsafe { Tail::new(SLOTS, first, FIRST_FRAME) };
         Ok(Self {
             prefix: Prefix::new(&tail, walker),

@@ -3,8 +3,8 @@
 //! The file of such a segment takes long to allocate, so that is done first, with nothing locked. Then,
 //! under the preparer's lock, the active segment is closed and the standby taken back, and the new
 //! segment takes the standby's place, with the frame claimed in it before anybody else can see it. What
-//! remains of it behind the frame is for others. Until it becomes active nobody can roll, for there is
-//! no standby, and whoever wants to create one waits for the lock.
+//! remains of it behind the frame is for others. Until it becomes active no thread can roll, since
+//! there is no standby, and creating one takes the lock.
 //!
 //! A store needs this in two steps: it makes the segment ready before it locks its key's shard, and
 //! claims the frame under that lock, in no time. An `OversizeSegment` is what it holds in between.
@@ -34,7 +34,7 @@ impl<'c> OversizeSegment<'c> {
     #[allow(unsafe_code, reason = "hands a new segment to the tail")]
     pub(crate) fn claim(mut self) -> Claim<'c, Segment> {
         let segment = self.segment.take().expect("it is used once");
-        // SAFETY: the segment was just created with room for the frame, and nobody else writes to it.
+        // SAFETY: the segment was just created with room for the frame, and nothing else writes to it.
         let claim = unsafe { self.preparer.publish_claimed(segment, FIRST_FRAME, self.len) };
         self.writer.tail.roll();
         claim

@@ -20,7 +20,7 @@ impl LogWriter {
     #[inline]
     pub(crate) fn is_short_of_space(&self) -> bool {
         // ORDERING: Relaxed; it stands for no other memory. A put that misses it takes some of the
-        // space that the reserve has freed, which nobody relies on to the byte.
+        // space that the reserve has freed, whose exact amount does not matter.
         self.short_of_space.load(Ordering::Relaxed)
     }
 

@@ -108,7 +108,7 @@ impl LogWriter {
         let segment = self.create(preparer, len, need)?;
         let unpopulated = Unpopulated { segment: segment.clone(), from: 0 };
         lock(&self.unpopulated).push_back(unpopulated);
-        // SAFETY: the segment was just created, and nobody else writes to it.
+        // SAFETY: the segment was just created, and nothing else writes to it.
         let published = unsafe { preparer.publish(segment, FIRST_FRAME) };
         published.expect("there is a slot");
         Ok(())

@@ -1,9 +1,9 @@
 //! Locks on a directory: one writer holds them, and a reader for a moment.
 //!
-//! A writer locks the directory's own descriptor, which nobody can remove or replace, and LOCK
-//! beside it, which is all that version 0.1.0 knows of. To find out whether such a lock is taken one
-//! has to take it for a moment. A reader must not stand in a writer's way even if it is stopped at
-//! that moment; so a writer also locks single bytes of LOCK, and about those one can ask.
+//! A writer locks the directory's own descriptor, which cannot be removed or replaced, and the file
+//! LOCK, which is all that version 0.1.0 knows. To find out whether such a lock is taken, one has to
+//! take it for a moment. But a reader must not block a writer, not even if it is stopped at that
+//! moment; so a writer also locks single bytes of LOCK, whose state can be queried.
 
 use crate::storage::sys;
 use std::fs::File;

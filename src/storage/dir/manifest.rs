@@ -74,7 +74,7 @@ impl Directory {
     /// takes no space.
     pub(super) fn write_spare(&self, bytes: &[u8]) -> io::Result<()> {
         let file = self.open_file(MANIFEST_SPARE, OpenMode::Write).map_err(io::Error::other)?;
-        // If somebody died between the exchange and the sync behind it, what is the spare now is still
+        // If the process died between the exchange and the sync behind it, what is the spare now is still
         // the MANIFEST on the device.
         self.handle.sync_all()?;
         file.write_all_at(bytes, 0)?;

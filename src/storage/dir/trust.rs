@@ -1,8 +1,8 @@
 //! Which directories and files are trusted enough to be mapped.
 //!
-//! If somebody else changes a mapped file, that is undefined behaviour, and if the file system cannot
+//! A change of a mapped file by anyone else is undefined behaviour, and if the file system cannot
 //! keep a page that it has given, a store to it is a SIGBUS. So `open` accepts only files that belong
-//! to its user and that nobody else may write to, on file systems that write to preallocated blocks in
+//! to its user and that no other user may write to, on file systems that write to preallocated blocks in
 //! place.
 
 use crate::error::OpenError;

@@ -51,8 +51,8 @@ fn walk(
             let Some(behind) = next(at).filter(|&behind| behind < end) else {
                 return WalkEnd::Blank;
             };
-            // Whoever wrote there has claimed before: a second look that starts after that was seen
-            // finds the claim, wherever it is.
+            // The writer has claimed its range before: a second walk that starts after this byte was
+            // seen finds the claim, wherever it is.
             if next(at) == Some(behind) {
                 parts.push(SegmentPart::Gap { at, end: behind });
                 at = behind;

@@ -5,7 +5,7 @@
 //! bytes that a writer may change.
 //!
 //! Bytes that a log has mapped are never changed behind its back, whatever the holder of the disk does:
-//! `fill` takes a new file that nobody has mapped, and damage gives the name a new file
+//! `fill` takes a new file that is not mapped, and damage gives the name a new file
 //! (`DiskState::put`). Only `punch` changes a mapped file, when the log itself asks for it, behind the end
 //! of a sealed segment.
 
@@ -36,7 +36,7 @@ impl Arena {
     }
 }
 
-/// A part of the memory file. It is given back when nobody has it mapped any more.
+/// A part of the memory file. It is freed when it is no longer mapped.
 #[derive(Debug)]
 struct ArenaPart {
     arena: Arc<Arena>,

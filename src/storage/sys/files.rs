@@ -170,8 +170,8 @@ pub(crate) fn exists(folder: &File, name: &str) -> io::Result<bool> {
     }
 }
 
-/// Where data begins in a file, at an offset or after it; `None`: there is no more. An error where
-/// the file system does not say.
+/// Where data begins in a file, at an offset or after it; `None` if there is none. An error if the file
+/// system cannot say.
 pub(crate) fn next_data(file: &File, at: u64) -> io::Result<Option<u64>> {
     match rustix::fs::seek(file, SeekFrom::Data(at)) {
         Ok(at) => Ok(Some(at)),
@@ -208,8 +208,8 @@ pub(crate) fn is_unsupported(error: &io::Error) -> bool {
     is_one_of(error, &[Errno::INVAL, Errno::NOSYS, Errno::OPNOTSUPP, Errno::NOTSUP])
 }
 
-/// Whether an error of linking says that a link cannot be had here, of this file: some file systems
-/// have none, others have none to files of other users, or only so many to one file.
+/// Whether an error of linking says that this file cannot be linked here: some file systems have no
+/// links, or none to files of other users, or a limited number to one file.
 pub(crate) fn cannot_link(error: &io::Error) -> bool {
     is_unsupported(error) || is_one_of(error, &[Errno::PERM, Errno::MLINK])
 }

@@ -38,7 +38,7 @@ pub(crate) fn boot_id() -> io::Result<Option<u128>> {
     }
 }
 
-/// Fills a buffer with bytes that nobody can predict.
+/// Fills a buffer with bytes that cannot be predicted.
 pub(crate) fn fill_random(bytes: &mut [u8]) -> io::Result<()> {
     let mut done = 0;
     while done < bytes.len() {
@@ -104,7 +104,7 @@ pub(crate) fn allocate(file: &File, len: u64) -> io::Result<()> {
 }
 
 /// Makes sure that every page of a file can be written to, also on a full disk: there are no holes,
-/// and nothing is shared with another file. Nobody writes to the file meanwhile.
+/// and nothing is shared with another file. Nothing writes to the file meanwhile.
 pub(crate) fn ensure_own(file: &File, len: u64) -> io::Result<()> {
     // Asked first: on XFS allocating what is allocated takes free space.
     if is_own(file, len)? {
@@ -207,7 +207,7 @@ const RAMFS: u32 = 0x8584_58f6;
 const OVERLAY: u32 = 0x794c_7630;
 
 /// They write to preallocated blocks where these are, or keep them in memory. What lies under an
-/// overlay cannot be told; docs/durability.md says what is assumed of it.
+/// overlay cannot be determined; docs/durability.md says what is assumed of it.
 const IN_PLACE: [u32; 5] = [EXT, XFS, TMPFS, RAMFS, OVERLAY];
 
 const OTHERS: [(u32, &str); 20] = [

@@ -41,7 +41,7 @@ pub(crate) fn boot_id() -> io::Result<Option<u128>> {
     Ok(id.filter(|&id| id != 0))
 }
 
-/// Fills a buffer with bytes that nobody can predict.
+/// Fills a buffer with bytes that cannot be predicted.
 pub(crate) fn fill_random(bytes: &mut [u8]) -> io::Result<()> {
     // More than this is refused.
     for piece in bytes.chunks_mut(256) {
@@ -104,7 +104,7 @@ pub(crate) fn allocate(file: &File, len: u64) -> io::Result<()> {
 }
 
 /// Makes sure that every page of a file can be written to, also on a full disk: there are no holes,
-/// and nothing is shared with another file. Nobody writes to the file meanwhile.
+/// and nothing is shared with another file. Nothing writes to the file meanwhile.
 pub(crate) fn ensure_own(file: &File, len: u64) -> io::Result<()> {
     plain::rewrite(file, len)
 }

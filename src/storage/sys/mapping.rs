@@ -23,8 +23,8 @@ impl Mapping {
     /// Maps a part of a file for writing; the kernel writes back to the file what is stored there.
     ///
     /// # Safety
-    /// For as long as it is mapped, the file is not cut short, and whoever changes the bytes in
-    /// another way keeps to the rules that the accesses through this mapping keep to.
+    /// As long as it is mapped, the file is not truncated, and all other changes of its bytes follow
+    /// the rules that accesses through this mapping follow.
     pub(crate) unsafe fn writable(file: &File, offset: u64, len: usize) -> io::Result<Self> {
         // SAFETY: the contract above.
         let map = unsafe { MmapOptions::new().offset(offset).len(len).map_mut(file) };

@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 const PIECE: usize = 1 << 20;
 
 /// Makes a file at least `len` bytes long, and writes over each of these bytes what it is, so that all
-/// of them have blocks which belong to this file alone. Nobody else writes to the file meanwhile.
+/// of them have blocks which belong to this file alone. Nothing else writes to the file meanwhile.
 pub(super) fn rewrite(file: &File, len: u64) -> io::Result<()> {
     if file.metadata()?.len() < len {
         file.set_len(len)?;

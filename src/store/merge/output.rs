@@ -66,7 +66,7 @@ impl<'i> MergeWriter<'i> {
         let body = unsafe { segment.map.slice(offset + HEADER, new.body_len()) };
         let record = Record::new(new.header(), body).expect("it is one");
         let word = record.commit_word(segment.salt(), offset);
-        // ORDERING: Release; pairs with the Acquire load in `committed`. Whoever finds the frame
+        // ORDERING: Release; pairs with the Acquire load in `committed`. A thread that finds the frame
         // has it from a slot that was set under its shard's lock later.
         segment.map.word(offset).store(word, Ordering::Release);
         output.gather.add_record(keydir, segment, offset, len, &record);
