@@ -21,7 +21,7 @@ use crate::position::LogPosition;
 use crate::segment::Segment;
 use std::sync::atomic::Ordering;
 
-/// Writes that are done together: all of them or none, even after a crash. See [`Store::write`].
+/// Writes that are done together: all of them or none, even after a crash. See [`Store::write`](super::Store::write).
 #[derive(Clone, Debug, Default)]
 #[must_use]
 pub struct Batch {

@@ -53,7 +53,7 @@ use std::thread::JoinHandle;
 /// [`max_value_size`](StoreOptions::max_value_size).
 ///
 /// Any number of threads use one shared handle. Operations on one key are linearizable, and a [`Batch`]
-/// is atomic. At every [`Durability`] an acknowledged write survives the death of the process.
+/// is atomic. At every [`Durability`](crate::Durability) an acknowledged write survives the death of the process.
 ///
 /// ```
 /// # let dir = tempfile::tempdir()?;

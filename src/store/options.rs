@@ -79,7 +79,7 @@ impl StoreOptions {
     }
 
     /// Whether reads verify the checksum of the value. Default true. Without it, damage to a value goes
-    /// unnoticed until [`Store::verify`] or a merge reads it.
+    /// unnoticed until [`Store::verify`](super::Store::verify) or a merge reads it.
     pub const fn verify_on_read(mut self, verify: bool) -> Self {
         self.verify = verify;
         self
