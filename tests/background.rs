@@ -86,13 +86,13 @@ fn a_panic_of_the_sync_thread_reaches_tasks_that_wait() {
     }
     go.send(()).unwrap();
     slow.join().unwrap();
-    // A thread that panicked amid a sync leaves a log of which nobody knows what is durable.
+    // After a panic during a sync it is unknown what of the log is durable.
     until("a write is refused", || log.append(&[1; 100]).is_err());
     assert!(log.stats().failed_thread.is_some());
     assert!(log.sync().is_err());
 }
 
-/// An append that is under way until it is told to end.
+/// An append in progress until it is asked to end.
 fn slow_append(log: &Arc<CommitLog>) -> (mpsc::Sender<()>, thread::JoinHandle<()>) {
     let (go, wait) = mpsc::channel();
     let (begun, began) = mpsc::channel();

@@ -339,7 +339,7 @@ fn a_backup_that_fails_leaves_nothing() {
     assert_eq!(std::fs::read(&dest).unwrap(), b"mine");
     std::fs::remove_file(&dest).unwrap();
     assert_eq!(names(), before);
-    // What one left that died is in nobody's way.
+    // What a dead one left does no harm.
     std::fs::create_dir(dir.path().join(".backup.0.partial")).unwrap();
     store.backup(&dest).unwrap();
     assert_eq!(Store::open(&dest).unwrap().len(), 3);

@@ -19,7 +19,7 @@ fn options() -> LogOptions {
     small_log(UNIT)
 }
 
-/// U6: a checkpoint of a log that was made anew waited for ever, where the new one is shorter.
+/// U6: a checkpoint of a log that was recreated waited forever, if the new one is shorter.
 #[test]
 fn a_checkpoint_beyond_the_end_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
@@ -229,7 +229,7 @@ fn what_was_truncated_does_not_come_back_to_a_follower() {
     assert_eq!(log.begin(), begin, "and recovery removes them again: {}", log.recovery());
 }
 
-/// U5: entries would keep a store's segments from being merged for good.
+/// U5: entries would keep a store's segments from ever being merged.
 #[test]
 fn a_log_that_a_store_lives_on_is_not_opened_for_appending_by_mistake() {
     let dir = tempfile::tempdir().unwrap();

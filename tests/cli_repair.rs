@@ -123,7 +123,7 @@ fn repair_is_done_when_nothing_is_lost() {
     let place = Place::new();
     let (out, _) = run(0, &["repair", &place.store, &place.new]);
     assert!(out.contains("\nnothing is lost\n") && !out.contains("damaged"), "{out}");
-    // Overwritten: nobody misses it.
+    // Overwritten: not lost.
     place.value("older");
     let other = format!("{}2", place.new);
     let (out, _) = run(0, &["repair", &place.store, &other]);
@@ -373,7 +373,7 @@ fn stat_lists_what_is_set_aside() {
     let store = options().open(&path).unwrap();
     store.put("key", "value").unwrap();
     store.close().unwrap();
-    // A file without anything in it, that is no part of a closed store.
+    // An empty file that does not belong to the closed store.
     fs::write(path.join("00000000000000000077.seg"), vec![0; 4096]).unwrap();
     options().open(&path).unwrap().close().unwrap();
     let dir = path.to_str().unwrap();

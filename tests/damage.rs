@@ -266,7 +266,7 @@ fn damage_of_which_nothing_is_known_stays_while_anything_older_is_there() {
     store.verify().unwrap();
 }
 
-/// Salvage reads everything and heals: what is lost is told, and is no error any more.
+/// Salvage reads everything and heals: what is lost is reported, and no longer an error.
 #[test]
 fn salvage_lists_damage_in_spite_of_hints_and_heals() {
     for part in PARTS {

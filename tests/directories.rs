@@ -102,7 +102,7 @@ fn opening_for_reading_makes_nothing_and_needs_no_lock() {
 fn a_file_that_others_may_write_to_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = closed_log(dir.path());
-    // Those that are only space are not looked at before they are used, and then not used.
+    // Files that are only space are not checked before they are used, and then not used.
     let is_space = |file: &Path| ["RESERVE", "MANIFEST.spare"].iter().any(|n| file.ends_with(n));
     for file in files(&path).into_iter().filter(|file| !is_space(file)) {
         for bits in [0o620, 0o602, 0o666] {

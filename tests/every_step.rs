@@ -39,7 +39,7 @@ struct Camera {
     images: Arc<Mutex<Vec<Image>>>,
     promise: Arc<Mutex<Promise>>,
     random: Arc<Mutex<u64>>,
-    /// One in so many operations.
+    /// One in this many operations.
     every: u64,
 }
 

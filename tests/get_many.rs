@@ -1,4 +1,4 @@
-//! `get_many` is one look at many keys: batches whole or not at all, and nothing of the caller's under a
+//! `get_many` sees many keys at one moment: batches whole or not at all, and nothing of the caller's under a
 //! lock.
 
 mod common;

@@ -159,7 +159,7 @@ fn a_hint_that_names_what_is_no_frame_with_a_key_panics_nothing() {
     }
 }
 
-/// Where two entries have one tag their frames are looked at: a hint that is met lying is dropped.
+/// Where two entries have one tag their frames are read: a hint found to be wrong is dropped.
 #[test]
 fn a_hint_that_is_met_lying_while_opening_is_not_used() {
     for to in [128u64, 136] {

@@ -67,7 +67,7 @@ fn writes_that_race_a_merge_are_not_undone() {
         let merger = scope.spawn(|| {
             let mut merges = 0;
             loop {
-                // One more when all is written: there is something to be merged, whoever came first.
+                // One more when all is written: there is something to merge, whichever thread came first.
                 let last = stop.load(Ordering::Relaxed);
                 merges += store.merge().unwrap().inputs;
                 if last {
@@ -464,7 +464,7 @@ fn the_policy_merges_what_is_mostly_dead_and_disk_use_stays_bounded() {
     (0..100u32).for_each(|n| assert!(store.contains_key(n.to_le_bytes()).unwrap()));
 }
 
-/// Keys that come and go leave no tombstones behind, though other keys stay for ever.
+/// Keys that come and go leave no tombstones behind, though other keys stay forever.
 #[test]
 fn tombstones_go_though_old_segments_stay() {
     let disk = SimulatedDisk::new();

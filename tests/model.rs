@@ -25,7 +25,7 @@ enum Op {
     Gather(usize, Vec<usize>),
     /// Appends so much that this many bytes are left in the segment.
     Leave(u64),
-    /// A reservation that nobody claims, as a dying thread leaves it.
+    /// A reservation that is never claimed, as a dying thread leaves it.
     Abandon(u64),
     Sync,
     WaitDurable(prop::sample::Index),
@@ -44,7 +44,7 @@ enum Op {
     PowerLoss(u64, Cuts),
 }
 
-/// The recoveries after a crash that crash too, each after so many operations on the disk.
+/// The recoveries after a crash that crash too, each after this many operations on the disk.
 type Cuts = Vec<u64>;
 
 fn cuts() -> impl Strategy<Value = Cuts> {

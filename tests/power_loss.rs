@@ -71,7 +71,7 @@ fn a_claim_under_another_boot_ends_the_log() {
 
 /// An image that was taken while appends ran.
 struct Taken {
-    /// How many entries each writer had been told of before.
+    /// How many entries each writer had seen acknowledged before.
     told: Vec<u64>,
     durable: LogPosition,
     found: Found,
@@ -84,7 +84,7 @@ struct Writers {
     disk: SimulatedDisk,
     told: Vec<AtomicU64>,
     stop: AtomicBool,
-    /// All entries, as their writers were told of them.
+    /// All entries, in the order in which they were acknowledged.
     all: Mutex<Found>,
 }
 
@@ -501,7 +501,7 @@ fn any_one_operation_may_fail() {
                 } else {
                     known.push(new);
                 }
-                // They may fail, and what they leave is looked at below.
+                // They may fail, and what they leave is checked below.
                 match random.below(12) {
                     0 => drop(store.merge()),
                     1 => drop(store.roll()),

@@ -119,7 +119,7 @@ fn entries_of_the_log_do_not_make_merging_restless() {
     assert!(!store.stats().space_goal_missed);
 }
 
-/// Keys that come and go leave tombstones in merged segments, which are looked at again in time.
+/// Keys that come and go leave tombstones in merged segments, which are checked again in time.
 #[test]
 fn tombstones_in_merged_segments_do_not_pile_up() {
     let disk = SimulatedDisk::new();
@@ -155,7 +155,7 @@ fn tombstones_in_merged_segments_do_not_pile_up() {
     assert!(before < 3 << 19, "{before} bytes live, and no key");
 }
 
-/// Loading makes room for every entry of every hint, and gives back what was too much.
+/// Loading makes room for every entry of every hint, and frees what was too much.
 #[test]
 fn the_keydir_is_no_larger_after_reopening() {
     let disk = SimulatedDisk::new();
@@ -197,7 +197,7 @@ fn the_keydir_does_not_grow_with_keys_that_come_and_go() {
     assert!(worst < 35.0, "{worst} bytes a key");
 }
 
-/// A write over a key that cannot be told is refused, also in a batch.
+/// A write over a damaged key is refused, also in a batch.
 #[test]
 fn a_batch_over_a_damaged_key_is_refused() {
     let disk = SimulatedDisk::new();
@@ -246,7 +246,7 @@ fn salvage_keeps_one_slot_for_a_key() {
     }
 }
 
-/// Whoever reads the log in another handle lets go of what the store has merged.
+/// A reader in another handle unmaps what the store has merged.
 #[test]
 fn a_follower_of_the_log_does_not_keep_what_is_merged() {
     let dir = tempfile::tempdir().unwrap();

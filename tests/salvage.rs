@@ -281,7 +281,7 @@ fn of_what_was_overwritten_with_zeros_a_hint_knows_the_keys() {
             assert!(report.to_string().contains(&format!("an unknown key; {length} bytes")));
             return;
         }
-        // Those of which there is another version are told by their tags.
+        // Keys with another version are identified by their tags.
         let gone = gone(report);
         let (older, gone_older) = (made.at["key older"], made.at["gone older"]);
         assert_eq!(gone[0], (from, 32, LostKind::Put, Some("key"), true, Some(older)));
@@ -485,7 +485,7 @@ fn what_an_earlier_recovery_cut_off_is_brought_back_and_in_doubt() {
     let store = salvage().open_simulated(&disk).unwrap();
     let report = store.recovery();
     assert_eq!(contents(&store).len(), 4, "{report}");
-    // Whether something was written there that the power loss took cannot be told.
+    // Whether something was written there that the power loss took cannot be determined.
     assert_eq!(gone(report), [(end, 56, LostKind::Unknown, None, false, None)]);
     let doubt = &report.in_doubt[0];
     assert_eq!((doubt.position, doubt.frames, doubt.reason), (end, 2, Doubt::BroughtBack));

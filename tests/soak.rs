@@ -31,7 +31,7 @@ impl Taken {
         let status = std::fs::read_to_string("/proc/self/status").unwrap();
         let anonymous = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
         let kib: u64 = anonymous.trim().trim_end_matches(" kB").parse().unwrap();
-        // Files may go while they are looked at.
+        // Files may be removed meanwhile.
         let files =
             std::fs::read_dir(path).unwrap().filter_map(|entry| entry.ok()?.metadata().ok());
         let maps = std::fs::read_to_string("/proc/self/maps").unwrap();

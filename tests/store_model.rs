@@ -47,9 +47,9 @@ fn agrees(found: &Found, map: &Map, now: u64) -> bool {
 #[derive(Clone, Debug)]
 enum Op {
     Put(u8, usize),
-    /// Expires after so many milliseconds.
+    /// Expires after this many milliseconds.
     PutFor(u8, usize, u64),
-    /// Leaves so many bytes at the end of the segment.
+    /// Leaves this many bytes at the end of the segment.
     FillBut(u8, u32),
     Delete(u8),
     PutIfAbsent(u8, usize),
@@ -68,7 +68,7 @@ enum Op {
     MergeSome(u64),
     /// The clock goes on, or back.
     Tick(i64),
-    /// File operations fail after so many, and the process dies, or the power fails.
+    /// File operations fail after this many, and the process dies, or the power fails.
     Fail(u64, Box<Op>, Option<u64>),
     /// As `Fail`, but only one operation fails, of this kind.
     FailOnce(DiskOperation, u64, Box<Op>, Option<u64>),
@@ -216,7 +216,7 @@ impl World {
         Some(entry.value)
     }
 
-    /// What has expired may go for good.
+    /// What has expired may be removed.
     fn reclaim(&mut self) {
         let now = self.now();
         let all = self.history.iter_mut().chain([&mut self.map]).flat_map(|map| map.values_mut());

@@ -302,7 +302,7 @@ impl<'a> Writer<'a> {
         self.say(".\n");
     }
 
-    /// Nobody else writes its keys, so it finds what it wrote.
+    /// No other process writes its keys, so it finds what it wrote.
     fn look(&mut self) {
         let n = self.some_key();
         let expected = self.keys.get(&n).map(|&sequence| value(self.thread, n, sequence));

@@ -172,11 +172,11 @@ fn a_hint_in_which_one_tag_is_too_frequent_is_not_used() {
     bytes.extend(crc32fast::hash(&bytes).to_le_bytes());
     std::fs::write(&hint, bytes).unwrap();
     assert_eq!(open(), 0);
-    // It was written anew.
+    // It was rewritten.
     assert!(open() > 0);
 }
 
-/// Tombstones that a merge had to keep are looked at again once as much was reclaimed as that costs;
+/// Tombstones that a merge had to keep are checked again once as much was reclaimed as that costs;
 /// what was reclaimed so far is not forgotten when the store is closed.
 #[test]
 fn what_was_reclaimed_is_remembered_when_the_store_is_opened_again() {

@@ -33,7 +33,7 @@ pub(crate) fn warm(dir: &Path, bytes: usize) {
 
 #[allow(unsafe_code, reason = "a private file")]
 fn populated(file: &std::fs::File, bytes: usize) -> memmap2::MmapMut {
-    // SAFETY: the file was made by this bench, and nobody else knows it.
+    // SAFETY: the file was made by this bench, and nothing else uses it.
     let map = unsafe { memmap2::MmapOptions::new().len(bytes).map_mut(file) }.expect("mapped");
     let _ = map.advise(memmap2::Advice::HugePage);
     let _ = map.advise(memmap2::Advice::PopulateWrite);

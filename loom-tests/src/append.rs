@@ -501,7 +501,7 @@ pub fn a_reader_beside_recovery_sees_whole_frames_only() {
 
         let recovering = segment.clone();
         let recovery = spawn(move || {
-            // SAFETY: the process that claimed it is gone, and nobody else writes here.
+            // SAFETY: the process that claimed it is gone, and nothing else writes here.
             unsafe { void_dead_claim(&*recovering, batch, BATCH) };
             let pad = frame::bare_word(recovering.salt(), hole, 8, State::Pad);
             recovering.word(hole).store(pad, Ordering::Release);
@@ -529,7 +529,7 @@ pub fn a_reader_beside_recovery_sees_whole_frames_only() {
 /// Writes an entry, as a process did that has died.
 fn commit(segment: &LoomSegment, offset: u64, body: &[u8]) {
     let header = Header::entry(body);
-    // SAFETY: nobody else has the segment yet.
+    // SAFETY: no other thread has the segment yet.
     unsafe { segment.write_frame(offset, header.to_word(), body) };
     let word = frame::word_of(segment.salt(), offset, header, body);
     segment.word(offset).store(word, Ordering::Release);

@@ -99,7 +99,7 @@ impl Key {
 
     fn copy(&self, body: &[u8]) -> LogPosition {
         let (copies, header) = (&*self.copies, Header::entry(body));
-        // SAFETY: nobody knows of the copy yet; loom reports it if somebody does.
+        // SAFETY: no other thread knows of the copy yet; loom reports it if one does.
         unsafe { copies.write(FIRST_FRAME + frame::WORD, &header.to_word().to_le_bytes()) };
         // SAFETY: as above.
         unsafe { copies.write(FIRST_FRAME + HEADER, body) };

@@ -90,7 +90,7 @@ pub fn who_is_left_leads() {
     });
 }
 
-/// Whoever sees the watermark comes after the sync, also without waiting.
+/// A thread that sees the watermark comes after the sync, also without waiting.
 pub fn the_watermark_comes_after_the_sync() {
     model(3, || {
         let disk = Disk::new(1);
@@ -338,7 +338,7 @@ pub fn what_is_pinned_stays_mapped() {
         begin_main();
         mapped.pins.retire();
         if mapped.pins.is_free() {
-            // SAFETY: nobody reads, and nobody will.
+            // SAFETY: no thread reads, now or later.
             mapped.memory.with_mut(|memory| unsafe { *memory = false });
         }
         for reader in readers {

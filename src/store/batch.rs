@@ -5,7 +5,7 @@
 //! set, so no reader sees a part of it. The values are copied under the locks: a batch is for many
 //! small writes.
 //!
-//! The order of locks: a batch or `get_many`, which lock several shards, locks them in the order of
+//! The order of locks: a batch and `get_many`, which lock several shards, lock them in the order of
 //! their numbers, and everyone else locks one. So no two threads wait for each other.
 
 use super::found::FoundCorruption;

@@ -8,7 +8,7 @@ use std::process::{Child, ChildStderr, Command, Stdio};
 
 const ROLE: &str = "TAILCASK_ROLE";
 const PLACE: &str = "TAILCASK_PLACE";
-/// What a child says begins with this, so that it is told from what the test harness says.
+/// What a child prints begins with this, to tell it from the output of the test harness.
 const SAYS: &str = "child: ";
 /// Arguments of the test program that run the test `child` alone.
 pub(crate) const ARGUMENTS: [&str; 5] =

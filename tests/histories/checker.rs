@@ -118,7 +118,7 @@ impl FromStr for Operation {
 /// What happens to the map.
 #[derive(Clone, Debug)]
 enum Event {
-    /// The checker looks at what an operation came to, not at what it was called for.
+    /// The checker uses the result of an operation, not its intent.
     Called,
     Did(Step),
     /// It was under way at the end of that life: it took effect before that or never.

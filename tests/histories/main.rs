@@ -65,7 +65,7 @@ impl Record {
 const ALL: usize = 27;
 /// None on several keys.
 const SINGLE: usize = 15;
-/// Those that write what they do not look at.
+/// Operations that write without reading.
 const BLIND: usize = 5;
 
 /// One thread's operations.
@@ -244,7 +244,7 @@ impl Worker<'_> {
     }
 }
 
-/// What goes on beside every history: the log moves on, and whoever tidies up has work.
+/// Runs beside every history: the log rolls, and maintenance has work.
 fn disturb(store: &Store) {
     for n in 0..8 {
         store.put(format!("filler-{n}"), vec![n; 100_000]).unwrap();
@@ -282,7 +282,7 @@ impl Meeting<'_> {
     }
 }
 
-/// Nobody waits for one that is done or has panicked.
+/// No thread waits for one that is done or has panicked.
 impl Drop for Meeting<'_> {
     fn drop(&mut self) {
         self.arrived.fetch_add(1 << 40, Ordering::SeqCst);
@@ -401,7 +401,7 @@ fn histories_of_operations_on_several_keys_are_linearizable() {
     }
 }
 
-/// What the log has is what the keys had, whoever came last: there is an end after every two
+/// The log has what the keys had, whichever thread came last: there is an end after every two
 /// operations on a key.
 #[test]
 fn histories_of_short_lives_are_linearizable() {

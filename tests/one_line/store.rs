@@ -245,7 +245,7 @@ fn a_hint_that_cannot_be_opened_is_not_taken_for_a_foreign_file() {
         let id = full(&store, &[("key", Some(b"value"))]);
         store.maintain().unwrap();
         store.close().unwrap();
-        // As a hint of a segment that a repair has written anew: the log knows it no longer.
+        // As the hint of a segment that a repair has rewritten: the log no longer knows it.
         let stale = hint(id + 1000);
         assert!(disk.write(&stale, &disk.read(&hint(id)).unwrap()));
         disk.fail_once_with(DiskOperation::Open, &stale, 0, kind);

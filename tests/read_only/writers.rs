@@ -45,7 +45,7 @@ fn read_progress(file: &File) -> u64 {
     }
 }
 
-/// Writes until it is told to stop: puts that follow on each other across threads, batches, and others
+/// Writes until it is asked to stop: puts that follow on each other across threads, batches, and others
 /// that make the log large, and full of appends that are under way; and merges.
 fn write(store: &Store, progress: &impl Progress, stop: &AtomicBool) {
     let token = Mutex::new(0u64);
