@@ -1,19 +1,19 @@
 //! Loading memory into the cache before it is needed.
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", not(miri)))]
 use std::arch::asm;
 
 /// Starts to load the cache line at an address, which need not be valid. Does not wait for it.
 #[inline(always)]
 #[allow(unsafe_code, reason = "an instruction that std wraps as unsafe")]
 pub(crate) fn prefetch<T>(address: *const T) {
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
     {
         use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         // SAFETY: a prefetch accesses nothing, whatever the address.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) };
     }
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
     let _ = address;
 }
 
@@ -30,11 +30,11 @@ pub(crate) fn prefetch<T>(address: *const T) {
 pub(crate) unsafe fn touch(address: *const u8) {
     // SAFETY: it can be loaded, by the contract. The value goes nowhere, so to the language this does
     // nothing, even if the byte is not initialised or is being written.
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
     unsafe {
         asm!("movzx {byte:e}, byte ptr [{at}]", at = in(reg) address, byte = out(reg) _,
             options(readonly, nostack, preserves_flags));
     }
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
     prefetch(address);
 }

@@ -170,6 +170,10 @@ fn prefer_huge_pages(table: &mut Table) {
     let (start, layout) = table.allocation_info();
     let from = start.as_ptr().wrapping_sub(start.as_ptr() as usize % PAGE);
     let len = (start.as_ptr() as usize - from as usize + layout.size()).next_multiple_of(PAGE);
+    if cfg!(miri) {
+        // It knows no such system call.
+        return;
+    }
     // SAFETY: the range is mapped, as the table's allocation touches each of its pages.
     unsafe { sys::prefer_huge_pages(from, len) };
 }
