@@ -35,10 +35,10 @@ const VERSION: u32 = 2;
 const HEAD: usize = 152;
 const HEAD_1: usize = 120;
 /// More bytes than a store ever reclaims.
-const MOST: u64 = 1 << 62;
+const MAX_RECLAIMED: u64 = 1 << 62;
 /// The shortest frame with a key.
-const LEAST: u64 = 24;
-const PLAIN: u32 = 1;
+const MIN_RECORD: u64 = 24;
+const HAS_ENTRIES: u32 = 1;
 
 /// The counts of a segment's frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -78,7 +78,7 @@ impl Census {
         let frames = self.entries.checked_add(self.unlisted);
         used <= room
             && self.expiring.bytes <= room
-            && self.entries <= room / LEAST
+            && self.entries <= room / MIN_RECORD
             && frames.is_some()
             && frames == subject.frames.checked_add(self.inner)
             && self.oldest_is_possible(subject)
@@ -146,7 +146,7 @@ pub(crate) struct Subject {
     pub(crate) merged: bool,
     pub(crate) fingerprint: u64,
     /// Bytes that merges had reclaimed when the hint was written. Not compared: read from the hint.
-    pub(crate) looked_at: u64,
+    pub(crate) reclaimed_then: u64,
 }
 
 /// Encodes a hint. The entries must be sorted.
@@ -160,8 +160,8 @@ pub(crate) fn encode(subject: Subject, census: &Census, entries: &[HintEntry]) -
     bytes.extend(words.into_iter().flat_map(u64::to_le_bytes));
     let words = [census.superseded, census.tombstones, census.oldest, expiring.bytes];
     bytes.extend(words.into_iter().chain(expiring.by).flat_map(u64::to_le_bytes));
-    bytes.extend(u64::from(if census.plain { PLAIN } else { 0 }).to_le_bytes());
-    let words = [subject.frames, census.unlisted, census.inner, subject.looked_at];
+    bytes.extend(u64::from(if census.plain { HAS_ENTRIES } else { 0 }).to_le_bytes());
+    let words = [subject.frames, census.unlisted, census.inner, subject.reclaimed_then];
     bytes.extend(words.into_iter().flat_map(u64::to_le_bytes));
     bytes.extend(entries.iter().flat_map(|entry| entry.0.to_le_bytes()));
     let crc = crc32fast::hash(&bytes);
@@ -181,7 +181,7 @@ pub(crate) fn decode(bytes: &[u8], subject: Subject) -> Option<(Census, HintEntr
         frames: u64_at(head, 120),
         merged: subject.merged,
         fingerprint: u64_at(head, 32),
-        looked_at: subject.looked_at,
+        reclaimed_then: subject.reclaimed_then,
     };
     let known = u64_at(head, 0) == MAGIC && u32_at(head, 8) == VERSION && found == subject;
     if !known || !rest.is_empty() || u32::from_le_bytes(*crc) != crc32fast::hash(content) {
@@ -194,20 +194,21 @@ pub(crate) fn decode(bytes: &[u8], subject: Subject) -> Option<(Census, HintEntr
         tombstones: u64_at(head, 56),
         oldest: u64_at(head, 64),
         expiring: Expiring { bytes: u64_at(head, 72), by },
-        plain: u32_at(head, 112) & PLAIN != 0,
+        plain: u32_at(head, 112) & HAS_ENTRIES != 0,
         unlisted: u64_at(head, 128),
         inner: u64_at(head, 136),
         ..Census::default()
     };
     let entries = HintEntries(entries);
     census.count(entries.iter());
-    let sound =
-        census.is_possible(&subject) && entries.are_sound(subject.end) && u64_at(head, 144) <= MOST;
+    let sound = census.is_possible(&subject)
+        && entries.are_sound(subject.end)
+        && u64_at(head, 144) <= MAX_RECLAIMED;
     sound.then_some((census, entries))
 }
 
 /// Bytes that merges had reclaimed when the hint was written. `decode` has accepted it.
-pub(crate) fn looked_at(bytes: &[u8]) -> u64 {
+pub(crate) fn reclaimed_then(bytes: &[u8]) -> u64 {
     u64_at(bytes, 144)
 }
 
@@ -234,7 +235,7 @@ pub(crate) fn decode_loosely(bytes: &[u8]) -> Option<(LooseSubject, HintEntries<
         salt: u64_at(head, 16),
         end: u64_at(head, 24),
         fingerprint: u64_at(head, 32),
-        plain: u32_at(head, 112) & PLAIN != 0,
+        plain: u32_at(head, 112) & HAS_ENTRIES != 0,
     };
     let known = u64_at(head, 0) == MAGIC && matches!(version, 1 | VERSION) && rest.is_empty();
     let sound = known && u32::from_le_bytes(*crc) == crc32fast::hash(content);
@@ -366,7 +367,7 @@ mod tests {
         frames: 5,
         merged: false,
         fingerprint: 5,
-        looked_at: 77,
+        reclaimed_then: 77,
     };
     /// Two frames are not listed, and two of all frames are inside a batch.
     fn census(entries: &[HintEntry]) -> Census {
@@ -392,7 +393,7 @@ mod tests {
         let (found, listed) = decode(&good, SUBJECT).unwrap();
         assert_eq!(found, census(&entries));
         assert!(listed.iter().eq(entries));
-        assert_eq!(looked_at(&good), 77);
+        assert_eq!(reclaimed_then(&good), 77);
         assert!(listed.has_put(1) && listed.has_put(9) && !listed.has_put(2));
         assert_eq!(listed.most_of_a_tag(), 2);
         for bit in 0..good.len() * 8 {
@@ -464,11 +465,11 @@ mod tests {
 
     #[test]
     fn no_more_was_reclaimed_than_can_be() {
-        let of = |looked_at| {
-            let subject = Subject { looked_at, ..SUBJECT };
+        let of = |reclaimed_then| {
+            let subject = Subject { reclaimed_then, ..SUBJECT };
             decode(&encode(subject, &census(&[]), &[]), SUBJECT).is_some()
         };
-        assert!(of(0) && of(MOST) && !of(MOST + 1) && !of(u64::MAX));
+        assert!(of(0) && of(MAX_RECLAIMED) && !of(MAX_RECLAIMED + 1) && !of(u64::MAX));
     }
 
     #[test]

@@ -54,7 +54,7 @@ pub(crate) fn look(salt: u64, offset: u64, bytes: &[u8]) -> Option<Remains> {
         return Some(Remains::Nothing { len });
     }
     let found = (room >= HEADER).then(|| u64_at(bytes, 8))?;
-    let frame = Candidate { salt, offset, word, bytes };
+    let frame = DamagedFrame { salt, offset, word, bytes };
     let flipped = (0..64).map(|bit| found ^ 1 << bit);
     let whole = std::iter::once(found).chain(flipped);
     let certain = whole.filter_map(|header| frame.sound(header, header == found)).next();
@@ -70,14 +70,14 @@ fn bare(salt: u64, offset: u64, word: u64, room: u64) -> Option<u64> {
     bare.find(|&word| frame::verify_bare(salt, offset, word).is_ok()).map(|word| word.len)
 }
 
-struct Candidate<'b> {
+struct DamagedFrame<'b> {
     salt: u64,
     offset: u64,
     word: u64,
     bytes: &'b [u8],
 }
 
-impl<'b> Candidate<'b> {
+impl<'b> DamagedFrame<'b> {
     fn check(&self) -> u32 {
         check_of(self.word)
     }

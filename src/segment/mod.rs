@@ -45,7 +45,7 @@ pub(crate) struct Segment {
     /// Bytes of puts that no slot of a store points at any longer.
     pub(crate) dead: StripedCounter,
     /// Bytes that merges had reclaimed when its tombstones were last checked.
-    pub(crate) looked_at: StripedCounter,
+    pub(crate) reclaimed_then: StripedCounter,
     /// The census of its frames, once it is sealed and a store has read it or its hint.
     pub(crate) census: OnceLock<Census>,
     /// The end of its frames: the capacity, or what the seal says.
@@ -128,7 +128,7 @@ impl Segment {
             map,
             pins,
             dead: StripedCounter::default(),
-            looked_at: StripedCounter::default(),
+            reclaimed_then: StripedCounter::default(),
             census: OnceLock::new(),
             end,
             sealed,

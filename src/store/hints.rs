@@ -67,9 +67,9 @@ impl Listing {
 
     /// Bytes that merges had reclaimed when the segment's tombstones were last checked, as far as is
     /// known.
-    pub(super) fn looked_at(&self) -> u64 {
+    pub(super) fn reclaimed_then(&self) -> u64 {
         match self {
-            Self::Hint(map) => hint::looked_at(bytes(map)),
+            Self::Hint(map) => hint::reclaimed_then(bytes(map)),
             Self::Read(_) => 0,
         }
     }
@@ -95,7 +95,7 @@ fn subject(keydir: &Keydir, segment: &Segment) -> Subject {
         frames,
         merged,
         fingerprint: keydir.fingerprint(),
-        looked_at: segment.looked_at.get(),
+        reclaimed_then: segment.reclaimed_then.get(),
     }
 }
 

@@ -83,9 +83,10 @@ impl StoreInner {
         damaged: BTreeMap<u32, Damaged>,
     ) -> Self {
         // From the newest of the hints.
-        let looked_at = |segment: &Arc<Segment>| segment.looked_at.get();
+        let reclaimed_then = |segment: &Arc<Segment>| segment.reclaimed_then.get();
         let reclaimed = StripedCounter::default();
-        reclaimed.add(writer.segment_set().segments().iter().map(looked_at).max().unwrap_or(0));
+        reclaimed
+            .add(writer.segment_set().segments().iter().map(reclaimed_then).max().unwrap_or(0));
         Self {
             view,
             writer,

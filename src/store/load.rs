@@ -150,8 +150,8 @@ impl Loading<'_> {
             });
             let damaged = damaged.collect();
             for LoadedSegment { segment, listing, .. } in &sources {
-                segment.looked_at.clear();
-                segment.looked_at.add(listing.looked_at());
+                segment.reclaimed_then.clear();
+                segment.reclaimed_then.add(listing.reclaimed_then());
             }
             return Ok(damaged);
         }

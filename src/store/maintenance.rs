@@ -50,12 +50,12 @@ fn keep(inner: &StoreInner) -> ThreadEnd {
 fn once(inner: &StoreInner, by_hand: bool) -> Result<MergeReport, MergeError> {
     let mut merging = inner.merging();
     inner.list_sealed(true);
-    let (ids, in_a_hurry) = inner.due();
-    if in_a_hurry && !by_hand {
+    let (ids, goal_missed) = inner.due();
+    if goal_missed && !by_hand {
         // Full segments are otherwise sealed at a quiet moment, which may not come for long.
         inner.writer.seal_finished()?;
     }
-    let pace = if by_hand { Pace::Full } else { Pace::Policy { in_a_hurry } };
+    let pace = if by_hand { Pace::Full } else { Pace::Policy { goal_missed } };
     inner.merge_in_runs(&mut merging, &ids, pace)
 }
 

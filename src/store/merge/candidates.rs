@@ -39,7 +39,7 @@ impl StoreInner {
         let found = census.unwrap_or_default();
         // Tombstones in merged segments were needed when the merge checked. Checking again pays once as
         // many bytes have been reclaimed since, anywhere, as it would read.
-        let reclaimed = self.reclaimed.get().saturating_sub(segment.looked_at.get());
+        let reclaimed = self.reclaimed.get().saturating_sub(segment.reclaimed_then.get());
         let needed = segment.header.merged && reclaimed < used;
         let tombstones = if needed { 0 } else { found.tombstones };
         let expired = found.expiring.expired(self.clock.now());
@@ -82,8 +82,8 @@ impl StoreInner {
             match hints::summarize(&self.keydir, &segment, None) {
                 Ok(found) => {
                     let (census, entries) = (found.census, found.entries);
-                    segment.looked_at.clear();
-                    segment.looked_at.add(self.reclaimed.get());
+                    segment.reclaimed_then.clear();
+                    segment.reclaimed_then.add(self.reclaimed.get());
                     hints::write(self.writer.storage(), &self.keydir, &segment, &census, &entries);
                     // It is set only here, and before the store is open.
                     let _ = segment.census.set(census);

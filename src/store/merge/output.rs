@@ -105,7 +105,7 @@ impl<'i> MergeWriter<'i> {
         seal_and_shrink(&segment, at, frames).map_err(io)?;
         let SegmentSummary { census, entries, .. } = gather.finish(&segment);
         let inner = self.inner;
-        segment.looked_at.add(self.inner.reclaimed.get());
+        segment.reclaimed_then.add(self.inner.reclaimed.get());
         hints::write(inner.writer.storage(), &inner.keydir, &segment, &census, &entries);
         // A new segment has none yet.
         let _ = segment.census.set(census);

@@ -97,8 +97,8 @@ impl MergePolicy {
     }
 
     /// How long to sleep, in seconds, after moving `bytes` in `took` seconds.
-    pub(crate) fn pause(&self, bytes: u64, took: f64, in_a_hurry: bool) -> f64 {
-        let share = if in_a_hurry { 0.0 } else { took * (1.0 / self.share - 1.0) };
+    pub(crate) fn pause(&self, bytes: u64, took: f64, goal_missed: bool) -> f64 {
+        let share = if goal_missed { 0.0 } else { took * (1.0 / self.share - 1.0) };
         let rate = self.rate.map_or(0.0, |rate| bytes as f64 / rate as f64 - took);
         share.max(rate).max(0.0)
     }

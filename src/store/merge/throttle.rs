@@ -10,7 +10,7 @@ pub(crate) enum Pace {
     /// Full speed.
     Full,
     /// Limited by the policy.
-    Policy { in_a_hurry: bool },
+    Policy { goal_missed: bool },
 }
 
 /// Bytes between two readings of the clock.
@@ -45,9 +45,9 @@ impl<'i> Throttle<'i> {
             Pace::Full => 0.0,
             // A thread waits for this merge to end.
             Pace::Policy { .. } if self.inner.has_waiters() => 0.0,
-            Pace::Policy { in_a_hurry } => {
+            Pace::Policy { goal_missed } => {
                 let took = self.since.elapsed().as_secs_f64();
-                self.inner.policy.pause(self.bytes, took, in_a_hurry)
+                self.inner.policy.pause(self.bytes, took, goal_missed)
             }
         };
         let until = Instant::now() + Duration::from_secs_f64(pause.min(LONGEST));
