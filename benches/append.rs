@@ -7,7 +7,7 @@
 
 mod common;
 
-use common::{each, file_map, median, report, rounds, scratch, setting, timed, warm};
+use common::{MIB, each, file_map, median, report, rounds, scratch, setting, timed, warm};
 use criterion::{Criterion, Throughput};
 use hdrhistogram::Histogram;
 use std::fs::File;
@@ -18,7 +18,6 @@ use std::sync::Barrier;
 use std::time::{Duration, Instant};
 use tailcask::{CommitLog, Durability, LogStats, Maintenance};
 
-const MIB: usize = 1 << 20;
 /// What each contender writes in a round.
 const ROUND: usize = 192 * MIB;
 const SEGMENT: u64 = 256 << 20;

@@ -7,25 +7,13 @@
 
 mod common;
 
-use common::{Series, each, report, rounds, scratch, setting, timed, warm};
+use common::{Series, each, key, next, report, rounds, scratch, setting, timed, warm};
 use hdrhistogram::Histogram;
 use std::hint::black_box;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use tailcask::{CommitLog, Durability, MergePolicy, Store};
-
-fn key(n: u64) -> [u8; 16] {
-    let mut key = [0; 16];
-    key[..8].copy_from_slice(&n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());
-    key[8..].copy_from_slice(&n.to_le_bytes());
-    key
-}
-
-fn next(state: &mut u64) -> u64 {
-    *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-    *state >> 20
-}
 
 fn main() {
     let only = std::env::var("TAILCASK_BENCH_ONLY").unwrap_or_default();

@@ -6,12 +6,10 @@
 
 mod common;
 
-use common::{each, report, rounds, scratch, setting, timed};
+use common::{MIB, each, report, rounds, scratch, setting, timed};
 use std::hint::black_box;
 use std::path::Path;
 use tailcask::{CommitLog, LogPosition};
-
-const MIB: usize = 1 << 20;
 
 fn filled(dir: &Path, size: usize, bytes: usize) -> (CommitLog, Vec<LogPosition>) {
     let log = CommitLog::options().open(dir.join("log")).expect("a log");

@@ -7,7 +7,7 @@
 
 mod common;
 
-use common::{each, report, rounds, scratch, setting, timed, warm};
+use common::{each, key, next, report, rounds, scratch, setting, timed, warm};
 use dashmap::DashMap;
 use std::hint::black_box;
 use std::path::Path;
@@ -15,21 +15,10 @@ use tailcask::{Batch, Store};
 
 const VALUE: [u8; 100] = [7; 100];
 
-fn key(n: u64) -> [u8; 16] {
-    let mut key = [0; 16];
-    key[..8].copy_from_slice(&n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());
-    key[8..].copy_from_slice(&n.to_le_bytes());
-    key
-}
-
 /// Uniformly from all keys.
 fn some(count: usize, keys: u64, seed: u64) -> Vec<[u8; 16]> {
     let mut state = seed;
-    let mut next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        key((state >> 20) % keys)
-    };
-    (0..count).map(|_| next()).collect()
+    (0..count).map(|_| key(next(&mut state) % keys)).collect()
 }
 
 /// The store, and the map beside it.

@@ -268,7 +268,7 @@ fn salvage_takes_time_linear_in_what_is_there() {
     let behind = log.append(b"behind").unwrap();
     let image = disk.process_death();
     log.abort();
-    let name = format!("{:020}.seg", 1);
+    let name = segment(1);
     // In the body of the large entry.
     assert!(image.flip(&name, 4096, 1));
     let started = Instant::now();

@@ -4,6 +4,22 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+pub(crate) const MIB: usize = 1 << 20;
+
+/// A key of 16 bytes, different for each number.
+pub(crate) fn key(n: u64) -> [u8; 16] {
+    let mut key = [0; 16];
+    key[..8].copy_from_slice(&n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());
+    key[8..].copy_from_slice(&n.to_le_bytes());
+    key
+}
+
+/// The next of a sequence of random numbers.
+pub(crate) fn next(state: &mut u64) -> u64 {
+    *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+    *state >> 20
+}
+
 /// Where the benches write: `TAILCASK_BENCH_DIR`, or the target directory's file system.
 pub(crate) fn scratch() -> tempfile::TempDir {
     let dir = std::env::var_os("TAILCASK_BENCH_DIR").map(PathBuf::from);
