@@ -1,4 +1,8 @@
-//! A log as its readers see it: open for writing by this handle, or read-only.
+//! What readers read from: a log that this handle has open for writing, or one that it follows.
+//!
+//! A [`Follower`] has no reference to a writer. What another process wrote it finds in the files, and it
+//! never waits for that process, which may be dead: a frame that is not finished is the end of what can
+//! be read, and waiting for an entry has a deadline.
 
 #![allow(unsafe_code, reason = "walks over frames beside a live writer")]
 
@@ -21,8 +25,9 @@ use std::time::{Duration, Instant};
 /// How long to sleep between checks of a log that another process writes.
 const POLL: std::ops::Range<Duration> = Duration::from_micros(200)..Duration::from_millis(20);
 
+/// A log that is open for reading only. Another process may be writing to it.
 #[derive(Debug)]
-pub(crate) struct ReadOnly {
+pub(crate) struct Follower {
     pub(crate) storage: Box<dyn Storage>,
     pub(crate) table: SegmentSet,
     /// Whether segments may be missing: lost to damage, or merged by the log's store.
@@ -33,17 +38,18 @@ pub(crate) struct ReadOnly {
     pub(crate) ignored: Mutex<BTreeSet<u32>>,
 }
 
+/// Where readers get segments from, and what they may read of them.
 #[derive(Debug)]
-pub(crate) enum View {
+pub(crate) enum Source {
     Writer(Arc<LogWriter>),
-    ReadOnly(ReadOnly),
+    Follower(Follower),
 }
 
-impl View {
+impl Source {
     pub(crate) fn table(&self) -> &SegmentSet {
         match self {
             Self::Writer(writer) => writer.segment_set(),
-            Self::ReadOnly(log) => &log.table,
+            Self::Follower(log) => &log.table,
         }
     }
 
@@ -56,7 +62,7 @@ impl View {
     pub(crate) fn tail(&self) -> LogPosition {
         match self {
             Self::Writer(writer) => writer.tail(),
-            Self::ReadOnly(log) => log.tail(),
+            Self::Follower(log) => log.tail(),
         }
     }
 
@@ -66,7 +72,7 @@ impl View {
         known.max(match self {
             Self::Writer(writer) => writer.next_id(),
             // ORDERING: Relaxed; a number by itself.
-            Self::ReadOnly(log) => log.next_id.load(Ordering::Relaxed),
+            Self::Follower(log) => log.next_id.load(Ordering::Relaxed),
         })
     }
 
@@ -74,7 +80,7 @@ impl View {
     pub(crate) fn segment_after(&self, id: u32) -> Result<Option<Pin<'_>>, ReadError> {
         match self {
             Self::Writer(writer) => Ok(writer.segment_after(id)),
-            Self::ReadOnly(log) => {
+            Self::Follower(log) => {
                 if log.table.last().is_none_or(|last| last <= id) {
                     log.refresh(id)?;
                 }
@@ -84,8 +90,8 @@ impl View {
     }
 
     /// As `segment_after`, after checking the disk again for segments of another process.
-    pub(crate) fn segment_after_again(&self, id: u32) -> Result<Option<Pin<'_>>, ReadError> {
-        if let Self::ReadOnly(log) = self {
+    pub(crate) fn rescan_after(&self, id: u32) -> Result<Option<Pin<'_>>, ReadError> {
+        if let Self::Follower(log) = self {
             log.refresh(id)?;
         }
         self.segment_after(id)
@@ -95,7 +101,7 @@ impl View {
     pub(crate) fn is_store(&self) -> bool {
         match self {
             Self::Writer(writer) => writer.store_secret().is_some(),
-            Self::ReadOnly(log) => log.gaps,
+            Self::Follower(log) => log.gaps,
         }
     }
 
@@ -104,14 +110,14 @@ impl View {
     pub(crate) fn is_lost_behind(&self, position: LogPosition) -> bool {
         match self {
             Self::Writer(_) => self.begin() <= position || self.is_store(),
-            Self::ReadOnly(log) => log.gaps,
+            Self::Follower(log) => log.gaps,
         }
     }
 
     /// The segment that replaces `segment`, which was withdrawn and does not belong to the log: its
     /// writer ended before anything was written to it.
-    pub(crate) fn instead_of(&self, segment: &Segment) -> Option<Pin<'_>> {
-        let Self::ReadOnly(log) = self else { return None };
+    pub(crate) fn replacement_for(&self, segment: &Segment) -> Option<Pin<'_>> {
+        let Self::Follower(log) = self else { return None };
         // If the disk cannot be checked now, the next call does.
         let _ = log.refresh(segment.id());
         log.table.pin_at(|all| {
@@ -124,10 +130,10 @@ impl View {
     /// How far a segment may be read from an untrusted position: up to where its bytes no longer
     /// change, or where a frame is known to begin there. `None`: not at all.
     #[inline]
-    pub(crate) fn look_until(&self, position: LogPosition, segment: &Segment) -> Option<u64> {
+    pub(crate) fn readable_until(&self, position: LogPosition, segment: &Segment) -> Option<u64> {
         match self {
             Self::Writer(writer) => writer.readable_until(position, segment),
-            Self::ReadOnly(_) => look_until_of_others(position, segment),
+            Self::Follower(_) => readable_until_of_others(position, segment),
         }
     }
 
@@ -135,7 +141,7 @@ impl View {
     pub(crate) fn wait(&self, deadline: Option<Instant>, mut ready: impl FnMut() -> bool) -> bool {
         match self {
             Self::Writer(writer) => writer.wait_for_frame(deadline, ready),
-            Self::ReadOnly(_) => {
+            Self::Follower(_) => {
                 let mut pause = POLL.start;
                 loop {
                     if ready() {
@@ -154,7 +160,7 @@ impl View {
 }
 
 /// As above, for a segment of another process, alive or dead.
-fn look_until_of_others(position: LogPosition, segment: &Segment) -> Option<u64> {
+fn readable_until_of_others(position: LogPosition, segment: &Segment) -> Option<u64> {
     let end = segment.end();
     if segment.is_sealed() && segment.gaps.is_empty() {
         return Some(end);
@@ -164,7 +170,7 @@ fn look_until_of_others(position: LogPosition, segment: &Segment) -> Option<u64>
     is_frame_before(segment, end, gap_at, offset).then_some(end)
 }
 
-impl ReadOnly {
+impl Follower {
     /// Adds segments after `after` that another process created. Also between known ones: reading a
     /// directory while it changes may show a later name and not an earlier one.
     fn refresh(&self, after: u32) -> Result<(), ReadError> {

@@ -31,7 +31,7 @@ pub use stats::{Distribution, LogStats};
 )]
 pub use writer::FailPoint;
 
-use self::follower::View;
+use self::follower::Source;
 use self::maintenance::MaintenanceThreads;
 use self::writer::LogWriter;
 use crate::error::{AppendError, OpenError, ReadError, SyncError, TruncateError};
@@ -65,7 +65,7 @@ use std::sync::Arc;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct CommitLog {
-    view: View,
+    source: Source,
     /// None for reading only, or where maintenance is done by hand.
     threads: Option<MaintenanceThreads>,
     id: u64,
@@ -108,17 +108,17 @@ impl CommitLog {
     }
 
     pub(crate) fn writer(&self) -> Option<&Arc<LogWriter>> {
-        match &self.view {
-            View::Writer(writer) => Some(writer),
-            View::ReadOnly(_) => None,
+        match &self.source {
+            Source::Writer(writer) => Some(writer),
+            Source::Follower(_) => None,
         }
     }
 
     #[inline]
     fn writable(&self) -> Result<&LogWriter, AppendError> {
-        match &self.view {
-            View::Writer(writer) => Ok(writer),
-            View::ReadOnly(_) => Err(AppendError::ReadOnly),
+        match &self.source {
+            Source::Writer(writer) => Ok(writer),
+            Source::Follower(_) => Err(AppendError::ReadOnly),
         }
     }
 
@@ -178,7 +178,7 @@ impl CommitLog {
     /// # Errors
     /// [`ReadError`] says what is wrong with the position, or that the entry is damaged.
     pub fn read(&self, position: LogPosition) -> Result<Entry<'_>, ReadError> {
-        reader::read_at(&self.view, position)
+        reader::read_at(&self.source, position)
     }
 
     /// A reader from the beginning of the log.
@@ -190,7 +190,7 @@ impl CommitLog {
     /// A reader that starts at a position: that of an entry, of the tail, or of another reader.
     #[must_use]
     pub fn reader_from(&self, position: LogPosition) -> LogReader<'_> {
-        LogReader::new(&self.view, position)
+        LogReader::new(&self.source, position)
     }
 
     /// All frames from a position on, for debugging.
@@ -239,13 +239,13 @@ impl CommitLog {
     /// Where the log begins.
     #[must_use]
     pub fn begin(&self) -> LogPosition {
-        self.view.begin()
+        self.source.begin()
     }
 
     /// Where the next frame will begin: the end of what is reserved.
     #[must_use]
     pub fn tail(&self) -> LogPosition {
-        self.view.tail()
+        self.source.tail()
     }
 
     /// The end of the contiguous committed part: every append before it is finished.
@@ -305,11 +305,11 @@ impl CommitLog {
             stats.committed = stats.tail;
         }
         stats.oldest_unfinished = (stats.committed < stats.tail).then_some(stats.committed);
-        self.view.table().with(|all| {
+        self.source.table().with(|all| {
             stats.segments = all.len();
             stats.disk_bytes = all.iter().map(|s| s.map.len() as u64).sum();
         });
-        let (waiting, since) = self.view.table().waiting();
+        let (waiting, since) = self.source.table().waiting();
         stats.segments_waiting_for_readers = waiting;
         stats.longest_reader_wait = since.map(|since| since.elapsed());
         stats
@@ -338,7 +338,7 @@ impl CommitLog {
     }
 
     fn verify_sealed(&self, id: u32) -> Result<(), ReadError> {
-        match self.view.table().pin(id) {
+        match self.source.table().pin(id) {
             Some(segment) if segment.is_sealed() => scan::verify_sealed(QuietSegment::of(&segment))
                 .map(drop)
                 .map_err(ReadError::Corrupt),
@@ -359,8 +359,8 @@ impl CommitLog {
     pub(crate) fn close_inner(&mut self) -> Result<(), SyncError> {
         // They end here.
         self.threads = None;
-        match &self.view {
-            View::Writer(writer) if !std::mem::replace(&mut self.closed, true) => {
+        match &self.source {
+            Source::Writer(writer) if !std::mem::replace(&mut self.closed, true) => {
                 // SAFETY: the log is borrowed mutably, its own threads have ended, and a store on it
                 // has ended its own before.
                 unsafe { writer.close() }

@@ -1,6 +1,6 @@
 //! Opening a log: on a directory or a simulated disk, for writing or for reading only.
 
-use super::follower::{ReadOnly, View};
+use super::follower::{Follower, Source};
 use super::maintenance::MaintenanceThreads;
 use super::options::{LogOptions, rules};
 use super::writer::LogWriter;
@@ -50,7 +50,7 @@ impl LogOptions {
         let (table, ignored) = (SegmentSet::new(segments), Mutex::new(ignored));
         let (id, next_id) = (found.manifest.log_id, AtomicU32::new(found.manifest.next));
         Ok(CommitLog {
-            view: View::ReadOnly(ReadOnly { storage, table, gaps, next_id, ignored }),
+            source: Source::Follower(Follower { storage, table, gaps, next_id, ignored }),
             threads: None,
             id,
             report: found.report,
@@ -77,7 +77,7 @@ impl CommitLog {
         let threads = (!writer.is_manual()).then(|| MaintenanceThreads::start(&writer)).transpose();
         let threads = threads.map_err(|e| io_error("start a thread", e))?;
         let id = writer.log_id();
-        Ok(Self { view: View::Writer(writer), threads, id, report, closed: false, stored })
+        Ok(Self { source: Source::Writer(writer), threads, id, report, closed: false, stored })
     }
 }
 

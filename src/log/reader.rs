@@ -5,7 +5,7 @@
 use crate::error::{Corruption, CorruptionKind, ReadError};
 use crate::format::frame::{HEADER, Header, Kind, State, Word, frame_len};
 use crate::format::header::FIRST_FRAME;
-use crate::log::follower::View;
+use crate::log::follower::Source;
 use crate::position::LogPosition;
 use crate::segment::Segment;
 use crate::segment::frames::{VerifiedFrame, entry_at, frame_at};
@@ -69,40 +69,40 @@ fn corrupt(position: LogPosition, kind: CorruptionKind) -> ReadError {
 
 /// Reads the entry at a position.
 #[inline]
-pub(crate) fn read_at(view: &View, position: LogPosition) -> Result<Entry<'_>, ReadError> {
+pub(crate) fn read_at(source: &Source, position: LogPosition) -> Result<Entry<'_>, ReadError> {
     let offset = u64::from(position.offset());
-    if let Some(pin) = view.table().pin(position.segment())
+    if let Some(pin) = source.table().pin(position.segment())
         && offset.is_multiple_of(8)
         && offset >= FIRST_FRAME
     {
         // SAFETY: the entry keeps the pin.
         let segment = unsafe { pin.segment_unbound() };
-        if let Some(end) = view.look_until(position, segment)
-            // SAFETY: up to `end` frames are finished, or one begins here, says `look_until`.
+        if let Some(end) = source.readable_until(position, segment)
+            // SAFETY: up to `end` frames are finished, or one begins here, says `readable_until`.
             && let Some(bytes) = unsafe { entry_at(segment, offset, end) }
         {
             return Ok(Entry { bytes, position, _pin: Some(pin) });
         }
     }
-    read_closely(view, position)
+    read_slow(source, position)
 }
 
 /// As `read_at`; if nothing begins at the position, the error says why.
 #[cold]
-fn read_closely(view: &View, position: LogPosition) -> Result<Entry<'_>, ReadError> {
-    let begin = view.begin();
+fn read_slow(source: &Source, position: LogPosition) -> Result<Entry<'_>, ReadError> {
+    let begin = source.begin();
     if position < begin {
         return Err(ReadError::Truncated { position, begin });
     }
-    let tail = view.tail();
+    let tail = source.tail();
     if position >= tail {
         return Err(ReadError::PastEnd { position, tail });
     }
     let not_an_entry = ReadError::NotAnEntry { position };
     let offset = u64::from(position.offset());
-    let Some(pin) = view.table().pin(position.segment()) else {
+    let Some(pin) = source.table().pin(position.segment()) else {
         // Truncated just now, or an id that no segment has.
-        let begin = view.begin();
+        let begin = source.begin();
         let truncated = position < begin;
         return Err(if truncated {
             ReadError::Truncated { position, begin }
@@ -113,11 +113,11 @@ fn read_closely(view: &View, position: LogPosition) -> Result<Entry<'_>, ReadErr
     // SAFETY: the entry keeps the pin.
     let segment = unsafe { pin.segment_unbound() };
     // Loaded once: a seal moves it to before the pad, also right here.
-    let end = view.look_until(position, segment).filter(|&end| offset < end);
+    let end = source.readable_until(position, segment).filter(|&end| offset < end);
     let Some(end) = end.filter(|_| offset % 8 == 0 && offset >= FIRST_FRAME) else {
         return Err(not_an_entry);
     };
-    // SAFETY: up to `end` frames are finished, or one begins here, says `look_until`.
+    // SAFETY: up to `end` frames are finished, or one begins here, says `readable_until`.
     match unsafe { frame_at(segment, offset, end - offset) } {
         Ok(None) if is_boundary(segment, offset, end) => Err(ReadError::Unfinished { position }),
         Ok(Some(VerifiedFrame {
@@ -154,7 +154,7 @@ fn is_boundary(segment: &Segment, offset: u64, end: u64) -> bool {
 /// It keeps the segment that it is in mapped, and nothing else.
 #[derive(Debug)]
 pub struct LogReader<'a> {
-    view: &'a View,
+    source: &'a Source,
     /// Where a frame begins, or the next one will, if its segment is the pinned one; else as the user
     /// gave it.
     at: LogPosition,
@@ -167,8 +167,8 @@ enum Next {
 }
 
 impl<'a> LogReader<'a> {
-    pub(crate) fn new(view: &'a View, at: LogPosition) -> Self {
-        Self { view, at, pin: None }
+    pub(crate) fn new(source: &'a Source, at: LogPosition) -> Self {
+        Self { source, at, pin: None }
     }
 
     /// The position of the next frame, which may not exist yet.
@@ -188,7 +188,7 @@ impl<'a> LogReader<'a> {
     /// reader stays where it is.
     #[inline]
     pub fn next_entry(&mut self) -> Result<Option<Entry<'_>>, ReadError> {
-        if let Some((position, bytes)) = self.usual() {
+        if let Some((position, bytes)) = self.next_fast() {
             // SAFETY: committed bytes of the pinned segment, and nothing lets go of the pin while the
             // entry borrows the reader. (A reference would borrow it up to here also if there is none.)
             let bytes = unsafe { &*bytes };
@@ -200,7 +200,7 @@ impl<'a> LogReader<'a> {
 
     /// Fast path: steps past the next entry if its frame is in the pinned segment.
     #[inline]
-    fn usual(&mut self) -> Option<(LogPosition, *const [u8])> {
+    fn next_fast(&mut self) -> Option<(LogPosition, *const [u8])> {
         let segment = self.pin.as_ref()?.segment();
         let position = self.at;
         if segment.id() != position.segment() {
@@ -232,9 +232,9 @@ impl<'a> LogReader<'a> {
         let deadline = Instant::now().checked_add(timeout);
         let mut found = self.step()?;
         if matches!(found, Next::Nothing) {
-            let view = self.view;
+            let source = self.source;
             let mut result = Ok(Next::Nothing);
-            view.wait(deadline, || {
+            source.wait(deadline, || {
                 result = self.step();
                 !matches!(result, Ok(Next::Nothing))
             });
@@ -292,17 +292,17 @@ impl<'a> LogReader<'a> {
         if self.pin.as_ref().is_some_and(|pin| pin.id() == self.at.segment()) {
             return Ok(true);
         }
-        let begin = self.view.begin();
+        let begin = self.source.begin();
         if self.at == LogPosition::START {
             self.at = begin;
         }
-        if self.at < begin && !self.view.is_store() {
+        if self.at < begin && !self.source.is_store() {
             return Err(ReadError::Truncated { position: self.at, begin });
         }
-        self.pin = self.view.table().pin(self.at.segment()).filter(|pin| !pin.header.merged);
-        if self.pin.is_none() && self.at < self.view.tail() && self.view.is_store() {
+        self.pin = self.source.table().pin(self.at.segment()).filter(|pin| !pin.header.merged);
+        if self.pin.is_none() && self.at < self.source.tail() && self.source.is_store() {
             // Merged, so there were no entries in it.
-            self.pin = self.view.segment_after(self.at.segment())?;
+            self.pin = self.source.segment_after(self.at.segment())?;
             if let Some(next) = &self.pin {
                 self.at = next.position(FIRST_FRAME);
             }
@@ -320,13 +320,13 @@ impl<'a> LogReader<'a> {
     /// The reader has read everything and stands at the beginning of a segment that was never used and
     /// no longer exists. It waits for the next one.
     fn enter_behind_a_gap(&mut self) -> Result<bool, ReadError> {
-        let (id, tail) = (self.at.segment(), self.view.tail());
-        let begins = u64::from(self.at.offset()) == FIRST_FRAME && id < self.view.next_id();
+        let (id, tail) = (self.at.segment(), self.source.tail());
+        let begins = u64::from(self.at.offset()) == FIRST_FRAME && id < self.source.next_id();
         if self.at != tail && !begins {
             return Err(self.no_place());
         }
         if self.at < tail {
-            self.pin = self.view.segment_after(id)?;
+            self.pin = self.source.segment_after(id)?;
         }
         let Some(next) = &self.pin else { return Ok(false) };
         self.at = next.position(FIRST_FRAME);
@@ -335,7 +335,7 @@ impl<'a> LogReader<'a> {
 
     /// The error for a position at which no frame begins.
     fn no_place(&self) -> ReadError {
-        let (position, tail) = (self.at, self.view.tail());
+        let (position, tail) = (self.at, self.source.tail());
         if position > tail {
             ReadError::PastEnd { position, tail }
         } else {
@@ -345,7 +345,7 @@ impl<'a> LogReader<'a> {
 
     /// Whether a frame begins, or the log ends, at the untrusted position `at`.
     fn is_place(&self) -> bool {
-        let (tail, offset) = (self.view.tail(), u64::from(self.at.offset()));
+        let (tail, offset) = (self.source.tail(), u64::from(self.at.offset()));
         let segment = self.pin.as_ref().expect("just pinned").segment();
         // The end of a segment is where its frames end, or behind the pad that fills it.
         let end = segment.end();
@@ -358,13 +358,13 @@ impl<'a> LogReader<'a> {
         // a damaged frame, or no frame.
         inside
             && self.at < tail
-            && self.view.look_until(self.at, segment).is_some_and(|until| {
+            && self.source.readable_until(self.at, segment).is_some_and(|until| {
                 // Another load of the end may be in it: sealed meanwhile, the pad is behind it.
                 let end = end.min(until);
                 if offset >= end {
                     return offset == end;
                 }
-                // SAFETY: up to `end` frames are finished, or one begins here, says `look_until`.
+                // SAFETY: up to `end` frames are finished, or one begins here, says `readable_until`.
                 let frame = unsafe { frame_at(segment, offset, end - offset) };
                 matches!(frame, Ok(Some(_))) || is_boundary(segment, offset, end)
             })
@@ -373,15 +373,15 @@ impl<'a> LogReader<'a> {
     /// Goes on to the next segment; false while there is none.
     fn leave(&mut self) -> Result<bool, ReadError> {
         let id = self.at.segment();
-        let Some(mut next) = self.view.segment_after(id)? else { return Ok(false) };
+        let Some(mut next) = self.source.segment_after(id)? else { return Ok(false) };
         let gap = |next: &Segment| next.header.previous > id;
         if gap(&next)
-            && let Some(found) = self.view.segment_after_again(id)?
+            && let Some(found) = self.source.rescan_after(id)?
         {
             next = found;
         }
-        if gap(&next) && !self.view.is_lost_behind(self.at) {
-            let begin = self.view.begin().max(next.position(FIRST_FRAME));
+        if gap(&next) && !self.source.is_lost_behind(self.at) {
+            let begin = self.source.begin().max(next.position(FIRST_FRAME));
             return Err(ReadError::Truncated { position: self.at, begin });
         }
         self.at = next.position(FIRST_FRAME);
@@ -398,7 +398,7 @@ impl<'a> LogReader<'a> {
             self.at = segment.position(offset + gap.len);
             return true;
         }
-        if !matches!(self.view, View::ReadOnly(_)) || segment.is_sealed() {
+        if !matches!(self.source, Source::Follower(_)) || segment.is_sealed() {
             return false;
         }
         if segment.load_seal().is_some() {
@@ -406,7 +406,7 @@ impl<'a> LogReader<'a> {
         }
         // A standby that was taken back: its place in the chain is another segment's.
         if offset == FIRST_FRAME
-            && let Some(next) = self.view.instead_of(segment)
+            && let Some(next) = self.source.replacement_for(segment)
         {
             self.at = next.position(FIRST_FRAME);
             self.pin = Some(next);
