@@ -52,7 +52,8 @@ pub struct LogStats {
     pub oldest_unfinished: Option<LogPosition>,
     /// Number of segments.
     pub segments: usize,
-    /// Bytes of their files, preallocated space included.
+    /// The length of their files in bytes. Preallocated space counts, and so does the space that
+    /// sealing has released.
     pub disk_bytes: u64,
     /// Truncated segments that readers keep mapped.
     pub segments_waiting_for_readers: usize,

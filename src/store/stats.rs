@@ -18,7 +18,7 @@ pub struct Stats {
     pub keys: u64,
     /// Memory that the keydir takes, in bytes.
     pub keydir_bytes: u64,
-    /// Bytes of all segment files, preallocated space included.
+    /// Bytes that the segments take on disk: the used part of sealed ones, the full size of the others.
     pub disk_bytes: u64,
     /// Bytes of live frames: those that hold a key's current value (header, key, value and padding),
     /// and those that merging cannot reclaim.
@@ -71,7 +71,7 @@ pub struct SegmentStats {
     pub merged: bool,
     /// Whether it is sealed.
     pub sealed: bool,
-    /// Bytes of its file.
+    /// Bytes that it takes on disk.
     pub disk_bytes: u64,
     /// Bytes of live frames.
     pub live_bytes: u64,

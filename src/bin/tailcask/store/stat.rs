@@ -19,7 +19,7 @@ keys       number of keys, including expired ones that are not reclaimed yet
 live       bytes of the frames (header, key, value, padding) that hold the keys' current values
 dead       bytes of the frames that a merge would not copy: overwritten, deleted, expired
 keydir     memory that the index of all keys takes while the store is open
-disk       bytes of all segment files; the active one is preallocated, and shrinks later
+disk       space that the segments take: the used part of sealed ones, the full size of the others
 tail       where the log ended when this command read it
 state      how the store was closed, or that a program has it open for writing
 set aside  files that an earlier opening moved to set-aside/
