@@ -41,7 +41,7 @@ pub enum Error {
     /// Writing to a store failed.
     #[error(transparent)]
     Write(#[from] WriteError),
-    /// A compare-and-swap met another value.
+    /// A compare-and-swap found another value.
     #[error(transparent)]
     CasMismatch(#[from] CasMismatch),
     /// A merge failed.

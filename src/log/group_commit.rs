@@ -1,9 +1,9 @@
 //! Group commit: many threads wait for durability, and one of them syncs for all.
 //!
-//! A thread whose target is not durable yet leads if no other thread does: it syncs as far as it can, raises
-//! the watermark, and steps down. Otherwise it registers and parks. When a leader steps down, it wakes
-//! everybody whose target is durable now, and one thread of those that are left. That one finds that
-//! no thread leads, and leads; or, if a newcomer was faster, registers again and is woken by that one.
+//! A thread whose target is not durable yet leads if no other thread does: it syncs as far as it can,
+//! raises the watermark, and steps down. Otherwise it registers and parks. When a leader steps down, it
+//! wakes all whose target is durable now, and one of the remaining threads. That one finds that no
+//! thread leads, and leads; or, if a newcomer was faster, registers again and is woken by that one.
 //!
 //! Invariants:
 //! * At most one thread leads, and only the leader raises `durable`.
@@ -184,7 +184,7 @@ impl GroupCommit {
         lock(&self.state).waiters.len()
     }
 
-    /// Steps down as the leader, and wakes those who have what they waited for, and the next leader.
+    /// Steps down as the leader; wakes those whose target is durable, and the next leader.
     fn finish(&self, result: Result<u64, io::Error>) {
         let mut state = lock(&self.state);
         state.leading = false;
@@ -207,7 +207,7 @@ impl GroupCommit {
             .into_iter()
             .partition(|w| failed || w.target <= durable);
         state.waiters = rest;
-        // One thread of those who are left will lead.
+        // One of the remaining threads will lead.
         let next = state.waiters.iter().position(|w| w.ticket == 0);
         woken.extend(next.map(|at| state.waiters.swap_remove(at)));
         drop(state);

@@ -25,7 +25,7 @@ pub(crate) enum Repair {
 }
 
 impl Repair {
-    /// The commit word that makes a frame of the stretch: a void one or a pad.
+    /// The commit word that makes the range a void frame or a pad.
     pub(crate) fn word(self, salt: u64, gap: Gap) -> u64 {
         let state = if self == Self::DeadClaim { State::Void } else { State::Pad };
         frame::bare_word(salt, gap.offset, gap.len, state)

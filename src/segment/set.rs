@@ -97,8 +97,8 @@ impl Deref for Pin<'_> {
 
 impl Drop for Pin<'_> {
     fn drop(&mut self) {
-        // SAFETY: `pin_listed` took it from these pins, it is given back only here, and what the pin lent
-        // out is not used any more.
+        // SAFETY: `pin_listed` took it from these pins, it is released only here, and what the pin lent
+        // out is no longer used.
         unsafe { self.segment.pins.unpin(self.stripe) };
     }
 }

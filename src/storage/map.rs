@@ -144,9 +144,9 @@ impl Map {
         self.owner.mapping.expect_scattered(scattered);
     }
 
-    /// Faults a range of pages in for writing. What the kernel cannot do is done by the first touch
-    /// instead, only slower, so failure is not an error; nor is it if the segment was sealed and
-    /// cut short meanwhile.
+    /// Faults a range of pages in for writing. If the kernel cannot do that, the first access to each
+    /// page does it, only slower, so failure is not an error; nor is it if the segment was sealed and
+    /// shrunk meanwhile.
     pub(crate) fn populate(&self, from: u64, to: u64) {
         if self.writable && self.is_whole() {
             let (from, to) = (from as usize, (to as usize).min(self.len));

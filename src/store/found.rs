@@ -9,8 +9,8 @@
 //! for nothing, and if it panics there, its claim is settled as void. In any other segment a frame
 //! that is not finished is damage.
 //!
-//! A slot may also point at something that is no record, if a hint said what is not so. Everything here
-//! is bounds-checked, and answers with an error then.
+//! If a hint was wrong, a slot may point at something that is not a record. Everything here is
+//! bounds-checked, and returns an error then.
 
 #![allow(unsafe_code, reason = "reads frames that slots point at")]
 

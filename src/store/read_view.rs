@@ -335,7 +335,7 @@ fn places(segments: &[Arc<Segment>]) -> Vec<Extent> {
     segments.iter().map(|segment| (segment.id(), segment.end(), segment.gaps.clone())).collect()
 }
 
-/// What is stepped over, anywhere.
+/// Gaps in any segment.
 fn gaps(all: &[Extent]) -> Vec<(u32, Gap)> {
     all.iter().flat_map(|(id, _, gaps)| gaps.iter().map(|&gap| (*id, gap))).collect()
 }

@@ -203,7 +203,7 @@ fn copy(from: &File, to: &File, name: &str, new_name: &str) -> io::Result<()> {
     }
     let new = create(to, new_name)?;
     if sys::share_blocks(&new, &old).is_err() {
-        // Whatever was the reason: what is really wrong is met here again.
+        // Whatever the reason was: if something is really wrong, this fails too.
         new.set_len(metadata.len())?;
         copy_data(&old, &new, metadata.len())?;
     }

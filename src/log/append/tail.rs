@@ -65,7 +65,7 @@ pub(crate) const fn rolls_between(earlier: u64, later: u64) -> u64 {
     later.wrapping_sub(earlier) & ROLL_MASK
 }
 
-/// A roll's number as it stands in the word: modulo 2^24.
+/// A roll's number as it is in the word: modulo 2^24.
 pub(crate) const fn wrapped(roll: u64) -> u32 {
     (roll & ROLL_MASK) as u32
 }
@@ -188,9 +188,9 @@ impl<S: SegmentMemory> Tail<S> {
         if start >= LIMIT {
             return None;
         }
-        // If the roll is the same, what was read of its slot stands: it was unfinished from then on
-        // until now, and stays so while this thread owns the range, so the slot was not reused. (For
-        // the same number to mean another roll, 2^24 segments would have to fill in between.)
+        // If the roll is the same, what was read of its slot is valid: the roll was unfinished from
+        // then on until now, and stays so while this thread owns the range, so the slot was not reused.
+        // (For the same number to mean another roll, 2^24 segments would have to fill in between.)
         if roll_of(before) != roll_of(seen) {
             (memory, base) = self.look_up(before);
         }
@@ -450,8 +450,8 @@ impl<'t, S: SegmentMemory> Preparer<'t, S> {
     ///
     /// A thread that rolls at the same time loads the word, then the standby, and then exchanges the
     /// word. Here the standby is taken away first, and then the word is changed, by `close`. So either
-    /// its exchange comes before the close, and the standby is active; or its exchange fails, for the
-    /// word has changed, and when it loads the word again it finds no standby.
+    /// its exchange comes before the close, and the standby is active; or its exchange fails, because
+    /// the word has changed, and when it loads the word again it finds no standby.
     pub(crate) fn withdraw(&mut self) -> Option<Arc<S>> {
         // ORDERING: Relaxed; ordered by the fence below.
         let standby = self.tail.standby.swap(0, Ordering::Relaxed);

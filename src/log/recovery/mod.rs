@@ -26,8 +26,8 @@
 //! Why this is right:
 //! * A crash after any step leaves a log of which the next recovery decides the same. From step 2 on the
 //!   MANIFEST says which segments are cut off, so it does not depend on what is left of them.
-//! * Nothing is deleted but what the MANIFEST says was removed, what nothing was ever written to, and
-//!   what an interrupted merge made of inputs that are all still there. Everything else is set aside.
+//! * Only segments that the MANIFEST lists as removed, segments that were never written to, and outputs
+//!   of an interrupted merge whose inputs all still exist are deleted. Everything else is set aside.
 //! * Nothing is appended to a recovered segment.
 //!
 //! With `RecoveryMode::Salvage`, `salvage` also restores what earlier recoveries cut off, and replaces

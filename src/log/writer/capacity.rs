@@ -1,4 +1,4 @@
-//! How large a new segment is made, by what it is needed for and what space there is.
+//! The size of a new segment, depending on what it is needed for and how much space is free.
 
 use crate::error::AppendError;
 use crate::format::frame;

@@ -103,7 +103,7 @@ pub(crate) struct LogWriter {
     signals: Signals,
     manifest: Mutex<Manifest>,
     truncating: Mutex<()>,
-    /// Whether the reserve was given back: a store then takes no puts.
+    /// Whether the reserve is released: a store then takes no puts.
     short_of_space: AtomicBool,
     /// Held while the reserve is changed.
     reserve: Mutex<()>,

@@ -81,8 +81,9 @@ impl Directory {
     }
 }
 
-/// Gives a file another name in another folder, before it loses its own: a power loss may show both,
-/// and must not show neither. One that was cut short here before has that name already.
+/// Gives a file a second name in another folder, before it loses its first: a power loss may leave both
+/// names, but must not leave none. If this was interrupted before, the file has the second name
+/// already.
 fn add_name(from: &File, name: &str, to: &File, new: &str) -> io::Result<()> {
     match sys::link(from, name, to, new) {
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists && is_same(from, name, to, new)? => {

@@ -1,5 +1,5 @@
-//! The MANIFEST, and what is kept so that it can be written when the disk is full: a spare file
-//! whose blocks the next MANIFEST takes, and a reserve, which is given back when writers need space.
+//! The MANIFEST, and the files that make it possible to write it when the disk is full: a spare file
+//! whose blocks the next MANIFEST takes, and a reserve, which is released when writers need space.
 
 use super::directory::{Directory, is_no_space};
 use crate::error::OpenError;
@@ -46,7 +46,8 @@ impl Directory {
         if self.remove_reserve()? {
             return write();
         }
-        // Hints are of use, and not needed: the segments say the same.
+        // Hints can be removed: they are useful but not needed, since the segments hold the same
+        // information.
         for name in self.file_names().map_err(io::Error::other)? {
             if names::hint_id(&name).is_some() && sys::remove(&self.handle, &name).is_ok() {
                 tracing::warn!(name, "no space is left: a hint was removed");
@@ -70,12 +71,11 @@ impl Directory {
         }
     }
 
-    /// Writes a MANIFEST in the place of the one before the last, and lets the two change names: that
-    /// takes no space.
+    /// Writes a MANIFEST over the spare one, and exchanges the names of the two, which takes no space.
     pub(super) fn write_spare(&self, bytes: &[u8]) -> io::Result<()> {
         let file = self.open_file(MANIFEST_SPARE, OpenMode::Write).map_err(io::Error::other)?;
-        // If the process died between the exchange and the sync behind it, what is the spare now is still
-        // the MANIFEST on the device.
+        // If an earlier process died between the exchange and the sync after it, the present spare is
+        // still the MANIFEST on the device.
         self.handle.sync_all()?;
         file.write_all_at(bytes, 0)?;
         file.set_len(bytes.len() as u64)?;

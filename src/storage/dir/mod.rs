@@ -145,7 +145,7 @@ impl Storage for Directory {
 
     fn publish(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         if let Err(OpenError::NotRegular { .. }) = self.open_file(name, OpenMode::Read) {
-            // Not made by us, and not to be replaced.
+            // Not created by the log, and not to be replaced.
             return Err(io::ErrorKind::AlreadyExists.into());
         }
         self.publish_with(name, Existing::Replace, |mut file| file.write_all(bytes))

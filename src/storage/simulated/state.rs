@@ -1,5 +1,5 @@
-//! The state of a simulated disk: its names, those that are durable, and what was done to the names
-//! in between; and the disks that a death or a power loss would leave.
+//! The state of a simulated disk: its names, the durable names, and the changes in between; and the
+//! disks that a process death or a power loss would leave.
 
 use super::content::Content;
 use super::fate::{Fate, Unsynced};

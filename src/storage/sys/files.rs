@@ -138,7 +138,7 @@ pub(crate) fn names(folder: &File) -> io::Result<Vec<OsString>> {
     Ok(names)
 }
 
-/// What a name in a directory stands for.
+/// What a name in a directory refers to.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct FileStat {
     /// The device and the inode: which file it is.
@@ -148,7 +148,7 @@ pub(crate) struct FileStat {
     pub(crate) allocated: u64,
 }
 
-/// What a name stands for; of a link, the link.
+/// What a name refers to; for a link, the link itself.
 #[allow(clippy::unnecessary_cast, reason = "these fields have other types on macOS")]
 pub(crate) fn stat(folder: &File, name: impl AsRef<OsStr>) -> io::Result<FileStat> {
     let name = name.as_ref();

@@ -95,7 +95,7 @@ pub(crate) fn allocate(file: &File, len: u64) -> io::Result<()> {
     while at < len {
         match rustix::fs::fallocate(file, FallocateFlags::empty(), at, step.min(len - at)) {
             Ok(()) => at += step,
-            // tmpfs gives back what it has got so far: smaller pieces fit between two signals.
+            // tmpfs frees what it has allocated so far: smaller pieces fit between two signals.
             Err(Errno::INTR) => step = (step / 2).next_multiple_of(PIECE),
             Err(error) => return Err(error.into()),
         }
