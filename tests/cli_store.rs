@@ -107,7 +107,7 @@ fn csv_is_loaded_with_its_quotes() {
     let short = place.file("short.csv", "a,b\n1,2\n3\n");
     let message = place.fails(2, "load", &[&short, "--value", "b"]);
     assert!(message.contains("short.csv") && message.contains("line: 3"), "{message}");
-    assert!(message.contains("stopped after loading 1 pairs"), "{message}");
+    assert!(message.contains("stopped after loading 1 pair"), "{message}");
 }
 
 #[test]

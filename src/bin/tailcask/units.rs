@@ -1,5 +1,6 @@
-//! Sizes and times, as they are typed.
+//! Sizes and times as they are typed, and counts as they are printed.
 
+use indicatif::HumanCount;
 use std::time::Duration;
 use tailcask::Durability;
 
@@ -46,9 +47,26 @@ pub(crate) fn durability(text: &str) -> Result<Durability, String> {
     }
 }
 
+/// A count with its unit: "1 segment", "2 segments", "1 entry", "2 entries".
+pub(crate) fn counted(count: u64, unit: &str) -> String {
+    let number = HumanCount(count);
+    match (count, unit.strip_suffix('y')) {
+        (1, _) => format!("{number} {unit}"),
+        (_, Some(stem)) if unit != "key" => format!("{number} {stem}ies"),
+        _ => format!("{number} {unit}s"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_is_singular() {
+        assert_eq!(counted(1, "segment"), "1 segment");
+        assert_eq!(counted(0, "entry"), "0 entries");
+        assert_eq!(counted(1000, "key"), "1,000 keys");
+    }
 
     #[test]
     fn units_are_read() {

@@ -110,6 +110,11 @@ impl RecoveryReport {
 /// Lists show at most this many items.
 const SHOWN: usize = 3;
 
+/// A count with its unit, in the singular or the plural.
+fn counted(count: u64, unit: &str) -> String {
+    format!("{count} {unit}{}", if count == 1 { "" } else { "s" })
+}
+
 /// Writes the number of items and the first few of them.
 fn few<T: fmt::Display>(f: &mut fmt::Formatter<'_>, what: &str, all: &[T]) -> fmt::Result {
     if all.is_empty() {
@@ -125,16 +130,15 @@ fn few<T: fmt::Display>(f: &mut fmt::Formatter<'_>, what: &str, all: &[T]) -> fm
 impl fmt::Display for RecoveryReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_clean() {
-            write!(f, "clean, {} sealed segments", self.sealed_segments)?;
+            write!(f, "clean, {}", counted(self.sealed_segments, "sealed segment"))?;
         } else {
             let cause =
                 if self.same_boot { "the process died" } else { "the power may have failed" };
-            write!(
-                f,
-                "{cause}: {} entries in {} unsealed segments",
-                self.entries, self.recovered_segments
-            )?;
-            write!(f, ", {} holes, {} unfinished appends", self.holes, self.dead_claims)?;
+            let entries = if self.entries == 1 { "entry" } else { "entries" };
+            let segments = counted(self.recovered_segments, "unsealed segment");
+            let holes = counted(self.holes, "hole");
+            let claims = counted(self.dead_claims, "unfinished append");
+            write!(f, "{cause}: {} {entries} in {segments}, {holes}, {claims}", self.entries)?;
         }
         if let Some(from) = self.torn_from {
             write!(f, ", {} bytes from {from} on are cut off", self.torn_bytes)?;

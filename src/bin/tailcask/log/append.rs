@@ -1,7 +1,7 @@
 //! `log append`: each line of the input becomes a record.
 
 use crate::stdio::read_line;
-use crate::units::size;
+use crate::units::{counted, size};
 use anyhow::{Context, Result, anyhow};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -57,7 +57,7 @@ pub(super) fn append(args: &AppendArgs) -> Result<()> {
     progress.finish_and_clear();
     let tail = log.tail();
     log.close()?;
-    writeln!(io::stderr(), "{lines} records appended; the log ends at {tail}")?;
+    writeln!(io::stderr(), "{} appended; the log ends at {tail}", counted(lines, "record"))?;
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 use super::open::{LogDir, open};
 use crate::stdio::output;
+use crate::units::counted;
 use anyhow::Result;
 use std::io::Write;
 
@@ -10,8 +11,11 @@ pub(super) fn verify(args: &LogDir) -> Result<()> {
     let mut out = output();
     writeln!(
         out,
-        "sound: {} entries of {} bytes, {} frames in {} segments",
-        report.entries, report.bytes, report.frames, report.segments
+        "sound: {} of {}, {} in {}",
+        counted(report.entries, "entry"),
+        counted(report.bytes, "byte"),
+        counted(report.frames, "frame"),
+        counted(report.segments, "segment")
     )?;
     Ok(out.flush()?)
 }

@@ -2,9 +2,10 @@
 
 use super::open::open;
 use crate::stdio::output;
+use crate::units::counted;
 use anyhow::Result;
 use clap::Args;
-use indicatif::{BinaryBytes, HumanCount};
+use indicatif::BinaryBytes;
 use serde_json::json;
 use std::io::Write;
 use std::path::PathBuf;
@@ -40,13 +41,12 @@ pub(super) fn backup(args: &BackupArgs) -> Result<()> {
     } else {
         writeln!(
             out,
-            "backed up to {} in {:.2?}: {} keys, everything before {}; {} segments of {}, {} linked \
-             and {} copied",
+            "backed up to {} in {:.2?}: {}, everything before {}; {} of {}, {} linked and {} copied",
             args.dest.display(),
             report.duration,
-            HumanCount(keys),
+            counted(keys, "key"),
             report.position,
-            report.segments,
+            counted(report.segments, "segment"),
             BinaryBytes(report.bytes),
             report.linked,
             report.copied,

@@ -3,7 +3,7 @@
 use super::input::{Format, Layout, read};
 use super::open::{WritingArgs, create};
 use super::progress::progress;
-use crate::units::{size, time};
+use crate::units::{counted, size, time};
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use indicatif::{BinaryBytes, HumanCount};
@@ -147,7 +147,8 @@ impl Loader<'_> {
         let flushed = self.flush();
         // ORDERING: Relaxed; this thread stored it.
         let loaded = self.written.load(Relaxed);
-        read.and(flushed).with_context(|| format!("stopped after loading {loaded} pairs"))
+        read.and(flushed)
+            .with_context(|| format!("stopped after loading {}", counted(loaded, "pair")))
     }
 }
 
@@ -178,10 +179,11 @@ fn report(store: Store, pairs: u64, bytes: u64, started: Instant) -> Result<()> 
     let mut err = io::stderr();
     writeln!(
         err,
-        "{pairs} pairs loaded in {seconds:.2} s ({}/s, {} pairs/s); the store has {} keys",
+        "{} loaded in {seconds:.2} s ({}/s, {} pairs/s); the store has {}",
+        counted(pairs, "pair"),
         BinaryBytes((bytes as f64 / seconds) as u64),
         HumanCount((pairs as f64 / seconds) as u64),
-        HumanCount(stats.keys)
+        counted(stats.keys, "key")
     )?;
     if stats.merges.merges > 0 {
         writeln!(err, "merges meanwhile: {}", super::stat::merges_line(&stats.merges))?;

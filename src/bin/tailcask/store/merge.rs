@@ -2,7 +2,7 @@
 
 use super::open::open_existing;
 use crate::stdio::output;
-use crate::units::size;
+use crate::units::{counted, size};
 use anyhow::Result;
 use clap::Args;
 use indicatif::{BinaryBytes, ProgressBar};
@@ -146,9 +146,9 @@ impl Totals {
             return "nothing to merge".to_owned();
         }
         format!(
-            "merged {} segments into {} in {:.2?}: {} read, {} written, {} reclaimed; sealed segments \
+            "merged {} into {} in {:.2?}: {} read, {} written, {} reclaimed; sealed segments \
              took {} before, {} after",
-            self.inputs,
+            counted(self.inputs, "segment"),
             self.outputs,
             self.duration,
             BinaryBytes(self.bytes_read),

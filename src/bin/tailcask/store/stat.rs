@@ -2,6 +2,7 @@
 
 use super::open::open;
 use crate::stdio::output;
+use crate::units::counted;
 use anyhow::Result;
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
@@ -71,8 +72,8 @@ fn overview(stats: &Stats, store: &ReadView) -> Table {
     row("live", BinaryBytes(stats.live_bytes).to_string());
     row("dead", format!("{} ({})", BinaryBytes(stats.dead_bytes), percent(stats.dead_ratio())));
     row("keydir", format!("{} ({per_key:.1} bytes per key)", BinaryBytes(stats.keydir_bytes)));
-    let count = stats.segments.len();
-    row("disk", format!("{} in {count} segments{goal}", BinaryBytes(stats.disk_bytes)));
+    let segments = counted(stats.segments.len() as u64, "segment");
+    row("disk", format!("{} in {segments}{goal}", BinaryBytes(stats.disk_bytes)));
     row("tail", stats.log.tail.to_string());
     row("state", state(store));
     for file in &store.recovery().set_aside {

@@ -3,8 +3,9 @@
 use super::damage::is_damage;
 use super::open::{StoreDir, open};
 use crate::stdio::output;
+use crate::units::counted;
 use anyhow::{Error, Result};
-use indicatif::{BinaryBytes, HumanCount};
+use indicatif::BinaryBytes;
 use std::io::Write;
 use std::path::Path;
 
@@ -14,11 +15,11 @@ pub(super) fn verify(args: &StoreDir) -> Result<()> {
     let mut out = output();
     writeln!(
         out,
-        "sound: {} keys with {} of values, {} frames in {} segments",
-        HumanCount(report.keys),
+        "sound: {} with {} of values, {} in {}",
+        counted(report.keys, "key"),
         BinaryBytes(report.bytes),
-        HumanCount(report.frames),
-        report.segments
+        counted(report.frames, "frame"),
+        counted(report.segments, "segment")
     )?;
     Ok(out.flush()?)
 }
