@@ -196,17 +196,17 @@ impl<'d> Destination<'d> {
         // A path without a name is `..` or a root, which exist.
         let name = dest.file_name().ok_or_else(exists)?;
         let parent = dest.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let look = failed(|| format!("look at {}", parent.display()));
-        if is_inside(parent, store).map_err(&look)? {
+        let failed_parent = failed(|| format!("open {}", parent.display()));
+        if is_inside(parent, store).map_err(&failed_parent)? {
             return Err(BackupError::Inside { path: dest.into() });
         }
-        let parent = File::open(parent).map_err(look)?;
+        let parent = File::open(parent).map_err(failed_parent)?;
         match sys::stat(&parent, name) {
             Ok(_) => Err(exists()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 Ok(Self { parent, name, dest })
             }
-            Err(error) => Err(failed(|| format!("look at {}", dest.display()))(error)),
+            Err(error) => Err(failed(|| format!("stat {}", dest.display()))(error)),
         }
     }
 }

@@ -128,7 +128,7 @@ impl Loading<'_> {
                 Ok(()) => {}
                 Err(LoadFault::Corrupt(damage)) => return Err(damage.into()),
                 Err(LoadFault::Hints(ids)) => {
-                    tracing::warn!(segments = ?ids, "hints do not say what is there");
+                    tracing::warn!(segments = ?ids, "hints do not match their segments");
                     distrusted.extend(ids);
                     self.keydir.clear();
                     sources.iter().for_each(|source| source.segment.dead.clear());
