@@ -33,6 +33,7 @@ fn child() {
         "filler" => fill_and_go_on(&place, Maintenance::Background),
         "manual filler" => fill_and_go_on(&place, Maintenance::Manual),
         "reopener" => reopen(&place),
+        "opener" => open_with_little_space(&place),
         "log" => open_a_log(&place),
         "dead" => recover(&place),
         "neighbour" => leave_room(&place),
@@ -46,6 +47,11 @@ fn on_each(role: &str) {
     for (kind, mib) in [(Kind::Tmpfs, 40), (Kind::Ext4, 64), (Kind::Xfs, 320)] {
         run_on(kind, mib, role);
     }
+}
+
+fn free(place: &Path) -> u64 {
+    let found = rustix::fs::statvfs(place).unwrap();
+    found.f_bfree * found.f_frsize
 }
 
 fn key(n: u32) -> [u8; 4] {
@@ -169,6 +175,32 @@ fn reopen(place: &Path) {
 }
 
 #[test]
+fn opening_leaves_space_for_merges() {
+    on_each("opener");
+}
+
+/// The first segment took all there was, and then no merge had space to free more.
+fn open_with_little_space(place: &Path) {
+    let path = place.join("store");
+    let store = options().maintenance(Maintenance::Manual).open(&path).unwrap();
+    for n in 0..500 {
+        store.put(key(n), value(n)).unwrap();
+    }
+    for n in (0..500u32).filter(|&n| !n.is_multiple_of(8)) {
+        store.delete(key(n)).unwrap();
+    }
+    store.close().unwrap();
+    // No reserve, as after a delete that has used it.
+    std::fs::remove_file(path.join("RESERVE")).unwrap();
+    fill(place, (4 << 20) + (64 << 10));
+    let store = options().maintenance(Maintenance::Manual).open(&path).unwrap();
+    assert!(free(place) >= 2 << 20, "{} bytes are left", free(place));
+    store.merge().unwrap();
+    check(&store, |n| n.is_multiple_of(8), 500);
+    store.close().unwrap();
+}
+
+#[test]
 fn a_log_is_opened_without_a_byte_free_and_goes_on_once_there_is_space() {
     on_each("log");
 }
@@ -240,10 +272,6 @@ fn the_last_space_is_left_to_others() {
 
 /// Nothing is written here any more, and so nothing may be taken for it.
 fn leave_room(place: &Path) {
-    let free = || {
-        let found = rustix::fs::statvfs(place).unwrap();
-        found.f_bfree * found.f_frsize
-    };
     let log = CommitLog::options().segment_size(16 << 20).initial_segment_size(4 << 20);
     let path = place.join("log");
     let log = log.open(&path).unwrap();
@@ -256,7 +284,7 @@ fn leave_room(place: &Path) {
     }
     // For the thread that makes it to try.
     std::thread::sleep(Duration::from_secs(1));
-    assert!(free() >= 4 << 20, "{} bytes are left", free());
+    assert!(free(place) >= 4 << 20, "{} bytes are left", free(place));
 }
 
 #[test]

@@ -109,15 +109,16 @@ pub(super) fn create(
     made
 }
 
-/// The first segment of a log that is being opened. If there is no space for a file, it is one in
-/// memory, without any room.
+/// The first segment of a log that is being opened. It takes at most half of the free space, unless it
+/// is as small as can be: a store that was just opened on a full disk needs the rest for merges, which
+/// free more. If there is no space for a file, it is one in memory, without any room.
 pub(super) fn create_first(
     next: &Mutex<NextSegment>,
     storage: &dyn Storage,
     config: &Config,
 ) -> io::Result<Arc<Segment>> {
     let (wanted, new) = (lock(next).size, NewSegment::Log { roll: 1 });
-    let sizes = capacities(config, wanted, 0, storage.free_space());
+    let sizes = capacities(config, wanted, 0, storage.free_space().map(|free| free / 2));
     let made =
         first_that_fits(sizes, |capacity| create(next, storage, new, storage.prepare(capacity)?));
     match made {
