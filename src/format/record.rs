@@ -155,11 +155,20 @@ fn key_len(key: &[u8]) -> Option<u16> {
 }
 
 /// Appends the body of a record that was never moved and does not expire, padded to a multiple of 8.
+#[inline]
 pub(crate) fn push_body(bodies: &mut Vec<u8>, key: &[u8], value: &[u8]) {
     for part in [key, value] {
         bodies.extend_from_slice(part);
         bodies.resize(bodies.len().next_multiple_of(8), 0);
     }
+}
+
+/// Where the key is in the body of a record with this header word, and how long it is. `None`: the
+/// header word is not that of a record.
+#[inline]
+pub(crate) fn key_place(header_word: u64) -> Option<(u64, u64)> {
+    let header = header_of(header_word)?;
+    Some((key_at(header) as u64, u64::from(header.key_len)))
 }
 
 /// The header and the key of a record, and all that is between them. Not verified.

@@ -49,12 +49,30 @@ impl<G: Deref<Target = Table>> LockedShards<G> {
     pub(crate) fn get_group(
         &self,
         tags: &[u32],
+        prefetch: impl FnMut(&[LogPosition]),
+        is: impl FnMut(usize, LogPosition) -> bool,
+        found: impl FnMut(usize, LogPosition),
+    ) {
+        self.touch(tags);
+        self.get_touched(tags, prefetch, is, found);
+    }
+
+    /// Loads the places where the slots of these tags should be.
+    #[inline]
+    fn touch(&self, tags: &[u32]) {
+        touch_slots(tags.iter().map(|&tag| (self.table(tag), tag)));
+    }
+
+    /// As `get_group`, for tags whose places are loaded.
+    #[inline]
+    fn get_touched(
+        &self,
+        tags: &[u32],
         mut prefetch: impl FnMut(&[LogPosition]),
         mut is: impl FnMut(usize, LogPosition) -> bool,
         mut found: impl FnMut(usize, LogPosition),
     ) {
         assert!(tags.len() <= LOOKUP_BATCH);
-        touch_slots(tags.iter().map(|&tag| (self.table(tag), tag)));
         let mut first = [None; LOOKUP_BATCH];
         for (first, &tag) in first.iter_mut().zip(tags) {
             let table = self.table(tag);
@@ -88,9 +106,11 @@ impl KeydirEntries<'_> {
         mut prefetch: impl FnMut(&[LogPosition]),
         mut is: impl FnMut(usize, LogPosition) -> bool,
     ) {
+        // Those of all groups first, so that the misses of one group overlap with those of the next.
+        tags.chunks(LOOKUP_BATCH).for_each(|tags| self.touch(tags));
         for (nth, tags) in tags.chunks(LOOKUP_BATCH).enumerate() {
             let is = |index, at| is(nth * LOOKUP_BATCH + index, at);
-            self.get_group(tags, &mut prefetch, is, |_, _| {});
+            self.get_touched(tags, &mut prefetch, is, |_, _| {});
         }
     }
 

@@ -4,7 +4,7 @@
 
 use super::Segment;
 use crate::format::frame::{HEADER, WORD, len_of};
-use crate::format::record::RecordHead;
+use crate::format::record::{RecordHead, key_place};
 use crate::format::u64_at;
 use crate::position::LogPosition;
 use std::sync::atomic::Ordering;
@@ -28,6 +28,25 @@ impl Segment {
             // SAFETY: as above.
             (len <= room).then(|| unsafe { self.map.slice(offset + HEADER, len) })
         })
+    }
+
+    /// Whether the record at an offset has this key. It reads only what it takes to tell, since every
+    /// lookup of a key goes through here.
+    ///
+    /// # Safety
+    /// As for [`record_head`](Self::record_head).
+    #[inline]
+    pub(crate) unsafe fn has_key(&self, offset: u64, key: &[u8]) -> bool {
+        let Some(room) = self.end().checked_sub(offset + HEADER) else { return false };
+        // SAFETY: in the segment, and nothing writes there, by the contract.
+        let header = u64_at(unsafe { self.map.slice(offset + WORD, 8) }, 0);
+        let Some((at, len)) = key_place(header) else { return false };
+        if at + len > room || len != key.len() as u64 {
+            return false;
+        }
+        // SAFETY: as above.
+        let found = unsafe { self.map.slice(offset + HEADER + at, len) };
+        found == key
     }
 
     /// The position that a record was first written at (its origin), which says how new it is.

@@ -13,7 +13,7 @@ use super::inner::StoreInner;
 use super::write::new_tombstone;
 use crate::error::{ReadError, WriteError};
 use crate::format::frame::{self, HEADER, Header, Kind};
-use crate::format::record::{NewRecord, push_body};
+use crate::format::record::push_body;
 use crate::log::append::claim::Claim;
 use crate::log::writer::Need;
 use crate::options::MAX_SEGMENT;
@@ -81,7 +81,7 @@ impl Batch {
 
 /// A record of a batch, but for its place.
 struct BatchRecord<'b> {
-    record: NewRecord<'b>,
+    header: Header,
     body: &'b [u8],
     crc: u32,
 }
@@ -91,14 +91,14 @@ impl StoreInner {
     pub(super) fn write(&self, batch: &Batch) -> Result<LogPosition, WriteError> {
         let frames = batch.writes.iter().map(|write| self.frame_of(batch, write));
         let frames = frames.collect::<Result<Vec<_>, _>>()?;
-        let lens = frames.iter().map(|frame| frame.record.frame_len());
+        let lens = frames.iter().map(|frame| frame::frame_len(frame.header.body_len()));
         let len = HEADER + lens.sum::<u64>();
         if len > MAX_SEGMENT / 2 {
             return Err(WriteError::BatchTooLarge { len, max: MAX_SEGMENT / 2 });
         }
         let writer = &*self.writer;
         let tags: Vec<u32> = (0..batch.len()).map(|n| self.keydir.tag(batch.key(n))).collect();
-        let deletes = !frames.iter().any(|frame| frame.record.is_put());
+        let deletes = !frames.iter().any(|frame| frame.header.kind == Kind::Put);
         let need = if deletes { Need::Delete } else { Need::Put };
         let mut oversize = writer.oversize_segment(len, need)?;
         let is_oversize = oversize.is_some();
@@ -112,7 +112,7 @@ impl StoreInner {
         if is_oversize {
             writer.after_oversize_claim();
         }
-        self.count_writes(frames.iter().map(|frame| frame.record.is_put()));
+        self.count_writes(frames.iter().map(|frame| frame.header.kind == Kind::Put));
         Ok(writer.acknowledge(position)?)
     }
 
@@ -156,8 +156,9 @@ impl StoreInner {
             Some(len) => self.new_put(key, len, None)?,
             None => new_tombstone(key)?,
         };
-        let body = &body[..record.body_len() as usize];
-        Ok(BatchRecord { record, body, crc: frame::crc(body) })
+        let header = record.header();
+        let body = &body[..header.body_len() as usize];
+        Ok(BatchRecord { header, body, crc: frame::crc(body) })
     }
 }
 
@@ -169,10 +170,10 @@ fn write_all(
 ) -> (LogPosition, Vec<Option<LogPosition>>) {
     let mut puts = Vec::with_capacity(frames.len());
     let mut at = HEADER;
-    for &BatchRecord { record, body, crc } in frames {
+    for &BatchRecord { header, body, crc } in frames {
         let position = claim.segment().position(claim.offset() + at);
-        puts.push(record.is_put().then_some(position));
-        let (header, len) = (record.header(), record.frame_len());
+        puts.push((header.kind == Kind::Put).then_some(position));
+        let len = frame::frame_len(header.body_len());
         claim.write(at + frame::WORD, &header.to_word().to_le_bytes());
         claim.write(at + HEADER, body);
         claim.write_inner_word(at, len, header, crc);

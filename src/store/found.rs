@@ -105,7 +105,7 @@ pub(super) fn has_key(
     corruption: &FoundCorruption,
 ) -> bool {
     // SAFETY: a slot points there, and its shard is locked.
-    let is = unsafe { segment.record_head(offset) }.is_some_and(|record| record.key() == key);
+    let is = unsafe { segment.has_key(offset, key) };
     if !is {
         note_corruption(segment, offset, corruption);
     }
