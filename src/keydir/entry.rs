@@ -1,4 +1,5 @@
-//! An entry of the keydir, locked for writing: the one place where a slot changes.
+//! An entry of the keydir, locked for writing: the one place where a slot changes. (The store changes
+//! them through its view, which does what goes with it.)
 //!
 //! Finding the entry takes the write lock of the key's shard, and the entry holds it until it is
 //! dropped, or consumed by `set` or `remove`. Meanwhile no other thread reads or changes the slots of

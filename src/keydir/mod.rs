@@ -26,14 +26,15 @@ mod locked;
 mod slot;
 mod table;
 
+pub(crate) use entry::KeydirEntry;
 pub(crate) use load::{EntryRelation, LoadEntry, LoadSource, Resolve};
 pub(crate) use locked::ReadShards;
 pub(crate) use slot::LOOKUP_BATCH;
+pub(crate) use table::Table;
 
-use self::entry::KeydirEntry;
 use self::locked::KeydirEntries;
 use self::slot::{SHARDS, Slot, shard_of};
-use self::table::{Table, hash, prefetch_slot};
+use self::table::{hash, prefetch_slot};
 use crate::position::LogPosition;
 use dashmap::{DashMap, RwLockWriteGuard};
 use siphasher::sip::SipHasher13;

@@ -139,10 +139,9 @@ impl StoreInner {
         for (nth, (&tag, put)) in tags.iter().zip(puts).enumerate() {
             // In order, and looked up only now: a batch may contain a key twice.
             let entry = entries.entry(tag, |at| is(nth, at));
-            entry.position().into_iter().for_each(|old| self.died(old));
             match put {
-                Some(position) => entry.set(position),
-                None => entry.remove(),
+                Some(position) => self.set_slot(entry, position),
+                None => self.remove_slot(entry),
             }
         }
         Ok(Some(position))

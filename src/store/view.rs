@@ -22,11 +22,12 @@ use super::counters::ReadCounters;
 use super::found::{FoundCorruption, FoundRecord, has_key, stale};
 use super::value::Value;
 use crate::error::ReadError;
-use crate::keydir::Keydir;
+use crate::keydir::{Keydir, KeydirEntry, Table};
 use crate::position::LogPosition;
 use crate::segment::Segment;
 use crate::segment::set::{Listed, Pin, SegmentSet, locate};
 use crossbeam_utils::CachePadded;
+use std::ops::DerefMut;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -75,6 +76,30 @@ impl StoreView {
             let record = unsafe { segment.record_head(offset) };
             Some(record.map_or(at, |record| segment.origin_of(offset, &record)))
         })
+    }
+
+    /// Points a key's slot at a frame. The frame that it pointed at, if any, is dead.
+    ///
+    /// Every change of a slot goes through here or [`remove_slot`](Self::remove_slot), but for the
+    /// loading of the keydir. So what has to hold between slots and the rest of the view is kept in one
+    /// place, under the lock of the slot's shard.
+    #[inline]
+    pub(crate) fn set_slot<T>(&self, entry: KeydirEntry<T>, new: LogPosition)
+    where
+        T: DerefMut<Target = Table>,
+    {
+        entry.position().into_iter().for_each(|old| self.died(old));
+        entry.set(new);
+    }
+
+    /// Removes a key's slot, if it has one. The frame that it pointed at is dead.
+    #[inline]
+    pub(crate) fn remove_slot<T>(&self, entry: KeydirEntry<T>)
+    where
+        T: DerefMut<Target = Table>,
+    {
+        entry.position().into_iter().for_each(|old| self.died(old));
+        entry.remove();
     }
 
     /// Counts a frame as dead: no slot points at it any longer.

@@ -124,8 +124,7 @@ impl StoreInner {
             return Ok(None);
         };
         put.write_head(|at, part| claim.write(at, part));
-        old.into_iter().for_each(|old| self.died(old));
-        entry.set(position(&claim));
+        self.set_slot(entry, position(&claim));
         Ok(Some(claim))
     }
 
@@ -174,13 +173,14 @@ impl StoreInner {
         is: impl Fn(LogPosition) -> bool,
     ) -> Option<Option<LogPosition>> {
         let entry = self.keydir.entry(self.keydir.tag(tombstone.key()), is);
-        let Some(old) = entry.position() else { return Some(None) };
+        if entry.position().is_none() {
+            return Some(None);
+        }
         let len = tombstone.frame_len();
         let mut claim = self.writer.try_claim(&mut None, len, Need::Delete)?;
         tombstone.write_head(|at, part| claim.write(at, part));
         let position = finish(claim, tombstone, &[]);
-        self.died(old);
-        entry.remove();
+        self.remove_slot(entry);
         Some(Some(position))
     }
 
@@ -300,11 +300,10 @@ impl StoreInner {
         let Some(mut claim) = self.writer.try_claim(oversize, len, *need) else { return Ok(None) };
         record.write_head(|at, part| claim.write(at, part));
         let position = finish(claim, &record, value);
-        old.into_iter().for_each(|at| self.died(at));
         if is_put {
-            entry.set(position);
+            self.set_slot(entry, position);
         } else {
-            entry.remove();
+            self.remove_slot(entry);
         }
         Ok(Some((Some(Written { position, is_put }), result)))
     }

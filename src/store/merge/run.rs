@@ -138,10 +138,7 @@ impl<'i> Run<'i> {
         let is_over = |expiry| expiry <= self.inner.clock.now();
         if record.expiry().is_some_and(is_over) {
             let entry = keydir.entry(tag, |at| at == here);
-            if entry.position().is_some() {
-                entry.remove();
-                segment.dead.add(len);
-            }
+            self.inner.remove_slot(entry);
             // Whether it has a slot or not: a failed merge may have removed that.
             self.tombstones.push((nth, offset));
             self.report.expired += 1;
@@ -222,10 +219,7 @@ impl<'i> Run<'i> {
         for Move { tag, old, new } in std::mem::take(&mut self.moves) {
             let entry = inner.keydir.entry(tag, |at| at == old);
             match entry.position() {
-                Some(_) => {
-                    inner.died(old);
-                    entry.set(new);
-                }
+                Some(_) => inner.set_slot(entry, new),
                 // The key was written or deleted meanwhile.
                 None => inner.died(new),
             }
