@@ -120,3 +120,25 @@ fn no_entry_is_slept_through_over_many_rolls() {
         }
     }
 }
+
+#[test]
+fn what_is_committed_ends_at_a_claim_for_readers_of_the_files_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = small_log(64 << 10).open(dir.path()).unwrap();
+    log.append(b"before").unwrap();
+    let begin = log.committed();
+    log.append_with(5, |bytes| {
+        // Into other segments, too.
+        for _ in 0..1000 {
+            log.append(&[1; 1000]).unwrap();
+        }
+        let other = CommitLog::open_read_only(dir.path()).unwrap();
+        assert_eq!(other.committed(), begin);
+        assert_eq!((log.committed(), log.tail()), (begin, other.tail()));
+        bytes.fill(7);
+    })
+    .unwrap();
+    let other = CommitLog::open_read_only(dir.path()).unwrap();
+    assert_eq!(other.committed(), other.tail());
+    assert_eq!(log.committed(), other.committed());
+}

@@ -7,6 +7,7 @@
 #![allow(unsafe_code, reason = "walks over frames beside a live writer")]
 
 use crate::error::{OpenError, ReadError};
+use crate::format::frame::State;
 use crate::format::header::FIRST_FRAME;
 use crate::log::append::prefix::is_frame_before;
 use crate::log::recovery;
@@ -63,6 +64,14 @@ impl Source {
         match self {
             Self::Writer(writer) => writer.tail(),
             Self::Follower(log) => log.tail(),
+        }
+    }
+
+    /// The end of what is finished without a gap.
+    pub(crate) fn committed(&self) -> LogPosition {
+        match self {
+            Self::Writer(writer) => writer.committed(),
+            Self::Follower(log) => log.committed(),
         }
     }
 
@@ -200,24 +209,10 @@ impl Follower {
 
     /// The end of the last segment that was written to.
     fn tail(&self) -> LogPosition {
-        if let Err(error) = self.refresh(0) {
-            // The tail as last known. Reading on tries again, and reports what is wrong.
-            tracing::warn!(%error, "could not look for new segments");
-        }
-        let segments = self.table.segments();
+        self.look_for_segments();
         let mut tail = LogPosition::START;
-        for segment in segments.iter().rev().filter(|s| !s.header.merged) {
-            let mut offset = if segment.is_sealed() { segment.end() } else { FIRST_FRAME };
-            while offset < segment.end() {
-                // SAFETY: a frame begins at `offset`: the first one, or behind the one before.
-                match unsafe { frame_at(segment, offset, segment.end() - offset) } {
-                    Ok(Some(frame)) => offset += frame.word.len,
-                    _ => match segment.gaps.iter().find(|gap| gap.offset == offset) {
-                        Some(gap) => offset += gap.len,
-                        None => break,
-                    },
-                }
-            }
+        for segment in self.table.segments().iter().rev().filter(|s| !s.header.merged) {
+            let offset = end_of_frames(segment, |_| true);
             tail = segment.position(offset);
             if offset > FIRST_FRAME {
                 break;
@@ -225,4 +220,45 @@ impl Follower {
         }
         tail
     }
+
+    /// The end of what is finished without a gap: behind it is a claim, or nothing.
+    fn committed(&self) -> LogPosition {
+        self.look_for_segments();
+        let mut committed = LogPosition::START;
+        for segment in self.table.segments().iter().filter(|s| !s.header.merged) {
+            let offset = end_of_frames(segment, |state| state != State::Claimed);
+            if offset > FIRST_FRAME || committed == LogPosition::START {
+                committed = segment.position(offset);
+            }
+            if offset < segment.end() {
+                break;
+            }
+        }
+        committed
+    }
+
+    fn look_for_segments(&self) {
+        if let Err(error) = self.refresh(0) {
+            // What is known already has to do. Reading on tries again, and reports what is wrong.
+            tracing::warn!(%error, "could not look for new segments");
+        }
+    }
+}
+
+/// Where the first frame begins whose state is not `wanted`, or where the frames end.
+fn end_of_frames(segment: &Segment, wanted: impl Fn(State) -> bool) -> u64 {
+    let end = segment.end();
+    let mut offset = if segment.is_sealed() { end } else { FIRST_FRAME };
+    while offset < end {
+        // SAFETY: a frame begins at `offset`: the first one, or behind the one before.
+        match unsafe { frame_at(segment, offset, end - offset) } {
+            Ok(Some(frame)) if !wanted(frame.word.state) => break,
+            Ok(Some(frame)) => offset += frame.word.len,
+            _ => match segment.gap_at(offset) {
+                Some(gap) => offset += gap.len,
+                None => break,
+            },
+        }
+    }
+    offset
 }

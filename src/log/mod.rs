@@ -251,7 +251,7 @@ impl CommitLog {
     /// The end of the contiguous committed part: every append before it is finished.
     #[must_use]
     pub fn committed(&self) -> LogPosition {
-        self.writer().map_or_else(|| self.tail(), |writer| writer.committed())
+        self.source.committed()
     }
 
     /// The durable watermark: everything before it is on the device. [`LogPosition::START`] if the log

@@ -54,7 +54,7 @@ pub(crate) unsafe trait SegmentMemory {
     /// The caller has seen the frame committed (Acquire).
     unsafe fn header(&self, offset: u64) -> u64;
     /// Bytes of a block, of which there is one for each item of `found_frames`.
-    const BLOCK: u64 = 64 << 10;
+    const BLOCK: u64 = 4 << 10;
     /// For each block an offset in it where a frame begins, or 0: what `Prefix::is_frame` has found.
     fn found_frames(&self) -> &[AtomicU64];
 }
