@@ -4,7 +4,7 @@ mod common;
 
 use common::files::paths_with;
 use common::{sealed as full, store_by_hand as options};
-use tailcask::{MergePolicy, OpenError, SimulatedDisk, Store};
+use tailcask::{MergePolicy, OpenError, RepairError, SimulatedDisk, Store};
 
 const SEGMENT: u64 = 2 << 20;
 
@@ -71,6 +71,12 @@ fn options_out_of_range_are_refused_before_anything_is_made() {
     let error = refused(policy().rate_limit(0));
     assert!(matches!(error, OpenError::Option { option: "rate_limit", value: 0, .. }), "{error}");
     options().merge_policy(policy().pack_below(SEGMENT / 2)).open(&path).unwrap();
+    let copy = dir.path().join("copy");
+    let error = options().merge_policy(policy().rate_limit(0)).repair(&path, &copy).unwrap_err();
+    let RepairError::Open(OpenError::Option { option: "rate_limit", .. }) = error else {
+        panic!("{error}");
+    };
+    assert!(!copy.exists());
 }
 
 #[test]

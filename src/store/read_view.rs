@@ -9,7 +9,7 @@
 use super::backup::{self, BackupReport};
 use super::inner::{Contents, Damaged};
 use super::load::Loading;
-use super::stats::{SegmentStats, Stats};
+use super::stats::Stats;
 use super::usage::{SegmentUsage, disk_bytes};
 use super::verify::verify_still;
 use super::view::StoreView;
@@ -236,20 +236,9 @@ impl ReadView {
         stats.space_goal_missed = self.options.merge_policy.misses_goal(&usages);
         for segment in segments {
             let SegmentUsage { used, dead, .. } = usage_of(&segment, now);
-            let stat = SegmentStats {
-                id: segment.id(),
-                merged: segment.header.merged,
-                sealed: segment.is_sealed(),
-                disk_bytes: disk_bytes(&segment),
-                live_bytes: used - dead,
-                dead_bytes: dead,
-            };
-            stats.disk_bytes += stat.disk_bytes;
-            stats.live_bytes += stat.live_bytes;
-            stats.dead_bytes += stat.dead_bytes;
-            stats.log.segments += usize::from(!stat.merged);
-            stats.log.disk_bytes += stat.disk_bytes;
-            stats.segments.push(stat);
+            stats.add_segment(&segment, used, dead);
+            stats.log.segments += usize::from(!segment.header.merged);
+            stats.log.disk_bytes += disk_bytes(&segment);
         }
         let first = self.view.table.first();
         let begin = first.map(|id| LogPosition::new(id, FIRST_FRAME as u32));

@@ -53,6 +53,7 @@ impl StoreOptions {
         dir: impl AsRef<Path>,
         new_dir: impl AsRef<Path>,
     ) -> Result<RecoveryReport, RepairError> {
+        self.check()?;
         let from = self.log.directory(dir.as_ref())?;
         let manifest = from.read_manifest()?.and_then(|bytes| Manifest::decode(&bytes).ok());
         if manifest.as_ref().is_some_and(|manifest| !manifest.is_store()) {

@@ -6,6 +6,7 @@ use super::usage::disk_bytes;
 use crate::error::Corruption;
 use crate::format::header::FIRST_FRAME;
 use crate::log::LogStats;
+use crate::segment::Segment;
 use crate::sync::lock;
 use std::time::Duration;
 
@@ -58,6 +59,23 @@ impl Stats {
     #[must_use]
     pub fn dead_ratio(&self) -> f64 {
         ratio(self.dead_bytes, self.live_bytes)
+    }
+}
+
+impl Stats {
+    pub(super) fn add_segment(&mut self, segment: &Segment, used: u64, dead: u64) {
+        let stat = SegmentStats {
+            id: segment.id(),
+            merged: segment.header.merged,
+            sealed: segment.is_sealed(),
+            disk_bytes: disk_bytes(segment),
+            live_bytes: used - dead,
+            dead_bytes: dead,
+        };
+        self.disk_bytes += stat.disk_bytes;
+        self.live_bytes += stat.live_bytes;
+        self.dead_bytes += stat.dead_bytes;
+        self.segments.push(stat);
     }
 }
 
@@ -134,24 +152,16 @@ impl Store {
         stats.space_goal_missed = self.inner.policy.misses_goal(&usages);
         let tail = self.log.tail();
         for segment in self.writer().segment_set().segments() {
-            let known = usages.iter().find(|usage| usage.id == segment.id());
+            // In the order of their ids, as those of the set are.
+            let known = usages.binary_search_by_key(&segment.id(), |usage| usage.id);
+            let known = known.ok().map(|at| usages[at]);
             let used = match known {
                 Some(usage) => usage.used,
                 None if segment.id() == tail.segment() => u64::from(tail.offset()) - FIRST_FRAME,
                 None => 0,
             };
             let dead = known.map_or_else(|| segment.dead.get().min(used), |usage| usage.dead);
-            stats.disk_bytes += disk_bytes(&segment);
-            stats.live_bytes += used - dead;
-            stats.dead_bytes += dead;
-            stats.segments.push(SegmentStats {
-                id: segment.id(),
-                merged: segment.header.merged,
-                sealed: segment.is_sealed(),
-                disk_bytes: disk_bytes(&segment),
-                live_bytes: used - dead,
-                dead_bytes: dead,
-            });
+            stats.add_segment(&segment, used, dead);
         }
         stats
     }
