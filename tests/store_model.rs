@@ -210,7 +210,7 @@ impl World {
         let now = self.now();
         let entry = self.map.get(key).filter(|entry| entry.is_visible(now))?.clone();
         if entry.reclaimed && self.store().get(key).unwrap().is_none() {
-            self.map.remove(key);
+            // It stays in the map: if the merge failed, it may be back once the store is reopened.
             return None;
         }
         Some(entry.value)

@@ -16,8 +16,8 @@ impl Segment {
     /// # Safety
     /// Nothing writes to those bytes while the head is used. That holds if
     /// * the segment has no writer: it is sealed, or open read-only; or
-    /// * a slot of the keydir points at the offset, seen under the lock of its shard: the head was
-    ///   written before the slot was set, and never changes; or
+    /// * a slot of the keydir points at the offset, or did when this thread had its shard locked: the
+    ///   head was written before the slot was set, and never changes; or
     /// * the frame was seen committed, with Acquire.
     #[inline]
     pub(crate) unsafe fn record_head(&self, offset: u64) -> Option<RecordHead<'_>> {

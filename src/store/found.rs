@@ -1,8 +1,8 @@
 //! Records that slots point at: comparing their keys, waiting for their commits, verifying them.
 //!
-//! The header and the key of a record are written before its slot is set, and never change. So under
-//! the lock of the slot's shard a key can be compared at once. The rest is readable once the frame is
-//! committed; until then it is waited for.
+//! The header and the key of a record are written before its slot is set, and never change. So a key can
+//! be compared at once by a thread that has seen the slot, under the lock of its shard or later with the
+//! segment pinned. The rest is readable once the frame is committed; until then it is waited for.
 //!
 //! No wait is for a writer that may be dead. A claimed frame is waited for only in a segment that this
 //! process writes to. The thread that claimed it is between two steps of one call, in which it waits
@@ -95,8 +95,9 @@ fn record_at(
     }
 }
 
-/// Whether the record that a slot points at is a key's, seen under the lock of the slot's shard. One
-/// that is not is verified, since a key that is damaged must not pass for another one.
+/// Whether the record that a slot points at is a key's. The slot was seen under the lock of its shard, and
+/// the segment is kept since. A record that is not the key's is verified, since a key that is damaged must
+/// not pass for another one.
 #[inline]
 pub(super) fn has_key(
     segment: &Segment,
@@ -104,7 +105,7 @@ pub(super) fn has_key(
     key: &[u8],
     corruption: &FoundCorruption,
 ) -> bool {
-    // SAFETY: a slot points there, and its shard is locked.
+    // SAFETY: a slot points there, or did when its shard was locked.
     let is = unsafe { segment.has_key(offset, key) };
     if !is {
         note_corruption(segment, offset, corruption);

@@ -11,7 +11,7 @@
 
 use super::found::{FoundCorruption, FoundRecord, has_key, stale};
 use super::value::Value;
-use super::view::{StoreView, segment_of};
+use super::view::{PinnedSlot, StoreView, segment_of};
 use crate::error::{Corruption, ReadError};
 use crate::keydir::{LOOKUP_BATCH, ReadShards};
 use crate::position::LogPosition;
@@ -22,8 +22,8 @@ use std::sync::atomic::Ordering;
 /// The corruption that lookups of many keys have found, each with the index of the key.
 type FoundCorruptions = Vec<(usize, Corruption)>;
 
-/// Where a key's slot points, if it has one, with the segment pinned.
-type PinnedSlot<'a> = Option<(LogPosition, Pin<'a>)>;
+/// A key's slot, if it has one.
+type FoundSlot<'a> = Option<PinnedSlot<'a>>;
 
 impl StoreView {
     /// As `is_key`, where the segment is most likely in a snapshot that is at hand.
@@ -87,9 +87,9 @@ impl StoreView {
     /// First a group at a time, which holds writers up only for a moment and brings the data into
     /// memory. If a batch was written meanwhile, again, with all shards locked that are needed.
     #[inline(never)]
-    fn look_up_many(&self, keys: &[&[u8]], damaged: &mut FoundCorruptions) -> Vec<PinnedSlot<'_>> {
+    fn look_up_many(&self, keys: &[&[u8]], damaged: &mut FoundCorruptions) -> Vec<FoundSlot<'_>> {
         let tags: Vec<u32> = keys.iter().map(|key| self.keydir.tag(key)).collect();
-        let mut places: Vec<PinnedSlot<'_>> =
+        let mut places: Vec<FoundSlot<'_>> =
             std::iter::repeat_with(|| None).take(keys.len()).collect();
         let mut look_up = |all: Option<&ReadShards<'_>>| {
             damaged.clear();
@@ -126,7 +126,7 @@ impl StoreView {
         locked: &ReadShards<'_>,
         keys: &[&[u8]],
         tags: &[u32],
-        places: &mut [PinnedSlot<'a>],
+        places: &mut [FoundSlot<'a>],
         mut damaged: impl FnMut(usize, Corruption),
     ) {
         let (damage, mut stale_places) = (FoundCorruption::default(), Vec::new());
@@ -156,7 +156,7 @@ impl StoreView {
     /// was compared with is damaged.
     fn values<'a>(
         &'a self,
-        places: &mut [PinnedSlot<'a>],
+        places: &mut [FoundSlot<'a>],
         damaged: &FoundCorruptions,
     ) -> Result<Vec<Option<Value<'a>>>, ReadError> {
         let mut values = Vec::with_capacity(places.len());

@@ -6,7 +6,6 @@
 
 #![allow(unsafe_code, reason = "reads frames that were verified")]
 
-use super::found::FoundCorruption;
 use super::hints::{self, SummaryBuilder};
 use super::inner::Contents;
 use super::merge::damage;
@@ -225,17 +224,17 @@ impl<'i> Verification<'i> {
         place: RecordPlace,
         key: &[u8],
     ) -> Result<Option<(LogPosition, LogPosition)>, Corruption> {
-        let (inner, damage) = (self.inner, FoundCorruption::default());
+        let inner = self.inner;
         if inner.keydir.get(place.tag, |at| at == place.at, |_| ()).is_some() {
             return Ok(Some((place.at, place.origin)));
         }
-        let is = |at| inner.is_key(at, key, &damage);
-        let found = inner.keydir.get(place.tag, is, |at| (at, inner.origin(at)));
-        match (found, damage.take()) {
-            (Some((at, Some(origin))), _) => Ok(Some((at, origin))),
-            (_, Some(damage)) => Err(damage),
-            _ => Ok(None),
-        }
+        let slot = inner.slot(place.tag, key)?;
+        Ok(slot.map(|(at, segment)| {
+            let offset = at.offset().into();
+            // SAFETY: a slot pointed there when its segment was pinned.
+            let record = unsafe { segment.record_head(offset) };
+            (at, record.map_or(at, |record| segment.origin_of(offset, &record)))
+        }))
     }
 
     fn later_tombstones(&mut self, from: LogPosition, to: LogPosition) -> Result<(), Corruption> {

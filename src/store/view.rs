@@ -5,13 +5,20 @@
 //! Lookups of many keys are in `get_many`, the records that slots point at in `found`, iteration is in
 //! `iter`, and verification in `verify`.
 //!
-//! Why a get never reads an unmapped segment:
+//! A get finds the position under the lock of its key's shard, and reads the frame without it: a page
+//! that has to come from the device then holds up this get alone. Under the read lock it only copies the
+//! position that the slot with the key's tag points at, and pins the segment; then it compares the key
+//! in the frame. Only if that is another key's does it take all slots with the tag, in the same way.
 //!
-//! * While it holds the read lock of its key's shard, it pins the segment that the slot points into.
-//!   That segment is in the set: a merge puts its outputs into the set before it moves slots there, and
-//!   takes its inputs out only after it has moved every slot out of them, which needs the write lock of
-//!   each slot's shard.
-//! * A pinned segment is not unmapped before the pin is dropped, and what a get returns holds the pin.
+//! * **It is linearizable.** It takes effect while it holds the lock. A key has one slot if it has a value,
+//!   and none otherwise; so of the slots with its tag at that moment either exactly one is the key's, or
+//!   the key has no value. Frames do not change and positions are not used twice, so a comparison says the
+//!   same later as it would have said then.
+//! * **It never reads an unmapped segment.** The segment that a slot points into is in the set while the
+//!   shard is locked: a merge puts its outputs into the set before it moves slots there, and takes its
+//!   inputs out only after it has moved every slot out of them, which needs the write lock of each slot's
+//!   shard. A pinned segment is not unmapped before the pin is dropped, and what a get returns holds the
+//!   pin.
 //!
 //! If this does not hold for a slot, because a hint was wrong, reading it is an error, never a panic.
 
@@ -21,7 +28,7 @@ use super::clock::Clock;
 use super::counters::ReadCounters;
 use super::found::{FoundCorruption, FoundRecord, has_key, stale};
 use super::value::Value;
-use crate::error::ReadError;
+use crate::error::{Corruption, ReadError};
 use crate::keydir::{Keydir, KeydirEntry, Table};
 use crate::position::LogPosition;
 use crate::segment::Segment;
@@ -30,6 +37,9 @@ use crossbeam_utils::CachePadded;
 use std::ops::DerefMut;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+
+/// Where a slot points, with the segment pinned.
+pub(crate) type PinnedSlot<'a> = (LogPosition, Pin<'a>);
 
 /// See the [module](self).
 #[derive(Debug)]
@@ -65,16 +75,6 @@ impl StoreView {
                 corruption.set(Some(stale(at)));
                 false
             }
-        })
-    }
-
-    /// The origin of the frame that a slot points at, which says how new it is.
-    pub(crate) fn origin(&self, at: LogPosition) -> Option<LogPosition> {
-        self.with(at, |segment, offset| {
-            let segment = segment?;
-            // SAFETY: a slot points there, and its shard is locked.
-            let record = unsafe { segment.record_head(offset) };
-            Some(record.map_or(at, |record| segment.origin_of(offset, &record)))
         })
     }
 
@@ -140,13 +140,41 @@ impl StoreView {
 
     /// A key's newest record, if it has one that has not expired.
     pub(crate) fn find(&self, key: &[u8]) -> Result<Option<FoundRecord<'_>>, ReadError> {
-        let (tag, corruption) = (self.keydir.tag(key), FoundCorruption::default());
-        let is = |at| self.is_key(at, key, &corruption);
-        let Some((position, pin)) = self.keydir.get(tag, is, |at| (at, self.pin(at))) else {
-            return corruption.take().map_or(Ok(None), |found| Err(ReadError::Corrupt(found)));
-        };
-        let found = self.read_pinned(position, pin)?;
+        let slot = self.slot(self.keydir.tag(key), key).map_err(ReadError::Corrupt)?;
+        let Some((position, pin)) = slot else { return Ok(None) };
+        let found = FoundRecord::read(pin, position, self.verify)?;
         Ok(self.is_there(&found).then_some(found))
+    }
+
+    /// Where a key's slot points, if it has one. No frame is read under the lock; see above.
+    #[inline(always)]
+    pub(crate) fn slot(&self, tag: u32, key: &[u8]) -> Result<Option<PinnedSlot<'_>>, Corruption> {
+        match self.keydir.get(tag, |_| true, |at| (at, self.pin(at))) {
+            None => Ok(None),
+            // SAFETY: a slot pointed there when its segment was pinned.
+            Some((at, Some(pin))) if unsafe { pin.has_key(at.offset().into(), key) } => {
+                Ok(Some((at, pin)))
+            }
+            Some(_) => self.slot_of_several(tag, key),
+        }
+    }
+
+    /// As `slot`, where the first slot with the tag is not the key's: all of them.
+    #[cold]
+    #[inline(never)]
+    fn slot_of_several(&self, tag: u32, key: &[u8]) -> Result<Option<PinnedSlot<'_>>, Corruption> {
+        let (mut all, corruption) = (Vec::new(), FoundCorruption::default());
+        self.keydir.each(tag, |at| all.push((at, self.pin(at))));
+        for (at, pin) in all {
+            match pin {
+                Some(pin) if has_key(&pin, at.offset().into(), key, &corruption) => {
+                    return Ok(Some((at, pin)));
+                }
+                Some(_) => {}
+                None => corruption.set(Some(stale(at))),
+            }
+        }
+        corruption.take().map_or(Ok(None), Err)
     }
 
     /// As `read`, with the segment already pinned; `None` if it does not exist.

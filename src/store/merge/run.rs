@@ -15,7 +15,6 @@ use crate::position::LogPosition;
 use crate::segment::Segment;
 use crate::segment::quiet::QuietSegment;
 use crate::segment::scan;
-use crate::store::found::FoundCorruption;
 use crate::store::hints::{self, SegmentSummary, SummaryBuilder};
 use crate::store::inner::StoreInner;
 use crate::store::usage::{content_bytes, disk_bytes};
@@ -197,11 +196,9 @@ impl<'i> Run<'i> {
     }
 
     fn has_value(&self, tombstone: &Tombstone<'_>) -> bool {
-        let (inner, damage) = (self.inner, FoundCorruption::default());
-        inner
-            .keydir
-            .get(tombstone.tag, |at| inner.is_key(at, tombstone.key, &damage), |_| ())
-            .is_some()
+        // Beside damage nothing is certain: the tombstone stays.
+        let slot = self.inner.slot(tombstone.tag, tombstone.key);
+        slot.is_ok_and(|slot| slot.is_some())
     }
 
     /// No slot points at the outputs: discard them.
