@@ -6,6 +6,10 @@
 //! that shard, so what is done in between (such as claiming the key's next frame) is in the same order
 //! for all. A thread that holds an entry must not use the keydir, nor wait for anything that may need
 //! it.
+//!
+//! An entry without a slot has room for one: a table grows before the entry is given out, and not in
+//! `set`. Whoever sets the slot has claimed a frame by then, and all who wait for the commit of that
+//! frame would wait for the table as well.
 
 #![allow(unsafe_code, reason = "changes a slot where it was found, without another search")]
 
@@ -17,8 +21,9 @@ use std::ops::DerefMut;
 /// One key's entry, vacant or not. `T` is the shard's table: its lock's guard, or a borrow of one that
 /// is locked with others.
 ///
-/// Invariant: the bucket is one of the table's, and full. The entry has the table to itself from when
-/// the bucket is found until `set` or `remove`, which use the entry up.
+/// Invariant: the bucket is one of the table's, and full; without one, the table has room for another
+/// slot. The entry has the table to itself from when the bucket is looked for until `set` or `remove`,
+/// which use the entry up.
 pub(crate) struct KeydirEntry<T> {
     table: T,
     tag: u32,
@@ -28,12 +33,15 @@ pub(crate) struct KeydirEntry<T> {
 impl<T: DerefMut<Target = Table>> KeydirEntry<T> {
     /// Finds the slot with a tag that `is` accepts: it compares the key with that of the frame there.
     #[inline]
-    pub(super) fn find(table: T, tag: u32, mut is: impl FnMut(LogPosition) -> bool) -> Self {
+    pub(super) fn find(mut table: T, tag: u32, mut is: impl FnMut(LogPosition) -> bool) -> Self {
         let mut position = None;
         let bucket = table.find(hash(&table, tag), |(slot, _)| {
             position = Some(slot.position());
             slot.tag == tag && is(slot.position())
         });
+        if bucket.is_none() {
+            table::make_room(&mut table);
+        }
         Self { table, tag, found: bucket.zip(position) }
     }
 
@@ -69,5 +77,25 @@ impl<T> std::fmt::Debug for KeydirEntry<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let position = self.found.as_ref().map(|(_, position)| position);
         f.debug_struct("KeydirEntry").field("position", &position).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_grows_before_its_entry_is_given_out() {
+        let mut table = Table::new();
+        let mut grown = 0;
+        for n in 0..1000 {
+            let entry = KeydirEntry::find(&mut table, n << 12, |_| false);
+            let (len, buckets) = (entry.table.len(), entry.table.buckets());
+            assert!(len < entry.table.capacity());
+            entry.set(LogPosition::new(1, 128));
+            assert_eq!((table.len(), table.buckets()), (len + 1, buckets));
+            grown += usize::from(table.len() == table.capacity());
+        }
+        assert!(grown > 5);
     }
 }

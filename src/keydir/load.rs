@@ -218,6 +218,7 @@ impl<R: Resolve> Filler<'_, R> {
 
     fn keep(&mut self, slot: Slot) {
         if slot.position & TOMBSTONE == 0 {
+            table::make_room(self.table);
             table::insert(self.table, slot);
         }
     }

@@ -7,13 +7,65 @@
 
 use super::entry::KeydirEntry;
 use super::slot::{LOOKUP_BATCH, SHARDS, shard_of};
-use super::table::{Table, hash, touch_slots};
+use super::table::{Probe, Table, touch_slots};
 use crate::position::LogPosition;
 use dashmap::{RwLockReadGuard, RwLockWriteGuard};
 use std::ops::Deref;
 
+/// Some of the shards.
+struct ShardSet {
+    /// A bit for each shard.
+    words: [u64; WORDS],
+    /// Number of shards in the words before each.
+    before: [u16; WORDS],
+    count: usize,
+}
+
+const WORDS: usize = SHARDS / 64;
+const _: () = assert!(SHARDS.is_multiple_of(64) && SHARDS <= u16::MAX as usize);
+
+impl ShardSet {
+    /// The shards of some tags.
+    #[inline]
+    fn of(tags: &[u32]) -> Self {
+        let (mut words, mut before, mut count) = ([0; WORDS], [0; WORDS], 0);
+        for &tag in tags {
+            let shard = shard_of(tag);
+            words[shard / 64] |= 1u64 << (shard % 64);
+        }
+        for (before, word) in before.iter_mut().zip(&words) {
+            *before = count as u16;
+            count += word.count_ones() as usize;
+        }
+        Self { words, before, count }
+    }
+
+    /// In the order of their numbers.
+    #[inline]
+    fn for_each(&self, mut each: impl FnMut(usize)) {
+        for (nth, mut word) in self.words.into_iter().enumerate() {
+            while word != 0 {
+                each(nth * 64 + word.trailing_zeros() as usize);
+                word &= word - 1;
+            }
+        }
+    }
+
+    /// How many of them have lower numbers than a shard, which is one of them.
+    #[inline]
+    fn rank(&self, shard: usize) -> usize {
+        let (word, bit) = (self.words[shard / 64], 1u64 << (shard % 64));
+        debug_assert!(word & bit != 0);
+        usize::from(self.before[shard / 64]) + (word & (bit - 1)).count_ones() as usize
+    }
+}
+
 /// Those shards, of all there are, that some tags are in. `G` is the guard of a shard's lock.
-pub(crate) struct LockedShards<G>([Option<G>; SHARDS]);
+pub(crate) struct LockedShards<G> {
+    shards: ShardSet,
+    /// One for each of them, in the order of their numbers.
+    guards: Vec<G>,
+}
 
 /// Shards that are locked for looking keys up.
 pub(crate) type ReadShards<'k> = LockedShards<RwLockReadGuard<'k, Table>>;
@@ -23,21 +75,25 @@ pub(crate) type KeydirEntries<'k> = LockedShards<RwLockWriteGuard<'k, Table>>;
 
 impl<G> LockedShards<G> {
     /// Locks the shards of all tags, in the order of their numbers.
+    #[inline]
     pub(super) fn lock(tags: &[u32], lock: impl Fn(usize) -> G) -> Self {
-        let mut wanted = tags.iter().fold(0u64, |all, &tag| all | 1 << shard_of(tag));
-        let mut locked = [const { None }; SHARDS];
-        while wanted != 0 {
-            let shard = wanted.trailing_zeros() as usize;
-            locked[shard] = Some(lock(shard));
-            wanted &= wanted - 1;
-        }
-        Self(locked)
+        let shards = ShardSet::of(tags);
+        let mut guards = Vec::with_capacity(shards.count);
+        shards.for_each(|shard| guards.push(lock(shard)));
+        Self { shards, guards }
     }
 }
 
 impl<G: Deref<Target = Table>> LockedShards<G> {
+    /// The table with a tag, whose shard is locked.
+    #[inline]
     fn table(&self, tag: u32) -> &Table {
-        self.0[shard_of(tag)].as_deref().expect("its shard is locked")
+        &self.guards[self.shards.rank(shard_of(tag))]
+    }
+
+    #[inline]
+    fn probe(&self, tag: u32) -> Probe<'_> {
+        Probe::new(self.table(tag), tag)
     }
 
     /// Looks up a group of keys, [`LOOKUP_BATCH`] at most: each step is done for all of them before
@@ -49,47 +105,28 @@ impl<G: Deref<Target = Table>> LockedShards<G> {
     pub(crate) fn get_group(
         &self,
         tags: &[u32],
-        prefetch: impl FnMut(&[LogPosition]),
-        is: impl FnMut(usize, LogPosition) -> bool,
-        found: impl FnMut(usize, LogPosition),
-    ) {
-        self.touch(tags);
-        self.get_touched(tags, prefetch, is, found);
-    }
-
-    /// Loads the places where the slots of these tags should be.
-    #[inline]
-    fn touch(&self, tags: &[u32]) {
-        touch_slots(tags.iter().map(|&tag| (self.table(tag), tag)));
-    }
-
-    /// As `get_group`, for tags whose places are loaded.
-    #[inline]
-    fn get_touched(
-        &self,
-        tags: &[u32],
         mut prefetch: impl FnMut(&[LogPosition]),
         mut is: impl FnMut(usize, LogPosition) -> bool,
         mut found: impl FnMut(usize, LogPosition),
     ) {
         assert!(tags.len() <= LOOKUP_BATCH);
+        let mut probes = [const { None }; LOOKUP_BATCH];
+        for (probe, &tag) in probes.iter_mut().zip(tags) {
+            *probe = Some(self.probe(tag));
+        }
+        let probes = || probes[..tags.len()].iter().flatten();
+        touch_slots(probes());
         let mut first = [None; LOOKUP_BATCH];
-        for (first, &tag) in first.iter_mut().zip(tags) {
-            let table = self.table(tag);
-            let slot = table.get(hash(table, tag), |(slot, _)| slot.tag == tag);
-            *first = slot.map(|(slot, _)| slot.position());
+        for (first, probe) in first.iter_mut().zip(probes()) {
+            *first = probe.find(|_| true);
         }
         let (positions, count) = those_found(&first);
         prefetch(&positions[..count]);
-        for (index, (&tag, first)) in tags.iter().zip(first).enumerate() {
+        for (index, (probe, first)) in probes().zip(first).enumerate() {
             let mut at = first.filter(|&at| is(index, at));
             if at.is_none() && first.is_some() {
                 // A collision, or a damaged frame: try all slots with the tag.
-                let table = self.table(tag);
-                let slot = table.get(hash(table, tag), |(slot, _)| {
-                    slot.tag == tag && is(index, slot.position())
-                });
-                at = slot.map(|(slot, _)| slot.position());
+                at = probe.find(|at| is(index, at));
             }
             at.into_iter().for_each(|at| found(index, at));
         }
@@ -106,11 +143,9 @@ impl KeydirEntries<'_> {
         mut prefetch: impl FnMut(&[LogPosition]),
         mut is: impl FnMut(usize, LogPosition) -> bool,
     ) {
-        // Those of all groups first, so that the misses of one group overlap with those of the next.
-        tags.chunks(LOOKUP_BATCH).for_each(|tags| self.touch(tags));
         for (nth, tags) in tags.chunks(LOOKUP_BATCH).enumerate() {
             let is = |index, at| is(nth * LOOKUP_BATCH + index, at);
-            self.get_touched(tags, &mut prefetch, is, |_, _| {});
+            self.get_group(tags, &mut prefetch, is, |_, _| {});
         }
     }
 
@@ -121,7 +156,7 @@ impl KeydirEntries<'_> {
         tag: u32,
         is: impl FnMut(LogPosition) -> bool,
     ) -> KeydirEntry<&mut Table> {
-        let table = self.0[shard_of(tag)].as_deref_mut().expect("its shard is locked");
+        let table = &mut *self.guards[self.shards.rank(shard_of(tag))];
         KeydirEntry::find(table, tag, is)
     }
 }
@@ -132,4 +167,27 @@ fn those_found(all: &[Option<LogPosition>; LOOKUP_BATCH]) -> ([LogPosition; LOOK
     let places = positions.iter_mut().zip(all.iter().flatten());
     let count = places.map(|(to, &at)| *to = at).count();
     (positions, count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn shards_are_in_order_and_ranked() {
+        let tag = |n: u32| n.wrapping_mul(0x9e37_79b1);
+        for count in [0, 1, 2, 3, 32, 100, 1000, 100_000] {
+            let tags: Vec<u32> = (0..count).flat_map(|n| [tag(n), tag(n / 2)]).collect();
+            let expected: BTreeSet<usize> = tags.iter().map(|&tag| shard_of(tag)).collect();
+            let set = ShardSet::of(&tags);
+            let mut all = Vec::new();
+            set.for_each(|shard| all.push(shard));
+            assert!(all.iter().eq(&expected));
+            assert_eq!(set.count, all.len());
+            for (rank, &shard) in all.iter().enumerate() {
+                assert_eq!(set.rank(shard), rank);
+            }
+        }
+    }
 }

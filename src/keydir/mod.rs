@@ -119,6 +119,10 @@ impl Keydir {
         self.map.len() as u64
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.map.shards().iter().all(|shard| shard.read().is_empty())
+    }
+
     pub(crate) fn shards(&self) -> usize {
         self.map.shards().len()
     }
@@ -342,5 +346,25 @@ mod tests {
         let [tables, pages] =
             [keydir.memory(), resident() - before].map(|bytes| bytes as f64 / KEYS as f64);
         println!("{tables:.1} bytes per key in the tables, {pages:.1} resident");
+    }
+
+    /// How long the writer waits whose key makes a table grow. The figures in docs/store.md.
+    #[test]
+    #[ignore = "a measurement"]
+    fn longest_insert() {
+        let keys = std::env::var("TAILCASK_BENCH_KEYS").map_or(10_000_000, |n| n.parse().unwrap());
+        let keydir = Keydir::new([7; 16], 32);
+        let mut longest = std::time::Duration::ZERO;
+        let started = std::time::Instant::now();
+        let mut last = started;
+        for n in 0..keys {
+            let position = LogPosition::new(1 + (n >> 20) as u32, 128 + (n as u32 & 0xf_ffff) * 8);
+            keydir.entry(keydir.tag(&u64::to_le_bytes(n)), |_| false).set(position);
+            let now = std::time::Instant::now();
+            longest = longest.max(now - last);
+            last = now;
+        }
+        let all = started.elapsed();
+        println!("{keys} keys in {all:.1?}; the longest insert took {longest:.2?}");
     }
 }

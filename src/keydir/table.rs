@@ -5,6 +5,7 @@
 //! follows misses the cache as well.
 
 use super::slot::{LOOKUP_BATCH, SHARDS, Slot};
+use crate::position::LogPosition;
 use crate::prefetch::{prefetch, touch};
 use crate::storage::sys;
 use dashmap::SharedValue;
@@ -21,8 +22,13 @@ pub(super) const EACH: usize = size_of::<(Slot, SharedValue<()>)>() + 1;
 /// A table of at least this many bytes is put on huge pages.
 const LARGE: usize = if cfg!(test) { 1 << 12 } else { 1 << 20 };
 
-/// A table with at most this many buckets is never made smaller.
+/// A table with at most this many buckets is not made smaller where slots come and go.
 const SMALL: usize = 64;
+
+/// The pages of a table of at least this many bytes are given back when it is freed. The allocator
+/// keeps what is smaller than 128 KiB or more, so without this, the holes that are left when all
+/// tables have grown would be up to a tenth of the keydir.
+const WHOLE_PAGES: usize = 32 << 10;
 
 /// Asks for the control bytes and the slot where a table's probe for a hash begins.
 #[inline]
@@ -35,19 +41,40 @@ pub(super) fn prefetch_slot(table: &Table, hash: u64) {
     prefetch(control.wrapping_sub(first + 5));
 }
 
+/// Where a search for a tag begins in a table.
+pub(super) struct Probe<'t> {
+    table: &'t Table,
+    tag: u32,
+    hash: u64,
+}
+
+impl<'t> Probe<'t> {
+    #[inline]
+    pub(super) fn new(table: &'t Table, tag: u32) -> Self {
+        Self { table, tag, hash: hash(table, tag) }
+    }
+
+    /// The first position of a slot with the tag that `is` accepts.
+    #[inline]
+    pub(super) fn find(&self, mut is: impl FnMut(LogPosition) -> bool) -> Option<LogPosition> {
+        let is = |(slot, _): &(Slot, _)| slot.tag == self.tag && is(slot.position());
+        self.table.get(self.hash, is).map(|(slot, _)| slot.position())
+    }
+}
+
 /// As `prefetch_slot` for many slots, but waits until they are loaded; their cache misses overlap.
 #[inline]
 #[allow(unsafe_code, reason = "touches what is the table's")]
-pub(super) fn touch_slots<'t>(probes: impl Iterator<Item = (&'t Table, u32)>) {
+pub(super) fn touch_slots<'t>(probes: impl Iterator<Item = &'t Probe<'t>>) {
     let mut all = [[std::ptr::null(); 4]; LOOKUP_BATCH];
     let mut count = 0;
-    for (table, tag) in probes {
-        let last = table.buckets() - 1;
+    for probe in probes {
+        let last = probe.table.buckets() - 1;
         if last == 0 {
             // An empty table has no memory.
             continue;
         }
-        let (control, first) = (table.data_end().as_ptr(), hash(table, tag) as usize & last);
+        let (control, first) = (probe.table.data_end().as_ptr(), probe.hash as usize & last);
         let bytes = control.cast::<u8>().wrapping_add(first);
         let slot = |index: usize| control.wrapping_sub(index.min(last) + 1).cast::<u8>();
         // A probe looks at 16 control bytes: one time in four they are in two lines.
@@ -74,17 +101,24 @@ pub(super) fn hash(table: &Table, tag: u32) -> u64 {
     place | u64::from(tag) << 57
 }
 
-/// Adds a slot for a key that has none.
+/// Adds a slot for a key that has none. The table has room.
+#[inline]
 pub(super) fn insert(table: &mut Table, slot: Slot) {
-    // The table grows only here, never inside hashbrown, because the hash depends on its size.
-    if table.len() == table.capacity() {
-        reserve(table, 1);
-    }
+    // The table never grows inside hashbrown, because the hash depends on its size.
     let entry = (slot, SharedValue::new(()));
     assert!(table.try_insert_no_grow(hash(table, slot.tag), entry).is_ok(), "there is room");
 }
 
+/// Makes room for one more slot.
+#[inline]
+pub(super) fn make_room(table: &mut Table) {
+    if table.len() == table.capacity() {
+        reserve(table, 1);
+    }
+}
+
 /// Makes room for this many more slots.
+#[cold]
 pub(super) fn reserve(table: &mut Table, more: usize) {
     let wanted = table.len() + more;
     if wanted <= table.capacity() {
@@ -100,7 +134,7 @@ pub(super) fn reserve(table: &mut Table, more: usize) {
 
 /// Gives memory back if the table takes more than twice what its slots need.
 pub(super) fn shrink(table: &mut Table) {
-    if table.buckets() > SMALL && table.len() * 2 < table.buckets() / 8 * 7 {
+    if table.len() * 2 < table.buckets() / 8 * 7 {
         rebuild(table, table.len());
     }
 }
@@ -157,11 +191,10 @@ fn move_into(table: &mut Table, mut new: Table) {
         prefer_huge_pages(&mut new);
     }
     // In the order of their places here, which is that of their places there.
-    for entry in std::mem::take(table) {
-        let hash = hash(&new, entry.0.tag);
-        assert!(new.try_insert_no_grow(hash, entry).is_ok(), "there is room");
+    for slot in slots(table) {
+        insert(&mut new, slot);
     }
-    *table = new;
+    discard_pages(std::mem::replace(table, new));
 }
 
 /// Asks for huge pages under an empty table. This is a hint to the kernel, so failure is no error.
@@ -176,6 +209,21 @@ fn prefer_huge_pages(table: &mut Table) {
     }
     // SAFETY: the range is mapped, as the table's allocation touches each of its pages.
     unsafe { sys::prefer_huge_pages(from, len) };
+}
+
+/// Frees a table whose slots were moved, and gives its pages back.
+#[allow(unsafe_code, reason = "discards memory that is the table's")]
+fn discard_pages(table: Table) {
+    const { assert!(!std::mem::needs_drop::<(Slot, SharedValue<()>)>()) };
+    if table.buckets() * EACH < WHOLE_PAGES || cfg!(miri) {
+        return;
+    }
+    let (start, layout) = table.allocation_info();
+    let skip = start.as_ptr().align_offset(PAGE);
+    let len = (layout.size() - skip) / PAGE * PAGE;
+    // SAFETY: all of these pages are the table's, which is freed now; freeing it reads none of them, as
+    // slots need no drop.
+    unsafe { sys::discard_pages(start.as_ptr().wrapping_add(skip), len) };
 }
 
 const PAGE: usize = 4096;

@@ -232,7 +232,7 @@ impl Store {
     /// Whether there are no keys.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.inner.keydir.is_empty()
     }
 
     /// Memory that the keydir takes, in bytes.

@@ -201,7 +201,7 @@ impl ReadView {
     /// Whether there are no keys.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.view.keydir.is_empty()
     }
 
     /// Verifies the store: reads every frame, including values that are no longer current, and checks

@@ -74,6 +74,16 @@ pub(crate) unsafe fn prefer_huge_pages(from: *mut u8, len: usize) {
     let _ = unsafe { rustix::mm::madvise(from.cast(), len, rustix::mm::Advice::LinuxHugepage) };
 }
 
+/// Gives pages of private memory back to the system: they are zero when they are read again. A hint.
+///
+/// # Safety
+/// All pages from `from` on, for `len` bytes, are the caller's to write to, and nothing is expected to
+/// be in them afterwards.
+pub(crate) unsafe fn discard_pages(from: *mut u8, len: usize) {
+    // SAFETY: as if zeros were stored there, which the caller may do.
+    let _ = unsafe { rustix::mm::madvise(from.cast(), len, rustix::mm::Advice::LinuxDontNeed) };
+}
+
 /// A file in memory, without a name, of this many zeros.
 pub(crate) fn memory_file(len: u64) -> io::Result<File> {
     let file = rustix::fs::memfd_create("tailcask", MemfdFlags::CLOEXEC)?;

@@ -70,6 +70,13 @@ pub(crate) fn membarrier() {
 /// All pages from `from` on, for `len` bytes, are mapped.
 pub(crate) unsafe fn prefer_huge_pages(_from: *mut u8, _len: usize) {}
 
+/// Gives pages of private memory back to the system. A hint that is not used here.
+///
+/// # Safety
+/// All pages from `from` on, for `len` bytes, are the caller's to write to, and nothing is expected to
+/// be in them afterwards.
+pub(crate) unsafe fn discard_pages(_from: *mut u8, _len: usize) {}
+
 /// A file without a name, of this many zeros. Not in memory: shared memory is not as large, and has
 /// no holes.
 pub(crate) fn memory_file(len: u64) -> io::Result<File> {
