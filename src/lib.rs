@@ -118,6 +118,6 @@ pub use position::{LogPosition, ParsePositionError};
 #[cfg(feature = "testing")]
 pub use storage::simulated::{DiskOperation, Fate, SimulatedDisk, Unsynced};
 pub use store::{
-    BackupReport, Batch, DamagedSegment, Keys, MergePolicy, MergeReport, MergeTotals, Pair, Pairs,
-    ReadView, SegmentStats, Stats, Store, StoreOptions, Value, WriteOptions,
+    BackupReport, Batch, CacheStats, DamagedSegment, Keys, MergePolicy, MergeReport, MergeTotals,
+    Pair, Pairs, ReadView, SegmentStats, Stats, Store, StoreOptions, Value, WriteOptions,
 };

@@ -66,6 +66,8 @@ enum Op {
     Merge,
     /// Merges the segments whose bits are set.
     MergeSome(u64),
+    /// The store becomes cold, or warm again.
+    CacheBudget(bool),
     /// The clock goes on, or back.
     Tick(i64),
     /// File operations fail after this many, and the process dies, or the power fails.
@@ -103,6 +105,7 @@ fn simple() -> BoxedStrategy<Op> {
         2 => Just(Op::Roll),
         1 => Just(Op::Merge),
         2 => any::<u64>().prop_map(Op::MergeSome),
+        1 => any::<bool>().prop_map(Op::CacheBudget),
         2 => prop_oneof![4 => 0i64..60, 1 => -80i64..0].prop_map(Op::Tick),
     ]
     .boxed()
@@ -152,10 +155,11 @@ struct World {
     expires: bool,
 }
 
+/// The store is opened cold: all frames in full segments are read without locks.
 fn options(clock: &Arc<AtomicU64>) -> StoreOptions {
     let policy = MergePolicy::new().min_dead_bytes(1000);
     // So few bits that keys collide.
-    small_store(SEGMENT).tag_bits(3).clock(clock.clone()).merge_policy(policy)
+    small_store(SEGMENT).tag_bits(3).clock(clock.clone()).merge_policy(policy).cache_budget(0)
 }
 
 fn key(key: u8) -> Vec<u8> {
@@ -284,6 +288,9 @@ impl World {
             Op::Sync => {
                 self.store().sync().unwrap();
                 self.synced();
+            }
+            Op::CacheBudget(cold) => {
+                self.store().set_cache_budget(if *cold { 0 } else { u64::MAX });
             }
             Op::Tick(by) => {
                 self.clock.store(self.now().saturating_add_signed(*by), Ordering::Relaxed);

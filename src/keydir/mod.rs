@@ -39,6 +39,9 @@ use crate::position::LogPosition;
 use dashmap::{DashMap, RwLockWriteGuard};
 use siphasher::sip::SipHasher13;
 
+/// A key's entry, with its shard locked for it alone.
+pub(crate) type LockedEntry<'k> = KeydirEntry<RwLockWriteGuard<'k, Table>>;
+
 /// See the [module](self).
 pub(crate) struct Keydir {
     map: DashMap<Slot, ()>,
@@ -102,11 +105,7 @@ impl Keydir {
     /// Locks a key's shard for writing, and finds its entry there. `is` compares the key with that of
     /// the frame at a position; it must not use the keydir.
     #[inline]
-    pub(crate) fn entry(
-        &self,
-        tag: u32,
-        is: impl FnMut(LogPosition) -> bool,
-    ) -> KeydirEntry<RwLockWriteGuard<'_, Table>> {
+    pub(crate) fn entry(&self, tag: u32, is: impl FnMut(LogPosition) -> bool) -> LockedEntry<'_> {
         KeydirEntry::find(self.map.shards()[shard_of(tag)].write(), tag, is)
     }
 

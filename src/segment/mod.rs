@@ -1,14 +1,17 @@
 //! A segment: its file, its map, its head, and the pins of its readers.
 
+pub(crate) mod cold;
 mod counter;
 pub(crate) mod frames;
 pub(crate) mod live;
 mod pins;
 pub(crate) mod quiet;
+pub(crate) mod read_ahead;
 mod record;
 pub(crate) mod scan;
 pub(crate) mod search;
 pub(crate) mod set;
+mod warmth;
 
 use crate::error::{Corruption, CorruptionKind, OpenError};
 use crate::format::VERSION;
@@ -27,6 +30,7 @@ pub(crate) use pins::{Pins, Stripe};
 use std::io;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use warmth::Warmth;
 
 /// A range that a dead process left, to be skipped by readers, which may not repair it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +46,7 @@ pub(crate) struct Segment {
     pub(crate) identity: FileIdentity,
     pub(crate) map: Map,
     pub(crate) pins: Pins,
+    warmth: Warmth,
     /// Bytes of puts that no slot of a store points at any longer.
     pub(crate) dead: StripedCounter,
     /// Bytes that merges had reclaimed when its tombstones were last checked.
@@ -127,6 +132,7 @@ impl Segment {
             identity,
             map,
             pins,
+            warmth: Warmth::new(false),
             dead: StripedCounter::default(),
             reclaimed_then: StripedCounter::default(),
             census: OnceLock::new(),
@@ -203,7 +209,8 @@ impl Segment {
             return Err(damaged(48, "the file is longer than it says").into());
         }
         map.expect_scattered(false);
-        let segment = Self::new(header, map, file, identity, None);
+        let mut segment = Self::new(header, map, file, identity, None);
+        segment.warmth = Warmth::new(true);
         let sealed = segment.load_seal().is_some();
         if sealed {
             segment.protect();

@@ -10,6 +10,7 @@ use crate::position::LogPosition;
 use crate::segment::Gap;
 use crate::segment::frames::VerifiedFrame;
 use crate::segment::quiet::QuietSegment;
+use crate::segment::read_ahead::ReadAhead;
 use crate::segment::search::Search;
 use std::ops::ControlFlow;
 
@@ -76,7 +77,9 @@ pub(crate) fn scan(segment: QuietSegment<'_>, rules: Rules) -> Scan {
     let mut scan = Scan { end: FIRST_FRAME, ..Scan::default() };
     let limit = segment.end();
     let mut search = Search::new(segment.salt(), || segment.bytes());
+    let mut ahead = ReadAhead::new(&segment);
     while scan.end < limit {
+        ahead.at(scan.end);
         if let Some(gap) = segment.gap_at(scan.end) {
             scan.end += gap.len;
             continue;
@@ -159,7 +162,9 @@ pub(crate) fn each_frame<'s>(
 ) -> Result<(), Corruption> {
     let (mut offset, end) = (FIRST_FRAME, segment.end());
     let mut search = Search::new(segment.salt(), || segment.bytes());
+    let mut ahead = ReadAhead::new(&segment);
     while offset < end {
+        ahead.at(offset);
         if let Some(gap) = segment.gap_at(offset) {
             offset += gap.len;
             continue;

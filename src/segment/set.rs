@@ -12,6 +12,7 @@
 
 #![allow(unsafe_code, reason = "epoch-protected snapshots and pinned segments")]
 
+use crate::segment::cold::CacheBudget;
 use crate::segment::{Segment, Stripe};
 use crate::sync::{Mutex, lock};
 use crossbeam_epoch::{self as epoch, Atomic, Owned};
@@ -59,8 +60,10 @@ struct Kept {
 #[derive(Debug)]
 pub(crate) struct SegmentSet {
     current: Atomic<Snapshot>,
-    /// Also makes replacing exclusive.
+    /// Also makes replacing exclusive, and weighing.
     owned: Mutex<Kept>,
+    /// How much of them is expected to fit into memory.
+    pub(crate) cache: CacheBudget,
 }
 
 /// A pinned segment: it stays mapped as long as this exists.
@@ -106,7 +109,8 @@ impl Drop for Pin<'_> {
 impl SegmentSet {
     pub(crate) fn new(segments: Vec<Arc<Segment>>) -> Self {
         let current = Atomic::new(list(&segments));
-        Self { current, owned: Mutex::new(Kept { segments, retired: Vec::new() }) }
+        let owned = Mutex::new(Kept { segments, retired: Vec::new() });
+        Self { current, owned, cache: CacheBudget::default() }
     }
 
     /// Calls `look` with the current snapshot.
@@ -181,6 +185,7 @@ impl SegmentSet {
         }
         owned.segments.insert(at, segment);
         self.replace(&owned.segments, None);
+        self.cache.weigh(&owned.segments);
     }
 
     /// Removes segments: new readers do not find them, and `reap` frees them after the last one.
@@ -196,6 +201,29 @@ impl SegmentSet {
             owned.retired.push(Retired { segment, since, unlisted });
         }
         self.replace(&owned.segments, Some(unlisted));
+        self.cache.weigh(&owned.segments);
+    }
+
+    /// Sets how many bytes of sealed segments are expected to fit into memory.
+    pub(crate) fn set_cache_budget(&self, bytes: u64) {
+        let owned = lock(&self.owned);
+        self.cache.set(bytes);
+        self.cache.weigh(&owned.segments);
+    }
+
+    /// To be called once segments were sealed.
+    pub(crate) fn weigh(&self) {
+        self.cache.weigh(&lock(&self.owned).segments);
+    }
+
+    /// Looks at some of the cold segments: which of them are in memory by now.
+    pub(crate) fn look_at_cold(&self) {
+        self.cache.look(&lock(&self.owned).segments);
+    }
+
+    /// The share of the sealed segments' pages that are in memory, from that many of them.
+    pub(crate) fn resident(&self, pages: u64) -> Option<f64> {
+        self.cache.resident(&self.segments(), pages)
     }
 
     /// Replaces the snapshot; the caller holds the lock. `unlisted` is set when no thread can see the

@@ -12,7 +12,7 @@ use std::fs::File;
 use std::io;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// A mapping, and what has to live as long.
 #[derive(Debug)]
@@ -20,6 +20,8 @@ struct MapOwner {
     mapping: Mapping,
     /// Of a part of a memory file: what keeps the part.
     keep: Option<KeptAlive>,
+    /// Whether huge pages were asked for.
+    huge: AtomicBool,
 }
 
 /// What has to live as long as a mapping.
@@ -48,7 +50,12 @@ unsafe impl Sync for Map {}
 impl Map {
     fn new(mut mapping: Mapping, keep: Option<KeptAlive>) -> Self {
         let (ptr, len, writable) = (mapping.start(), mapping.len(), mapping.is_writable());
-        Self { ptr, len, writable, owner: Arc::new(MapOwner { mapping, keep }) }
+        Self {
+            ptr,
+            len,
+            writable,
+            owner: Arc::new(MapOwner { mapping, keep, huge: AtomicBool::new(false) }),
+        }
     }
 
     /// Maps a preallocated file for writing.
@@ -135,6 +142,8 @@ impl Map {
     pub(crate) fn prefer_huge_pages(&self) {
         if self.writable && self.is_whole() {
             self.owner.mapping.prefer_huge_pages();
+            // ORDERING: Relaxed; a flag alone, about a hint.
+            self.owner.huge.store(true, Ordering::Relaxed);
         }
     }
 
@@ -142,6 +151,33 @@ impl Map {
     /// The kernel may read 8 MiB for one header.
     pub(crate) fn expect_scattered(&self, scattered: bool) {
         self.owner.mapping.expect_scattered(scattered);
+    }
+
+    /// As `expect_scattered`, for as long as little of the file fits into memory: one page is read at a
+    /// time, and none of the huge ones that were asked for.
+    pub(crate) fn expect_cold(&self, cold: bool) {
+        // ORDERING: Relaxed; as in `prefer_huge_pages`.
+        if self.owner.huge.load(Ordering::Relaxed) {
+            if cold {
+                self.owner.mapping.avoid_huge_pages();
+            } else {
+                self.owner.mapping.prefer_huge_pages();
+            }
+        }
+        self.expect_scattered(cold);
+    }
+
+    /// Starts to read a range that is about to be needed. What is beyond the map is left out.
+    pub(crate) fn will_need(&self, from: u64, to: u64) {
+        let to = (to as usize).min(self.len);
+        if let Some(len) = to.checked_sub(from as usize).filter(|&len| len > 0) {
+            self.owner.mapping.will_need(from as usize, len);
+        }
+    }
+
+    /// Whether a page near an offset is in memory. `None`: not known.
+    pub(crate) fn is_resident(&self, offset: u64) -> Option<bool> {
+        self.owner.mapping.is_resident(self.check(offset, 1))
     }
 
     /// Faults a range of pages in for writing. If the kernel cannot do that, the first access to each

@@ -8,6 +8,7 @@
 //! The order of locks: a batch and `get_many`, which lock several shards, lock them in the order of
 //! their numbers, and everyone else locks one. So no two threads wait for each other.
 
+use super::cold::Wanted;
 use super::found::FoundCorruption;
 use super::inner::StoreInner;
 use super::write::new_tombstone;
@@ -102,6 +103,7 @@ impl StoreInner {
         let need = if deletes { Need::Delete } else { Need::Put };
         let mut oversize = writer.oversize_segment(len, need)?;
         let is_oversize = oversize.is_some();
+        self.warm_up(&tags, |nth| batch.writes[nth].key, Wanted::Key);
         let position = loop {
             let claim = || writer.try_claim(&mut oversize, len, need);
             match self.try_write(batch, &tags, &frames, claim)? {
@@ -140,8 +142,8 @@ impl StoreInner {
             // In order, and looked up only now: a batch may contain a key twice.
             let entry = entries.entry(tag, |at| is(nth, at));
             match put {
-                Some(position) => self.set_slot(entry, position),
-                None => self.remove_slot(entry),
+                Some(position) => self.set_slot(entry, position, None),
+                None => self.remove_slot(entry, None),
             }
         }
         Ok(Some(position))

@@ -29,6 +29,9 @@ use std::sync::atomic::Ordering;
 /// The corruption that a lookup has found where it expected a key, if it has found any.
 pub(crate) type FoundCorruption = Cell<Option<Corruption>>;
 
+/// Of a longer frame at least two pages more than the first have to be read, and are asked for together.
+const FAR: u64 = 8192;
+
 /// A record that a slot points at, in a segment that is kept mapped for it.
 pub(crate) struct FoundRecord<'a> {
     /// Only lent out while this is borrowed: it is valid for as long as the pin is kept.
@@ -87,6 +90,9 @@ fn record_at(
         Ok(parsed) => parsed.map_or(0, |word| word.len),
         Err(_) => return Err(diagnose(position, segment)),
     };
+    if len > FAR && segment.is_scattered() {
+        segment.map.will_need(offset, offset + len);
+    }
     // SAFETY: seen committed, with Acquire.
     let bytes = unsafe { segment.map.slice(offset, len) };
     match Record::in_frame(bytes) {

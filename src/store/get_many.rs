@@ -9,6 +9,7 @@
 
 #![allow(unsafe_code, reason = "touches and pins segments of its own snapshot")]
 
+use super::cold::Wanted;
 use super::found::{FoundCorruption, FoundRecord, has_key, stale};
 use super::value::Value;
 use super::view::{PinnedSlot, StoreView, segment_of};
@@ -77,6 +78,7 @@ impl StoreView {
             *tag = self.keydir.tag(bytes);
         }
         let (bytes, tags) = (&bytes[..keys.len()], &tags[..keys.len()]);
+        self.warm_up(tags, |nth| bytes[nth].len(), Wanted::Record);
         let mut places = [const { None }; LOOKUP_BATCH];
         self.look_up(&self.keydir.read_all(tags), bytes, tags, &mut places, |nth, corruption| {
             damaged.push((nth, corruption));
@@ -89,6 +91,7 @@ impl StoreView {
     #[inline(never)]
     fn look_up_many(&self, keys: &[&[u8]], damaged: &mut FoundCorruptions) -> Vec<FoundSlot<'_>> {
         let tags: Vec<u32> = keys.iter().map(|key| self.keydir.tag(key)).collect();
+        self.warm_up(&tags, |nth| keys[nth].len(), Wanted::Record);
         let mut places: Vec<FoundSlot<'_>> =
             std::iter::repeat_with(|| None).take(keys.len()).collect();
         let mut look_up = |all: Option<&ReadShards<'_>>| {

@@ -74,6 +74,7 @@ impl Store {
             options.clock.clone(),
             options.verify,
         );
+        writer.segment_set().set_cache_budget(options.cache_bytes());
         let (max_value, policy) = (options.max_value, options.merge_policy);
         let inner = Arc::new(StoreInner::new(writer, view, max_value, policy, damaged));
         let maintainer = maintenance::start(&inner).map_err(|e| io_error("start a thread", e))?;

@@ -50,6 +50,7 @@ fn keep(inner: &StoreInner) -> ThreadEnd {
 fn once(inner: &StoreInner, by_hand: bool) -> Result<MergeReport, MergeError> {
     let mut merging = inner.merging();
     inner.list_sealed(true);
+    inner.writer.segment_set().look_at_cold();
     let (ids, goal_missed) = inner.due();
     if goal_missed && !by_hand {
         // Full segments are otherwise sealed at a quiet moment, which may not come for long.

@@ -8,6 +8,7 @@
 mod backup;
 mod batch;
 mod clock;
+mod cold;
 mod counters;
 mod found;
 mod get_many;
@@ -38,7 +39,7 @@ pub use merge::policy::MergePolicy;
 pub use merge::{MergeReport, MergeTotals};
 pub use options::{StoreOptions, WriteOptions};
 pub use read_view::ReadView;
-pub use stats::{DamagedSegment, SegmentStats, Stats};
+pub use stats::{CacheStats, DamagedSegment, SegmentStats, Stats};
 pub use value::Value;
 
 use self::inner::StoreInner;
@@ -239,6 +240,12 @@ impl Store {
     #[must_use]
     pub fn keydir_memory(&self) -> u64 {
         self.inner.keydir.memory()
+    }
+
+    /// Changes the [cache budget](StoreOptions::cache_budget) while the store is open. With 0 the store is
+    /// cold from now on, with `u64::MAX` never.
+    pub fn set_cache_budget(&self, bytes: u64) {
+        self.writer().segment_set().set_cache_budget(bytes);
     }
 
     // ---- the log below ----

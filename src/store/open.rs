@@ -41,8 +41,8 @@ impl StoreOptions {
     /// Opens the store in a directory read-only, as it is now. Nothing is created or changed, and no
     /// lock is held: it may be open for writing, in this process or another one.
     ///
-    /// Only the [recovery mode](Self::recovery_mode) and [`verify_on_read`](Self::verify_on_read) have
-    /// an effect, besides [`shared_directory`](Self::shared_directory).
+    /// Only the [recovery mode](Self::recovery_mode), [`verify_on_read`](Self::verify_on_read) and the
+    /// [cache budget](Self::cache_budget) have an effect, besides [`shared_directory`](Self::shared_directory).
     ///
     /// # Errors
     /// [`OpenError`].

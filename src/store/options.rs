@@ -5,6 +5,7 @@ use super::merge::policy::MergePolicy;
 use crate::error::OpenError;
 use crate::log::LogOptions;
 use crate::options::{Durability, Maintenance, RecoveryMode};
+use crate::segment::cold::default_budget;
 use std::time::Duration;
 
 /// How a store is opened: set what should differ from the defaults, then call [`open`](Self::open).
@@ -18,6 +19,7 @@ pub struct StoreOptions {
     pub(super) merge_policy: MergePolicy,
     pub(super) clock: Clock,
     pub(super) tag_bits: u32,
+    pub(super) cache_budget: Option<u64>,
 }
 
 impl Default for StoreOptions {
@@ -30,6 +32,7 @@ impl Default for StoreOptions {
             merge_policy: MergePolicy::default(),
             clock: Clock::System,
             tag_bits: 32,
+            cache_budget: None,
         }
     }
 }
@@ -83,6 +86,22 @@ impl StoreOptions {
     pub const fn verify_on_read(mut self, verify: bool) -> Self {
         self.verify = verify;
         self
+    }
+
+    /// How many bytes of full segments are expected to fit into memory. Default: half of the machine's
+    /// memory, or of the limit of this process's control group.
+    ///
+    /// Below the budget the operating system reads a stretch of the file around each value that is
+    /// missing, so that everything is soon in memory. Beyond it the store is cold: only what is asked for
+    /// is read, and scans, merges and verification read ahead for themselves. The budget reserves
+    /// nothing; see [`Store::set_cache_budget`](super::Store::set_cache_budget) to change it later.
+    pub const fn cache_budget(mut self, bytes: u64) -> Self {
+        self.cache_budget = Some(bytes);
+        self
+    }
+
+    pub(super) fn cache_bytes(&self) -> u64 {
+        self.cache_budget.unwrap_or_else(default_budget)
     }
 
     /// The largest value in bytes. Default 1 GiB; at most 4 GiB less 4 MiB.

@@ -9,7 +9,7 @@
 use super::backup::{self, BackupReport};
 use super::inner::{Contents, Damaged};
 use super::load::Loading;
-use super::stats::Stats;
+use super::stats::{CacheStats, Stats};
 use super::usage::{SegmentUsage, disk_bytes};
 use super::verify::verify_still;
 use super::view::StoreView;
@@ -223,6 +223,7 @@ impl ReadView {
         let mut stats = Stats {
             keys: self.len(),
             keydir_bytes: self.view.keydir.memory(),
+            cache: CacheStats::of(&self.view.table),
             hits: counters.hits.get(),
             misses: counters.misses.get(),
             expired: counters.expired.get(),
@@ -301,6 +302,7 @@ fn load(
     let loading = Loading { storage, keydir: &keydir, segments, salvage, write_hints: false };
     let damaged = Mutex::new(loading.run(&mut report)?);
     let table = Arc::new(SegmentSet::new(found.segments.clone()));
+    table.set_cache_budget(options.cache_bytes());
     let view = StoreView::new(table, keydir, options.clock.clone(), options.verify);
     Ok((view, damaged, report))
 }

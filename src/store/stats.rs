@@ -7,8 +7,12 @@ use crate::error::Corruption;
 use crate::format::header::FIRST_FRAME;
 use crate::log::LogStats;
 use crate::segment::Segment;
+use crate::segment::set::SegmentSet;
 use crate::sync::lock;
 use std::time::Duration;
+
+/// Pages that are asked about for the share of those in memory: some 50 us.
+const PAGES_OF_A_SAMPLE: u64 = 128;
 
 /// Counters since the store was opened, and its current state. In a [`ReadView`](crate::ReadView) the
 /// counters are zero.
@@ -34,6 +38,8 @@ pub struct Stats {
     /// Segments that are known to be damaged. Merging leaves each alone until nothing damaged in it is
     /// current any more: see [`Store::delete_damaged`](crate::Store::delete_damaged).
     pub damaged: Vec<DamagedSegment>,
+    /// What of the store is expected to fit into memory, and is there.
+    pub cache: CacheStats,
     /// Totals of the merges since the store was opened.
     pub merges: MergeTotals,
     /// Reads that found a value.
@@ -76,6 +82,27 @@ impl Stats {
         self.live_bytes += stat.live_bytes;
         self.dead_bytes += stat.dead_bytes;
         self.segments.push(stat);
+    }
+}
+
+/// The [cache budget](crate::StoreOptions::cache_budget), and what is in memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct CacheStats {
+    /// The budget in bytes.
+    pub budget: u64,
+    /// Whether the full segments are larger than the budget, or were until shortly below it.
+    pub is_exceeded: bool,
+    /// The share of their pages that are in memory, from a sample. `None` if there are none, or the
+    /// system does not tell.
+    pub resident: Option<f64>,
+}
+
+impl CacheStats {
+    pub(super) fn of(segments: &SegmentSet) -> Self {
+        let cache = &segments.cache;
+        let (budget, is_exceeded) = (cache.bytes(), cache.is_exceeded());
+        Self { budget, is_exceeded, resident: segments.resident(PAGES_OF_A_SAMPLE) }
     }
 }
 
@@ -123,7 +150,7 @@ pub struct DamagedSegment {
 
 impl Store {
     /// Counters since the store was opened, and its current state. Takes some nanoseconds per write
-    /// since the last call, and per segment.
+    /// since the last call, and per segment, and some 50 us to look at what is in memory.
     #[must_use]
     pub fn stats(&self) -> Stats {
         let log = self.log.stats();
@@ -131,6 +158,7 @@ impl Store {
         let mut stats = Stats {
             keys: self.len(),
             keydir_bytes: self.keydir_memory(),
+            cache: CacheStats::of(self.writer().segment_set()),
             merges: *lock(&self.inner.totals),
             hits: counters.hits.get(),
             misses: counters.misses.get(),

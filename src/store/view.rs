@@ -83,31 +83,34 @@ impl StoreView {
     /// Every change of a slot goes through here or [`remove_slot`](Self::remove_slot), but for the
     /// loading of the keydir. So what has to hold between slots and the rest of the view is kept in one
     /// place, under the lock of the slot's shard.
+    ///
+    /// `old_len` is the length of the frame that it pointed at, if it is known: then that frame, which may
+    /// have to come from the device, is not read.
     #[inline]
-    pub(crate) fn set_slot<T>(&self, entry: KeydirEntry<T>, new: LogPosition)
+    pub(crate) fn set_slot<T>(&self, entry: KeydirEntry<T>, new: LogPosition, old_len: Option<u64>)
     where
         T: DerefMut<Target = Table>,
     {
-        entry.position().into_iter().for_each(|old| self.died(old));
+        entry.position().into_iter().for_each(|old| self.died(old, old_len));
         entry.set(new);
     }
 
     /// Removes a key's slot, if it has one. The frame that it pointed at is dead.
     #[inline]
-    pub(crate) fn remove_slot<T>(&self, entry: KeydirEntry<T>)
+    pub(crate) fn remove_slot<T>(&self, entry: KeydirEntry<T>, old_len: Option<u64>)
     where
         T: DerefMut<Target = Table>,
     {
-        entry.position().into_iter().for_each(|old| self.died(old));
+        entry.position().into_iter().for_each(|old| self.died(old, old_len));
         entry.remove();
     }
 
     /// Counts a frame as dead: no slot points at it any longer.
-    pub(crate) fn died(&self, at: LogPosition) {
+    pub(crate) fn died(&self, at: LogPosition, len: Option<u64>) {
         self.with(at, |segment, offset| {
             // Without its segment there is nothing to count.
             if let Some(segment) = segment {
-                segment.dead.add(segment.frame_len(offset));
+                segment.dead.add(len.unwrap_or_else(|| segment.frame_len(offset)));
             }
         });
     }

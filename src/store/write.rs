@@ -15,14 +15,15 @@
 //! value. Nothing that can block is done under it: if there is no room, the entry is released, the log
 //! rolls, and the write starts again; the segment for an oversize frame is created before. No user's
 //! closure runs under it either: `update` calls it before, and then checks that the key has not
-//! changed.
+//! changed. A frame that may have to come from the device is not read under it either: see `cold`.
 
 #![allow(unsafe_code, reason = "sums what it has just written")]
 
+use super::cold::{KnownFrames, Wanted};
 use super::found::FoundCorruption;
 use super::found::FoundRecord;
 use super::inner::StoreInner;
-use crate::error::{AppendError, CasMismatch, ReadError, WriteError};
+use crate::error::{AppendError, CasMismatch, WriteError};
 use crate::format::frame::{self, HEADER};
 use crate::format::record::NewRecord;
 use crate::log::append::claim::Claim;
@@ -93,9 +94,9 @@ impl StoreInner {
     fn place(&self, put: &NewRecord<'_>) -> Result<Claim<'_, Segment>, WriteError> {
         let (writer, len) = (&*self.writer, put.frame_len());
         let mut oversize = writer.oversize_segment(len, Need::Put)?;
-        let is_oversize = oversize.is_some();
+        let (is_oversize, mut known) = (oversize.is_some(), KnownFrames::none(Wanted::Key));
         loop {
-            if let Some(claim) = self.try_place(put, &mut oversize)? {
+            if let Some(claim) = self.try_place(put, &mut oversize, &mut known)? {
                 if is_oversize {
                     writer.after_oversize_claim();
                     populate(&claim);
@@ -112,19 +113,16 @@ impl StoreInner {
         &'s self,
         put: &NewRecord<'_>,
         oversize: &mut Option<OversizeSegment<'s>>,
+        known: &mut KnownFrames<'s>,
     ) -> Result<Option<Claim<'s, Segment>>, WriteError> {
-        let (damage, key) = (FoundCorruption::default(), put.key());
-        let entry = self.keydir.entry(self.keydir.tag(key), |at| self.is_key(at, key, &damage));
-        let old = entry.position();
-        if let (None, Some(damage)) = (old, damage.take()) {
-            return Err(ReadError::Corrupt(damage).into());
-        }
+        let entry = self.lock_entry(put.key(), known).map_err(WriteError::Read)?;
         let len = put.frame_len();
         let Some(mut claim) = self.writer.try_claim(oversize, len, Need::Put) else {
             return Ok(None);
         };
         put.write_head(|at, part| claim.write(at, part));
-        self.set_slot(entry, position(&claim));
+        let old_len = entry.position().and_then(|old| known.len_of(old));
+        self.set_slot(entry, position(&claim), old_len);
         Ok(Some(claim))
     }
 
@@ -136,6 +134,7 @@ impl StoreInner {
 
     pub(super) fn delete_damaged(&self, key: &[u8]) -> Result<bool, WriteError> {
         let (tombstone, damage) = (new_tombstone(key)?, FoundCorruption::default());
+        self.warm_up(&[self.keydir.tag(key)], |_| key.len(), Wanted::Key);
         let is_there = self.remove(&tombstone, |at| self.is_key(at, key, &damage))?;
         match damage.take() {
             Some(place) if !is_there => {
@@ -180,7 +179,7 @@ impl StoreInner {
         let mut claim = self.writer.try_claim(&mut None, len, Need::Delete)?;
         tombstone.write_head(|at, part| claim.write(at, part));
         let position = finish(claim, tombstone, &[]);
-        self.remove_slot(entry);
+        self.remove_slot(entry, None);
         Some(Some(position))
     }
 
@@ -254,9 +253,9 @@ impl StoreInner {
         }
         let mut need = if put.is_some() { Need::Put } else { Need::Delete };
         let mut oversize = writer.oversize_segment(len, need)?;
-        let is_oversize = oversize.is_some();
+        let (is_oversize, mut known) = (oversize.is_some(), KnownFrames::none(Wanted::Record));
         loop {
-            match self.try_decide(&change, &mut oversize, &mut need, &mut decide)? {
+            match self.try_decide(&change, &mut oversize, &mut need, &mut known, &mut decide)? {
                 None => writer.roll(len, need)?,
                 Some((None, result)) => return Ok(result),
                 Some((Some(Written { position, is_put }), result)) => {
@@ -279,17 +278,22 @@ impl StoreInner {
         change: &Conditional<'_>,
         oversize: &mut Option<OversizeSegment<'s>>,
         need: &mut Need,
+        known: &mut KnownFrames<'s>,
         decide: impl FnOnce(Option<&FoundRecord<'_>>) -> Decision<R>,
     ) -> Result<Option<Decided<R>>, WriteError> {
-        let (damage, key) = (FoundCorruption::default(), change.delete.key());
-        let entry = self.keydir.entry(self.keydir.tag(key), |at| self.is_key(at, key, &damage));
+        let entry = self.lock_entry(change.delete.key(), known).map_err(WriteError::Read)?;
         let old = entry.position();
-        if let (None, Some(damage)) = (old, damage.take()) {
-            return Err(ReadError::Corrupt(damage).into());
-        }
-        let found = old.map(|at| self.read(at)).transpose().map_err(WriteError::Read)?;
+        let read;
+        let found = match old.map(|at| (at, known.record(at))) {
+            None => None,
+            Some((_, Some(found))) => Some(found),
+            Some((at, None)) => {
+                read = self.read(at).map_err(WriteError::Read)?;
+                Some(&read)
+            }
+        };
         let found = found.filter(|found| found.is_live(&self.clock));
-        let ((record, value), result) = match decide(found.as_ref()) {
+        let ((record, value), result) = match decide(found) {
             Decision::Leave(result) => return Ok(Some((None, result))),
             Decision::Put(result) => (change.put.expect("there is a value to put"), result),
             Decision::Delete(result) => ((change.delete, &[][..]), result),
@@ -300,10 +304,11 @@ impl StoreInner {
         let Some(mut claim) = self.writer.try_claim(oversize, len, *need) else { return Ok(None) };
         record.write_head(|at, part| claim.write(at, part));
         let position = finish(claim, &record, value);
+        let old_len = old.and_then(|old| known.len_of(old));
         if is_put {
-            self.set_slot(entry, position);
+            self.set_slot(entry, position, old_len);
         } else {
-            self.remove_slot(entry);
+            self.remove_slot(entry, old_len);
         }
         Ok(Some((Some(Written { position, is_put }), result)))
     }

@@ -200,6 +200,7 @@ impl LogWriter {
         let mut pending = lock(&self.pending);
         let (current, offset, finished) = self.prefix.take_finished();
         pending.finished.extend(finished);
+        let sealed = pending.finished.len();
         while let Some(Finished { segment, frames, end }) = pending.finished.front() {
             let (frames, end, capacity) = (*frames, *end, segment.header.capacity);
             segment.sync(pending.from, capacity)?;
@@ -212,6 +213,9 @@ impl LogWriter {
             self.counters.sealed_segment();
             pending.finished.pop_front();
             pending.from = FIRST_FRAME;
+        }
+        if sealed > 0 {
+            self.table.weigh();
         }
         if with_active && offset > pending.from {
             current.sync(pending.from, offset)?;

@@ -13,6 +13,7 @@ use std::fs::File;
 use std::io;
 
 pub(super) const HUGE_PAGES: Option<Advice> = Some(Advice::HugePage);
+pub(super) const NO_HUGE_PAGES: Option<Advice> = Some(Advice::NoHugePage);
 pub(super) const POPULATE: Option<Advice> = Some(Advice::PopulateWrite);
 /// `fsync` and `fdatasync` write what was stored through mappings, too.
 pub(super) const SYNC_NEEDS_FLUSH: bool = false;
@@ -82,6 +83,23 @@ pub(crate) unsafe fn prefer_huge_pages(from: *mut u8, len: usize) {
 pub(crate) unsafe fn discard_pages(from: *mut u8, len: usize) {
     // SAFETY: as if zeros were stored there, which the caller may do.
     let _ = unsafe { rustix::mm::madvise(from.cast(), len, rustix::mm::Advice::LinuxDontNeed) };
+}
+
+/// Whether a page of a mapping is in memory, so that reading it needs no device. `None`: not known.
+///
+/// # Safety
+/// The page that begins at `page` is mapped.
+pub(super) unsafe fn is_resident(page: *const u8) -> Option<bool> {
+    let mut answer = 0;
+    // SAFETY: one byte is asked for, so the kernel writes one byte; the page is mapped.
+    let done = unsafe { libc::mincore(page.cast_mut().cast(), 1, &raw mut answer) };
+    (done == 0).then_some(answer & 1 == 1)
+}
+
+/// Bytes of memory that this process may use: the machine's, or less if a control group limits it.
+/// `None`: not known.
+pub(crate) fn memory() -> Option<u64> {
+    super::memory::limit(|path| std::fs::read_to_string(path).ok())
 }
 
 /// A file in memory, without a name, of this many zeros.

@@ -12,6 +12,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 
 pub(super) const HUGE_PAGES: Option<Advice> = None;
+pub(super) const NO_HUGE_PAGES: Option<Advice> = None;
 pub(super) const POPULATE: Option<Advice> = None;
 /// `fsync` need not write what was stored through mappings: msync(2) comes first. `sync_all` and
 /// `sync_data` of `std` are `F_FULLFSYNC` here, which also empties the cache of the device.
@@ -76,6 +77,27 @@ pub(crate) unsafe fn prefer_huge_pages(_from: *mut u8, _len: usize) {}
 /// All pages from `from` on, for `len` bytes, are the caller's to write to, and nothing is expected to
 /// be in them afterwards.
 pub(crate) unsafe fn discard_pages(_from: *mut u8, _len: usize) {}
+
+/// Whether a page of a mapping is in memory. `None`: not known.
+///
+/// # Safety
+/// The page that begins at `page` is mapped.
+pub(super) unsafe fn is_resident(_page: *const u8) -> Option<bool> {
+    None
+}
+
+/// Bytes of memory that this process may use. `None`: not known.
+pub(crate) fn memory() -> Option<u64> {
+    let (mut bytes, mut len) = (0u64, size_of::<u64>());
+    let name = c"hw.memsize".as_ptr();
+    // SAFETY: the name ends with a zero, `len` is the length of the buffer, and the kernel writes no
+    // more to it. Nothing is set: the new value is null.
+    let done = unsafe {
+        let to = (&raw mut bytes).cast();
+        libc::sysctlbyname(name, to, &raw mut len, std::ptr::null_mut(), 0)
+    };
+    (done == 0 && len == size_of::<u64>()).then_some(bytes)
+}
 
 /// A file without a name, of this many zeros. Not in memory: shared memory is not as large, and has
 /// no holes.

@@ -8,6 +8,9 @@ use std::fs::File;
 use std::io;
 use std::ptr::NonNull;
 
+/// A multiple of the kernel's page size, on all systems.
+const PAGES: usize = 64 << 10;
+
 /// A range of addresses that is mapped, until it is dropped. What its bytes mean, and who may touch
 /// them, is up to its owner.
 #[derive(Debug)]
@@ -72,6 +75,13 @@ impl Mapping {
         }
     }
 
+    /// No longer asks for huge pages: with them, the kernel reads 2 MiB for one page. A hint.
+    pub(crate) fn avoid_huge_pages(&self) {
+        if let Some(advice) = platform::NO_HUGE_PAGES {
+            self.advise(advice, 0, self.len());
+        }
+    }
+
     /// Makes pages of a range present for writing. A hint: what the kernel does not do here, the
     /// first access to a page does.
     pub(crate) fn populate(&self, from: usize, len: usize) {
@@ -85,6 +95,25 @@ impl Mapping {
     pub(crate) fn expect_scattered(&self, scattered: bool) {
         let advice = if scattered { Advice::Random } else { Advice::Normal };
         self.advise(advice, 0, self.len());
+    }
+
+    /// Starts to read a range, and does not wait for it. A hint.
+    pub(crate) fn will_need(&self, from: usize, len: usize) {
+        self.advise(Advice::WillNeed, from, len);
+    }
+
+    /// Whether a page near a byte is in memory, so that reading it needs no device. `None`: not known.
+    pub(crate) fn is_resident(&self, at: usize) -> Option<bool> {
+        let start = match &self.0 {
+            Mapped::Write(map) => map.as_ptr(),
+            Mapped::Read(map) => map.as_ptr(),
+        };
+        assert!(at < self.len(), "{at} is beyond the mapping");
+        // The start of a mapping is that of a page.
+        // SAFETY: inside the mapping, as was just checked.
+        let page = unsafe { start.add(at - at % PAGES) };
+        // SAFETY: as above.
+        unsafe { platform::is_resident(page) }
     }
 
     fn advise(&self, advice: Advice, from: usize, len: usize) {

@@ -13,6 +13,8 @@ compile_error!("tailcask supports Linux and macOS: see src/storage/sys/mod.rs");
 mod files;
 mod locks;
 mod mapping;
+#[cfg(any(test, target_os = "linux"))]
+mod memory;
 #[cfg(any(test, target_os = "macos"))]
 mod plain;
 
@@ -32,7 +34,7 @@ pub(crate) use locks::{cannot_lock, has_byte_lock, lock_byte, try_lock, unlock, 
 pub(crate) use mapping::Mapping;
 pub(crate) use platform::{
     DIRECTORIES_LOCK, allocate, boot_id, discard_pages, ensure_own, file_system, fill_random,
-    membarrier, memory_file, prefer_huge_pages, punch, register_membarrier, share_blocks,
+    membarrier, memory, memory_file, prefer_huge_pages, punch, register_membarrier, share_blocks,
 };
 
 /// The kind of file system that a directory is on.

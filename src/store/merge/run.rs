@@ -25,6 +25,7 @@ use std::sync::Arc;
 struct Move {
     tag: u32,
     old: LogPosition,
+    old_len: u64,
     new: LogPosition,
 }
 
@@ -137,7 +138,7 @@ impl<'i> Run<'i> {
         let is_over = |expiry| expiry <= self.inner.clock.now();
         if record.expiry().is_some_and(is_over) {
             let entry = keydir.entry(tag, |at| at == here);
-            self.inner.remove_slot(entry);
+            self.inner.remove_slot(entry, Some(len));
             // Whether it has a slot or not: a failed merge may have removed that.
             self.tombstones.push((nth, offset));
             self.report.expired += 1;
@@ -147,7 +148,7 @@ impl<'i> Run<'i> {
             return Ok(());
         }
         let new = self.output.copy(record, segment.origin_of(offset, &record))?;
-        self.moves.push(Move { tag, old: here, new });
+        self.moves.push(Move { tag, old: here, old_len: len, new });
         self.report.puts_moved += 1;
         self.throttle.after(len)
     }
@@ -213,12 +214,12 @@ impl<'i> Run<'i> {
         for output in &outputs {
             writer.add_merged(output.clone());
         }
-        for Move { tag, old, new } in std::mem::take(&mut self.moves) {
+        for Move { tag, old, old_len, new } in std::mem::take(&mut self.moves) {
             let entry = inner.keydir.entry(tag, |at| at == old);
             match entry.position() {
-                Some(_) => inner.set_slot(entry, new),
+                Some(_) => inner.set_slot(entry, new, Some(old_len)),
                 // The key was written or deleted meanwhile.
-                None => inner.died(new),
+                None => inner.died(new, None),
             }
         }
         self.check_slots()?;

@@ -1,0 +1,179 @@
+//! Which segments may not be in memory, and what the kernel is told about them.
+//!
+//! All segments are mapped, and the kernel keeps as much of them in memory as there is room for. It
+//! guesses what comes next: around a page that is missing it reads up to `read_ahead_kb` of the device
+//! (often 128 KiB, 8 MiB on some), or 2 MiB where huge pages were asked for. That is right while
+//! everything fits: it is read once, and fast. Beyond that, each read of a value drives thousands of
+//! others out of memory. So there is a budget ([`CacheBudget`]): once the sealed segments are larger,
+//! each of them is **scattered**, which means that the kernel reads the page that is asked for and no
+//! other. Whoever reads a scattered segment front to back says so in advance ([`ReadAhead`]).
+//!
+//! A segment is **cold** if reading a page of it may wait for the device: it is scattered, or it was
+//! found on opening and has not been seen in memory since. Pages of cold segments are not read under
+//! locks (`store::cold`). Invariant: only sealed segments become scattered, so nothing writes to one.
+//!
+//! Both are advice. A thread that misses a change waits longer, or holds a lock while it waits.
+//!
+//! [`ReadAhead`]: super::read_ahead::ReadAhead
+
+use super::Segment;
+use crate::storage::sys;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+/// Pages of a segment that must be in memory for it to count as warm.
+const PAGES_OF_A_SEGMENT: u64 = 32;
+
+/// Segments that are looked at in one [`CacheBudget::look`].
+const SEGMENTS_OF_A_LOOK: usize = 32;
+
+/// The budget, unless another one is set: half of the memory that this process may use. The other half is
+/// for the keydir (22 bytes a key: as much as a fifth of small values), for the segments that are being
+/// written and merged, and for everything else. A budget that is too high costs far more than one that is
+/// too low: what fits into memory is found there in either mode.
+pub(crate) fn default_budget() -> u64 {
+    sys::memory().map_or(u64::MAX, |bytes| bytes / 2)
+}
+
+impl Segment {
+    /// Whether reading a page of it may wait for the device.
+    #[inline]
+    pub(crate) fn is_cold(&self) -> bool {
+        self.warmth.is_cold()
+    }
+
+    /// Whether the kernel reads ahead nothing by itself.
+    #[inline]
+    pub(crate) fn is_scattered(&self) -> bool {
+        self.warmth.is_scattered()
+    }
+
+    /// Only for a sealed segment. Callers are one at a time.
+    fn set_scattered(&self, scattered: bool) {
+        debug_assert!(self.is_sealed());
+        if self.is_scattered() == scattered {
+            return;
+        }
+        if scattered {
+            self.warmth.set_cold(true);
+        }
+        self.map.expect_cold(scattered);
+        self.warmth.set_scattered(scattered);
+    }
+
+    /// Takes a segment that is not scattered for warm, if all of some pages all over it are in memory.
+    fn look(&self) {
+        let end = self.end().min(self.map.len() as u64);
+        let step = (end / PAGES_OF_A_SEGMENT).max(64 << 10);
+        let is_resident = |at| self.map.is_resident(at) != Some(false);
+        if (0..end).step_by(step as usize).all(is_resident) {
+            self.warmth.set_cold(false);
+        }
+    }
+}
+
+/// How many bytes of sealed segments are expected to fit into memory.
+#[derive(Debug)]
+pub(crate) struct CacheBudget {
+    bytes: AtomicU64,
+    /// Whether the sealed segments are larger.
+    exceeded: AtomicBool,
+    /// Whether any segment is cold.
+    any_cold: AtomicBool,
+    /// The segment at which the next look begins.
+    next: AtomicUsize,
+}
+
+impl Default for CacheBudget {
+    /// No limit.
+    fn default() -> Self {
+        Self {
+            bytes: AtomicU64::new(u64::MAX),
+            exceeded: AtomicBool::new(false),
+            any_cold: AtomicBool::new(false),
+            next: AtomicUsize::new(0),
+        }
+    }
+}
+
+impl CacheBudget {
+    pub(crate) fn bytes(&self) -> u64 {
+        // ORDERING: Relaxed; a number alone.
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set(&self, bytes: u64) {
+        // ORDERING: Relaxed; a number alone.
+        self.bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether the sealed segments are larger than the budget.
+    pub(crate) fn is_exceeded(&self) -> bool {
+        // ORDERING: Relaxed; advice, see above.
+        self.exceeded.load(Ordering::Relaxed)
+    }
+
+    /// Whether any segment is cold.
+    #[inline]
+    pub(crate) fn has_cold(&self) -> bool {
+        // ORDERING: Relaxed; advice, see above.
+        self.any_cold.load(Ordering::Relaxed)
+    }
+
+    /// Compares all segments with the budget, and tells the kernel what follows from it. Once exceeded,
+    /// it stays so until an eighth of the budget is free. Callers are one at a time.
+    pub(super) fn weigh(&self, segments: &[Arc<Segment>]) {
+        let sealed = segments.iter().filter(|segment| segment.is_sealed());
+        let bytes: u64 = sealed.clone().map(|segment| segment.end()).sum();
+        let (budget, was) = (self.bytes(), self.is_exceeded());
+        let exceeded = bytes > if was { budget - budget / 8 } else { budget };
+        if exceeded != was {
+            tracing::info!(bytes, budget, exceeded, "the cache budget");
+        }
+        // ORDERING: Relaxed; advice, see above.
+        self.exceeded.store(exceeded, Ordering::Relaxed);
+        sealed.for_each(|segment| segment.set_scattered(exceeded));
+        self.note_cold(segments);
+    }
+
+    /// Looks at some of the segments that are cold and not scattered: which of them are in memory by
+    /// now. Callers are one at a time.
+    pub(super) fn look(&self, segments: &[Arc<Segment>]) {
+        if !self.has_cold() || self.is_exceeded() || segments.is_empty() {
+            return;
+        }
+        // ORDERING: Relaxed; any number will do.
+        let from = self.next.fetch_add(SEGMENTS_OF_A_LOOK, Ordering::Relaxed);
+        for nth in 0..SEGMENTS_OF_A_LOOK.min(segments.len()) {
+            let segment = &segments[from.wrapping_add(nth) % segments.len()];
+            if segment.is_cold() && !segment.is_scattered() {
+                segment.look();
+            }
+        }
+        self.note_cold(segments);
+    }
+
+    fn note_cold(&self, segments: &[Arc<Segment>]) {
+        let any = segments.iter().any(|segment| segment.is_cold());
+        // ORDERING: Relaxed; advice, see above.
+        self.any_cold.store(any, Ordering::Relaxed);
+    }
+
+    /// The share of the sealed segments' pages that are in memory, from that many of them, spread evenly.
+    /// `None` if there are none, or if it cannot be determined.
+    pub(super) fn resident(&self, segments: &[Arc<Segment>], pages: u64) -> Option<f64> {
+        let sealed = || segments.iter().filter(|segment| segment.is_sealed());
+        let bytes: u64 = sealed().map(|segment| segment.end()).sum();
+        let step = (bytes / pages).max(64 << 10);
+        let (mut asked, mut resident, mut at) = (0u32, 0u32, step / 2);
+        for segment in sealed() {
+            while at < segment.end() {
+                asked += 1;
+                resident += u32::from(segment.map.is_resident(at)?);
+                at += step;
+            }
+            at -= segment.end();
+        }
+        (asked > 0).then(|| f64::from(resident) / f64::from(asked))
+    }
+}
