@@ -2,7 +2,7 @@
 //!
 //! `cargo bench --bench store` prints the tables of `docs/benchmarks.md`. `TAILCASK_BENCH_KEYS` says
 //! how many pairs of 16 and 100 bytes; 5 million take 3 GiB.
-//! `TAILCASK_BENCH_ONLY=new|reads|overwrites|open` runs one section (`new` is the base of all).
+//! `TAILCASK_BENCH_ONLY=new|reads|scans|overwrites|open` runs one section (`new` is the base of all).
 #![allow(missing_docs, reason = "a bench")]
 
 mod common;
@@ -143,6 +143,43 @@ fn overwrites(both: &Both, samples: &[Vec<[u8; 16]>], count: usize) {
     report("Overwrites, anywhere", "ns", &series);
 }
 
+fn scans(both: &Both, count: usize) {
+    let Both { map, store } = both;
+    let keys = store.len() as usize;
+    let series = rounds(
+        count,
+        &mut [
+            ("DashMap::iter", &mut || {
+                let read = |pair: dashmap::mapref::multiple::RefMulti<'_, Vec<u8>, Vec<u8>>| {
+                    black_box(pair.key()[0] ^ pair.value()[0]);
+                };
+                each(timed(|| map.iter().for_each(read)).0, keys)
+            }),
+            ("iter", &mut || {
+                let (time, pairs) = timed(|| {
+                    let read = |pair: Result<tailcask::Pair<'_>, _>| {
+                        let pair = pair.expect("sound");
+                        black_box(pair.key()[0] ^ pair.value()[0]);
+                    };
+                    store.iter().map(read).count()
+                });
+                assert_eq!(pairs, keys);
+                each(time, keys)
+            }),
+            ("keys", &mut || {
+                let read = |key: Result<Vec<u8>, _>| {
+                    black_box(key.expect("sound")[0]);
+                };
+                each(timed(|| store.keys().for_each(read)).0, keys)
+            }),
+            ("the first pair", &mut || {
+                each(timed(|| black_box(store.iter().next().is_some())).0, keys)
+            }),
+        ],
+    );
+    report("Iteration over all pairs, a pair", "ns", &series);
+}
+
 fn opening(store: Store, path: &Path) {
     store.close().expect("closed");
     let (time, store) = timed(|| Store::open(path).expect("opened"));
@@ -170,6 +207,9 @@ fn main() {
     let samples: Vec<_> = (1..=4).map(|seed| some(500_000, keys, seed)).collect();
     if wanted("reads") {
         reads(&both, &samples, count);
+    }
+    if wanted("scans") {
+        scans(&both, count);
     }
     if wanted("overwrites") {
         overwrites(&both, &samples, count);

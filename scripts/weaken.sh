@@ -62,6 +62,8 @@ log/group_commit.rs|durable: Acquire|/fn durable/,/^    }/ s/(durable\.load\(Ord
 log/group_commit.rs|finish: Release|/fn finish/,/^    }/ s/(durable\.store\(durable, Ordering::)Release/\1Relaxed/|the_watermark_comes_after_the_sync|
 log/waiters.rs|notify: barrier|s/^ *light_barrier\(\);//|no_commit_is_slept_through|
 log/waiters.rs|wait: barrier|s/^ *heavy_barrier\(\);//|no_commit_is_slept_through|
+store/pending/words.rs|set: Release|/fn set/,/^    }/ s/Ordering::Release/Ordering::Relaxed/|a_scan_meets_a_merged_key_once|
+store/pending/words.rs|take_next: Acquire|/fn take_next/,/^    }/ s/Ordering::Acquire/Ordering::Relaxed/|a_scan_meets_an_overwritten_key_once|
 segment/pins.rs|unpin: Release|/fn unpin/,/^    }/ s/Ordering::Release\)/Ordering::Relaxed)/|what_is_pinned_stays_mapped|
 segment/pins.rs|is_free: Acquire|/fn is_free/,/^    }/ s/(load\(Ordering::)Acquire/\1Relaxed/|what_is_pinned_stays_mapped|
 log/append/claim.rs|LOGIC claim: no claimed word|/unsafe fn new/,/^    }/ s/^ *place\.store\(word.*$//|a_dead_process_leaves_no_body_without_a_claim|
@@ -79,6 +81,8 @@ log/append/claim.rs|LOGIC finish: nobody is told|/fn finish\(/,/^    }/ s/settle
 log/append/claim.rs|LOGIC commit: nobody is told|/fn commit_written\(/,/^    }/ s/settle\(claim\.waiters, (.*), word\);/\1.store(word, Ordering::Release);/|no_sync_mark_is_slept_through|
 log/append/claim.rs|LOGIC void: nobody is told|/fn drop/,/^    }/ s/settle\(self\.waiters, (.*), word\);/\1.store(word, Ordering::Release);/|no_void_is_slept_through|
 log/append/claim.rs|LOGIC pad: nobody is told|/fn pad</,/^}/ s/settle\(waiters, (.*), word\);/\1.store(word, Ordering::Release);/|no_pad_is_slept_through|
+store/pending/words.rs|LOGIC take_next: the load decides|/fn take_next/,/^    }/ s/ \& 1 << at != 0 \{/ \& 1 << at != 1 << 99 % 64 {/|a_scan_meets_a_merged_key_once|
+store/pending/words.rs|LOGIC take: it is not told whether it was there|/fn take\(/,/^    }/ s/ \& bit != 0/ \& bit != bit + 1/|a_scan_meets_an_overwritten_key_once|
 segment/pins.rs|LOGIC pin: although retired|/fn pin\(/,/^    }/ s/& RETIRED == 0/\& RETIRED != 1/|what_is_pinned_stays_mapped|
 ROWS
 }

@@ -123,10 +123,11 @@ fn a_hint_that_names_one_frame_twice_and_another_not_at_all_is_noticed() {
     assert!(wrong != other);
     lie(&hint(&path, first), vec![one, wrong]);
     let store = options().open(&path).unwrap();
-    assert_eq!(store.iter().count(), 3, "one comes twice");
+    assert_eq!(store.len(), 3, "one has two slots");
+    assert_eq!(store.iter().count(), 2, "and comes once");
     assert_eq!(corruption(store.verify().unwrap_err()).segment, first);
     assert!(matches!(store.merge(), Err(MergeError::Corrupt(c)) if c.kind == CorruptionKind::Hint));
-    assert_eq!(store.iter().filter(Result::is_ok).count(), 3);
+    assert_eq!(store.iter().filter(Result::is_ok).count(), 2);
     assert_eq!(store.get("left out").unwrap().as_deref(), Some(&b"value of left out"[..]));
     store.put("left out", "value of left out").unwrap();
     store.close().unwrap();

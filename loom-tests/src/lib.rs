@@ -31,9 +31,15 @@ mod segment {
     pub(crate) mod pins;
 }
 
+#[path = "../../src/store/pending"]
+mod pending {
+    pub(crate) mod words;
+}
+
 mod memory;
 
 pub mod append;
+pub mod scan;
 pub mod slot;
 pub mod waiting;
 

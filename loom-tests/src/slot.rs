@@ -1,7 +1,8 @@
 //! One key of the store: its slot, and the frames that it points at.
 //!
 //! Claims, commits and pins are tailcask's own. The slot is a lock around a position, as a shard of
-//! the keydir is. What is done under the lock, and in which order, follows `src/store`: `try_place` and
+//! the keydir is. Pending marks are tailcask's own, too, and moved as `ScanMarks::slot_changes` does it.
+//! What is done under the lock, and in which order, follows `src/store`: `try_place` and
 //! `try_remove` in `write.rs`, `find` and `read_pinned` in `view.rs`, `try_write` in `batch.rs`, `put`
 //! and `replace` in `store/merge/run.rs`, `write` in `store/merge/output.rs`.
 
@@ -11,33 +12,95 @@ use crate::format::frame::{self, HEADER, Header, Kind, State};
 use crate::format::header::FIRST_FRAME;
 use crate::log::append::claim::SegmentMemory;
 use crate::memory::{FRAME, Log, LoomSegment, fill};
+use crate::pending::words::Words;
 use crate::position::LogPosition;
 use crate::segment::pins::Pins;
-use crate::sync::{Arc, Mutex, Ordering, lock, yield_now};
+use crate::sync::{Arc, AtomicBool, Mutex, Ordering, lock, yield_now};
 use crate::{begin_main, model, spawn};
 
-const OLD: [u8; 8] = [1; 8];
-const NEW: [u8; 8] = [2; 8];
+pub(crate) const OLD: [u8; 8] = [1; 8];
+pub(crate) const NEW: [u8; 8] = [2; 8];
 const GONE: [u8; 8] = [9; 8];
 /// The id of the segment that a merge makes.
 const COPY: u32 = 77;
 
-struct Key {
+pub(crate) struct Key {
     log: Log,
-    slot: Mutex<Option<LogPosition>>,
+    pub(crate) slot: Mutex<Option<LogPosition>>,
     copies: Arc<LoomSegment>,
     /// Of the first segment of the log, and of the copies.
     pins: [Pins; 2],
+    /// The pending marks of an iteration in those two.
+    marks: Option<[Words; 2]>,
 }
 
 impl Key {
     /// One with a value, in a segment with room for two more frames.
     fn with_a_value() -> Arc<Self> {
+        Self::new(None)
+    }
+
+    /// As `with_a_value`, and an iteration can mark it.
+    pub(crate) fn with_marks() -> Arc<Self> {
+        Self::new(Some([Words::new(), Words::new()]))
+    }
+
+    fn new(marks: Option<[Words; 2]>) -> Arc<Self> {
         let log = Log::new(2, 3 * FRAME);
         let place = log.append(&OLD);
         let copies = Arc::new(LoomSegment::new(COPY, FRAME));
         let pins = [Pins::default(), Pins::default()];
-        Arc::new(Self { log, slot: Mutex::new(Some(place)), copies, pins })
+        Arc::new(Self { log, slot: Mutex::new(Some(place)), copies, pins, marks })
+    }
+
+    fn mark(at: LogPosition) -> usize {
+        at.offset() as usize / 8
+    }
+
+    /// Moves the mark, if it is there.
+    fn slot_changes(&self, old: LogPosition, new: Option<LogPosition>) {
+        let Some(marks) = &self.marks else { return };
+        let of = |at: LogPosition| &marks[usize::from(at.segment() == COPY)];
+        if of(old).take(Self::mark(old))
+            && let Some(new) = new
+        {
+            of(new).set(Self::mark(new));
+        }
+    }
+
+    /// The snapshot of an iteration.
+    pub(crate) fn snapshot(&self) {
+        let slot = lock(&self.slot);
+        if let (Some(at), Some([marks, _])) = (*slot, &self.marks) {
+            assert!(at.segment() != COPY, "no merge has come by");
+            marks.set(Self::mark(at));
+        }
+    }
+
+    /// One pass of an iteration: the values that it yields.
+    pub(crate) fn pass(&self) -> Vec<Vec<u8>> {
+        let mut found = Vec::new();
+        for (pins, (id, marks)) in
+            self.pins.iter().zip([1, COPY].into_iter().zip(self.marks.iter().flatten()))
+        {
+            // Refused: retired, and its marks were moved.
+            let Some(stripe) = pins.pin() else { continue };
+            if let Some(mark) = marks.take_next(0) {
+                found.push(self.read(LogPosition::new(id, mark as u32 * 8)));
+            }
+            // SAFETY: it was pinned once, and is not read any more.
+            unsafe { pins.unpin(stripe) };
+        }
+        found
+    }
+
+    /// Moves the slot to a copy, and lets go of the segment that it pointed into.
+    pub(crate) fn merge_away(&self, old: LogPosition) {
+        self.merge(old);
+        self.pins(old).retire();
+        if self.pins(old).is_free() {
+            self.segment(old).unmap();
+        }
     }
 
     fn segment(&self, at: LogPosition) -> Arc<LoomSegment> {
@@ -49,19 +112,35 @@ impl Key {
     }
 
     /// The slot is set between claim and commit.
-    fn put(&self) -> LogPosition {
+    pub(crate) fn put(&self) -> LogPosition {
+        self.put_with(|| true)
+    }
+
+    /// As `put`, by a writer who moves marks only if an iteration has registered itself.
+    pub(crate) fn put_if_registered(&self, registered: &AtomicBool) -> LogPosition {
+        // ORDERING: Relaxed; as in `ActiveScans::any`.
+        self.put_with(|| registered.load(Ordering::Relaxed))
+    }
+
+    fn put_with(&self, is_scanned: impl FnOnce() -> bool) -> LogPosition {
         let mut slot = lock(&self.slot);
         let claim = self.log.claim(FRAME);
         let place = LogPosition::new(claim.segment().id(), claim.offset() as u32);
+        if let Some(old) = *slot
+            && is_scanned()
+        {
+            self.slot_changes(old, Some(place));
+        }
         *slot = Some(place);
         drop(slot);
         fill(claim, &NEW)
     }
 
     /// All of it under the lock.
-    fn delete(&self) -> Option<LogPosition> {
+    pub(crate) fn delete(&self) -> Option<LogPosition> {
         let mut slot = lock(&self.slot);
-        slot.take()?;
+        let old = slot.take()?;
+        self.slot_changes(old, None);
         Some(fill(self.log.claim(FRAME), &GONE))
     }
 
@@ -70,17 +149,21 @@ impl Key {
         let at = (*slot)?;
         let stripe = self.pins(at).pin().expect("a slot points at a segment that is there");
         drop(slot);
+        let body = self.read(at);
+        // SAFETY: it was pinned once, and is not read any more.
+        unsafe { self.pins(at).unpin(stripe) };
+        Some(body)
+    }
+
+    fn read(&self, at: LogPosition) -> Vec<u8> {
         let segment = self.segment(at);
-        let body = loop {
+        loop {
             match segment.frame(u64::from(at.offset()), Ordering::Acquire) {
                 Some((word, body)) if word.state == State::Committed => break body,
                 Some(_) => yield_now(),
                 None => panic!("a slot points at a frame that is claimed at least"),
             }
-        };
-        // SAFETY: it was pinned once, and is not read any more.
-        unsafe { self.pins(at).unpin(stripe) };
-        Some(body)
+        }
     }
 
     /// Copies the first frame if the slot points at it, and moves the slot if it still does.
@@ -93,6 +176,7 @@ impl Key {
         let new = self.copy(&body);
         let mut slot = lock(&self.slot);
         if *slot == Some(old) {
+            self.slot_changes(old, Some(new));
             *slot = Some(new);
         }
     }

@@ -38,6 +38,11 @@ models! {
         a_position_is_not_of_a_later_segment
         closing_again_changes_no_roll
         a_reader_beside_recovery_sees_whole_frames_only;
+    scan:
+        a_scan_meets_an_overwritten_key_once
+        a_scan_meets_a_merged_key_once
+        a_scan_meets_a_deleted_key_once_or_not
+        a_scan_marks_a_key_beside_a_writer;
     slot:
         a_merge_undoes_no_write
         a_get_sees_a_whole_value

@@ -20,6 +20,7 @@ use crate::log::writer::Need;
 use crate::options::MAX_SEGMENT;
 use crate::position::LogPosition;
 use crate::segment::Segment;
+use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 
 /// Writes that are done together: all of them or none, even after a crash. See [`Store::write`](super::Store::write).
@@ -65,6 +66,19 @@ impl Batch {
     fn key(&self, index: usize) -> &[u8] {
         let Write { at, key, .. } = self.writes[index];
         &self.bodies[at..][..key]
+    }
+
+    /// Those deletes after which the same key is put again.
+    fn put_again(&self) -> HashSet<usize> {
+        let (mut put_later, mut found) = (HashSet::new(), HashSet::new());
+        for (nth, write) in self.writes.iter().enumerate().rev() {
+            if write.value.is_some() {
+                put_later.insert(self.key(nth));
+            } else if put_later.contains(self.key(nth)) {
+                found.insert(nth);
+            }
+        }
+        found
     }
 
     /// Number of writes.
@@ -138,11 +152,14 @@ impl StoreInner {
         let (position, puts) = write_all(claim, frames);
         // ORDERING: Relaxed; pairs with the loads in `look_up_many`, and the locks order it.
         self.batches.fetch_add(1, Ordering::Relaxed);
+        // To an iteration, a key that a batch deletes and then puts again was there all the time.
+        let put_again = if self.scans.any() { batch.put_again() } else { HashSet::new() };
         for (nth, (&tag, put)) in tags.iter().zip(puts).enumerate() {
             // In order, and looked up only now: a batch may contain a key twice.
             let entry = entries.entry(tag, |at| is(nth, at));
             match put {
                 Some(position) => self.set_slot(entry, position, None),
+                None if put_again.contains(&nth) => {}
                 None => self.remove_slot(entry, None),
             }
         }

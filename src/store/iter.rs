@@ -1,17 +1,25 @@
-//! Iterating over all keys.
+//! Iterating over all keys, in the order of segments.
 //!
-//! Iteration goes shard by shard. The distinct tags of a shard are copied under its lock, in the order
-//! of their frames. For each tag, all slots that have it are looked up and their segments pinned under
-//! the lock again; the frames are read without it. A key that exists throughout has its tag in the
-//! copy, and a slot with that tag at any time, so it comes exactly once, wherever a merge moves it; a
-//! deleted key has no slot. Between items nothing is held but the pins of one tag's frames.
+//! An iteration begins with a pass over the keydir, which marks where each slot points (see
+//! [`pending`](super::pending)). Then it visits the segments in order, each from the front to the back:
+//! it pins the segment, takes the next mark, and yields the frame there. Between items it holds nothing
+//! but its marks, so merges and writes go on, and an iterator that is kept for long keeps no segment.
 
 use super::found::FoundRecord;
+use super::pending::{ScanMarks, SegmentMarks};
 use super::view::StoreView;
 use crate::error::ReadError;
 use crate::position::LogPosition;
-use crate::segment::set::Pin;
+use crate::sync::{Mutex, lock};
+use std::collections::VecDeque;
 use std::fmt;
+use std::sync::Arc;
+
+/// The most passes over the segments before what is left is taken one by one.
+const PASSES: u32 = 3;
+
+/// If no more than this many keys are left, another pass is not worth it.
+const FEW: u64 = 1024;
 
 /// A key and its value, in place.
 pub struct Pair<'a> {
@@ -38,57 +46,178 @@ impl fmt::Debug for Pair<'_> {
     }
 }
 
-/// A position that a slot points at, and its segment, if that exists.
-type Pinned<'a> = (LogPosition, Option<Pin<'a>>);
+/// An iteration, which one or several [`Pairs`] share.
+#[derive(Debug)]
+struct Scan<'a> {
+    view: &'a StoreView,
+    marks: Arc<ScanMarks>,
+    turn: Mutex<Turn>,
+}
+
+/// Which segment is next.
+#[derive(Debug, Default)]
+struct Turn {
+    /// What is left of this pass.
+    segments: VecDeque<Arc<SegmentMarks>>,
+    passes: u32,
+    /// Number of `Pairs` that are in a segment.
+    working: usize,
+    closed: bool,
+}
+
+impl<'a> Scan<'a> {
+    fn new(view: &'a StoreView) -> Self {
+        let segments = view.table.with(|all| {
+            let lens = all.iter().map(|segment| (segment.id(), segment.map.len() as u64));
+            lens.collect::<Vec<_>>()
+        });
+        let marks = Arc::new(ScanMarks::new(segments.into_iter()));
+        view.scans.add(&marks);
+        let segments = marks.segments();
+        for shard in 0..view.keydir.shards() {
+            view.keydir.each_position(shard, |slots| {
+                marks.snapshot(&segments, slots, &|id| view.segment_len(id));
+            });
+        }
+        Self { view, marks, turn: Mutex::default() }
+    }
+
+    /// What a `Pairs` does next. `was_working`: it has come to the end of a segment.
+    fn next(&self, was_working: bool) -> Place {
+        let mut turn = lock(&self.turn);
+        turn.working -= usize::from(was_working);
+        loop {
+            if turn.closed {
+                return Place::Loose;
+            }
+            if let Some(marks) = turn.segments.pop_front() {
+                turn.working += 1;
+                return Place::Segment { marks, from: 0 };
+            }
+            if turn.working > 0 || self.marks.remaining() == 0 {
+                // The last one that works does what is left then.
+                return Place::End;
+            }
+            if turn.passes == PASSES || turn.passes > 0 && self.marks.remaining() <= FEW {
+                self.marks.close(|| self.view.keydir.wait_for_writers());
+                turn.closed = true;
+            } else {
+                turn.passes += 1;
+                turn.segments = self.marks.segments().into();
+            }
+        }
+    }
+}
+
+impl Drop for Scan<'_> {
+    fn drop(&mut self) {
+        self.view.scans.remove(&self.marks);
+    }
+}
+
+/// Where a `Pairs` is.
+#[derive(Debug)]
+enum Place {
+    /// Before a segment.
+    Between,
+    /// At an offset of a segment.
+    Segment {
+        marks: Arc<SegmentMarks>,
+        from: u64,
+    },
+    /// At what was left over.
+    Loose,
+    End,
+}
 
 /// An iterator over all keys and values, in no particular order.
 #[derive(Debug)]
 #[must_use]
 pub struct Pairs<'a> {
-    view: &'a StoreView,
-    shard: usize,
-    tags: std::vec::IntoIter<(u32, LogPosition)>,
-    /// The slots of one tag.
-    pinned: Vec<Pinned<'a>>,
+    scan: Arc<Scan<'a>>,
+    place: Place,
+    /// Marks that were taken and are still counted as remaining.
+    taken: u64,
 }
 
 impl<'a> Pairs<'a> {
     pub(super) fn new(view: &'a StoreView) -> Self {
-        Self { view, shard: 0, tags: Vec::new().into_iter(), pinned: Vec::new() }
+        Self::of(Arc::new(Scan::new(view)))
     }
 
-    /// The next position to read, pinned.
-    fn next_pinned(&mut self) -> Option<Pinned<'a>> {
-        let view = self.view;
+    const fn of(scan: Arc<Scan<'a>>) -> Self {
+        Self { scan, place: Place::Between, taken: 0 }
+    }
+
+    /// Several that share one iteration.
+    pub(super) fn parts(view: &'a StoreView, count: usize) -> Vec<Self> {
+        let scan = Arc::new(Scan::new(view));
+        (0..count).map(|_| Self::of(scan.clone())).collect()
+    }
+
+    /// Reads the next record that a slot points at.
+    #[inline]
+    fn next_found(&mut self) -> Option<Result<FoundRecord<'a>, ReadError>> {
+        let view = self.scan.view;
         loop {
-            if let Some(pinned) = self.pinned.pop() {
-                return Some(pinned);
-            }
-            if let Some((tag, _)) = self.tags.next() {
-                view.keydir.each(tag, |at| self.pinned.push((at, view.pin(at))));
-            } else if self.shard < view.keydir.shards() {
-                self.tags = view.keydir.slots(self.shard).into_iter();
-                self.shard += 1;
-            } else {
-                return None;
+            match &mut self.place {
+                Place::Segment { marks, from } => {
+                    // The pin comes first: a segment whose mark is still there is not retired.
+                    if let Some(pin) = view.table.pin(marks.id())
+                        && let Some(offset) = marks.take_next(*from)
+                    {
+                        *from = offset + 8;
+                        self.taken += 1;
+                        let at = LogPosition::new(marks.id(), offset as u32);
+                        return Some(view.read_pinned(at, Some(pin)));
+                    }
+                    self.leave();
+                }
+                Place::Between => self.place = self.scan.next(false),
+                Place::Loose => {
+                    let Some((at, pin)) = self.scan.marks.take_loose(|at| view.pin(at)) else {
+                        self.place = Place::End;
+                        continue;
+                    };
+                    self.taken += 1;
+                    return Some(view.read_pinned(at, pin));
+                }
+                Place::End => return None,
             }
         }
+    }
+
+    /// Leaves a segment, and goes to the next place.
+    #[cold]
+    fn leave(&mut self) {
+        self.scan.marks.subtract(std::mem::take(&mut self.taken));
+        self.place = self.scan.next(true);
     }
 }
 
 impl<'a> Iterator for Pairs<'a> {
     type Item = Result<Pair<'a>, ReadError>;
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            let (position, pin) = self.next_pinned()?;
-            match self.view.read_pinned(position, pin) {
-                Ok(found) if found.is_live(&self.view.clock) => {
+            match self.next_found()? {
+                Ok(found) if found.is_live(&self.scan.view.clock) => {
                     return Some(Ok(Pair { found }));
                 }
                 Ok(_) => {}
                 Err(error) => return Some(Err(error)),
             }
+        }
+    }
+}
+
+impl Drop for Pairs<'_> {
+    fn drop(&mut self) {
+        self.scan.marks.subtract(std::mem::take(&mut self.taken));
+        if matches!(self.place, Place::Segment { .. }) {
+            // What is left of the segment is for the others, in their next pass.
+            lock(&self.scan.turn).working -= 1;
         }
     }
 }
@@ -101,7 +230,32 @@ pub struct Keys<'a>(pub(super) Pairs<'a>);
 impl Iterator for Keys<'_> {
     type Item = Result<Vec<u8>, ReadError>;
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         Some(self.0.next()?.map(|pair| pair.found.key().to_vec()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::options::Maintenance;
+    use crate::storage::simulated::SimulatedDisk;
+    use crate::store::Store;
+
+    #[test]
+    fn an_iteration_that_is_over_is_forgotten() {
+        let options = Store::options().maintenance(Maintenance::Manual);
+        let store = options.open_simulated(&SimulatedDisk::volatile()).unwrap();
+        store.put("key", "value").unwrap();
+        let mut pairs = store.iter();
+        assert!(store.inner.scans.any());
+        assert_eq!(pairs.by_ref().count(), 1);
+        drop(pairs);
+        assert!(!store.inner.scans.any());
+        let mut parts = store.iter_parts(2);
+        parts.pop();
+        assert!(store.inner.scans.any());
+        drop(parts);
+        assert!(!store.inner.scans.any());
     }
 }

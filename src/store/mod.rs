@@ -20,6 +20,7 @@ mod maintenance;
 mod merge;
 mod open;
 mod options;
+mod pending;
 mod read_view;
 mod repair;
 mod salvage;
@@ -214,9 +215,34 @@ impl Store {
     }
 
     /// All keys and values, in no particular order. Every key that exists throughout the iteration
-    /// comes exactly once. Nothing is locked between items.
+    /// comes exactly once, with the value that is current when it comes; a key that is deleted before
+    /// does not come. Nothing is locked between items, and the iteration ends even if writers never
+    /// rest.
+    ///
+    /// It begins with a pass over the keydir (some 10 ns a key), and then reads each segment once, from
+    /// the front to the back. Until it is dropped it keeps marks in memory; see `docs/store.md`.
     pub fn iter(&self) -> Pairs<'_> {
         Pairs::new(&self.inner)
+    }
+
+    /// As [`iter`](Self::iter), in several parts, for as many threads: each key comes in one of them.
+    /// They share out the segments as they go. If one is dropped before its end, the others that are
+    /// not at theirs take over what it leaves.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let store = tailcask::Store::open(dir.path().join("store"))?;
+    /// # (0..100u32).try_for_each(|n| store.put(n.to_le_bytes(), "value").map(drop))?;
+    /// let keys: usize = std::thread::scope(|threads| {
+    ///     let parts = store.iter_parts(4).into_iter();
+    ///     let counts: Vec<_> = parts.map(|part| threads.spawn(|| part.count())).collect();
+    ///     counts.into_iter().map(|count| count.join().expect("no panic")).sum()
+    /// });
+    /// assert_eq!(keys, 100);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn iter_parts(&self, parts: usize) -> Vec<Pairs<'_>> {
+        Pairs::parts(&self.inner, parts)
     }
 
     /// All keys, with the guarantees of [`iter`](Self::iter).

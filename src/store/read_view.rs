@@ -187,6 +187,12 @@ impl ReadView {
         Pairs::new(&self.view)
     }
 
+    /// As [`iter`](Self::iter), in several parts, for as many threads; see
+    /// [`Store::iter_parts`](super::Store::iter_parts).
+    pub fn iter_parts(&self, parts: usize) -> Vec<Pairs<'_>> {
+        Pairs::parts(&self.view, parts)
+    }
+
     /// All keys, with the guarantees of [`iter`](Self::iter).
     pub fn keys(&self) -> Keys<'_> {
         Keys(self.iter())

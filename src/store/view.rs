@@ -27,6 +27,7 @@
 use super::clock::Clock;
 use super::counters::ReadCounters;
 use super::found::{FoundCorruption, FoundRecord, has_key, stale};
+use super::pending::ActiveScans;
 use super::value::Value;
 use crate::error::{Corruption, ReadError};
 use crate::keydir::{Keydir, KeydirEntry, Table};
@@ -50,6 +51,8 @@ pub(crate) struct StoreView {
     pub(crate) counters: ReadCounters,
     /// Number of batches written. Each is counted while its shards are locked, before its slots are set.
     pub(crate) batches: CachePadded<AtomicU64>,
+    /// The iterations under way.
+    pub(crate) scans: ActiveScans,
     /// Whether reads verify checksums.
     pub(crate) verify: bool,
 }
@@ -57,7 +60,8 @@ pub(crate) struct StoreView {
 impl StoreView {
     pub(crate) fn new(table: Arc<SegmentSet>, keydir: Keydir, clock: Clock, verify: bool) -> Self {
         let (counters, batches) = (ReadCounters::default(), CachePadded::default());
-        Self { table, keydir, clock, counters, batches, verify }
+        let scans = ActiveScans::default();
+        Self { table, keydir, clock, counters, batches, scans, verify }
     }
 
     // ---- under the lock of a slot's shard ----
@@ -82,7 +86,8 @@ impl StoreView {
     ///
     /// Every change of a slot goes through here or [`remove_slot`](Self::remove_slot), but for the
     /// loading of the keydir. So what has to hold between slots and the rest of the view is kept in one
-    /// place, under the lock of the slot's shard.
+    /// place, under the lock of the slot's shard: the counts of dead bytes, and the marks of
+    /// [iterations](super::pending).
     ///
     /// `old_len` is the length of the frame that it pointed at, if it is known: then that frame, which may
     /// have to come from the device, is not read.
@@ -91,7 +96,10 @@ impl StoreView {
     where
         T: DerefMut<Target = Table>,
     {
-        entry.position().into_iter().for_each(|old| self.died(old, old_len));
+        if let Some(old) = entry.position() {
+            self.died(old, old_len);
+            self.scans.slot_changes(old, Some(new), |id| self.segment_len(id));
+        }
         entry.set(new);
     }
 
@@ -101,8 +109,16 @@ impl StoreView {
     where
         T: DerefMut<Target = Table>,
     {
-        entry.position().into_iter().for_each(|old| self.died(old, old_len));
+        if let Some(old) = entry.position() {
+            self.died(old, old_len);
+            self.scans.slot_changes(old, None, |_| None);
+        }
         entry.remove();
+    }
+
+    /// The length of a segment, if it exists.
+    pub(crate) fn segment_len(&self, id: u32) -> Option<u64> {
+        self.table.with(|all| locate(all, id).map(|found| all[found].map.len() as u64))
     }
 
     /// Counts a frame as dead: no slot points at it any longer.
