@@ -83,7 +83,7 @@ log/append/claim.rs|LOGIC void: nobody is told|/fn drop/,/^    }/ s/settle\(self
 log/append/claim.rs|LOGIC pad: nobody is told|/fn pad</,/^}/ s/settle\(waiters, (.*), word\);/\1.store(word, Ordering::Release);/|no_pad_is_slept_through|
 store/pending/words.rs|LOGIC take_next: the load decides|/fn take_next/,/^    }/ s/ \& 1 << at != 0 \{/ \& 1 << at != 1 << 99 % 64 {/|a_scan_meets_a_merged_key_once|
 store/pending/words.rs|LOGIC take: it is not told whether it was there|/fn take\(/,/^    }/ s/ \& bit != 0/ \& bit != bit + 1/|a_scan_meets_an_overwritten_key_once|
-segment/pins.rs|LOGIC pin: although retired|/fn pin\(/,/^    }/ s/& RETIRED == 0/\& RETIRED != 1/|what_is_pinned_stays_mapped|
+segment/pins.rs|LOGIC pin: although retired|/fn pin_many\(/,/^    }/ s/& RETIRED == 0/\& RETIRED != 1/|what_is_pinned_stays_mapped|
 ROWS
 }
 

@@ -34,11 +34,16 @@ fn many_keys_see_each_batch_whole_or_not_at_all() {
         });
         scope.spawn(|| {
             let _finish = Finish(&done);
-            for _ in 0..3000 {
-                let found = store.get_many(&keys).unwrap();
-                let number = |nth: usize| {
-                    u64::from_le_bytes(found[nth].as_ref().unwrap()[..].try_into().unwrap())
-                };
+            for round in 0..3000 {
+                let of = |value: &[u8]| u64::from_le_bytes(value.try_into().unwrap());
+                let mut found = Vec::new();
+                if round % 2 == 0 {
+                    let all = store.get_many(&keys).unwrap();
+                    found.extend(all.iter().map(|value| of(value.as_ref().unwrap())));
+                } else {
+                    store.get_many_with(&keys, |_, value| found.push(of(value.unwrap()))).unwrap();
+                }
+                let number = |nth: usize| found[nth];
                 // What was written last to the first key, which is in each batch, was written to all
                 // of its batch, and nothing later is anywhere.
                 let newest = number(0);
@@ -87,7 +92,89 @@ fn keys_that_write_to_the_store_when_they_are_asked_for_do_not_hang_it() {
                 value[..] == n.to_le_bytes()
             };
             assert!((0..count).zip(&found).all(right));
+            store.get_many_with(&keys, |_, value| assert!(value.is_some())).unwrap();
         });
+    }
+}
+
+/// What a closure is called with is what `get` returns, and it runs under no lock.
+#[test]
+fn closures_see_what_get_returns_and_may_use_the_store() {
+    for count in [0, 1, 32, 33, 300] {
+        within(move || {
+            let dir = tempfile::tempdir().unwrap();
+            // Every other key is there, and most share their tags with others.
+            let store = options().tag_bits(3).open(dir.path().join("store")).unwrap();
+            let keys: Vec<String> = (0..count).map(|n| format!("key {n}")).collect();
+            for key in keys.iter().step_by(2) {
+                store.put(key, key).unwrap();
+            }
+            let mut nth = 0;
+            let each = |index: usize, value: Option<&[u8]>| {
+                assert_eq!(index, nth);
+                assert_eq!(value, (nth % 2 == 0).then(|| keys[nth].as_bytes()));
+                let got = store.get_with(&keys[nth], |got| {
+                    store.put(&keys[nth], got).unwrap();
+                    Some(got) == value
+                });
+                assert_eq!(got.unwrap(), value.map(|_| true));
+                nth += 1;
+            };
+            store.get_many_with(&keys, each).unwrap();
+            assert_eq!(nth, keys.len());
+        });
+    }
+}
+
+/// The segment of a value that a closure reads is merged away meanwhile, and stays mapped.
+#[test]
+fn what_a_closure_reads_stays_mapped() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = options().open(dir.path().join("store")).unwrap();
+    let keys: Vec<String> = (0..40).map(|n| format!("key {n}")).collect();
+    let merge_away = || {
+        keys.iter().for_each(|key| _ = store.put(key, "another value").unwrap());
+        assert!(store.merge().unwrap().inputs > 0);
+        (0..5).for_each(|_| _ = store.maintain().unwrap());
+    };
+    let put = || keys.iter().for_each(|key| _ = store.put(key, key).unwrap());
+    put();
+    let same = store.get_with(&keys[0], |value| {
+        merge_away();
+        value == keys[0].as_bytes()
+    });
+    assert_eq!(same.unwrap(), Some(true));
+    put();
+    let mut seen = 0;
+    let each = |nth: usize, value: Option<&[u8]>| {
+        if nth == 0 {
+            merge_away();
+        }
+        assert_eq!(value.unwrap(), keys[nth].as_bytes());
+        seen += 1;
+    };
+    store.get_many_with(&keys, each).unwrap();
+    assert_eq!(seen, keys.len());
+    assert_eq!(&*store.get(&keys[0]).unwrap().unwrap(), b"another value");
+}
+
+/// Values that came together are dropped one by one.
+#[test]
+fn each_value_keeps_its_segment_mapped() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = options().open(dir.path().join("store")).unwrap();
+    let keys: Vec<String> = (0..40).map(|n| format!("key {n}")).collect();
+    keys.iter().for_each(|key| _ = store.put(key, key).unwrap());
+    let mut values = store.get_many(&keys).unwrap();
+    keys.iter().for_each(|key| _ = store.put(key, "another value").unwrap());
+    assert!(store.merge().unwrap().inputs > 0);
+    while let Some(value) = values.pop() {
+        (0..5).for_each(|_| _ = store.maintain().unwrap());
+        assert!(store.stats().segments_waiting_for_readers > 0);
+        assert_eq!(&*value.unwrap(), keys[values.len()].as_bytes());
+    }
+    while store.stats().segments_waiting_for_readers > 0 {
+        store.maintain().unwrap();
     }
 }
 
@@ -116,6 +203,10 @@ fn damage_beside_one_key_is_no_error_of_another() {
         for absent in &sound {
             let found = store.get_many(&[there, absent]).unwrap();
             assert!(found[0].is_some() && found[1].is_none());
+            let mut are_there = Vec::new();
+            let each = |_, value: Option<&[u8]>| are_there.push(value.is_some());
+            store.get_many_with(&[there, absent], each).unwrap();
+            assert_eq!(are_there, [true, false]);
         }
     }
     for count in [1, 40, 80] {
@@ -125,6 +216,8 @@ fn damage_beside_one_key_is_no_error_of_another() {
             let mut all = all.clone();
             all.push(absent);
             store.get_many(&all).unwrap_err();
+            store.get_many_with(&all, |_, _| {}).unwrap_err();
+            store.get_with(absent, |_| ()).unwrap_err();
         }
     }
 }

@@ -222,6 +222,39 @@ fn readers_see_whole_values_while_writers_overwrite() {
 
 /// A batch is seen whole or not at all, and its keys may be anywhere.
 #[test]
+fn a_batch_may_write_a_key_several_times() {
+    let dir = tempfile::tempdir().unwrap();
+    // Most keys share their tags with others.
+    let store = Store::options().tag_bits(3).open(dir.path().join("store")).unwrap();
+    for there in [false, true] {
+        let keys: Vec<String> = (0..40).map(|n| format!("{there} {n}")).collect();
+        if there {
+            keys.iter().for_each(|key| _ = store.put(key, "before").unwrap());
+        }
+        let mut batch = Batch::new();
+        for key in &keys {
+            batch.put(key, "first").put(key, "second");
+        }
+        for key in &keys[20..] {
+            batch.delete(key).put(key, "third").delete(key);
+        }
+        keys[30..].iter().for_each(|key| _ = batch.put(key, "last"));
+        let before = store.len();
+        store.write(&batch).unwrap();
+        let new = if there { 30 - 40 } else { 30 };
+        assert_eq!(store.len() as i64, before as i64 + new);
+        for (nth, key) in keys.iter().enumerate() {
+            let expected = match nth {
+                0..20 => Some(&b"second"[..]),
+                20..30 => None,
+                _ => Some(&b"last"[..]),
+            };
+            assert_eq!(store.get(key).unwrap().as_deref(), expected, "{key}");
+        }
+    }
+}
+
+#[test]
 fn batches_are_atomic_to_readers() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::options().segment_size(2 << 20).open(dir.path().join("store")).unwrap();

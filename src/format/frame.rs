@@ -99,6 +99,12 @@ impl Header {
 
     #[inline]
     pub(crate) fn from_word(word: u64) -> Option<Self> {
+        let (flags, key_len) = ((word >> 8) as u8, (word >> 16) as u16);
+        let value_len = (word >> 32) as u32;
+        // Nearly always it is that of a put without flags.
+        if word & 0xffff == Kind::Put as u64 && key_len > 0 {
+            return Some(Self { kind: Kind::Put, flags: 0, key_len, value_len });
+        }
         let kind = match word & 0xff {
             1 => Kind::Entry,
             2 => Kind::Batch,
@@ -108,14 +114,13 @@ impl Header {
             6 => Kind::Inputs,
             _ => return None,
         };
-        let (flags, key_len) = ((word >> 8) as u8, (word >> 16) as u16);
         let sound = match kind {
             Kind::Put => key_len > 0 && flags & !(EXPIRES | MOVED) == 0,
             Kind::Delete => key_len > 0 && flags & !MOVED == 0 && word >> 32 == 0,
             Kind::Inputs => key_len == 0 && flags == 0 && (word >> 32).is_multiple_of(4),
             _ => key_len == 0 && flags == 0,
         };
-        sound.then_some(Self { kind, flags, key_len, value_len: (word >> 32) as u32 })
+        sound.then_some(Self { kind, flags, key_len, value_len })
     }
 
     /// Bytes of the fields in front of the key.

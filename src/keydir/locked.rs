@@ -91,64 +91,32 @@ impl<G: Deref<Target = Table>> LockedShards<G> {
         &self.guards[self.shards.rank(shard_of(tag))]
     }
 
+    /// Finds the slots with the tags of a group, [`LOOKUP_BATCH`] at most, all of which are in shards
+    /// that are locked. Each step is done for all of them before the next one, so that their cache
+    /// misses overlap. Returns the position of each one's first slot, and calls `other` with those of
+    /// all others and the index of the tag.
     #[inline]
-    fn probe(&self, tag: u32) -> Probe<'_> {
-        Probe::new(self.table(tag), tag)
-    }
-
-    /// Looks up a group of keys, [`LOOKUP_BATCH`] at most: each step is done for all of them before
-    /// the next one, so that their cache misses overlap. All tags are in shards that are locked.
-    ///
-    /// `is` and `found` get the index of the key, and `is` compares it with that of the frame at a
-    /// position. `prefetch` gets beforehand the positions that `is` will most likely be asked about.
-    #[inline]
-    pub(crate) fn get_group(
+    pub(crate) fn slots(
         &self,
         tags: &[u32],
-        mut prefetch: impl FnMut(&[LogPosition]),
-        mut is: impl FnMut(usize, LogPosition) -> bool,
-        mut found: impl FnMut(usize, LogPosition),
-    ) {
+        mut other: impl FnMut(usize, LogPosition),
+    ) -> [Option<LogPosition>; LOOKUP_BATCH] {
         assert!(tags.len() <= LOOKUP_BATCH);
         let mut probes = [const { None }; LOOKUP_BATCH];
         for (probe, &tag) in probes.iter_mut().zip(tags) {
-            *probe = Some(self.probe(tag));
+            *probe = Some(Probe::new(self.table(tag), tag));
         }
         let probes = || probes[..tags.len()].iter().flatten();
         touch_slots(probes());
         let mut first = [None; LOOKUP_BATCH];
-        for (first, probe) in first.iter_mut().zip(probes()) {
-            *first = probe.find(|_| true);
+        for (nth, (first, probe)) in first.iter_mut().zip(probes()).enumerate() {
+            *first = probe.all(|at| other(nth, at));
         }
-        let (positions, count) = those_found(&first);
-        prefetch(&positions[..count]);
-        for (index, (probe, first)) in probes().zip(first).enumerate() {
-            let mut at = first.filter(|&at| is(index, at));
-            if at.is_none() && first.is_some() {
-                // A collision, or a damaged frame: try all slots with the tag.
-                at = probe.find(|at| is(index, at));
-            }
-            at.into_iter().for_each(|at| found(index, at));
-        }
+        first
     }
 }
 
 impl KeydirEntries<'_> {
-    /// Compares each key with the frames of its tag, without changing anything: damage is found now,
-    /// and what `entry` will need is in the cache. `is` and `prefetch` as in
-    /// [`get_group`](Self::get_group).
-    pub(crate) fn compare(
-        &self,
-        tags: &[u32],
-        mut prefetch: impl FnMut(&[LogPosition]),
-        mut is: impl FnMut(usize, LogPosition) -> bool,
-    ) {
-        for (nth, tags) in tags.chunks(LOOKUP_BATCH).enumerate() {
-            let is = |index, at| is(nth * LOOKUP_BATCH + index, at);
-            self.get_group(tags, &mut prefetch, is, |_, _| {});
-        }
-    }
-
     /// The entry of a key in one of the shards.
     #[inline]
     pub(crate) fn entry(
@@ -159,14 +127,6 @@ impl KeydirEntries<'_> {
         let table = &mut *self.guards[self.shards.rank(shard_of(tag))];
         KeydirEntry::find(table, tag, is)
     }
-}
-
-/// Moves the existing positions to the front of the array; also returns their number.
-fn those_found(all: &[Option<LogPosition>; LOOKUP_BATCH]) -> ([LogPosition; LOOKUP_BATCH], usize) {
-    let mut positions = [LogPosition::from_u64(0); LOOKUP_BATCH];
-    let places = positions.iter_mut().zip(all.iter().flatten());
-    let count = places.map(|(to, &at)| *to = at).count();
-    (positions, count)
 }
 
 #[cfg(test)]

@@ -54,6 +54,22 @@ impl<'t> Probe<'t> {
         Self { table, tag, hash: hash(table, tag) }
     }
 
+    /// The position of the first slot with the tag; calls `other` with those of all others.
+    #[inline]
+    pub(super) fn all(&self, mut other: impl FnMut(LogPosition)) -> Option<LogPosition> {
+        let mut first = None;
+        // A search that finds nothing has seen all.
+        self.find(|at| {
+            if first.is_none() {
+                first = Some(at)
+            } else {
+                other(at)
+            }
+            false
+        });
+        first
+    }
+
     /// The first position of a slot with the tag that `is` accepts.
     #[inline]
     pub(super) fn find(&self, mut is: impl FnMut(LogPosition) -> bool) -> Option<LogPosition> {

@@ -30,7 +30,14 @@ impl Default for Pins {
 
 impl Pins {
     /// Takes a pin, unless the segment is retired.
+    #[inline]
     pub(crate) fn pin(&self) -> Option<Stripe> {
+        self.pin_many(1)
+    }
+
+    /// Takes this many pins at once, each of which is released by itself.
+    #[inline]
+    pub(crate) fn pin_many(&self, count: u64) -> Option<Stripe> {
         let stripe = stripe();
         // ORDERING: Relaxed. This add and the `fetch_or` in `retire` change the same word, so one of them
         // comes first. If this one does, `is_free` sees the count until `unpin`. If `retire` does, the
@@ -38,11 +45,11 @@ impl Pins {
         // segment before this add (a branch orders no loads); that read is still inside the caller's
         // epoch, in which the segment stays mapped. `unpin` (Release) puts all reads before the unmap.
         // What the bytes hold was published by the commit words.
-        if self.0[stripe].fetch_add(1, Ordering::Relaxed) & RETIRED == 0 {
+        if self.0[stripe].fetch_add(count, Ordering::Relaxed) & RETIRED == 0 {
             return Some(Stripe(stripe));
         }
         // ORDERING: Relaxed; nothing was read.
-        self.0[stripe].fetch_sub(1, Ordering::Relaxed);
+        self.0[stripe].fetch_sub(count, Ordering::Relaxed);
         None
     }
 
@@ -60,7 +67,7 @@ impl Pins {
     /// Refuses all pins from now on.
     pub(crate) fn retire(&self) {
         for stripe in &self.0 {
-            // ORDERING: Relaxed; as in `pin`: the order of the two in one word decides.
+            // ORDERING: Relaxed; as in `pin_many`: the order of the two in one word decides.
             stripe.fetch_or(RETIRED, Ordering::Relaxed);
         }
     }

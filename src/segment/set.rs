@@ -106,6 +106,32 @@ impl Drop for Pin<'_> {
     }
 }
 
+/// Keeps the calling thread in an epoch, in which no segment is unmapped that was in the set meanwhile.
+///
+/// While it is kept, segments that are removed stay mapped, and their files take space: it is for
+/// moments.
+pub(crate) struct Epoch<'s> {
+    guard: epoch::Guard,
+    set: &'s SegmentSet,
+}
+
+impl Epoch<'_> {
+    /// The set as it is now.
+    #[inline]
+    pub(crate) fn snapshot(&self) -> &[Listed] {
+        // ORDERING: Acquire; pairs with the Release swap in `replace`.
+        let snapshot = self.set.current.load(Ordering::Acquire, &self.guard);
+        // SAFETY: never null, and not destroyed while the epoch is held.
+        unsafe { snapshot.deref() }
+    }
+}
+
+impl std::fmt::Debug for Epoch<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Epoch").finish_non_exhaustive()
+    }
+}
+
 impl SegmentSet {
     pub(crate) fn new(segments: Vec<Arc<Segment>>) -> Self {
         let current = Atomic::new(list(&segments));
@@ -113,13 +139,15 @@ impl SegmentSet {
         Self { current, owned, cache: CacheBudget::default() }
     }
 
+    /// Enters an epoch.
+    #[inline]
+    pub(crate) fn enter(&self) -> Epoch<'_> {
+        Epoch { guard: epoch::pin(), set: self }
+    }
+
     /// Calls `look` with the current snapshot.
     pub(crate) fn with<R>(&self, look: impl FnOnce(&[Listed]) -> R) -> R {
-        let guard = epoch::pin();
-        // ORDERING: Acquire; pairs with the Release swap in `replace`.
-        let snapshot = self.current.load(Ordering::Acquire, &guard);
-        // SAFETY: never null, and not destroyed while the epoch is held.
-        look(unsafe { snapshot.deref() })
+        look(self.enter().snapshot())
     }
 
     pub(crate) fn pin_at(&self, find: impl FnOnce(&[Listed]) -> Option<usize>) -> Option<Pin<'_>> {
@@ -138,6 +166,34 @@ impl SegmentSet {
         // back, which `Pin` does last; and both belong to self.
         let segment = unsafe { segment.0.as_ref() };
         Some(Pin { segment, stripe })
+    }
+
+    /// Pins several segments of a snapshot, with one change of the count for each that differs. `wanted`
+    /// are their indices in it; a pin that cannot be had is `None`.
+    ///
+    /// # Safety
+    /// The snapshot is one of this set.
+    pub(crate) unsafe fn pin_group<const N: usize>(
+        &self,
+        all: &[Listed],
+        wanted: &[Option<usize>; N],
+    ) -> [Option<Pin<'_>>; N] {
+        let mut pins = [const { None }; N];
+        for nth in 0..N {
+            let Some(index) = wanted[nth] else { continue };
+            if wanted[..nth].contains(&wanted[nth]) {
+                continue;
+            }
+            let same = |other: usize| wanted[other] == wanted[nth];
+            let count = (nth..N).filter(|&other| same(other)).count() as u64;
+            let Some(stripe) = all[index].pins.pin_many(count) else { continue };
+            // SAFETY: as in `pin_listed`; each of the pins that were taken goes to one `Pin`.
+            let segment = unsafe { all[index].0.as_ref() };
+            (nth..N).filter(|&other| same(other)).for_each(|other| {
+                pins[other] = Some(Pin { segment, stripe });
+            });
+        }
+        pins
     }
 
     pub(crate) fn pin(&self, id: u32) -> Option<Pin<'_>> {
@@ -230,7 +286,7 @@ impl SegmentSet {
     /// old snapshot, nor one before it.
     fn replace(&self, segments: &[Arc<Segment>], unlisted: Option<Arc<AtomicBool>>) {
         let guard = epoch::pin();
-        // ORDERING: AcqRel; pairs with the Acquire load in `with`.
+        // ORDERING: AcqRel; pairs with the Acquire load in `snapshot`.
         let old = self.current.swap(Owned::new(list(segments)), Ordering::AcqRel, &guard);
         // SAFETY: swapped out, so no new thread loads it, and destroyed once those that did have
         // left their epochs.

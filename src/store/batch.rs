@@ -10,16 +10,19 @@
 
 use super::cold::Wanted;
 use super::found::FoundCorruption;
+use super::get_many::GroupSlots;
 use super::inner::StoreInner;
 use super::write::new_tombstone;
 use crate::error::{ReadError, WriteError};
 use crate::format::frame::{self, HEADER, Header, Kind};
 use crate::format::record::push_body;
+use crate::keydir::{KeydirEntries, LOOKUP_BATCH};
 use crate::log::append::claim::Claim;
 use crate::log::writer::Need;
 use crate::options::MAX_SEGMENT;
 use crate::position::LogPosition;
 use crate::segment::Segment;
+use crate::segment::set::Listed;
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 
@@ -112,7 +115,8 @@ impl StoreInner {
             return Err(WriteError::BatchTooLarge { len, max: MAX_SEGMENT / 2 });
         }
         let writer = &*self.writer;
-        let tags: Vec<u32> = (0..batch.len()).map(|n| self.keydir.tag(batch.key(n))).collect();
+        let keys: Vec<&[u8]> = (0..batch.len()).map(|n| batch.key(n)).collect();
+        let tags: Vec<u32> = keys.iter().map(|key| self.keydir.tag(key)).collect();
         let deletes = !frames.iter().any(|frame| frame.header.kind == Kind::Put);
         let need = if deletes { Need::Delete } else { Need::Put };
         let mut oversize = writer.oversize_segment(len, need)?;
@@ -120,7 +124,7 @@ impl StoreInner {
         self.warm_up(&tags, |nth| batch.writes[nth].key, Wanted::Key);
         let position = loop {
             let claim = || writer.try_claim(&mut oversize, len, need);
-            match self.try_write(batch, &tags, &frames, claim)? {
+            match self.try_write(batch, &keys, &tags, &frames, claim)? {
                 Some(position) => break position,
                 None => writer.roll(len, need)?,
             }
@@ -136,27 +140,32 @@ impl StoreInner {
     fn try_write<'s>(
         &'s self,
         batch: &Batch,
+        keys: &[&[u8]],
         tags: &[u32],
         frames: &[BatchRecord<'_>],
         claim: impl FnOnce() -> Option<Claim<'s, Segment>>,
     ) -> Result<Option<LogPosition>, WriteError> {
-        let damage = FoundCorruption::default();
-        let is = |nth: usize, at| self.is_key(at, batch.key(nth), &damage);
+        let is = |nth: usize, at| self.is_key(at, keys[nth], &FoundCorruption::default());
+        // The one epoch for all that looks at segments below.
+        let epoch = self.table.enter();
         let mut entries = self.keydir.entries(tags);
         // Damage is found before anything is written.
-        entries.compare(tags, |positions| self.touch(positions), is);
-        if let Some(damage) = damage.take() {
-            return Err(ReadError::Corrupt(damage).into());
-        }
+        let old = old_positions(epoch.snapshot(), &entries, keys, tags)?;
         let Some(claim) = claim() else { return Ok(None) };
         let (position, puts) = write_all(claim, frames);
         // ORDERING: Relaxed; pairs with the loads in `look_up_many`, and the locks order it.
         self.batches.fetch_add(1, Ordering::Relaxed);
         // To an iteration, a key that a batch deletes and then puts again was there all the time.
         let put_again = if self.scans.any() { batch.put_again() } else { HashSet::new() };
-        for (nth, (&tag, put)) in tags.iter().zip(puts).enumerate() {
-            // In order, and looked up only now: a batch may contain a key twice.
-            let entry = entries.entry(tag, |at| is(nth, at));
+        for (nth, ((&tag, old), put)) in tags.iter().zip(old).zip(puts).enumerate() {
+            let mut entry = entries.entry(tag, |at| match old {
+                Some(old) => at == old,
+                None => is(nth, at),
+            });
+            if entry.position().is_none() && old.is_some() {
+                // The batch has written this key before.
+                entry = entries.entry(tag, |at| is(nth, at));
+            }
             match put {
                 Some(position) => self.set_slot(entry, position, None),
                 None if put_again.contains(&nth) => {}
@@ -178,6 +187,23 @@ impl StoreInner {
         let body = &body[..header.body_len() as usize];
         Ok(BatchRecord { header, body, crc: frame::crc(body) })
     }
+}
+
+/// Where the slots of keys point, whose shards are locked.
+fn old_positions(
+    all: &[Listed],
+    entries: &KeydirEntries<'_>,
+    keys: &[&[u8]],
+    tags: &[u32],
+) -> Result<Vec<Option<LogPosition>>, ReadError> {
+    let mut old = Vec::with_capacity(tags.len());
+    for (keys, tags) in keys.chunks(LOOKUP_BATCH).zip(tags.chunks(LOOKUP_BATCH)) {
+        GroupSlots::in_snapshot(all, entries, tags).for_each::<1, ReadError>(keys, |slot| {
+            old.push(slot.map(|(at, _)| at));
+            Ok(())
+        })?;
+    }
+    Ok(old)
 }
 
 /// Writes and commits the frame of a batch. Returns the position of each put's frame, `None` for a

@@ -17,7 +17,7 @@
 use super::clock::Clock;
 use super::value::Value;
 use crate::error::{Corruption, CorruptionKind, ReadError};
-use crate::format::frame::{State, Word, has_state};
+use crate::format::frame::{State, has_state, len_of};
 use crate::format::record::Record;
 use crate::position::LogPosition;
 use crate::segment::set::{Pin, SegmentSet};
@@ -69,15 +69,26 @@ impl<'a> FoundRecord<'a> {
         Value::new(self.record.value(), self.position, self.pin, table)
     }
 
+    pub(crate) const fn record(&self) -> &Record<'a> {
+        &self.record
+    }
+
     /// Whether it has not expired.
     #[inline]
     pub(crate) fn is_live(&self, clock: &Clock) -> bool {
-        self.record.expiry().is_none_or(|expiry| clock.now() < expiry)
+        is_live(&self.record, clock)
     }
 }
 
+/// Whether a record has not expired.
 #[inline]
-fn record_at(
+pub(super) fn is_live(record: &Record<'_>, clock: &Clock) -> bool {
+    record.expiry().is_none_or(|expiry| clock.now() < expiry)
+}
+
+/// Reads the record that a slot points at, or did when its shard was locked, once it is committed.
+#[inline]
+pub(super) fn record_at(
     segment: &Segment,
     position: LogPosition,
     verify: bool,
@@ -86,10 +97,10 @@ fn record_at(
     let Ok(word) = committed(segment, offset) else {
         return Err(diagnose(position, segment));
     };
-    let len = match Word::parse(word, segment.end().saturating_sub(offset)) {
-        Ok(parsed) => parsed.map_or(0, |word| word.len),
-        Err(_) => return Err(diagnose(position, segment)),
-    };
+    let len = len_of(word);
+    if len > segment.end().saturating_sub(offset) {
+        return Err(diagnose(position, segment));
+    }
     if len > FAR && segment.is_scattered() {
         segment.map.will_need(offset, offset + len);
     }

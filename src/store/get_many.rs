@@ -1,76 +1,159 @@
 //! Looking up many keys at once.
 //!
 //! Keys are looked up in groups of [`LOOKUP_BATCH`], each step for all keys of a group before the next
-//! step: slots, then the frames that they point at, then values. So the cache misses of a step overlap.
+//! step: slots, then the frames that they point at. So the cache misses of a step overlap.
+//!
+//! As in a single get, only positions are copied under the locks: those of all slots with the tags of a
+//! group. The frames are read afterwards, and there the keys are compared.
 //!
 //! Each batch is seen whole or not at all. A group locks the shards of all its keys, as a batch does,
 //! so within a group that holds; more keys than a group are looked up again, with all shards locked, if
 //! a batch was written meanwhile.
+//!
+//! What keeps the segments mapped until then is either a pin for each value that is given out, or, for
+//! values that only a closure sees, the epoch of the call.
 
 #![allow(unsafe_code, reason = "touches and pins segments of its own snapshot")]
 
 use super::cold::Wanted;
-use super::found::{FoundCorruption, FoundRecord, has_key, stale};
+use super::found::{FoundCorruption, FoundRecord, has_key, record_at, stale};
 use super::value::Value;
-use super::view::{PinnedSlot, StoreView, segment_of};
+use super::view::{StoreView, segment_of};
 use crate::error::{Corruption, ReadError};
-use crate::keydir::{LOOKUP_BATCH, ReadShards};
+use crate::keydir::{LOOKUP_BATCH, LockedShards, ReadShards, Table};
 use crate::position::LogPosition;
 use crate::prefetch::touch;
+use crate::segment::Segment;
 use crate::segment::set::{Listed, Pin, locate};
+use std::ops::Deref;
 use std::sync::atomic::Ordering;
 
-/// The corruption that lookups of many keys have found, each with the index of the key.
-type FoundCorruptions = Vec<(usize, Corruption)>;
+/// Where the slots with the tags of a group of keys pointed, while their shards were locked. `S` keeps
+/// a segment mapped from then on.
+pub(super) struct GroupSlots<S> {
+    /// The first slot with the tag of each key.
+    first: [Option<LogPosition>; LOOKUP_BATCH],
+    /// The segments that those point into, if they exist.
+    segments: [Option<S>; LOOKUP_BATCH],
+    /// All other slots with the tag of a key, each with the index of the key.
+    others: Vec<(usize, LogPosition, Option<S>)>,
+}
 
-/// A key's slot, if it has one.
-type FoundSlot<'a> = Option<PinnedSlot<'a>>;
-
-impl StoreView {
-    /// As `is_key`, where the segment is most likely in a snapshot that is at hand.
+impl<'e> GroupSlots<&'e Segment> {
+    /// With segments of a snapshot that was taken while the shards were locked.
     #[inline]
-    fn is_key_in(
-        &self,
-        all: &[Listed],
-        at: LogPosition,
-        key: &[u8],
-        corruption: &FoundCorruption,
-    ) -> bool {
-        match segment_of(all, at) {
-            Some(segment) => has_key(segment, u64::from(at.offset()), key, corruption),
-            None => self.is_key(at, key, corruption),
+    pub(super) fn in_snapshot<G: Deref<Target = Table>>(
+        all: &'e [Listed],
+        locked: &LockedShards<G>,
+        tags: &[u32],
+    ) -> Self {
+        let mut others = Vec::new();
+        let other = |nth, at| others.push((nth, at, segment_of(all, at)));
+        let first = locked.slots(tags, other);
+        let segments = first.map(|at| at.and_then(|at| segment_of(all, at)));
+        Self { first, segments, others }
+    }
+}
+
+impl<S: Deref<Target = Segment>> GroupSlots<S> {
+    /// Calls `each` with the slot of each key, if the key has one.
+    #[inline]
+    pub(super) fn for_each<const LINES: usize, E: From<Corruption>>(
+        mut self,
+        keys: &[&[u8]],
+        mut each: impl FnMut(Option<(LogPosition, S)>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.touch::<LINES>();
+        (0..keys.len()).try_for_each(|nth| each(self.slot_of(nth, keys[nth])?))
+    }
+
+    /// Loads the first lines of frames.
+    #[inline]
+    fn touch<const LINES: usize>(&self) {
+        let mut places = [[std::ptr::null(); LINES]; LOOKUP_BATCH];
+        let mut count = 0;
+        for (at, segment) in self.first.iter().zip(&self.segments) {
+            if let (Some(at), Some(segment)) = (at, segment) {
+                places[count] = segment.map.lines(u64::from(at.offset()));
+                count += 1;
+            }
+        }
+        for place in places[..count].as_flattened() {
+            // SAFETY: in the map of a segment that is kept.
+            unsafe { touch(*place) };
         }
     }
 
-    /// As `pin`, where the segment is most likely in a snapshot that is at hand.
-    ///
-    /// # Safety
-    /// The snapshot is one of this view's table.
+    /// The slot of a key, if it has one. To be called once for each.
     #[inline]
-    unsafe fn pin_in(&self, all: &[Listed], at: LogPosition) -> Option<Pin<'_>> {
-        let listed = locate(all, at.segment()).map(|found| &all[found]);
-        // SAFETY: the same contract.
-        let pin = listed.and_then(|listed| unsafe { self.table.pin_listed(listed) });
-        pin.or_else(|| self.pin(at))
+    fn slot_of(&mut self, nth: usize, key: &[u8]) -> Result<Option<(LogPosition, S)>, Corruption> {
+        let Some(at) = self.first[nth] else { return Ok(None) };
+        let segment = self.segments[nth].take();
+        match segment {
+            // SAFETY: a slot pointed there when its shard was locked, and the segment was kept.
+            Some(segment) if unsafe { segment.has_key(at.offset().into(), key) } => {
+                Ok(Some((at, segment)))
+            }
+            first => self.slot_of_several(nth, key, (at, first)),
+        }
     }
 
-    /// Loads the lines with the keys of frames that slots point at.
-    pub(crate) fn touch(&self, positions: &[LogPosition]) {
-        self.table.with(|all| touch_in::<1>(all, positions));
+    /// As `slot_of`, where the first slot with the tag is not the key's. A key that was not found is
+    /// absent only if nothing that it was compared with is damaged.
+    #[cold]
+    #[inline(never)]
+    fn slot_of_several(
+        &mut self,
+        nth: usize,
+        key: &[u8],
+        first: (LogPosition, Option<S>),
+    ) -> Result<Option<(LogPosition, S)>, Corruption> {
+        let others = self.others.iter_mut().filter(|&&mut (of, ..)| of == nth);
+        let others = others.map(|(_, at, segment)| (*at, segment.take()));
+        let corruption = FoundCorruption::default();
+        for (at, segment) in std::iter::once(first).chain(others) {
+            match segment {
+                Some(segment) if has_key(&segment, at.offset().into(), key, &corruption) => {
+                    return Ok(Some((at, segment)));
+                }
+                Some(_) => {}
+                None => corruption.set(Some(stale(at))),
+            }
+        }
+        corruption.take().map_or(Ok(None), Err)
+    }
+}
+
+impl StoreView {
+    /// The slots of a group whose shards are locked, with their segments pinned.
+    #[inline]
+    fn pinned_slots(&self, locked: &ReadShards<'_>, tags: &[u32]) -> GroupSlots<Pin<'_>> {
+        let mut others = Vec::new();
+        let other = |nth, at| others.push((nth, at, self.pin(at)));
+        let first = locked.slots(tags, other);
+        let segments = self.table.with(|all| {
+            let wanted = first.map(|at| at.and_then(|at| locate(all, at.segment())));
+            // SAFETY: the snapshot is of this view's table.
+            unsafe { self.table.pin_group(all, &wanted) }
+        });
+        GroupSlots { first, segments, others }
     }
 
-    /// Each batch is seen whole or not at all, by however many keys.
-    pub(crate) fn get_many<K: AsRef<[u8]>>(
+    /// Calls `run` with the bytes and the tags of keys, when cold frames were read.
+    ///
+    /// The bytes of all keys come first, and once: `as_ref` is the caller's code and may use the store,
+    /// so it runs under no lock and in no epoch.
+    #[inline]
+    fn with_tags<K: AsRef<[u8]>, R>(
         &self,
         keys: &[K],
-    ) -> Result<Vec<Option<Value<'_>>>, ReadError> {
-        let mut damaged = Vec::new();
-        // The bytes of all keys first, and once: `as_ref` is the caller's code and may use the store,
-        // so it runs under no lock and in no epoch.
+        run: impl FnOnce(&[&[u8]], &[u32]) -> R,
+    ) -> R {
         if keys.len() > LOOKUP_BATCH {
             let keys: Vec<&[u8]> = keys.iter().map(AsRef::as_ref).collect();
-            let mut places = self.look_up_many(&keys, &mut damaged);
-            return self.values(&mut places, &damaged);
+            let tags: Vec<u32> = keys.iter().map(|key| self.keydir.tag(key)).collect();
+            self.warm_up(&tags, |nth| keys[nth].len(), Wanted::Record);
+            return run(&keys, &tags);
         }
         let (mut bytes, mut tags) = ([&[][..]; LOOKUP_BATCH], [0; LOOKUP_BATCH]);
         for ((bytes, tag), key) in bytes.iter_mut().zip(&mut tags).zip(keys) {
@@ -79,35 +162,37 @@ impl StoreView {
         }
         let (bytes, tags) = (&bytes[..keys.len()], &tags[..keys.len()]);
         self.warm_up(tags, |nth| bytes[nth].len(), Wanted::Record);
-        let mut places = [const { None }; LOOKUP_BATCH];
-        self.look_up(&self.keydir.read_all(tags), bytes, tags, &mut places, |nth, corruption| {
-            damaged.push((nth, corruption));
-        });
-        self.values(&mut places[..keys.len()], &damaged)
+        run(bytes, tags)
     }
 
-    /// First a group at a time, which holds writers up only for a moment and brings the data into
-    /// memory. If a batch was written meanwhile, again, with all shards locked that are needed.
+    /// Calls `each` with the slot of each key as of one moment. `slots` gives those of a group, under
+    /// locks.
+    #[inline]
+    fn each_slot<S: Deref<Target = Segment>>(
+        &self,
+        keys: &[&[u8]],
+        tags: &[u32],
+        slots: impl Fn(&ReadShards<'_>, &[u32]) -> GroupSlots<S>,
+        mut each: impl FnMut(Option<(LogPosition, S)>) -> Result<(), ReadError>,
+    ) -> Result<(), ReadError> {
+        if tags.len() <= LOOKUP_BATCH {
+            let slots = slots(&self.keydir.read_all(tags), tags);
+            return slots.for_each::<3, _>(keys, each);
+        }
+        let groups = self.look_up_many(tags, slots);
+        let mut groups = groups.into_iter().zip(keys.chunks(LOOKUP_BATCH));
+        groups.try_for_each(|(slots, keys)| slots.for_each::<3, _>(keys, &mut each))
+    }
+
+    /// First a group at a time, which holds writers up only for a moment and brings the tables into
+    /// the cache. If a batch was written meanwhile, again, with all shards locked that are needed.
     #[inline(never)]
-    fn look_up_many(&self, keys: &[&[u8]], damaged: &mut FoundCorruptions) -> Vec<FoundSlot<'_>> {
-        let tags: Vec<u32> = keys.iter().map(|key| self.keydir.tag(key)).collect();
-        self.warm_up(&tags, |nth| keys[nth].len(), Wanted::Record);
-        let mut places: Vec<FoundSlot<'_>> =
-            std::iter::repeat_with(|| None).take(keys.len()).collect();
-        let mut look_up = |all: Option<&ReadShards<'_>>| {
-            damaged.clear();
-            let groups = keys.chunks(LOOKUP_BATCH).zip(tags.chunks(LOOKUP_BATCH));
-            for (group, ((keys, tags), places)) in
-                groups.zip(places.chunks_mut(LOOKUP_BATCH)).enumerate()
-            {
-                places.fill_with(|| None);
-                let note = |nth, corruption| damaged.push((group * LOOKUP_BATCH + nth, corruption));
-                match all {
-                    Some(locked) => self.look_up(locked, keys, tags, places, note),
-                    None => self.look_up(&self.keydir.read_all(tags), keys, tags, places, note),
-                }
-            }
-        };
+    fn look_up_many<S>(
+        &self,
+        tags: &[u32],
+        slots: impl Fn(&ReadShards<'_>, &[u32]) -> GroupSlots<S>,
+    ) -> Vec<GroupSlots<S>> {
+        let groups = tags.chunks(LOOKUP_BATCH);
         // ORDERING: Relaxed; the locks of the shards order both loads against the count in `try_write`,
         // which a batch adds to while it holds all of its shards. Say one group sees a batch and
         // another one does not. The one that does not had a shard before the batch: it unlocked that
@@ -115,86 +200,58 @@ impl StoreView {
         // one that does see it locked a shard after the batch had unlocked it: the load below, which is
         // later, sees the count. So the two loads differ.
         let before = self.batches.load(Ordering::Relaxed);
-        look_up(None);
+        let found: Vec<_> =
+            groups.clone().map(|tags| slots(&self.keydir.read_all(tags), tags)).collect();
         // ORDERING: Relaxed; as above.
-        if self.batches.load(Ordering::Relaxed) != before {
-            look_up(Some(&self.keydir.read_all(&tags)));
+        if self.batches.load(Ordering::Relaxed) == before {
+            return found;
         }
-        places
+        drop(found);
+        let locked = self.keydir.read_all(tags);
+        groups.map(|tags| slots(&locked, tags)).collect()
     }
 
-    /// Looks a group of keys up, in shards that are locked.
-    fn look_up<'a>(
-        &'a self,
-        locked: &ReadShards<'_>,
-        keys: &[&[u8]],
-        tags: &[u32],
-        places: &mut [FoundSlot<'a>],
-        mut damaged: impl FnMut(usize, Corruption),
-    ) {
-        let (damage, mut stale_places) = (FoundCorruption::default(), Vec::new());
-        // In one epoch: each takes some of the nanoseconds that are gained here.
-        self.table.with(|all| {
-            locked.get_group(
-                tags,
-                |positions| touch_in::<3>(all, positions),
-                |nth, at| {
-                    let is = self.is_key_in(all, at, keys[nth], &damage);
-                    if !is && let Some(corruption) = damage.take() {
-                        damaged(nth, corruption);
-                    }
-                    is
-                },
-                // SAFETY: the snapshot is of this view's table.
-                |nth, at| match unsafe { self.pin_in(all, at) } {
-                    Some(pin) => places[nth] = Some((at, pin)),
-                    None => stale_places.push((nth, stale(at))),
-                },
-            );
-        });
-        stale_places.into_iter().for_each(|(nth, corruption)| damaged(nth, corruption));
+    /// Each batch is seen whole or not at all, by however many keys.
+    pub(crate) fn get_many<K: AsRef<[u8]>>(
+        &self,
+        keys: &[K],
+    ) -> Result<Vec<Option<Value<'_>>>, ReadError> {
+        self.with_tags(keys, |keys, tags| {
+            let (mut values, mut hits) = (Vec::with_capacity(keys.len()), 0);
+            let slots = |locked: &ReadShards<'_>, tags: &[u32]| self.pinned_slots(locked, tags);
+            self.each_slot(keys, tags, slots, |slot| {
+                let found = slot.map(|(at, pin)| FoundRecord::read(pin, at, self.verify));
+                let live = found.transpose()?.filter(|found| self.is_there(found));
+                hits += usize::from(live.is_some());
+                values.push(live.map(|found| found.into_value(&self.table)));
+                Ok(())
+            })?;
+            self.count_reads(hits, values.len() - hits);
+            Ok(values)
+        })
     }
 
-    /// Reads the values that were found. A key that was not found is absent only if nothing that it
-    /// was compared with is damaged.
-    fn values<'a>(
-        &'a self,
-        places: &mut [FoundSlot<'a>],
-        damaged: &FoundCorruptions,
-    ) -> Result<Vec<Option<Value<'a>>>, ReadError> {
-        let mut values = Vec::with_capacity(places.len());
-        let mut hits = 0;
-        for (nth, place) in places.iter_mut().enumerate() {
-            let Some((at, pin)) = place.take() else {
-                if let Some((_, corruption)) = damaged.iter().find(|(of, _)| *of == nth) {
-                    return Err(ReadError::Corrupt(corruption.clone()));
-                }
-                values.push(None);
-                continue;
+    /// As `get_many`, for values that only `each` sees. They are kept by the epoch of this call.
+    pub(crate) fn get_many_with<K: AsRef<[u8]>>(
+        &self,
+        keys: &[K],
+        mut each: impl FnMut(usize, Option<&[u8]>),
+    ) -> Result<(), ReadError> {
+        self.with_tags(keys, |keys, tags| {
+            let (epoch, mut nth, mut hits) = (self.table.enter(), 0, 0);
+            let slots = |locked: &ReadShards<'_>, tags: &[u32]| {
+                GroupSlots::in_snapshot(epoch.snapshot(), locked, tags)
             };
-            let found = FoundRecord::read(pin, at, self.verify)?;
-            let live = self.is_there(&found);
-            hits += usize::from(live);
-            values.push(live.then(|| found.into_value(&self.table)));
-        }
-        self.count_reads(hits, values.len() - hits);
-        Ok(values)
-    }
-}
-
-/// Loads the first lines of frames that slots point at, those in segments that are listed.
-#[inline]
-fn touch_in<const LINES: usize>(all: &[Listed], positions: &[LogPosition]) {
-    let mut places = [[std::ptr::null(); LINES]; LOOKUP_BATCH];
-    let mut count = 0;
-    for at in positions {
-        if let Some(found) = locate(all, at.segment()) {
-            places[count] = all[found].map.lines(u64::from(at.offset()));
-            count += 1;
-        }
-    }
-    for place in places[..count].as_flattened() {
-        // SAFETY: in the map of a segment that is kept as long as the snapshot is in use.
-        unsafe { touch(*place) };
+            self.each_slot(keys, tags, slots, |slot| {
+                let found = slot.map(|(at, segment)| record_at(segment, at, self.verify));
+                let live = found.transpose()?.filter(|record| self.is_live(record));
+                hits += usize::from(live.is_some());
+                each(nth, live.map(|record| record.value()));
+                nth += 1;
+                Ok(())
+            })?;
+            self.count_reads(hits, nth - hits);
+            Ok(())
+        })
     }
 }

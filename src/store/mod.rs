@@ -198,6 +198,36 @@ impl Store {
         self.inner.get_many(keys)
     }
 
+    /// Calls `read` with a key's value, in place, and returns what it returns; `None` if the key has no
+    /// value, or it has expired. Cheaper than [`get`](Self::get), since nothing has to keep the value
+    /// for longer. No lock is held meanwhile, but no segment that a merge has replaced is unmapped, so
+    /// `read` should be quick.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub fn get_with<R>(
+        &self,
+        key: impl AsRef<[u8]>,
+        read: impl FnOnce(&[u8]) -> R,
+    ) -> Result<Option<R>, ReadError> {
+        self.inner.get_with(key.as_ref(), read)
+    }
+
+    /// Calls `each` with the index and the value of several keys, in the order of the keys, as
+    /// [`get_with`](Self::get_with) does for one. Each [batch](Batch) is seen whole or not
+    /// at all.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get): the error of the first key that has one. `each` was called for the keys
+    /// before it.
+    pub fn get_many_with<K: AsRef<[u8]>>(
+        &self,
+        keys: &[K],
+        each: impl FnMut(usize, Option<&[u8]>),
+    ) -> Result<(), ReadError> {
+        self.inner.get_many_with(keys, each)
+    }
+
     /// Whether a key has a value.
     ///
     /// # Errors

@@ -26,10 +26,11 @@
 
 use super::clock::Clock;
 use super::counters::ReadCounters;
-use super::found::{FoundCorruption, FoundRecord, has_key, stale};
+use super::found::{FoundCorruption, FoundRecord, has_key, is_live, record_at, stale};
 use super::pending::ActiveScans;
 use super::value::Value;
 use crate::error::{Corruption, ReadError};
+use crate::format::record::Record;
 use crate::keydir::{Keydir, KeydirEntry, Table};
 use crate::position::LogPosition;
 use crate::segment::Segment;
@@ -149,6 +150,35 @@ impl StoreView {
         Ok(found.map(|found| found.into_value(&self.table)))
     }
 
+    /// Calls `read` with a key's value, which is kept by the epoch of this call.
+    pub(crate) fn get_with<R>(
+        &self,
+        key: &[u8],
+        read: impl FnOnce(&[u8]) -> R,
+    ) -> Result<Option<R>, ReadError> {
+        let (tag, epoch) = (self.keydir.tag(key), self.table.enter());
+        let slot = self.keydir.get(tag, |_| true, |at| (at, segment_of(epoch.snapshot(), at)));
+        let (pinned, record);
+        let record = match slot {
+            None => None,
+            // SAFETY: a slot pointed there when the epoch had begun, so the segment is kept.
+            Some((at, Some(segment))) if unsafe { segment.has_key(at.offset().into(), key) } => {
+                record = record_at(segment, at, self.verify)?;
+                Some(&record)
+            }
+            Some(_) => match self.slot_of_several(tag, key).map_err(ReadError::Corrupt)? {
+                None => None,
+                Some((at, pin)) => {
+                    pinned = FoundRecord::read(pin, at, self.verify)?;
+                    Some(pinned.record())
+                }
+            },
+        };
+        let live = record.filter(|record| self.is_live(record));
+        self.count_reads(usize::from(live.is_some()), usize::from(live.is_none()));
+        Ok(live.map(|record| read(record.value())))
+    }
+
     pub(crate) fn contains_key(&self, key: &[u8]) -> Result<bool, ReadError> {
         Ok(self.find(key)?.is_some())
     }
@@ -209,7 +239,13 @@ impl StoreView {
     /// Whether a found value has not expired.
     #[inline]
     pub(super) fn is_there(&self, found: &FoundRecord<'_>) -> bool {
-        let live = found.is_live(&self.clock);
+        self.is_live(found.record())
+    }
+
+    /// As `is_there`, for a record.
+    #[inline]
+    pub(super) fn is_live(&self, record: &Record<'_>) -> bool {
+        let live = is_live(record, &self.clock);
         if !live {
             self.counters.expired.add(1);
         }
