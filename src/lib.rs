@@ -116,6 +116,8 @@ pub use log::{
 pub use options::{Durability, Maintenance, RecoveryMode};
 pub use position::{LogPosition, ParsePositionError};
 #[cfg(feature = "testing")]
+pub use random::seeded::seed_random;
+#[cfg(feature = "testing")]
 pub use storage::simulated::{DiskOperation, Fate, SimulatedDisk, Unsynced};
 pub use store::{
     BackupReport, Batch, CacheStats, DamagedSegment, Keys, MergePolicy, MergeReport, MergeTotals,

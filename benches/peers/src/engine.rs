@@ -31,6 +31,8 @@ pub struct About {
     pub power: &'static str,
     /// How it is made durable.
     pub durable: &'static str,
+    /// Whether that is fsync; otherwise its durable rows are not compared.
+    pub fsyncs: bool,
     /// What its reads check.
     pub reads: &'static str,
 }

@@ -129,14 +129,21 @@ fn panels(path: &Path, title: &str, across: usize, panels: &[Panel<'_>]) -> Resu
     if panels.is_empty() {
         return Ok(());
     }
-    let height = panels.iter().map(Panel::height).max().unwrap_or(0);
     let across = across.min(panels.len());
-    let down = panels.len().div_ceil(across) as i32;
-    let area = canvas(path, ((across as i32 * PANEL + 20) as u32, (36 + down * height) as u32))?;
+    // Each row is as high as its highest panel.
+    let rows: Vec<_> = panels
+        .chunks(across)
+        .map(|row| (row, row.iter().map(Panel::height).max().unwrap_or(0)))
+        .collect();
+    let height = 36 + rows.iter().map(|(_, height)| height).sum::<i32>();
+    let area = canvas(path, ((across as i32 * PANEL + 20) as u32, height as u32))?;
     words(&area, title, (14, 18), &style(16, INK, HPos::Left))?;
-    for (at, panel) in panels.iter().enumerate() {
-        let (x, y) = ((at % across) as i32, (at / across) as i32);
-        panel.draw(&area, (10 + x * PANEL, 36 + y * height))?;
+    let mut top = 36;
+    for (row, height) in rows {
+        for (at, panel) in row.iter().enumerate() {
+            panel.draw(&area, (10 + at as i32 * PANEL, top))?;
+        }
+        top += height;
     }
     area.present().map_err(|error| error.to_string())
 }
@@ -256,7 +263,7 @@ fn latency(rows: &[Row], path: &Path) -> Result<(), String> {
             let bottom = top + head + row * names.len() as i32;
             for power in 2..=9 {
                 let at = x(10_f64.powi(power));
-                block(&area, (at, top + head - 12), (at, bottom), FAINT)?;
+                block(&area, (at, top + head - 12), (at + 1, bottom), FAINT)?;
                 let text = time(10_u64.pow(power as u32)).replace(".0", "").replace("0.10", "0.1");
                 words(&area, &text, (at, top + head - 20), &style(9, INK, HPos::Center))?;
             }
@@ -271,7 +278,7 @@ fn latency(rows: &[Row], path: &Path) -> Result<(), String> {
                 let shade = colour(name);
                 let [p50, p99, p999, max] =
                     [latency.p50, latency.p99, latency.p999, latency.max].map(|at| x(at as f64));
-                block(&area, (p50, y), (max, y), lighter(shade))?;
+                block(&area, (p50, y), (max, y + 1), lighter(shade))?;
                 block(&area, (max - 1, y - 5), (max, y + 5), shade)?;
                 let draw = |circle: Circle<(i32, i32), i32>| {
                     area.draw(&circle).map_err(|error| error.to_string())
@@ -312,6 +319,7 @@ impl Lines<'_> {
         builder
             .caption(self.title, ("sans-serif", 15).into_font().color(&INK))
             .margin(10)
+            .margin_right(26)
             .x_label_area_size(36)
             .y_label_area_size(56);
         macro_rules! draw {
@@ -372,9 +380,10 @@ fn charts(path: &Path, names: &[&str], charts: &[Lines<'_>], across: usize) -> R
 fn sizes(rows: &[Row], path: &Path) -> Result<(), String> {
     let of = Of { rows, section: "sizes" };
     let names = of.contenders();
+    // The marks are powers of ten.
     let label = |bytes: &f64| match *bytes {
-        bytes if bytes >= 1048576.0 => format!("{:.0} MiB", bytes / 1048576.0),
-        bytes if bytes >= 1024.0 => format!("{:.0} KiB", bytes / 1024.0),
+        bytes if bytes >= 1e6 => format!("{:.0} MB", bytes / 1e6),
+        bytes if bytes >= 1e3 => format!("{:.0} kB", bytes / 1e3),
         bytes => format!("{bytes:.0} B"),
     };
     let lines = |work: Work, scale: &dyn Fn(usize) -> f64| -> Vec<(&str, Vec<(f64, f64)>)> {

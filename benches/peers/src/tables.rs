@@ -364,11 +364,20 @@ fn sizes(rows: &[Row]) -> String {
     text
 }
 
+fn about(name: &str) -> Option<About> {
+    engines::with(name, AboutIt).or_else(|| logs::with(name, AboutIt))
+}
+
 fn durable_columns<'a>(of: Of<'a>, work: Work) -> Vec<Column<'a>> {
+    // Others are shown, but not compared.
+    let fsyncs = |name: &str| about(name).is_none_or(|about| about.fsyncs);
     let mut columns = Vec::new();
     for threads in of.threads(work) {
         columns.push(column(plural(threads, "thread"), move |name| {
-            of.rate(name, work, threads, None)
+            match of.rate(name, work, threads, None) {
+                (text, Some(_)) if !fsyncs(name) => (format!("{text} (no fsync)"), None),
+                entry => entry,
+            }
         }));
     }
     for threads in of.threads(work) {
@@ -493,9 +502,7 @@ fn of_logs(rows: &[Row]) -> String {
 pub fn promises(rows: &[Row]) -> String {
     let of = Of { rows, section: "kill" };
     let mut text = String::new();
-    let about = |name: &str| {
-        engines::with(name, AboutIt).or_else(|| logs::with(name, AboutIt)).expect("of this build")
-    };
+    let about = |name: &str| self::about(name).expect("of this build");
     for (title, names, work) in [
         ("Stores: what they promise", engines::NAMES, Work::KillCheck),
         ("Logs: what they promise", logs::NAMES, Work::LogKillCheck),

@@ -16,6 +16,8 @@ const MANY: usize = 32;
 const BATCH: usize = 100;
 /// Keys of a thread that are drawn before the clock starts.
 const DRAWN: usize = 1 << 20;
+/// The same where memory is what is scarce.
+const DRAWN_COLD: usize = 1 << 15;
 
 pub struct Run<'a>(pub &'a Cell);
 
@@ -209,14 +211,15 @@ impl<E: Engine> Of<'_, E> {
             Work::GetZipf | Work::YcsbA | Work::YcsbB => Order::Zipf,
             _ => Order::Uniform,
         };
+        let len = if self.cell.cgroup.is_some() { DRAWN_COLD } else { DRAWN };
         let drawn: Vec<_> = (0..drive.threads as u64)
-            .map(|thread| sequence(order, keys, seed << 16 | thread, DRAWN))
+            .map(|thread| sequence(order, keys, seed << 16 | thread, len))
             .collect();
         let version = self.version();
         let (engine, values) = (self.engine, self.values);
         // How many steps of each thread came to their end.
         let steps: Vec<_> = drawn.iter().map(|_| AtomicU64::new(0)).collect();
-        let number = |thread: usize, i: u64| u64::from(drawn[thread][i as usize % DRAWN]);
+        let number = |thread: usize, i: u64| u64::from(drawn[thread][i as usize & (len - 1)]);
         let get = |session: &mut E::Session<'_>, n: u64| -> Result<()> {
             let mut good = false;
             let there = session.get(&key(n), |value| good = values.check(n, value))?;
@@ -274,7 +277,7 @@ impl<E: Engine> Of<'_, E> {
         // What was overwritten is what was written last, unless others write it, too.
         let done = steps[0].load(Ordering::Relaxed);
         if work == Work::Overwrite && done > 0 {
-            self.sample(|i| Ok(number(0, i % done.min(DRAWN as u64))), Some(version))?;
+            self.sample(|i| Ok(number(0, i % done.min(len as u64))), Some(version))?;
         }
         Ok(outcome)
     }

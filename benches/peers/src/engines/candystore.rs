@@ -16,6 +16,7 @@ impl Engine for Candy {
         killed: "every write (it is in the page cache)",
         power: "what was there at the last checkpoint",
         durable: "`flush()` after each write",
+        fsyncs: true,
         reads: "a checksum of each entry",
     };
     // Keys are replaced one by one.

@@ -18,6 +18,7 @@ impl Engine for Canopy {
         killed: "every write (it is in the page cache)",
         power: "a prefix of the WAL",
         durable: "`commit_with(true)`",
+        fsyncs: true,
         reads: "nothing (page checksums are off by default)",
     };
     const GET_MANY: bool = true;

@@ -18,6 +18,7 @@ impl Engine for Fjall {
         killed: "every write",
         power: "a prefix of the journal",
         durable: "`persist(PersistMode::SyncAll)` after each write",
+        fsyncs: true,
         reads: "a checksum of each block, when it is read into the cache",
     };
 

@@ -19,6 +19,7 @@ impl Engine for Lmdb {
         killed: "every write",
         power: "may corrupt the database",
         durable: "the default: fsync in each commit",
+        fsyncs: true,
         reads: "nothing",
     };
     const GET_MANY: bool = true;

@@ -18,6 +18,7 @@ impl Engine for Redb {
         killed: "what was there at the last durable commit",
         power: "what was there at the last durable commit",
         durable: "`Durability::Immediate`, the default",
+        fsyncs: true,
         reads: "nothing (checksums are for recovery)",
     };
     const GET_MANY: bool = true;

@@ -25,6 +25,7 @@ impl Engine for Rocks {
         killed: "every write",
         power: "a prefix of the WAL",
         durable: "`sync = true`",
+        fsyncs: true,
         reads: "a checksum of each block, when it is read into the cache",
     };
     const GET_MANY: bool = true;

@@ -14,6 +14,7 @@ impl Engine for RustCask {
         killed: "every write (it is in the page cache)",
         power: "some of the log",
         durable: "`set_sync_mode(true)`",
+        fsyncs: true,
         reads: "that the key is the one asked for",
     };
     const BATCH: bool = false;

@@ -14,7 +14,8 @@ impl Engine for Sled {
         mode: "flushed every 500 ms, the default",
         killed: "what was flushed, every 500 ms",
         power: "what was flushed, every 500 ms",
-        durable: "`flush()` after each write, which is sync_file_range(2) on Linux: not fsync",
+        durable: "`flush()` after each write, which is sync_file_range(2) on Linux",
+        fsyncs: false,
         reads: "a CRC-32 of each page, when it is read into the cache",
     };
 

@@ -18,6 +18,7 @@ impl Engine for Surreal {
         killed: "every write (it is in the page cache)",
         power: "a prefix of the WAL",
         durable: "`Durability::Immediate`",
+        fsyncs: true,
         reads: "a CRC-32 of each block, when it is read into the cache",
     };
     const GET_MANY: bool = true;

@@ -13,6 +13,7 @@ impl Engine for Tailcask {
         killed: "every write",
         power: "a prefix of the log",
         durable: "`Durability::Synced`",
+        fsyncs: true,
         reads: "CRC-32 of each value",
     };
     const GET_MANY: bool = true;

@@ -18,7 +18,8 @@ impl Log for Commitlog {
         mode: "written, not flushed; behind a mutex",
         killed: "every entry (it is in the page cache)",
         power: "some of the log",
-        durable: "`flush()` after each write",
+        durable: "`flush()` after each write, which syncs its index only",
+        fsyncs: false,
         reads: "nothing, unless asked to",
     };
 

@@ -40,6 +40,7 @@ impl Log for OkayWal {
         killed: "every entry",
         power: "every entry",
         durable: "always: fsync in each `commit()`",
+        fsyncs: true,
         reads: "CRC-32 of each chunk, when it is opened",
     };
     const BUFFERED: bool = false;

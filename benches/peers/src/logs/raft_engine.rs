@@ -34,6 +34,7 @@ impl Log for RaftEngine {
         killed: "every entry (it is in the page cache)",
         power: "some of the log",
         durable: "`write(batch, sync = true)`",
+        fsyncs: true,
         reads: "a checksum of each batch",
     };
 

@@ -13,6 +13,7 @@ impl Log for Tailcask {
         killed: "every entry",
         power: "a prefix of the log",
         durable: "`Durability::Synced`",
+        fsyncs: true,
         reads: "CRC-32 of each entry",
     };
 

@@ -18,6 +18,7 @@ impl Log for WalrusLog {
         killed: "every entry (it is in the page cache)",
         power: "what was there 200 ms before",
         durable: "`FsyncSchedule::SyncEach`",
+        fsyncs: true,
         reads: "FNV-1a of each entry",
     };
 

@@ -25,6 +25,7 @@ impl Log for File {
         killed: "every entry",
         power: "what the kernel has written back",
         durable: "fdatasync(2) after each",
+        fsyncs: true,
         reads: "nothing",
     };
 
