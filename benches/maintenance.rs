@@ -104,6 +104,27 @@ fn open(dir: &Path, keys: u64, value: usize) {
     );
     report(&format!("{title}, on the disk"), "ns a key", &series);
     println!("\nHints: {:.1} bytes a key", bytes as f64 / keys as f64);
+    // Half as many overwrites as keys, and then as many.
+    let mut state = 1;
+    for times in ["half of them", "all of them"] {
+        let store = options.open(&path).expect("opened");
+        for _ in 0..keys / 2 {
+            store.put(key(next(&mut state) % keys), &value).expect("put");
+        }
+        store.close().expect("closed");
+        let series = rounds(
+            count,
+            &mut [
+                ("in the page cache", &mut || open()),
+                ("on the disk", &mut || {
+                    cool(&path);
+                    open()
+                }),
+            ],
+        );
+        let title = format!("{title} and as many random overwrites as {times}");
+        report(&title, "ns a key", &series);
+    }
     std::fs::remove_dir_all(&path).expect("removed");
 }
 

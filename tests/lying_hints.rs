@@ -1,15 +1,13 @@
-//! Hints with a right checksum that say what is not so: nothing panics, nothing is deleted on their word,
-//! and `verify` tells.
+//! Hints with right checksums that say what is not so: nothing panics, nothing is deleted on their word, a
+//! slot that cannot be its key's is an error, and `verify` tells.
 
 mod common;
 
+use common::hints::{Entry, Hint, offset};
 use common::{contents, sealed as full, segment, store_by_hand as options};
 use std::path::{Path, PathBuf};
-use tailcask::{Corruption, CorruptionKind, MergeError, ReadError, SimulatedDisk};
+use tailcask::{Corruption, CorruptionKind, MergeError, ReadError, SimulatedDisk, WriteError};
 
-/// Where a hint has its counts and its entries.
-const UNLISTED: usize = 128;
-const ENTRIES: usize = 152;
 /// How many there are in the store that `make` makes.
 const HINTS: u64 = 3;
 
@@ -17,26 +15,11 @@ fn hint(path: &Path, id: u32) -> PathBuf {
     path.join(common::hint(id))
 }
 
-/// The entries in a hint: tag in the high half, offset and tombstone bit in the low one.
-fn entries(hint: &Path) -> Vec<u64> {
-    let bytes = std::fs::read(hint).unwrap();
-    let entries = bytes[ENTRIES..bytes.len() - 4].as_chunks::<8>().0.iter();
-    entries.map(|&entry| u64::from_le_bytes(entry)).collect()
-}
-
 /// Gives a hint other entries, and whatever else makes it look right.
-fn lie(hint: &Path, mut entries: Vec<u64>) {
-    let bytes = std::fs::read(hint).unwrap();
-    let before = (bytes.len() - ENTRIES - 4) / 8;
-    entries.sort_unstable();
-    let mut new = bytes[..ENTRIES].to_vec();
-    let unlisted = u64::from_le_bytes(new[UNLISTED..][..8].try_into().unwrap());
-    let unlisted = unlisted + before as u64 - entries.len() as u64;
-    new[UNLISTED..][..8].copy_from_slice(&unlisted.to_le_bytes());
-    new.extend(entries.iter().flat_map(|entry| entry.to_le_bytes()));
-    let crc = crc32fast::hash(&new);
-    new.extend(crc.to_le_bytes());
-    std::fs::write(hint, new).unwrap();
+fn lie(hint: &Path, change: impl FnOnce(&mut Vec<Entry>)) {
+    let mut hint = Hint::read(hint);
+    change(&mut hint.entries);
+    hint.write();
 }
 
 /// Where in its segment's file the value of a key is, by what is in the file.
@@ -87,8 +70,7 @@ fn a_merge_does_not_delete_a_key_that_a_hint_leaves_out() {
     let (first, _) = make(&path);
     // The frame begins with 16 bytes, the key takes 8.
     let place = offset_of(&path, first, b"value of left out") - 24;
-    let rest = entries(&hint(&path, first)).into_iter().filter(|e| e & 0xffff_ffff != place);
-    lie(&hint(&path, first), rest.collect());
+    lie(&hint(&path, first), |entries| entries.retain(|entry| offset(entry) != place));
     let store = options().open(&path).unwrap();
     assert_eq!(store.get("left out").unwrap().as_deref(), None, "nobody knows of it");
     let found = corruption(store.verify().unwrap_err());
@@ -115,13 +97,15 @@ fn a_hint_that_names_one_frame_twice_and_another_not_at_all_is_noticed() {
     let path = dir.path().join("store");
     let (first, _) = make(&path);
     let place = offset_of(&path, first, b"value of left out") - 24;
-    let all = entries(&hint(&path, first));
-    let one = *all.iter().find(|&e| e & 0xffff_ffff == place).unwrap();
-    let other = *all.iter().find(|&e| e & 0xffff_ffff != place).unwrap();
-    // Under its own tag, and under one that nothing has.
-    let wrong = one.wrapping_add(0x1234_5670 << 32) & !0xffff_ffff | place;
-    assert!(wrong != other);
-    lie(&hint(&path, first), vec![one, wrong]);
+    // Under its own name, and under one that nothing has.
+    lie(&hint(&path, first), |entries| {
+        entries.retain(|entry| offset(entry) == place);
+        let mut wrong = entries[0];
+        wrong[0] = wrong[0].wrapping_add(0x1234_5670 << 32);
+        // Shorter, so that both fit into the segment.
+        wrong[2] -= 16 << 32;
+        entries.push(wrong);
+    });
     let store = options().open(&path).unwrap();
     assert_eq!(store.len(), 3, "one has two slots");
     assert_eq!(store.iter().count(), 2, "and comes once");
@@ -144,9 +128,11 @@ fn a_hint_that_names_what_is_no_frame_with_a_key_panics_nothing() {
         let (first, _) = make(&path);
         let place = offset_of(&path, first, b"value of left out") - 24;
         let to = to(place);
-        let all = entries(&hint(&path, first));
-        let moved = |e: u64| if e & 0xffff_ffff == place { e >> 32 << 32 | to } else { e };
-        lie(&hint(&path, first), all.into_iter().map(moved).collect());
+        lie(&hint(&path, first), |entries| {
+            let moved = entries.iter_mut().find(|entry| offset(entry) == place).unwrap();
+            // As short as can be, so that it fits into the segment.
+            moved[2] = 24 << 32 | to;
+        });
         let store = options().open(&path).unwrap();
         let _ = store.get("left out");
         assert!(store.iter().count() <= 3);
@@ -160,28 +146,59 @@ fn a_hint_that_names_what_is_no_frame_with_a_key_panics_nothing() {
     }
 }
 
-/// Where two entries have one tag their frames are read: a hint found to be wrong is dropped.
+/// No open reads the frames. A lookup does: where a slot points at a sound frame of a key that has not the
+/// slot's tag, the slot is wrong, and the key is not absent.
 #[test]
-fn a_hint_that_is_met_lying_while_opening_is_not_used() {
-    for to in [128u64, 136] {
+fn a_slot_that_points_at_another_keys_frame_is_an_error_and_no_absent_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let (first, _) = make(&path);
+    let place = offset_of(&path, first, b"value of left out") - 24;
+    lie(&hint(&path, first), |entries| {
+        let [one, other] = &mut entries[..] else { panic!("there are two") };
+        std::mem::swap(&mut one[2], &mut other[2]);
+    });
+    let store = options().open(&path).unwrap();
+    assert_eq!(store.recovery().hinted_segments, HINTS);
+    assert_eq!(store.get("overwritten").unwrap().as_deref(), Some(&b"two"[..]));
+    let wrong = |error| {
+        let found = corruption(error);
+        assert_eq!((found.segment, &found.kind), (first, &CorruptionKind::StaleSlot));
+        assert_ne!(found.offset, place);
+    };
+    wrong(store.get("left out").unwrap_err());
+    wrong(store.contains_key("left out").unwrap_err());
+    wrong(store.get_many(&["overwritten", "left out"]).unwrap_err());
+    match store.put("left out", "another").unwrap_err() {
+        WriteError::Read(error) => wrong(error),
+        other => panic!("{other}"),
+    }
+    assert_eq!(corruption(store.verify().unwrap_err()).segment, first);
+    assert!(matches!(store.merge(), Err(MergeError::Corrupt(c)) if c.segment == first));
+    store.close().unwrap();
+    is_whole(&path);
+}
+
+/// Of two hints that contradict each other the higher origin counts; it does not depend on which of them is
+/// read first.
+#[test]
+fn hints_that_contradict_each_other_have_one_result() {
+    for _ in 0..5 {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("store");
         let (first, second) = make(&path);
-        let tag = entries(&hint(&path, second))[0] >> 32 << 32;
-        let place = offset_of(&path, first, b"value of left out") - 24;
-        // Of the overwritten key there is one entry in each; the other one gets its tag.
-        let all = entries(&hint(&path, first));
-        let other =
-            |e: u64| if e & 0xffff_ffff == place { tag | e & 0xffff_ffff } else { tag | to };
-        lie(&hint(&path, first), all.into_iter().map(other).collect());
+        let name = Hint::read(&hint(&path, second)).entries[0];
+        // Both keys of the first segment, or so it says, are older versions of the one in the second.
+        lie(&hint(&path, first), |entries| {
+            entries.truncate(1);
+            (entries[0][0], entries[0][1]) = (name[0], name[1]);
+        });
         let store = options().open(&path).unwrap();
-        // That of the first; and that of the second with it, if their entries met before two of the
-        // first did: which is up to the threads that load.
-        let hinted = store.recovery().hinted_segments;
-        assert!(hinted == HINTS - 1 || hinted == HINTS - 2, "{hinted}");
-        store.verify().unwrap();
+        assert_eq!((store.recovery().hinted_segments, store.len()), (HINTS, 1));
+        assert_eq!(store.get("overwritten").unwrap().as_deref(), Some(&b"two"[..]));
+        assert_eq!(store.get("left out").unwrap().as_deref(), None, "nobody knows of it");
+        assert_eq!(corruption(store.verify().unwrap_err()).segment, first);
         store.close().unwrap();
-        is_whole(&path);
     }
 }
 
@@ -190,18 +207,34 @@ fn a_hint_that_does_not_count_every_frame_is_not_used() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     let (first, _) = make(&path);
-    let bytes = std::fs::read(hint(&path, first)).unwrap();
-    let mut short = [&bytes[..ENTRIES], &bytes[ENTRIES + 8..bytes.len() - 4]].concat();
-    let crc = crc32fast::hash(&short);
-    short.extend(crc.to_le_bytes());
-    std::fs::write(hint(&path, first), short).unwrap();
+    let mut short = Hint::read(&hint(&path, first));
+    short.entries.pop();
+    short.write_unchecked();
     let store = options().open(&path).unwrap();
     assert_eq!(store.recovery().hinted_segments, HINTS - 1);
     drop(store);
     is_whole(&path);
 }
 
-/// Tags of another hash name other keys.
+/// Of another version, of another secret, of a segment that ended elsewhere.
+#[test]
+fn a_hint_with_another_head_is_not_used() {
+    // Version, salt, end, fingerprint, frames.
+    for field in [8, 16, 24, 32, 120] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store");
+        let (first, _) = make(&path);
+        let mut other = Hint::read(&hint(&path, first));
+        other.head[field] = other.head[field].wrapping_sub(1);
+        other.write();
+        let store = options().open(&path).unwrap();
+        assert_eq!(store.recovery().hinted_segments, HINTS - 1, "byte {field}");
+        drop(store);
+        is_whole(&path);
+    }
+}
+
+/// Names of another hash are of other keys.
 #[test]
 fn a_hint_with_the_tags_of_another_hash_is_not_used() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,141 +1,212 @@
 //! Loading many entries at once, when a store is opened.
 //!
-//! Sources are sorted by tag, and so are the places in the tables. So each thread takes a shard, makes
-//! its table as large as it will have to be, and fills it part by part: from every source it takes the
-//! entries that belong there, which are next to each other, while that part of the table is in the
-//! cache. The order in which the entries of one key come makes no difference.
+//! Each thread takes some shards, and goes through the names that belong there part by part. A part is a
+//! range of names with so few entries that they fit into the cache. Sources are sorted by name, so the
+//! entries of a part are next to each other in each source: they are gathered from all sources, brought
+//! into the order of names, and of those with one name the newest is kept. Then the shard's table is
+//! made as large as it has to be, and filled from one end to the other.
 //!
-//! If a slot has the entry's tag already, the two are compared: it may be another key, an older frame
-//! of the same key, or a newer one. If more than a few keys share a tag, which does not happen by
-//! chance, their entries are collected and sorted by key instead: comparing each with each would make
-//! opening take time quadratic in their number.
+//! No frame is read: a name stands for a key, and an entry has the length of its frame. The order in
+//! which sources come makes no difference, and it does not matter how many entries share a tag or a
+//! name: names are spread evenly by their hash, and where they are not, they are sorted.
+//!
+//! Invariant: of the entries with one name the one with the highest origin is kept, and if two have the
+//! same origin (a frame and its copy by a merge), the one with the higher position. A tombstone that is
+//! kept gets no slot.
 
 use super::Keydir;
-use super::entry::KeydirEntry;
-use super::slot::{SHARDS, Slot};
-use super::table::{self, Table, hash};
+use super::slot::{Slot, shard_of};
+use super::table::{self, Table};
+use crate::format::hint::KeyName;
 use crate::position::LogPosition;
+use crate::prefetch::prefetch;
 use crate::threads::on_threads;
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-/// How an entry to be loaded relates to a loaded one with the same tag.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum EntryRelation {
-    /// Another key.
-    Other,
-    /// The new one replaces it.
-    Newer,
-    /// The new one is dropped.
-    Older,
-}
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// An entry to be loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct LoadEntry {
-    pub(crate) tag: u32,
+    pub(crate) name: KeyName,
+    /// How new it is.
+    pub(crate) origin: LogPosition,
     pub(crate) at: LogPosition,
-    /// Whether its frame is a tombstone: it is compared like any other, but gets no slot in the end.
+    /// Bytes of its frame.
+    pub(crate) len: u32,
     pub(crate) tombstone: bool,
 }
 
-/// Entries to be loaded, sorted by tag.
+/// Entries to be loaded, sorted by name.
 pub(crate) trait LoadSource: Sync {
     fn len(&self) -> usize;
-    fn get(&self, nth: usize) -> LoadEntry;
+
+    /// The first half of the name of an entry.
+    fn first_half(&self, nth: usize) -> u64;
+
+    /// Calls `take` with the entries from one on whose names begin below `end`, and returns the index of
+    /// the first one that does not.
+    fn each_below(&self, from: usize, end: Option<u64>, take: impl FnMut(LoadEntry)) -> usize;
+
+    /// Some of the bytes from an entry on, to be prefetched.
+    fn bytes_from(&self, nth: usize) -> &[u8];
+
+    /// Called with the number of bytes in puts that are dead, because their keys have newer frames.
+    fn dropped(&self, bytes: u64);
 }
 
-/// Decides, for entries with equal tags, which have the same key, and which of those is the newest.
-pub(crate) trait Resolve: Sync {
-    type Key: Ord;
-    type Error: Send;
+/// Shards are filled in this many groups, each by one thread.
+const GROUPS: usize = 64;
 
-    /// How `new` relates to `old`. Entries of one key are in a total order by it.
-    fn relation(&self, old: LogPosition, new: LogPosition) -> Result<EntryRelation, Self::Error>;
+/// Entries in a part: they and what they are ordered with take some 200 KiB. More, if there are so many
+/// sources that each has but a few in a part.
+const PART: usize = 4096;
+const EACH_SOURCE: usize = 16;
+const MAX_PART: usize = 1 << 16;
 
-    /// An entry's key and origin; the entry with the highest origin is the newest of its key. `None`
-    /// stands for a key that no other entry has.
-    fn look(&self, at: LogPosition) -> Result<Option<(Self::Key, LogPosition)>, Self::Error>;
-
-    /// Called for every entry that is dropped because its key has a newer one.
-    fn dropped(&self, at: LogPosition);
-}
-
-/// Bytes of a table that are filled at a time.
-const PART: usize = 128 << 10;
-
-/// At most this many keys with one tag are compared with each other.
-const MAX_COMPARED: usize = 8;
-
-/// Marks a slot as a tombstone while its table is filled: positions are multiples of 8.
-const TOMBSTONE: u64 = 1;
+/// Sources ahead of the one that is read, whose next entries are prefetched, and bytes of each.
+const AHEAD: usize = 4;
+const AHEAD_BYTES: usize = 512;
 
 impl Keydir {
-    /// Loads entries on `threads` threads.
-    ///
-    /// After an error, some entries are loaded, and some are not, tombstones among them.
-    pub(crate) fn load<R: Resolve>(
-        &self,
-        sources: &[impl LoadSource],
-        threads: usize,
-        resolve: &R,
-    ) -> Result<(), R::Error> {
-        let next = AtomicUsize::new(0);
+    /// Loads entries on `threads` threads. Returns how often two names were compared.
+    pub(crate) fn load(&self, sources: &[impl LoadSource], threads: usize) -> u64 {
+        // Tags of a few bits, in tests, are all in a few shards.
+        let tags = 1usize.checked_shl(self.tag_mask().count_ones()).unwrap_or(usize::MAX);
+        let shards = self.shards().min(tags);
+        let groups = Range64::ALL.split(shards.min(GROUPS));
+        let (next, compared) = (AtomicUsize::new(0), AtomicU64::new(0));
         let job = || {
+            let mut part = Part::new(sources.len());
             loop {
                 // ORDERING: Relaxed; each number is drawn once.
-                let shard = next.fetch_add(1, Ordering::Relaxed);
-                if shard >= SHARDS {
-                    return Ok(());
+                let nth = next.fetch_add(1, Ordering::Relaxed);
+                if nth >= groups.count {
+                    // ORDERING: Relaxed; read when all threads are done.
+                    compared.fetch_add(part.compared, Ordering::Relaxed);
+                    return Ok::<_, Infallible>(());
                 }
-                self.fill(shard, sources, resolve)?;
+                let group = groups.nth(nth);
+                self.fill(group, group.split(shards / groups.count), sources, &mut part);
             }
         };
-        on_threads(threads.max(1), job)
+        let Ok(()) = on_threads(threads.max(1), job);
+        compared.into_inner()
     }
 
-    fn fill<R: Resolve>(
-        &self,
-        shard: usize,
-        sources: &[impl LoadSource],
-        resolve: &R,
-    ) -> Result<(), R::Error> {
-        // Tags as 64 bits: the end of the last shard is not one of 32.
-        let of_shard = 32 - SHARDS.ilog2();
-        let (start, end) = ((shard as u64) << of_shard, (shard as u64 + 1) << of_shard);
-        let mut next: Vec<_> = sources.iter().map(|source| first(source, start)).collect();
-        let ends = sources.iter().map(|source| first(source, end));
-        let count = ends.zip(&next).map(|(end, next)| end - next).sum();
-        let mut table = self.map.shards()[shard].write();
-        table::reserve(&mut table, count);
-        let parts = (table.buckets() * table::EACH / PART).next_power_of_two() as u64;
-        let mut filler =
-            Filler { table: &mut table, resolve, aside: BTreeMap::new(), tombstones: false };
-        for part in 1..=parts {
-            let end = start + (part << of_shard) / parts;
-            for (source, next) in sources.iter().zip(&mut next) {
-                while *next < source.len() {
-                    let entry = source.get(*next);
-                    if u64::from(entry.tag) >= end {
-                        break;
-                    }
-                    filler.add(entry)?;
-                    *next += 1;
-                }
+    /// Fills the shards of a group.
+    fn fill(&self, group: Range64, shards: Split, sources: &[impl LoadSource], part: &mut Part) {
+        let mut next: Vec<_> = sources.iter().map(|source| first(source, group.start)).collect();
+        let count = |(source, &next): (_, &usize)| match group.end() {
+            Some(end) => first(source, end) - next,
+            None => LoadSource::len(source) - next,
+        };
+        let count: usize = sources.iter().zip(&next).map(count).sum();
+        let wanted = (sources.len() * EACH_SOURCE).clamp(PART, MAX_PART);
+        let parts = count.div_ceil(wanted * shards.count).next_power_of_two();
+        let mut slots = Vec::new();
+        for shard in (0..shards.count).map(|nth| shards.nth(nth)) {
+            let parts = shard.split(parts);
+            for range in (0..parts.count).map(|nth| parts.nth(nth)) {
+                part.gather(sources, &mut next, range.end());
+                part.resolve(range, |name, at| slots.push(Slot::new(self.tag_of(name), at)));
             }
-            filler.part_ends()?;
+            let tag = self.tag_of(KeyName { first: shard.start, second: 0 });
+            install(&mut self.map.shards()[shard_of(tag)].write(), &slots);
+            slots.clear();
         }
-        filler.end();
-        Ok(())
+        for (source, dead) in sources.iter().zip(&mut part.dead) {
+            source.dropped(std::mem::take(dead));
+        }
     }
 }
 
-/// The index of the first entry with a tag of at least this.
-fn first(source: &impl LoadSource, tag: u64) -> usize {
-    let (mut low, mut high) = (0, source.len());
+/// Puts the slots of a shard into its table, which is empty. They come in the order of their places.
+fn install(table: &mut Table, slots: &[Slot]) {
+    table::reserve(table, slots.len());
+    slots.iter().for_each(|&slot| table::insert(table, slot));
+}
+
+/// A range of first halves of names: a power of two of them, from a multiple of that on.
+#[derive(Clone, Copy, Debug)]
+struct Range64 {
+    start: u64,
+    /// How many bits tell its names apart.
+    bits: u32,
+}
+
+/// A range, split into equal parts.
+#[derive(Clone, Copy, Debug)]
+struct Split {
+    first: Range64,
+    count: usize,
+}
+
+impl Range64 {
+    const ALL: Self = Self { start: 0, bits: 64 };
+
+    /// Where the next one begins, if there is one.
+    const fn end(self) -> Option<u64> {
+        match 1u64.checked_shl(self.bits) {
+            Some(len) => self.start.checked_add(len),
+            None => None,
+        }
+    }
+
+    /// Splits it into a power of two of parts, or fewer.
+    fn split(self, parts: usize) -> Split {
+        let bits = parts.ilog2().min(self.bits);
+        Split { first: Self { start: self.start, bits: self.bits - bits }, count: 1 << bits }
+    }
+
+    /// Which of `2^parts` equal parts of it a name is in.
+    #[inline]
+    const fn part_of(self, parts: u32, name: KeyName) -> usize {
+        let within = name.first.wrapping_sub(self.start);
+        within.unbounded_shr(self.bits.saturating_sub(parts)) as usize & ((1 << parts) - 1)
+    }
+}
+
+impl Split {
+    const fn nth(self, nth: usize) -> Range64 {
+        let Range64 { start, bits } = self.first;
+        // Of a range that is not split there is no other part.
+        let offset = if nth == 0 { 0 } else { (nth as u64) << bits };
+        Range64 { start: start + offset, bits }
+    }
+}
+
+/// The index of the first entry whose name begins with at least this. Names are spread evenly, so the
+/// place is estimated, and searched from there with steps that grow.
+fn first(source: &impl LoadSource, half: u64) -> usize {
+    let len = source.len();
+    let is_below = |nth: usize| source.first_half(nth) < half;
+    let estimate = ((u128::from(half) * len as u128) >> 64) as usize;
+    // All before `low` are below, and none from `high` on.
+    let (mut low, mut high, mut step) = (0, len, 64);
+    if estimate < len && is_below(estimate) {
+        low = estimate + 1;
+        while low + step < high {
+            if !is_below(low + step) {
+                high = low + step;
+                break;
+            }
+            low += step + 1;
+            step *= 2;
+        }
+    } else {
+        high = estimate.min(len);
+        while low + step < high {
+            if is_below(high - step) {
+                low = high - step + 1;
+                break;
+            }
+            high -= step;
+            step *= 2;
+        }
+    }
     while low < high {
         let middle = low + (high - low) / 2;
-        if u64::from(source.get(middle).tag) < tag {
+        if is_below(middle) {
             low = middle + 1;
         } else {
             high = middle;
@@ -144,162 +215,199 @@ fn first(source: &impl LoadSource, tag: u64) -> usize {
     low
 }
 
-/// Fills a table.
-struct Filler<'f, R> {
-    table: &'f mut Table,
-    resolve: &'f R,
-    /// For each tag that too many keys share: all of its slots, none of which is in the table.
-    aside: BTreeMap<u32, Vec<Slot>>,
-    /// Whether tombstones may be in the table.
-    tombstones: bool,
+/// An entry in a part.
+#[derive(Clone, Copy)]
+struct Gathered {
+    name: KeyName,
+    origin: LogPosition,
+    /// Its position, with a mark for a tombstone: positions are multiples of 8.
+    at: u64,
+    len: u32,
+    source: u32,
 }
 
-impl<R: Resolve> Filler<'_, R> {
-    fn add(&mut self, entry: LoadEntry) -> Result<(), R::Error> {
-        let mark = if entry.tombstone { TOMBSTONE } else { 0 };
-        self.tombstones |= entry.tombstone;
-        let new = Slot { tag: entry.tag, position: entry.at.as_u64() | mark };
-        if !self.aside.is_empty()
-            && let Some(same_tag) = self.aside.get_mut(&entry.tag)
-        {
-            same_tag.push(new);
-            return Ok(());
-        }
-        let (mut relation, mut others) = (Ok(EntryRelation::Other), 0);
-        let slot = KeydirEntry::find(&mut *self.table, new.tag, |old| {
-            relation = self.resolve.relation(unmarked(old), entry.at);
-            others += 1;
-            !matches!(relation, Ok(EntryRelation::Other))
-        });
-        match (relation?, slot.position()) {
-            (EntryRelation::Newer, Some(old)) => {
-                slot.set(new.position());
-                self.resolve.dropped(unmarked(old));
+impl Gathered {
+    const TOMBSTONE: u64 = 1;
+
+    const fn is_tombstone(&self) -> bool {
+        self.at & Self::TOMBSTONE != 0
+    }
+
+    const fn position(&self) -> LogPosition {
+        LogPosition::from_u64(self.at & !Self::TOMBSTONE)
+    }
+}
+
+/// The entries of a part, and room to order them. Used for one part after the other.
+struct Part {
+    entries: Vec<Gathered>,
+    /// Indices of entries, in the order of their buckets.
+    order: Vec<u32>,
+    /// Where each bucket ends in it.
+    ends: Vec<u32>,
+    /// For each source, the bytes in puts that are dead.
+    dead: Vec<u64>,
+    compared: u64,
+}
+
+impl Part {
+    fn new(sources: usize) -> Self {
+        let (entries, order, ends) = (Vec::new(), Vec::new(), Vec::new());
+        Self { entries, order, ends, dead: vec![0; sources], compared: 0 }
+    }
+
+    /// Takes the next entries of all sources whose names begin below `end`.
+    fn gather(&mut self, sources: &[impl LoadSource], next: &mut [usize], end: Option<u64>) {
+        for (nth, source) in sources.iter().enumerate() {
+            if let Some(ahead) = sources.get(nth + AHEAD) {
+                let bytes = ahead.bytes_from(next[nth + AHEAD]);
+                let bytes = &bytes[..bytes.len().min(AHEAD_BYTES)];
+                bytes.chunks(64).for_each(|line| prefetch(line.as_ptr()));
             }
-            (EntryRelation::Older, _) => self.resolve.dropped(entry.at),
-            _ if others < MAX_COMPARED => slot.set(new.position()),
-            _ => self.set_aside(new),
+            next[nth] = source.each_below(next[nth], end, |entry| self.take(entry, nth));
         }
-        Ok(())
     }
 
-    /// Removes all slots with a tag from the table.
-    #[cold]
-    fn set_aside(&mut self, new: Slot) {
-        let mut same_tag = vec![new];
-        let hash = hash(self.table, new.tag);
-        while let Some((slot, _)) = self.table.remove_entry(hash, |(slot, _)| slot.tag == new.tag) {
-            same_tag.push(slot);
-        }
-        self.aside.insert(new.tag, same_tag);
+    #[inline]
+    fn take(&mut self, entry: LoadEntry, source: usize) {
+        let mark = if entry.tombstone { Gathered::TOMBSTONE } else { 0 };
+        let LoadEntry { name, origin, at, len, .. } = entry;
+        let at = at.as_u64() | mark;
+        self.entries.push(Gathered { name, origin, at, len, source: source as u32 });
     }
 
-    /// Resolves the collected slots: no more entries with those tags come.
-    fn part_ends(&mut self) -> Result<(), R::Error> {
-        for (_, same_tag) in std::mem::take(&mut self.aside) {
-            let mut all = Vec::with_capacity(same_tag.len());
-            for slot in same_tag {
-                match self.resolve.look(unmarked(slot.position()))? {
-                    Some((key, age)) => all.push((key, age, slot)),
-                    None => self.keep(slot),
+    /// Calls `keep` with the newest entry of each name, in the order of names, unless it is a tombstone.
+    fn resolve(&mut self, range: Range64, mut keep: impl FnMut(KeyName, LogPosition)) {
+        self.distribute(range);
+        let mut from = 0;
+        for nth in 0..self.ends.len() {
+            let to = self.ends[nth] as usize;
+            let end = match to - from {
+                0 | 1 => to,
+                _ => self.resolve_bucket(from, to),
+            };
+            for &index in &self.order[from..end] {
+                let entry = &self.entries[index as usize];
+                if !entry.is_tombstone() {
+                    keep(entry.name, entry.position());
                 }
             }
-            all.sort_unstable_by(|(a, old, _), (b, new, _)| (a, old).cmp(&(b, new)));
-            for same in all.chunk_by(|(a, ..), (b, ..)| a == b) {
-                let (&(.., newest), older) = same.split_last().expect("chunks are not empty");
-                older
-                    .iter()
-                    .for_each(|&(.., slot)| self.resolve.dropped(unmarked(slot.position())));
-                self.keep(newest);
+            from = to;
+        }
+        self.entries.clear();
+    }
+
+    /// Distributes the entries over about as many buckets, by the first bits in which their names may
+    /// differ.
+    fn distribute(&mut self, range: Range64) {
+        let bits = self.entries.len().next_power_of_two().ilog2();
+        self.ends.clear();
+        self.ends.resize((1 << bits) + 1, 0);
+        for entry in &self.entries {
+            self.ends[range.part_of(bits, entry.name) + 1] += 1;
+        }
+        let mut sum = 0;
+        for end in &mut self.ends {
+            sum += *end;
+            *end = sum;
+        }
+        // Each is where its bucket begins, and moves to where that ends.
+        self.order.resize(self.entries.len(), 0);
+        for (index, entry) in self.entries.iter().enumerate() {
+            let place = &mut self.ends[range.part_of(bits, entry.name)];
+            self.order[*place as usize] = index as u32;
+            *place += 1;
+        }
+        self.ends.pop();
+    }
+
+    /// Sorts a bucket, and moves the newest entry of each name to its front. Returns where those end.
+    fn resolve_bucket(&mut self, from: usize, to: usize) -> usize {
+        let (entries, compared) = (&self.entries, &mut self.compared);
+        let age = |entry: &Gathered| (entry.name, entry.origin, entry.at);
+        self.order[from..to].sort_unstable_by(|&a, &b| {
+            *compared += 1;
+            age(&entries[a as usize]).cmp(&age(&entries[b as usize]))
+        });
+        let mut end = from;
+        for nth in from..to {
+            let index = self.order[nth];
+            let entry = &self.entries[index as usize];
+            let next = self.order[nth + 1..to].first();
+            if next.is_some_and(|&next| self.entries[next as usize].name == entry.name) {
+                if !entry.is_tombstone() {
+                    self.dead[entry.source as usize] += u64::from(entry.len);
+                }
+                continue;
             }
+            self.order[end] = index;
+            end += 1;
         }
-        Ok(())
+        end
     }
-
-    fn keep(&mut self, slot: Slot) {
-        if slot.position & TOMBSTONE == 0 {
-            table::make_room(self.table);
-            table::insert(self.table, slot);
-        }
-    }
-
-    fn end(self) {
-        if self.tombstones {
-            table::remove_if(self.table, |slot| slot.position & TOMBSTONE != 0);
-        }
-        // The table had room for each entry, but many may have been of one key.
-        table::shrink(self.table);
-    }
-}
-
-/// The position of a slot that is being loaded, without the mark of a tombstone.
-fn unmarked(position: LogPosition) -> LogPosition {
-    LogPosition::from_u64(position.as_u64() & !TOMBSTONE)
 }
 
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use std::sync::Mutex;
+    use crate::format::hint::KeyName;
+    use std::sync::atomic::AtomicU64;
 
     /// The position for a version of a key: the segment stands for the key, the offset for the version.
     pub(in crate::keydir) fn entry(key: u32, version: u32) -> LogPosition {
         LogPosition::new(key + 1, 128 + version * 8)
     }
 
-    /// What `entry` returns, and how often it was called.
+    /// Entries in order, and the bytes that were dropped.
     #[derive(Default)]
-    pub(in crate::keydir) struct Frames {
-        looks: AtomicUsize,
-        dropped: Mutex<Vec<LogPosition>>,
-        unreadable: bool,
-    }
+    pub(in crate::keydir) struct Source(Vec<LoadEntry>, AtomicU64);
 
-    impl Frames {
-        /// Number of frames read.
-        pub(in crate::keydir) fn looks(&self) -> u64 {
-            self.looks.load(Ordering::Relaxed) as u64
-        }
-
-        fn dropped(self) -> Vec<LogPosition> {
-            let mut all = self.dropped.into_inner().unwrap();
+    impl Source {
+        pub(in crate::keydir) fn of(entries: impl Iterator<Item = LoadEntry>) -> Self {
+            let mut all: Vec<_> = entries.collect();
             all.sort_unstable();
-            all
+            Self(all, AtomicU64::new(0))
+        }
+
+        /// Puts, one of each key.
+        pub(in crate::keydir) fn puts(all: impl Iterator<Item = (KeyName, LogPosition)>) -> Self {
+            Self::of(all.map(|(name, at)| put(name, at)))
+        }
+
+        fn dead(&self) -> u64 {
+            self.1.load(Ordering::Relaxed)
         }
     }
 
-    impl Resolve for Frames {
-        type Key = u32;
-        type Error = &'static str;
-
-        fn relation(
-            &self,
-            old: LogPosition,
-            new: LogPosition,
-        ) -> Result<EntryRelation, &'static str> {
-            self.looks.fetch_add(2, Ordering::Relaxed);
-            if self.unreadable {
-                return Err("unreadable");
-            }
-            Ok(match (old.segment() == new.segment(), new.offset().cmp(&old.offset())) {
-                (false, _) => EntryRelation::Other,
-                (true, std::cmp::Ordering::Greater) => EntryRelation::Newer,
-                (true, _) => EntryRelation::Older,
-            })
+    impl LoadSource for Source {
+        fn len(&self) -> usize {
+            self.0.len()
         }
 
-        fn look(&self, at: LogPosition) -> Result<Option<(u32, LogPosition)>, &'static str> {
-            self.looks.fetch_add(1, Ordering::Relaxed);
-            if self.unreadable { Err("unreadable") } else { Ok(Some((at.segment(), at))) }
+        fn first_half(&self, nth: usize) -> u64 {
+            self.0[nth].name.first
         }
 
-        fn dropped(&self, at: LogPosition) {
-            self.dropped.lock().unwrap().push(at);
+        fn each_below(&self, from: usize, end: Option<u64>, take: impl FnMut(LoadEntry)) -> usize {
+            let is_below = |entry: &&LoadEntry| end.is_none_or(|end| entry.name.first < end);
+            from + self.0[from..].iter().take_while(is_below).copied().map(take).count()
         }
+
+        fn bytes_from(&self, _: usize) -> &[u8] {
+            &[]
+        }
+
+        fn dropped(&self, bytes: u64) {
+            self.1.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+
+    fn put(name: KeyName, at: LogPosition) -> LoadEntry {
+        LoadEntry { name, origin: at, at, len: 8, tombstone: false }
     }
 
     fn all(keydir: &Keydir) -> Vec<LogPosition> {
-        let all = Mutex::new(Vec::new());
+        let all = std::sync::Mutex::new(Vec::new());
         keydir.find(|at| {
             all.lock().unwrap().push(at);
             false
@@ -309,94 +417,108 @@ pub(super) mod tests {
         all
     }
 
-    impl LoadSource for Vec<LoadEntry> {
-        fn len(&self) -> usize {
-            self.len()
-        }
-
-        fn get(&self, nth: usize) -> LoadEntry {
-            self[nth]
-        }
-    }
-
-    pub(in crate::keydir) fn sorted(
-        source: impl Iterator<Item = (u32, LogPosition)>,
-    ) -> Vec<LoadEntry> {
-        let mut all: Vec<_> =
-            source.map(|(tag, at)| LoadEntry { tag, at, tombstone: false }).collect();
-        all.sort_unstable();
-        all
-    }
-
-    /// Keys of each source, with versions, one in seven of them a tombstone.
-    fn sources(keydir: &Keydir) -> Vec<Vec<LoadEntry>> {
-        let tag = |key: u32| keydir.tag(&key.to_le_bytes());
+    /// Keys of each source, with versions, one in seven of them a tombstone, and some of them moved: so
+    /// their places say nothing of their age.
+    fn sources(keydir: &Keydir) -> Vec<Source> {
         let one = |source: u32, n: u32| {
             let key = (n * 7 + source * 13) % 3000;
             let version = (source * 5 + n) % 11;
+            let origin = entry(key, version);
+            let moved = LogPosition::new(10_000 - key, 128 + (10 - version) * 8);
+            let at = if (key ^ version) & 1 == 0 { origin } else { moved };
             // The same for all that is said of a version.
             let tombstone = (key + version).is_multiple_of(7);
-            LoadEntry { tag: tag(key), at: entry(key, version), tombstone }
+            let len = 8 * (version + 1);
+            LoadEntry { name: keydir.name(&key.to_le_bytes()), origin, at, len, tombstone }
         };
-        let of = |source| {
-            let mut all: Vec<_> = (0..2500).map(|n| one(source, n)).collect();
-            all.sort_unstable();
-            all
-        };
-        (0..4).map(of).collect()
+        (0..4).map(|source| Source::of((0..2500).map(|n| one(source, n)))).collect()
     }
 
-    fn one_by_one(keydir: &Keydir, sources: &[Vec<LoadEntry>]) {
-        for &LoadEntry { tag, at: new, .. } in sources.iter().flatten() {
-            let is = |old: LogPosition| old.segment() == new.segment();
-            let slot = keydir.entry(tag, is);
-            if slot.position().is_none_or(|old| old.offset() < new.offset()) {
-                slot.set(new);
-            }
+    /// What loading must give: the slots, and the dead bytes of all sources together.
+    fn expected(sources: &[Source]) -> (Vec<LogPosition>, u64) {
+        let mut all: Vec<_> = sources.iter().flat_map(|source| &source.0).copied().collect();
+        all.sort_unstable();
+        let (mut slots, mut dead) = (Vec::new(), 0);
+        for same in all.chunk_by(|a, b| a.name == b.name) {
+            let (newest, older) = same.split_last().unwrap();
+            slots.extend((!newest.tombstone).then_some(newest.at));
+            let puts = older.iter().filter(|entry| !entry.tombstone);
+            dead += puts.map(|entry| u64::from(entry.len)).sum::<u64>();
         }
-        for tombstone in sources.iter().flatten().filter(|entry| entry.tombstone) {
-            keydir.entry(tombstone.tag, |at| at == tombstone.at).remove();
-        }
+        slots.sort_unstable();
+        (slots, dead)
     }
 
     #[test]
-    fn loading_is_as_one_by_one_in_every_order() {
-        // With few bits many keys share a tag; with 10 there are some of either kind.
-        for bits in [2, 9, 10, 11, 32] {
-            let expected = Keydir::new([7; 16], bits);
-            let sources = sources(&expected);
-            one_by_one(&expected, &sources);
+    fn loading_is_the_same_in_every_order_and_with_any_hash() {
+        let keydirs: [fn() -> Keydir; 6] = [
+            || Keydir::new([7; 16], 32),
+            || Keydir::new([7; 16], 10),
+            || Keydir::new([7; 16], 2),
+            || Keydir::new([7; 16], 32).with_bits_of_first_half(40),
+            || Keydir::new([7; 16], 32).with_bits_of_first_half(5),
+            || Keydir::new([7; 16], 32).with_bits_of_first_half(0),
+        ];
+        for (nth, of) in keydirs.iter().enumerate() {
             let orders = [[0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1], [1, 3, 0, 2]];
             for (n, order) in orders.iter().enumerate() {
-                let keydir = Keydir::new([7; 16], bits);
-                let sources: Vec<_> = order.iter().map(|&i| sources[i].clone()).collect();
-                let frames = Frames::default();
-                keydir.load(&sources, n + 1, &frames).unwrap();
-                assert_eq!(all(&keydir), all(&expected), "{bits} bits");
-                assert_eq!(keydir.len(), expected.len());
-                // All that has no slot was dropped, or is the newest of its key, and a tombstone.
-                let mut rest: Vec<_> = sources.concat();
-                rest.sort_unstable_by_key(|entry| entry.at);
-                let newest = rest.chunk_by(|a, b| a.at.segment() == b.at.segment());
-                let mut expected: Vec<_> =
-                    newest.flat_map(|same| &same[..same.len() - 1]).map(|entry| entry.at).collect();
-                expected.sort_unstable();
-                assert_eq!(frames.dropped(), expected);
+                let keydir = of();
+                let mut sources: Vec<_> = sources(&keydir).into_iter().map(Some).collect();
+                let sources: Vec<_> = order.iter().filter_map(|&i| sources[i].take()).collect();
+                let (slots, dead) = expected(&sources);
+                keydir.load(&sources, n + 1);
+                assert_eq!(all(&keydir), slots, "hash {nth}, order {n}");
+                assert_eq!(sources.iter().map(Source::dead).sum::<u64>(), dead);
+                // Each slot is found by its tag.
+                let newest = sources.iter().flat_map(|source| &source.0);
+                for entry in newest.filter(|entry| slots.binary_search(&entry.at).is_ok()) {
+                    let tag = keydir.tag_of(entry.name);
+                    assert!(keydir.get(tag, |at| at == entry.at, |_| ()).is_some());
+                }
             }
+        }
+    }
+
+    /// Both halves of a name are needed to tell keys apart, and either is enough.
+    #[test]
+    fn names_that_differ_in_one_half_are_two_keys() {
+        let names = [(1, 1), (1, 2), (2, 1), (2, 2), (u64::MAX, 0), (0, u64::MAX)];
+        let name = |(first, second)| KeyName { first, second };
+        let entries = names.iter().zip(0..).map(|(&half, n)| (name(half), entry(n, 0)));
+        let again = names.iter().zip(0..).map(|(&half, n)| (name(half), entry(n, 1)));
+        let keydir = Keydir::new([7; 16], 32);
+        let sources = [Source::puts(again), Source::puts(entries)];
+        keydir.load(&sources, 1);
+        assert_eq!(all(&keydir), (0..6).map(|n| entry(n, 1)).collect::<Vec<_>>());
+        assert_eq!(sources.map(|source| source.dead()), [0, 6 * 8]);
+    }
+
+    /// A frame and its copy: which of the two it is depends on nothing else.
+    #[test]
+    fn of_one_origin_the_higher_place_is_kept() {
+        let keydir = Keydir::new([7; 16], 32);
+        let name = keydir.name(b"key");
+        let (here, copy) = (entry(1, 0), entry(9, 0));
+        for order in [[here, copy], [copy, here]] {
+            let one = |at| Source::of([LoadEntry { origin: here, ..put(name, at) }].into_iter());
+            let keydir = Keydir::new([7; 16], 32);
+            keydir.load(&order.map(one), 1);
+            assert_eq!(all(&keydir), [copy]);
         }
     }
 
     #[test]
     fn what_is_loaded_is_found() {
         // Miri takes a thousand times as long.
-        const KEYS: u32 = if cfg!(miri) { 1000 } else { 20_000 };
+        const KEYS: u32 = if cfg!(miri) { 1000 } else { 200_000 };
         let keydir = Keydir::new([7; 16], 32);
+        let name = |key: u32| keydir.name(&key.to_le_bytes());
         let of = |i: u32| {
             let keys = (0..KEYS).filter(|key| key % 5 == i);
-            sorted(keys.map(|key| (keydir.tag(&key.to_le_bytes()), entry(key, 0))))
+            Source::puts(keys.map(|key| (name(key), entry(key, 0))))
         };
         let sources: Vec<_> = (0..5).map(of).collect();
-        keydir.load(&sources, 2, &Frames::default()).unwrap();
+        keydir.load(&sources, 2);
         assert_eq!(keydir.len(), u64::from(KEYS));
         for key in 0..KEYS {
             let tag = keydir.tag(&key.to_le_bytes());
@@ -405,38 +527,60 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn errors_end_it() {
-        let frames = Frames { unreadable: true, ..Frames::default() };
-        let keydir = Keydir::new([7; 16], 32);
-        let twice = vec![sorted([(1, entry(1, 1))].into_iter()); 2];
-        assert_eq!(keydir.load(&twice, 2, &frames), Err("unreadable"));
+    fn the_first_entry_from_a_half_on_is_found() {
+        let halves: [&[u64]; 7] = [
+            &[],
+            &[0],
+            &[u64::MAX],
+            &[5; 300],
+            &[u64::MAX; 300],
+            &[1, 2, 3, u64::MAX - 2, u64::MAX - 1],
+            &[0, 1 << 62, 1 << 63, 3 << 62],
+        ];
+        let spread: Vec<u64> =
+            (0..5000u64).map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15)).collect();
+        for halves in halves.into_iter().chain([&spread[..]]) {
+            let names = halves.iter().map(|&first| KeyName { first, second: 0 });
+            let source = Source::puts(names.zip((0..).map(|n| entry(n, 0))));
+            let wanted = halves.iter().flat_map(|&half| [half, half.wrapping_add(1)]);
+            for half in wanted.chain([0, 1, 6, 1 << 63, u64::MAX]) {
+                let below = source.0.partition_point(|entry| entry.name.first < half);
+                assert_eq!(first(&source, half), below, "{half:x}");
+            }
+        }
     }
 
-    /// Whatever the tags are, and however many entries share one: each frame is read a few times, and
-    /// then there are the comparisons of a sort.
+    /// Whatever the names are, and however many entries share one: the work is that of a sort.
     #[test]
-    fn loading_is_linear_whatever_the_tags() {
+    fn loading_takes_n_log_n_whatever_the_names() {
         const KEYS: u32 = 20_000;
-        for bits in [1, 3, 6, 12, 32] {
-            let keydir = Keydir::new([7; 16], bits);
-            let tag = |key: u32| keydir.tag(&key.to_le_bytes());
-            let of = |version| sorted((0..KEYS).map(|key| (tag(key), entry(key, version))));
-            let frames = Frames::default();
-            keydir.load(&[of(0), of(1), of(2)], 2, &frames).unwrap();
+        for bits in [0, 3, 6, 12, 64] {
+            let keydir = Keydir::new([7; 16], 32).with_bits_of_first_half(bits);
+            let name = |key: u32| keydir.name(&key.to_le_bytes());
+            let of = |version| Source::puts((0..KEYS).map(|key| (name(key), entry(key, version))));
+            let compared = keydir.load(&[of(0), of(1), of(2)], 2);
             assert_eq!(keydir.len(), u64::from(KEYS));
-            let looks = frames.looks() / u64::from(3 * KEYS);
-            assert!(looks <= 2 * MAX_COMPARED as u64, "{bits} bits: {looks} looks an entry");
+            let each = compared / u64::from(3 * KEYS);
+            // The binary logarithm of 60,000 is 16.
+            assert!(each <= 2 * 16, "{bits} bits: {each} comparisons an entry");
         }
+        // All of one key.
+        let keydir = Keydir::new([7; 16], 32);
+        let name = keydir.name(b"key");
+        let versions = Source::puts((0..KEYS).map(|version| (name, entry(0, version))));
+        let compared = keydir.load(&[versions], 1);
+        assert_eq!(keydir.len(), 1);
+        assert!(compared <= u64::from(KEYS) * 2 * 16, "{compared}");
     }
 
     #[test]
     fn tombstones_leave_no_memory_behind() {
         let keydir = Keydir::new([7; 16], 32);
-        let tag = |key: u32| keydir.tag(&key.to_le_bytes());
-        let puts = sorted((0..50_000).map(|key| (tag(key), entry(key, 0))));
-        let mut deletes = sorted((0..49_000).map(|key| (tag(key), entry(key, 1))));
-        deletes.iter_mut().for_each(|entry| entry.tombstone = true);
-        keydir.load(&[puts, deletes], 1, &Frames::default()).unwrap();
+        let name = |key: u32| keydir.name(&key.to_le_bytes());
+        let puts = Source::puts((0..50_000).map(|key| (name(key), entry(key, 0))));
+        let delete = |key| LoadEntry { tombstone: true, ..put(name(key), entry(key, 1)) };
+        let deletes = Source::of((0..49_000).map(delete));
+        keydir.load(&[puts, deletes], 1);
         assert_eq!(keydir.len(), 1000);
         assert!(keydir.memory() < 1000 * 64, "{} bytes", keydir.memory());
     }
@@ -445,20 +589,24 @@ pub(super) mod tests {
     #[ignore = "a measurement"]
     fn how_fast() {
         const EACH: u32 = 250_000;
-        let tag = |n: u32| n.wrapping_mul(0x9e37_79b1);
-        let source = |i: u32| {
-            let at = |n| LogPosition::new(i + 1, 128 + n * 136);
-            sorted((0..EACH).map(|n| (tag(i * EACH + n), at(n))))
-        };
-        let sources: Vec<_> = (0..20).map(source).collect();
-        for threads in [1, 2, 2, 2] {
-            let keydir = Keydir::new([7; 16], 32);
-            let started = std::time::Instant::now();
-            keydir.load(&sources, threads, &Frames::default()).unwrap();
-            let time = started.elapsed();
-            let rate = keydir.len() as f64 / time.as_secs_f64() / 1e6;
-            println!("{threads} threads: {time:?}, {rate:.1} million a second");
-            assert_eq!(keydir.len(), u64::from(EACH) * 20);
+        const SOURCES: u32 = 20;
+        let keydir = Keydir::new([7; 16], 32);
+        for again in [1, 2] {
+            let source = |i: u32| {
+                let at = |n| LogPosition::new(i + 1, 128 + n * 136);
+                let key = |n: u32| (i * EACH + n) % (EACH * SOURCES / again);
+                Source::puts((0..EACH).map(|n| (keydir.name(&key(n).to_le_bytes()), at(n))))
+            };
+            let sources: Vec<_> = (0..SOURCES).map(source).collect();
+            for threads in [1, 2, 2, 2] {
+                let keydir = Keydir::new([7; 16], 32);
+                let started = std::time::Instant::now();
+                keydir.load(&sources, threads);
+                let time = started.elapsed();
+                let rate = f64::from(EACH * SOURCES) / time.as_secs_f64() / 1e6;
+                println!("{threads} threads: {time:?}, {rate:.1} million entries a second");
+                assert_eq!(keydir.len(), u64::from(EACH * SOURCES / again));
+            }
         }
     }
 }

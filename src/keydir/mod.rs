@@ -27,16 +27,18 @@ mod slot;
 mod table;
 
 pub(crate) use entry::KeydirEntry;
-pub(crate) use load::{EntryRelation, LoadEntry, LoadSource, Resolve};
+pub(crate) use load::{LoadEntry, LoadSource};
 pub(crate) use locked::{KeydirEntries, LockedShards, ReadShards};
 pub(crate) use slot::LOOKUP_BATCH;
 pub(crate) use table::Table;
 
 use self::slot::{SHARDS, Slot, shard_of};
 use self::table::{hash, prefetch_slot};
+use crate::format::hint::KeyName;
 use crate::position::LogPosition;
 use dashmap::{DashMap, RwLockWriteGuard};
 use siphasher::sip::SipHasher13;
+use siphasher::sip128::SipHasher24;
 
 /// A key's entry, with its shard locked for it alone.
 pub(crate) type LockedEntry<'k> = KeydirEntry<RwLockWriteGuard<'k, Table>>;
@@ -46,8 +48,12 @@ pub(crate) struct Keydir {
     map: DashMap<Slot, ()>,
     /// SipHash-1-3, keyed by the store's secret.
     hasher: SipHasher13,
-    /// Bits of the tag that are used: fewer only in tests, to make keys collide.
+    /// SipHash-1-3, keyed by another secret, which is derived from that one.
+    second: SipHasher13,
+    /// Bits of the tag that are used, the high ones: fewer only in tests, to make keys collide.
     mask: u32,
+    /// Bits of the first half of a name that are used: fewer only in tests.
+    first_half: u64,
     fingerprint: u64,
 }
 
@@ -58,9 +64,20 @@ impl Keydir {
     /// cannot determine which keys have equal tags, and so cannot choose keys that collide.
     pub(crate) fn new(secret: [u8; 16], bits: u32) -> Self {
         let hasher = SipHasher13::new_with_key(&secret);
-        let mask = u32::MAX >> (32 - bits);
+        let second = SipHasher13::new_with_key(&second_secret(secret));
+        let mask = u32::MAX << (32 - bits);
+        let fingerprint = fingerprint([&hasher, &second], mask);
         let map = DashMap::with_shard_amount(SHARDS);
-        Self { map, fingerprint: fingerprint(&hasher, mask), hasher, mask }
+        Self { map, hasher, second, mask, first_half: u64::MAX, fingerprint }
+    }
+
+    /// The same, but of the first half of each name only this many bits are used: fewer than 64 only in
+    /// tests, so that keys differ in the second half alone.
+    pub(crate) const fn with_bits_of_first_half(mut self, bits: u32) -> Self {
+        self.first_half = u64::MAX.unbounded_shl(64 - bits);
+        self.mask &= (self.first_half >> 32) as u32;
+        self.fingerprint ^= 64 - bits as u64;
+        self
     }
 
     /// The tag of a key. Hints hold tags, so it is a hash of the bytes alone: what std adds when it
@@ -68,6 +85,24 @@ impl Keydir {
     #[inline]
     pub(crate) fn tag(&self, key: &[u8]) -> u32 {
         self.hasher.hash(key) as u32 & self.mask
+    }
+
+    /// What stands for a key in hints: two hashes of it. Its tag is part of the first.
+    #[inline]
+    pub(crate) fn name(&self, key: &[u8]) -> KeyName {
+        let name = KeyName::of(self.hasher.hash(key), self.second.hash(key));
+        KeyName { first: name.first & self.first_half, ..name }
+    }
+
+    /// The tag of the key that a name stands for.
+    #[inline]
+    pub(crate) const fn tag_of(&self, name: KeyName) -> u32 {
+        name.tag() & self.mask
+    }
+
+    /// The bits that tags have.
+    pub(crate) const fn tag_mask(&self) -> u32 {
+        self.mask
     }
 
     /// Differs between keydirs with different secrets, tag lengths or hash functions.
@@ -157,11 +192,6 @@ impl Keydir {
         })
     }
 
-    /// Removes all slots.
-    pub(crate) fn clear(&self) {
-        self.map.shards().iter().for_each(|shard| shard.write().clear());
-    }
-
     /// Calls `each` with the position of every slot that has the tag, while its shard is locked for
     /// reading.
     pub(crate) fn each(&self, tag: u32, mut each: impl FnMut(LogPosition)) {
@@ -182,11 +212,22 @@ impl Keydir {
     }
 }
 
-/// Mixed from the hashes of keys of many lengths, so that any change of the function shows, whichever
+/// The key of the second hash. SipHash-2-4 with 128 bits is another function than those that hash the
+/// store's keys, so no key of the store has it for a hash.
+fn second_secret(secret: [u8; 16]) -> [u8; 16] {
+    let hash = SipHasher24::new_with_key(&secret).hash(b"tailcask: the second hash of a key");
+    let mut derived = [0; 16];
+    derived[..8].copy_from_slice(&hash.h1.to_le_bytes());
+    derived[8..].copy_from_slice(&hash.h2.to_le_bytes());
+    derived
+}
+
+/// Mixed from the hashes of keys of many lengths, so that any change of a function shows, whichever
 /// lengths it affects.
-fn fingerprint(hasher: &SipHasher13, mask: u32) -> u64 {
+fn fingerprint(hashers: [&SipHasher13; 2], mask: u32) -> u64 {
     let keys: [u8; 300] = std::array::from_fn(|n| n as u8);
-    (1..=keys.len()).map(|len| hasher.hash(&keys[..len])).fold(u64::from(mask), |mixed, hash| {
+    let hashes = (1..=keys.len()).flat_map(|len| hashers.map(|hasher| hasher.hash(&keys[..len])));
+    hashes.fold(u64::from(mask), |mixed, hash| {
         let mixed = (mixed ^ hash).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         mixed ^ mixed >> 32
     })
@@ -245,31 +286,55 @@ mod tests {
         assert!(all.into_iter().eq((0..2000).map(position)));
     }
 
-    /// Hints contain tags, so these must never change: they are those of the published SipHash-1-3, in
+    /// Hints contain names, so these must never change: they are made of the published SipHash-1-3, in
     /// every process and with every version of the crate.
     #[test]
-    fn tags_are_the_same_in_every_process_and_version() {
+    fn names_are_the_same_in_every_process_and_version() {
         let secret = std::array::from_fn(|n| n as u8);
         let keydir = Keydir::new(secret, 32);
         let keys: [u8; 300] = std::array::from_fn(|n| n as u8);
-        // Computed by a separate implementation, written from the paper.
-        let golden: [(usize, u32); 11] = [
-            (0, 0x050f_c4dc),
-            (1, 0x7d57_ca93),
-            (7, 0x9bb1_1140),
-            (8, 0x8d29_9a8e),
-            (9, 0x6c06_3de4),
-            (15, 0x2a51_9956),
-            (16, 0x7d90_8b66),
-            (17, 0x63db_d80c),
-            (255, 0x153c_4a15),
-            (256, 0x167d_e370),
-            (300, 0xda5a_2224),
+        // Computed by a separate implementation, written from the paper; the key of the second hash by
+        // SipHash-2-4 with 128 bits, likewise.
+        let golden: [(usize, u64, u64); 11] = [
+            (0, 0xabac_0158_050f_c4dc, 0x5e97_338c_7457_746f),
+            (1, 0xc9f4_9bf3_7d57_ca93, 0x1d50_f6ed_18f8_f5d9),
+            (7, 0xd392_7d98_9bb1_1140, 0x1fbc_d750_a3d5_b530),
+            (8, 0x3690_9511_8d29_9a8e, 0x9501_0835_8be1_0739),
+            (9, 0x25a4_8eb3_6c06_3de4, 0xe2c8_35b9_f313_0acf),
+            (15, 0xd320_d86d_2a51_9956, 0xef6c_fb69_6e91_f11b),
+            (16, 0xcc4f_dd1a_7d90_8b66, 0x11b5_66b6_8dda_7613),
+            (17, 0x9cf2_6890_63db_d80c, 0x2cc8_3184_3e53_a8f5),
+            (255, 0xf762_14e3_153c_4a15, 0x2b82_a629_71a3_0f84),
+            (256, 0x75b3_e64e_167d_e370, 0xf9c2_6a1c_1941_f88c),
+            (300, 0x4016_a23b_da5a_2224, 0x71b4_34cd_e565_00cc),
         ];
-        for (len, tag) in golden {
-            assert_eq!(keydir.tag(&keys[..len]), tag, "{len} bytes");
+        for (len, first, second) in golden {
+            assert_eq!(keydir.tag(&keys[..len]), first as u32, "{len} bytes");
+            assert_eq!(keydir.name(&keys[..len]), KeyName::of(first, second), "{len} bytes");
         }
-        assert_eq!(keydir.fingerprint(), 0x80a5_3cd5_9c4c_f369);
+        assert_eq!(keydir.fingerprint(), 0xb86a_8ae4_595a_3ea9);
+    }
+
+    #[test]
+    fn the_tag_of_a_name_is_the_tag_of_its_key() {
+        for keydir in [
+            Keydir::new([7; 16], 32),
+            Keydir::new([7; 16], 3),
+            Keydir::new([7; 16], 32).with_bits_of_first_half(64),
+            Keydir::new([7; 16], 32).with_bits_of_first_half(10),
+            Keydir::new([7; 16], 32).with_bits_of_first_half(0),
+        ] {
+            let mut last = None;
+            let mut names: Vec<_> =
+                (0..1000u32).map(|n| (keydir.name(&n.to_le_bytes()), n)).collect();
+            names.sort_unstable();
+            for (name, n) in names {
+                let tag = keydir.tag(&n.to_le_bytes());
+                assert_eq!(keydir.tag_of(name), tag);
+                assert!(last <= Some(tag), "names are in the order of tags");
+                last = Some(tag);
+            }
+        }
     }
 
     #[test]

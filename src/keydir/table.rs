@@ -61,9 +61,9 @@ impl<'t> Probe<'t> {
         // A search that finds nothing has seen all.
         self.find(|at| {
             if first.is_none() {
-                first = Some(at)
+                first = Some(at);
             } else {
-                other(at)
+                other(at);
             }
             false
         });
@@ -148,15 +148,8 @@ pub(super) fn reserve(table: &mut Table, more: usize) {
     rebuild(table, if wanted <= full / 8 * 7 { full } else { wanted.max(full + 1) });
 }
 
-/// Gives memory back if the table takes more than twice what its slots need.
-pub(super) fn shrink(table: &mut Table) {
-    if table.len() * 2 < table.buckets() / 8 * 7 {
-        rebuild(table, table.len());
-    }
-}
-
-/// As `shrink`, where slots come and go: only if less than an eighth of the room is used, and then
-/// twice the room that is needed stays. So a good part of the slots comes or goes before the table is
+/// Gives memory back if less than an eighth of the room is used; then twice the room that is needed
+/// stays. So a good part of the slots comes or goes before the table is
 /// rebuilt again, and rebuilding costs less than it did when the table grew.
 #[inline]
 pub(super) fn shrink_after_removing(table: &mut Table) {
@@ -180,21 +173,6 @@ pub(super) fn slots(table: &Table) -> impl Iterator<Item = Slot> {
     let buckets = unsafe { table.iter() };
     // SAFETY: the iterator gives buckets that are full.
     buckets.map(|bucket| unsafe { bucket.as_ref() }.0)
-}
-
-/// Removes the slots that are doomed.
-#[allow(unsafe_code, reason = "hashbrown's raw iterator")]
-pub(super) fn remove_if(table: &mut Table, doomed: impl Fn(&Slot) -> bool) {
-    // SAFETY: the table is neither moved nor grown while the iterator is used.
-    let all = unsafe { table.iter() };
-    for bucket in all {
-        // SAFETY: the iterator gives buckets that are full, each once.
-        if doomed(unsafe { &bucket.as_ref().0 }) {
-            // SAFETY: full, as above; erasing what the iterator has given is allowed, as `retain` of
-            // hashbrown's own map does it.
-            unsafe { table.erase(bucket) };
-        }
-    }
 }
 
 /// Moves all slots into a table with room for this many.

@@ -208,7 +208,6 @@ impl Segment {
         if map.len() as u64 > header.capacity {
             return Err(damaged(48, "the file is longer than it says").into());
         }
-        map.expect_scattered(false);
         let mut segment = Self::new(header, map, file, identity, None);
         segment.warmth = Warmth::new(true);
         let sealed = segment.load_seal().is_some();
@@ -219,6 +218,7 @@ impl Segment {
         if access == Access::Read || sealed && !(is_new && segment.ends_by_its_seal()) {
             segment.close_file();
         }
+        segment.map.expect_scattered(false);
         Ok(segment)
     }
 

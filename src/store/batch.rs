@@ -16,7 +16,7 @@ use super::write::new_tombstone;
 use crate::error::{ReadError, WriteError};
 use crate::format::frame::{self, HEADER, Header, Kind};
 use crate::format::record::push_body;
-use crate::keydir::{KeydirEntries, LOOKUP_BATCH};
+use crate::keydir::{Keydir, KeydirEntries, LOOKUP_BATCH};
 use crate::log::append::claim::Claim;
 use crate::log::writer::Need;
 use crate::options::MAX_SEGMENT;
@@ -150,7 +150,7 @@ impl StoreInner {
         let epoch = self.table.enter();
         let mut entries = self.keydir.entries(tags);
         // Damage is found before anything is written.
-        let old = old_positions(epoch.snapshot(), &entries, keys, tags)?;
+        let old = old_positions(&self.keydir, epoch.snapshot(), &entries, keys, tags)?;
         let Some(claim) = claim() else { return Ok(None) };
         let (position, puts) = write_all(claim, frames);
         // ORDERING: Relaxed; pairs with the loads in `look_up_many`, and the locks order it.
@@ -191,6 +191,7 @@ impl StoreInner {
 
 /// Where the slots of keys point, whose shards are locked.
 fn old_positions(
+    keydir: &Keydir,
     all: &[Listed],
     entries: &KeydirEntries<'_>,
     keys: &[&[u8]],
@@ -198,10 +199,14 @@ fn old_positions(
 ) -> Result<Vec<Option<LogPosition>>, ReadError> {
     let mut old = Vec::with_capacity(tags.len());
     for (keys, tags) in keys.chunks(LOOKUP_BATCH).zip(tags.chunks(LOOKUP_BATCH)) {
-        GroupSlots::in_snapshot(all, entries, tags).for_each::<1, ReadError>(keys, |slot| {
-            old.push(slot.map(|(at, _)| at));
-            Ok(())
-        })?;
+        GroupSlots::in_snapshot(all, entries, tags).for_each::<1, ReadError>(
+            keydir,
+            keys,
+            |slot| {
+                old.push(slot.map(|(at, _)| at));
+                Ok(())
+            },
+        )?;
     }
     Ok(old)
 }

@@ -96,7 +96,7 @@ impl<'a> KnownFrames<'a> {
         for &at in unknown {
             let Some(segment) = view.pin(at) else { continue };
             let (offset, corruption) = (u64::from(at.offset()), FoundCorruption::default());
-            let is_the_keys = has_key(&segment, offset, key, &corruption);
+            let is_the_keys = has_key(&view.keydir, &segment, offset, key, &corruption);
             let len = segment.frame_len(offset);
             // If it cannot be read, that is found once more by whoever needs it.
             let read = || FoundRecord::read(segment, at, view.verify).ok();
@@ -120,7 +120,7 @@ impl StoreView {
         let entry = self.keydir.entry(tag, |at| {
             self.table.with(|all| match segment_of(all, at) {
                 Some(segment) if !segment.is_cold() => {
-                    has_key(segment, at.offset().into(), key, &corruption)
+                    has_key(&self.keydir, segment, at.offset().into(), key, &corruption)
                 }
                 _ => {
                     met.set(Some(at));

@@ -19,6 +19,7 @@ use super::value::Value;
 use crate::error::{Corruption, CorruptionKind, ReadError};
 use crate::format::frame::{State, has_state, len_of};
 use crate::format::record::Record;
+use crate::keydir::Keydir;
 use crate::position::LogPosition;
 use crate::segment::set::{Pin, SegmentSet};
 use crate::segment::{Segment, frames};
@@ -114,9 +115,11 @@ pub(super) fn record_at(
 
 /// Whether the record that a slot points at is a key's. The slot was seen under the lock of its shard, and
 /// the segment is kept since. A record that is not the key's is verified, since a key that is damaged must
-/// not pass for another one.
+/// not pass for another one; and its key must have the slot's tag, since a slot that a wrong hint has
+/// pointed elsewhere must not pass for that of another key.
 #[inline]
 pub(super) fn has_key(
+    keydir: &Keydir,
     segment: &Segment,
     offset: u64,
     key: &[u8],
@@ -125,14 +128,21 @@ pub(super) fn has_key(
     // SAFETY: a slot points there, or did when its shard was locked.
     let is = unsafe { segment.has_key(offset, key) };
     if !is {
-        note_corruption(segment, offset, corruption);
+        note_corruption(keydir, segment, offset, key, corruption);
     }
     is
 }
 
 #[cold]
 #[inline(never)]
-fn note_corruption(segment: &Segment, offset: u64, corruption: &FoundCorruption) {
+fn note_corruption(
+    keydir: &Keydir,
+    segment: &Segment,
+    offset: u64,
+    key: &[u8],
+    corruption: &FoundCorruption,
+) {
+    let has_tag = |record: Record<'_>| keydir.tag(record.key()) == keydir.tag(key);
     // ORDERING: Acquire; pairs with the Release store in `settle`.
     let word = segment.map.word(offset).load(Ordering::Acquire);
     if has_state(word, State::Claimed) && is_written_here(segment) {
@@ -142,7 +152,7 @@ fn note_corruption(segment: &Segment, offset: u64, corruption: &FoundCorruption)
     let room = segment.end().saturating_sub(offset);
     // SAFETY: a frame begins where a slot points.
     let kind = match unsafe { frames::frame_at(segment, offset, room) } {
-        Ok(Some(frame)) if frame.header.is_some() => return,
+        Ok(Some(frame)) if frame.record().is_some_and(has_tag) => return,
         Ok(frame) => no_frame(frame.is_some()),
         Err(kind) => kind,
     };

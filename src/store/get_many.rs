@@ -20,7 +20,7 @@ use super::found::{FoundCorruption, FoundRecord, has_key, record_at, stale};
 use super::value::Value;
 use super::view::{StoreView, segment_of};
 use crate::error::{Corruption, ReadError};
-use crate::keydir::{LOOKUP_BATCH, LockedShards, ReadShards, Table};
+use crate::keydir::{Keydir, LOOKUP_BATCH, LockedShards, ReadShards, Table};
 use crate::position::LogPosition;
 use crate::prefetch::touch;
 use crate::segment::Segment;
@@ -60,11 +60,12 @@ impl<S: Deref<Target = Segment>> GroupSlots<S> {
     #[inline]
     pub(super) fn for_each<const LINES: usize, E: From<Corruption>>(
         mut self,
+        keydir: &Keydir,
         keys: &[&[u8]],
         mut each: impl FnMut(Option<(LogPosition, S)>) -> Result<(), E>,
     ) -> Result<(), E> {
         self.touch::<LINES>();
-        (0..keys.len()).try_for_each(|nth| each(self.slot_of(nth, keys[nth])?))
+        (0..keys.len()).try_for_each(|nth| each(self.slot_of(keydir, nth, keys[nth])?))
     }
 
     /// Loads the first lines of frames.
@@ -86,7 +87,12 @@ impl<S: Deref<Target = Segment>> GroupSlots<S> {
 
     /// The slot of a key, if it has one. To be called once for each.
     #[inline]
-    fn slot_of(&mut self, nth: usize, key: &[u8]) -> Result<Option<(LogPosition, S)>, Corruption> {
+    fn slot_of(
+        &mut self,
+        keydir: &Keydir,
+        nth: usize,
+        key: &[u8],
+    ) -> Result<Option<(LogPosition, S)>, Corruption> {
         let Some(at) = self.first[nth] else { return Ok(None) };
         let segment = self.segments[nth].take();
         match segment {
@@ -94,7 +100,7 @@ impl<S: Deref<Target = Segment>> GroupSlots<S> {
             Some(segment) if unsafe { segment.has_key(at.offset().into(), key) } => {
                 Ok(Some((at, segment)))
             }
-            first => self.slot_of_several(nth, key, (at, first)),
+            first => self.slot_of_several(keydir, nth, key, (at, first)),
         }
     }
 
@@ -104,6 +110,7 @@ impl<S: Deref<Target = Segment>> GroupSlots<S> {
     #[inline(never)]
     fn slot_of_several(
         &mut self,
+        keydir: &Keydir,
         nth: usize,
         key: &[u8],
         first: (LogPosition, Option<S>),
@@ -113,10 +120,11 @@ impl<S: Deref<Target = Segment>> GroupSlots<S> {
         let corruption = FoundCorruption::default();
         for (at, segment) in std::iter::once(first).chain(others) {
             match segment {
-                Some(segment) if has_key(&segment, at.offset().into(), key, &corruption) => {
-                    return Ok(Some((at, segment)));
+                Some(segment) => {
+                    if has_key(keydir, &segment, at.offset().into(), key, &corruption) {
+                        return Ok(Some((at, segment)));
+                    }
                 }
-                Some(_) => {}
                 None => corruption.set(Some(stale(at))),
             }
         }
@@ -177,11 +185,11 @@ impl StoreView {
     ) -> Result<(), ReadError> {
         if tags.len() <= LOOKUP_BATCH {
             let slots = slots(&self.keydir.read_all(tags), tags);
-            return slots.for_each::<3, _>(keys, each);
+            return slots.for_each::<3, _>(&self.keydir, keys, each);
         }
         let groups = self.look_up_many(tags, slots);
         let mut groups = groups.into_iter().zip(keys.chunks(LOOKUP_BATCH));
-        groups.try_for_each(|(slots, keys)| slots.for_each::<3, _>(keys, &mut each))
+        groups.try_for_each(|(slots, keys)| slots.for_each::<3, _>(&self.keydir, keys, &mut each))
     }
 
     /// First a group at a time, which holds writers up only for a moment and brings the tables into

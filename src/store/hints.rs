@@ -4,10 +4,12 @@
 //! another hash, it is ignored and the segment is read instead. A missing hint never means an empty
 //! segment.
 //!
-//! A wrong hint with a valid checksum would do harm: a key that it leaves out would be missing, and a
-//! merge might drop the key's tombstone. So a hint must account for each frame that the seal counts,
-//! and no data is removed because a hint says so: a merge reads its inputs and compares. What remains
-//! assumed is that a hint which passes all of that, and was written by this code, has the right tags;
+//! Hints are trusted as the MANIFEST is: opening reads no frame where there is one. A wrong hint with a
+//! valid checksum would do harm: a key that it leaves out would be missing, and a merge might drop the
+//! key's tombstone. So a hint must account for each frame that the seal counts, and no data is removed
+//! because a hint says so: a merge reads its inputs and compares. A get compares the key in the frame,
+//! and if a slot's frame has a key that the slot cannot be of, that is an error, not an absent key. What
+//! remains assumed is that a hint which passes all of that, and was written by this code, is right;
 //! `verify` checks that.
 
 #![allow(unsafe_code, reason = "reads files that nobody writes to any more")]
@@ -15,7 +17,9 @@
 use crate::error::{Corruption, CorruptionKind};
 use crate::format::frame::Kind;
 use crate::format::header::{FIRST_FRAME, SEAL};
-use crate::format::hint::{self, Census, Expiring, HintEntries, HintEntry, SortedEntries, Subject};
+use crate::format::hint::{
+    self, Census, EntryFlags, Expiring, HintEntries, HintEntry, HintIndex, KeyName, Subject,
+};
 use crate::format::record::RecordHead;
 use crate::keydir::Keydir;
 use crate::segment::frames::VerifiedFrame;
@@ -29,30 +33,96 @@ use std::ops::{ControlFlow, Range};
 /// The content of a hint.
 #[derive(Debug)]
 pub(super) enum Listing {
-    Hint(Map),
+    Hint(HintMap),
     Read(Vec<HintEntry>),
 }
 
-/// Its entries.
+/// A hint, mapped.
+#[derive(Debug)]
+pub(crate) struct HintMap {
+    map: Map,
+    subject: Subject,
+}
+
+impl HintMap {
+    fn open(storage: &dyn Storage, keydir: &Keydir, segment: &Segment) -> Option<Self> {
+        let map = storage.open(&hint_name(segment.id()), Access::Read).ok()?.map;
+        Some(Self { map, subject: subject(keydir, segment) })
+    }
+
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: hints are written under a temporary name, and never after they got their own.
+        unsafe { self.map.slice(0, self.map.len() as u64) }
+    }
+
+    /// Its entries: those of one that was found valid.
+    fn entries(&self) -> HintEntries<'_> {
+        hint::entries(self.bytes(), self.subject.id, self.subject.merged)
+    }
+
+    /// To ask it for single names; `None` if it is not the hint that the census is from.
+    pub(super) fn index(&self, census: &Census) -> Option<HintIndex<'_>> {
+        HintIndex::open(self.bytes(), self.subject, census)
+    }
+}
+
+/// The entries of a listing.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum ListingView<'l> {
     Hint(HintEntries<'l>),
     Read(&'l [HintEntry]),
 }
 
-impl SortedEntries for ListingView<'_> {
-    fn len(&self) -> usize {
+impl<'l> ListingView<'l> {
+    pub(super) const fn len(&self) -> usize {
         match self {
             Self::Hint(entries) => entries.len(),
             Self::Read(entries) => entries.len(),
         }
     }
 
+    pub(super) fn iter(&self) -> impl Iterator<Item = HintEntry> + use<'l> {
+        let (hinted, read) = match *self {
+            Self::Hint(entries) => (Some(entries.iter()), &[][..]),
+            Self::Read(entries) => (None, entries),
+        };
+        hinted.into_iter().flatten().chain(read.iter().copied())
+    }
+
     #[inline]
-    fn get(&self, nth: usize) -> HintEntry {
+    pub(super) fn first_half(&self, nth: usize) -> u64 {
         match self {
-            Self::Hint(entries) => entries.get(nth),
-            Self::Read(entries) => entries[nth],
+            Self::Hint(entries) => entries.first_half(nth),
+            Self::Read(entries) => entries[nth].name.first,
+        }
+    }
+
+    /// Calls `each` with the entries from one on whose names begin below `end`, and returns the index of
+    /// the first one that does not.
+    #[inline]
+    pub(super) fn each_below(
+        &self,
+        from: usize,
+        end: Option<u64>,
+        each: impl FnMut(HintEntry),
+    ) -> usize {
+        match self {
+            Self::Hint(entries) => entries.each_below(from, end, each),
+            Self::Read(entries) => {
+                let is_below = |entry: &&HintEntry| end.is_none_or(|end| entry.name.first < end);
+                let taken = entries[from..].iter().take_while(is_below);
+                from + taken.copied().map(each).count()
+            }
+        }
+    }
+
+    /// The bytes from an entry on, to be prefetched.
+    #[inline]
+    pub(super) fn bytes_from(&self, nth: usize) -> &'l [u8] {
+        match self {
+            Self::Hint(entries) => entries.bytes_from(nth),
+            // The processor sees that coming.
+            Self::Read(_) => &[],
         }
     }
 }
@@ -60,7 +130,7 @@ impl SortedEntries for ListingView<'_> {
 impl Listing {
     pub(super) fn view(&self) -> ListingView<'_> {
         match self {
-            Self::Hint(map) => ListingView::Hint(entries(map)),
+            Self::Hint(hint) => ListingView::Hint(hint.entries()),
             Self::Read(all) => ListingView::Read(all),
         }
     }
@@ -69,19 +139,10 @@ impl Listing {
     /// known.
     pub(super) fn reclaimed_then(&self) -> u64 {
         match self {
-            Self::Hint(map) => hint::reclaimed_then(bytes(map)),
+            Self::Hint(hint) => hint::reclaimed_then(hint.bytes()),
             Self::Read(_) => 0,
         }
     }
-}
-
-fn bytes(map: &Map) -> &[u8] {
-    // SAFETY: hints are written under a temporary name, and never after they got their own.
-    unsafe { map.slice(0, map.len() as u64) }
-}
-
-fn entries(map: &Map) -> HintEntries<'_> {
-    hint::entries(bytes(map))
 }
 
 fn subject(keydir: &Keydir, segment: &Segment) -> Subject {
@@ -99,23 +160,50 @@ fn subject(keydir: &Keydir, segment: &Segment) -> Subject {
     }
 }
 
+/// Bytes of a hint that the kernel is asked to read ahead of those that are read, and at first.
+const READ_AHEAD: usize = 4 << 20;
+const FIRST_READ: usize = 4 * READ_AHEAD;
+
+/// Has the kernel begin to read the hint of a segment.
+pub(super) fn announce(storage: &dyn Storage, segment: &Segment) {
+    if let Ok(opened) = storage.open(&hint_name(segment.id()), Access::Read) {
+        opened.map.will_need(0, FIRST_READ as u64);
+    }
+}
+
 /// The content of a segment's hint, if it has a valid one.
 pub(super) fn read(
     storage: &dyn Storage,
     keydir: &Keydir,
     segment: &Segment,
 ) -> Option<(Census, Listing)> {
-    let map = storage.open(&hint_name(segment.id()), Access::Read).ok()?.map;
-    let sound = hint::decode(bytes(&map), subject(keydir, segment));
-    // Tags computed from frames are evenly spread; those in a file may be chosen so that opening takes
-    // longer than reading the segment.
-    let by_chance =
-        |entries: &HintEntries<'_>| entries.most_of_a_tag() <= keydir.most_of_a_tag(entries.len());
-    let census = sound.filter(|(_, entries)| by_chance(entries)).map(|(census, _)| census);
+    let hint = HintMap::open(storage, keydir, segment)?;
+    let read_ahead = |at: usize| {
+        if at.is_multiple_of(READ_AHEAD) {
+            hint.map.will_need(at as u64, (at + FIRST_READ) as u64);
+        }
+    };
+    let decoded = hint::decode(hint.bytes(), hint.subject, keydir.tag_mask(), read_ahead);
+    // Names computed from frames are evenly spread; those in a file may be chosen so that many keys
+    // share a tag.
+    let decoded =
+        decoded.filter(|found| found.most_of_a_tag <= keydir.most_of_a_tag(found.entries.len()));
+    let census = decoded.map(|found| found.census);
     if census.is_none() {
         tracing::warn!(segment = segment.id(), "a hint is invalid: its segment is read");
     }
-    Some((census?, Listing::Hint(map)))
+    Some((census?, Listing::Hint(hint)))
+}
+
+/// Opens the hint of a segment, to ask it for single names.
+pub(super) fn open_index(
+    storage: &dyn Storage,
+    keydir: &Keydir,
+    segment: &Segment,
+) -> Option<HintMap> {
+    let hint = HintMap::open(storage, keydir, segment)?;
+    hint.map.expect_scattered(true);
+    Some(hint)
 }
 
 /// Writes a segment's hint. A failure only makes the next open slower.
@@ -164,7 +252,7 @@ impl SummaryBuilder {
         Self { census, next: FIRST_FRAME, ..Self::default() }
     }
 
-    /// Adds the next frame of a segment, and returns the tag of its key, if it has one.
+    /// Adds the next frame of a segment, and returns the name of its key, if it has one.
     pub(super) fn add(
         &mut self,
         keydir: &Keydir,
@@ -172,7 +260,7 @@ impl SummaryBuilder {
         offset: u64,
         len: u64,
         frame: &VerifiedFrame<'_>,
-    ) -> Option<u32> {
+    ) -> Option<KeyName> {
         if let Some(record) = frame.record() {
             return Some(self.add_record(keydir, segment, offset, len, &record));
         }
@@ -192,7 +280,7 @@ impl SummaryBuilder {
         offset: u64,
         len: u64,
         record: &RecordHead<'_>,
-    ) -> u32 {
+    ) -> KeyName {
         self.count(offset, len);
         let tombstone = !record.is_put();
         self.census.tombstones += if tombstone { len } else { 0 };
@@ -201,9 +289,10 @@ impl SummaryBuilder {
         if let Some(expiry) = record.expiry() {
             self.expiring.push((expiry, len));
         }
-        let tag = keydir.tag(record.key());
-        self.entries.push(HintEntry::new(tag, offset, tombstone));
-        tag
+        let (name, expires) = (keydir.name(record.key()), record.expiry().is_some());
+        let flags = EntryFlags { tombstone, expires };
+        self.entries.push(HintEntry::new(name, origin, offset, len, flags));
+        name
     }
 
     /// As `add`, for a frame without a key. Without a kind it is a pad or a void.
@@ -230,51 +319,31 @@ impl SummaryBuilder {
         self.entries.sort_unstable();
         // In a merged segment the later frame need not be the newer one.
         if !segment.header.merged {
-            let newest = newest_of_each(segment, &self.entries, &mut self.census.superseded);
-            self.entries = newest;
+            self.census.superseded = keep_newest(&mut self.entries);
         }
         if self.next < segment.end() {
             self.gaps.push(self.next..segment.end());
         }
         let (mut census, entries) = (self.census, self.entries);
         census.unlisted = self.frames - entries.len() as u64;
-        census.count(entries.iter().copied());
+        census.count(&entries);
         SegmentSummary { census, entries, gaps: self.gaps }
     }
 }
 
-/// Drops the entries whose key has a later one in the segment, and counts the puts among them. Entries
-/// with one tag are sorted by their keys: comparing each with each would take time quadratic in their
-/// number.
-fn newest_of_each(
-    segment: &Segment,
-    entries: &[HintEntry],
-    superseded: &mut u64,
-) -> Vec<HintEntry> {
-    // SAFETY: entries name frames that were verified, and so committed.
-    let record = |entry: HintEntry| unsafe { segment.record_head(entry.offset()) };
-    let key = |entry: HintEntry| record(entry).map(|record| record.key());
-    let mut newest = Vec::with_capacity(entries.len());
-    let mut sorted = Vec::new();
-    for same_tag in entries.chunk_by(|a, b| a.tag() == b.tag()) {
-        if let [only] = same_tag {
-            newest.push(*only);
-            continue;
+/// Drops the entries whose key has a later one, and returns the bytes of the puts among them. The
+/// entries are sorted.
+fn keep_newest(entries: &mut Vec<HintEntry>) -> u64 {
+    let mut superseded = 0;
+    entries.dedup_by(|later, kept| {
+        let same = later.name == kept.name;
+        if same {
+            superseded += if kept.is_tombstone() { 0 } else { kept.len() };
+            *kept = *later;
         }
-        let first = newest.len();
-        sorted.clear();
-        sorted.extend(same_tag);
-        // Stable: those of one key stay in the order of their offsets.
-        sorted.sort_by_key(|&entry| key(entry));
-        for same_key in sorted.chunk_by(|&a, &b| key(a) == key(b)) {
-            let (&last, older) = same_key.split_last().expect("chunks are not empty");
-            newest.push(last);
-            let puts = older.iter().filter(|entry| !entry.is_tombstone());
-            *superseded += puts.map(|put| segment.frame_len(put.offset())).sum::<u64>();
-        }
-        newest[first..].sort_unstable();
-    }
-    newest
+        same
+    });
+    superseded
 }
 
 /// Whether the scan found all frames that the seal counts.
@@ -333,7 +402,7 @@ fn difference(segment: &Segment, hint: Option<Listing>, found: &SegmentSummary) 
         these
             .iter()
             .filter(|entry| those.binary_search(entry).is_err())
-            .map(|entry| entry.offset())
+            .map(HintEntry::offset)
             .min()
     };
     let places = [differs(&found.entries, &listed), differs(&listed, &found.entries)];

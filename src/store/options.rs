@@ -3,6 +3,7 @@
 use super::clock::Clock;
 use super::merge::policy::MergePolicy;
 use crate::error::OpenError;
+use crate::keydir::Keydir;
 use crate::log::LogOptions;
 use crate::options::{Durability, Maintenance, RecoveryMode};
 use crate::segment::cold::default_budget;
@@ -20,6 +21,8 @@ pub struct StoreOptions {
     pub(super) clock: Clock,
     pub(super) tag_bits: u32,
     pub(super) cache_budget: Option<u64>,
+    /// Bits used of the first half of names. All, except in tests.
+    pub(super) first_half_bits: u32,
 }
 
 impl Default for StoreOptions {
@@ -33,6 +36,7 @@ impl Default for StoreOptions {
             clock: Clock::System,
             tag_bits: 32,
             cache_budget: None,
+            first_half_bits: 64,
         }
     }
 }
@@ -114,6 +118,15 @@ impl StoreOptions {
     pub const fn merge_policy(mut self, policy: MergePolicy) -> Self {
         self.merge_policy = policy;
         self
+    }
+
+    /// An empty keydir, whose hashes depend on the store's secret.
+    pub(super) fn keydir(&self, secret: [u8; 16]) -> Keydir {
+        let keydir = Keydir::new(secret, self.tag_bits);
+        if self.first_half_bits < 64 {
+            return keydir.with_bits_of_first_half(self.first_half_bits);
+        }
+        keydir
     }
 
     /// Validates the options, before anything is opened or changed.

@@ -18,7 +18,6 @@ use crate::error::{BackupError, OpenError, ReadError};
 use crate::format::frame::{self, State};
 use crate::format::header::{FIRST_FRAME, SEAL, Seal};
 use crate::format::manifest::Manifest;
-use crate::keydir::Keydir;
 use crate::log::recovery::{ReadableLog, open_read_only};
 use crate::log::{LogStats, RecoveryReport, VerifyReport};
 use crate::options::RecoveryMode;
@@ -331,7 +330,7 @@ fn load(
         None if salvage => random_bytes().map_err(|e| io_error("draw random bytes", e))?,
         None => return Err(OpenError::NotAStore),
     };
-    let keydir = Keydir::new(secret, options.tag_bits);
+    let keydir = options.keydir(secret);
     let mut report = found.report.clone();
     let segments = found.segments.clone();
     let loading = Loading { storage, keydir: &keydir, segments, salvage, write_hints: false };

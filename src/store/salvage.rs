@@ -8,7 +8,7 @@
 #![allow(unsafe_code, reason = "looks at frames that nobody writes to")]
 
 use super::hints::ListingView;
-use crate::format::hint::SortedEntries;
+use crate::format::hint::KeyName;
 use crate::keydir::Keydir;
 use crate::log::{FrameEvidence, LostFrame, RecoveryReport};
 use crate::position::LogPosition;
@@ -29,20 +29,21 @@ struct SoundRecord<'s> {
 enum LostKey<'s> {
     /// The key in its own bytes, and whether that is certain.
     Read(&'s [u8], bool),
-    /// Only the key's tag, from a hint.
-    Tag(u32),
+    /// Only what stands for the key, from a hint.
+    Name(KeyName),
     Nothing,
 }
 
 fn key_of<'s>(keydir: &Keydir, suspect: &'s FrameEvidence) -> LostKey<'s> {
     let hinted = suspect.hinted.filter(|hinted| hinted.fingerprint == keydir.fingerprint());
+    let hinted = hinted.and_then(|hinted| hinted.name);
     let read = suspect.remnant.as_ref().filter(|remnant| !remnant.key.is_empty());
     match (read, hinted) {
         (Some(read), None) => LostKey::Read(&read.key, read.certain),
-        (Some(read), Some(hinted)) if keydir.tag(&read.key) == hinted.tag => {
+        (Some(read), Some(name)) if keydir.name(&read.key) == name => {
             LostKey::Read(&read.key, true)
         }
-        (_, Some(hinted)) => LostKey::Tag(hinted.tag),
+        (_, Some(name)) => LostKey::Name(name),
         (None, None) => LostKey::Nothing,
     }
 }
@@ -58,63 +59,65 @@ pub(super) fn resolve<'s>(
         return;
     }
     let told: Vec<_> = suspects.iter().map(|suspect| key_of(keydir, suspect)).collect();
-    let tag = |told: &LostKey<'_>| match told {
-        LostKey::Read(key, _) => Some(keydir.tag(key)),
-        LostKey::Tag(tag) => Some(*tag),
+    let name = |told: &LostKey<'_>| match told {
+        LostKey::Read(key, _) => Some(keydir.name(key)),
+        LostKey::Name(name) => Some(*name),
         LostKey::Nothing => None,
     };
-    let wanted: BTreeSet<u32> = told.iter().filter_map(tag).collect();
-    let versions = versions(sources, &wanted);
+    let wanted: BTreeSet<KeyName> = told.iter().filter_map(name).collect();
+    let versions = versions(keydir, sources, &wanted);
     let lost = suspects.iter().zip(&told).filter_map(|(suspect, told)| {
-        let same_tag = tag(told).and_then(|tag| versions.get(&tag)).map_or(&[][..], Vec::as_slice);
-        lost(suspect, told, same_tag)
+        let same = name(told).and_then(|name| versions.get(&name)).map_or(&[][..], Vec::as_slice);
+        lost(suspect, told, same)
     });
     report.gone = lost.collect();
 }
 
-/// The sound frames of all keys with these tags.
+/// The sound frames of the keys with these names, the oldest first.
 fn versions<'s>(
+    keydir: &Keydir,
     sources: impl Iterator<Item = (&'s Segment, ListingView<'s>)>,
-    wanted: &BTreeSet<u32>,
-) -> HashMap<u32, Vec<SoundRecord<'s>>> {
-    let mut versions: HashMap<u32, Vec<SoundRecord<'s>>> = HashMap::new();
+    wanted: &BTreeSet<KeyName>,
+) -> HashMap<KeyName, Vec<SoundRecord<'s>>> {
+    let mut versions: HashMap<KeyName, Vec<SoundRecord<'s>>> = HashMap::new();
     for (segment, listed) in sources {
         for entry in listed.iter() {
-            let (tag, offset) = (entry.tag(), entry.offset());
-            if !wanted.contains(&tag) {
+            let (name, offset) = (entry.name, entry.offset());
+            if !wanted.contains(&name) {
                 continue;
             }
             // SAFETY: the segment is sealed, or only read here, and then the entry is that of a frame
             // that was found committed.
             let Some(record) = (unsafe { segment.record_head(offset) }) else { continue };
             let (key, at) = (record.key(), segment.position(offset));
+            if keydir.name(key) != name {
+                // It is among the damaged ones, or the hint is wrong.
+                continue;
+            }
             let origin = segment.origin_of(offset, &record);
             let tombstone = entry.is_tombstone();
-            versions.entry(tag).or_default().push(SoundRecord { key, origin, at, tombstone });
+            versions.entry(name).or_default().push(SoundRecord { key, origin, at, tombstone });
         }
     }
-    versions.values_mut().for_each(|all| all.sort_by_key(|version| (version.key, version.origin)));
+    versions.values_mut().for_each(|all| all.sort_by_key(|version| version.origin));
     versions
 }
 
-/// What is lost with a frame; `None` where something newer is sound.
+/// What is lost with a frame; `None` where something newer is sound. `same` are the sound frames of its
+/// key.
 fn lost(
     suspect: &FrameEvidence,
     told: &LostKey<'_>,
-    same_tag: &[SoundRecord<'_>],
+    same: &[SoundRecord<'_>],
 ) -> Option<LostFrame> {
+    let newest = same.last();
     let (key, certain) = match told {
         LostKey::Read(key, certain) => (Some(*key), *certain),
-        LostKey::Tag(_) => (only_key(same_tag), true),
+        LostKey::Name(_) => (newest.map(|newest| newest.key), true),
         LostKey::Nothing => (None, false),
     };
     let written = suspect.remnant.as_ref().and_then(|remnant| remnant.origin);
     let written = written.unwrap_or(suspect.position);
-    let of_key = |key: &[u8]| {
-        let end = same_tag.partition_point(|version| version.key <= key);
-        same_tag[..end].last().filter(|version| version.key == key).copied()
-    };
-    let newest = key.and_then(of_key);
     if certain && newest.is_some_and(|newest| newest.origin >= written) {
         return None;
     }
@@ -126,10 +129,4 @@ fn lost(
         certain: key.is_some() && certain,
         now: newest.filter(|newest| !newest.tombstone).map(|newest| newest.at),
     })
-}
-
-/// The key of frames with one tag, if it is the same for all.
-fn only_key<'s>(same_tag: &[SoundRecord<'s>]) -> Option<&'s [u8]> {
-    let first = same_tag.first()?.key;
-    same_tag.iter().all(|version| version.key == first).then_some(first)
 }

@@ -52,6 +52,13 @@ impl StoreOptions {
         self.tag_bits = bits;
         self
     }
+
+    /// Uses only this many bits of the first of the two hashes that stand for a key in hints, of 64, so that
+    /// only the second one tells keys apart.
+    pub const fn first_half_bits(mut self, bits: u32) -> Self {
+        self.first_half_bits = bits;
+        self
+    }
 }
 
 /// With the feature `testing`.

@@ -14,6 +14,7 @@ use super::{Pairs, Store};
 use crate::error::{Corruption, CorruptionKind, ReadError};
 use crate::format::frame::{self, Kind};
 use crate::format::header::FIRST_FRAME;
+use crate::format::hint::KeyName;
 use crate::log::VerifyReport;
 use crate::log::writer::LogWriter;
 use crate::position::LogPosition;
@@ -66,7 +67,7 @@ pub(super) fn verify_still(contents: Contents<'_>) -> Result<VerifyReport, ReadE
 /// A put or a tombstone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct RecordPlace {
-    tag: u32,
+    name: KeyName,
     origin: LogPosition,
     at: LogPosition,
 }
@@ -78,8 +79,8 @@ struct Verification<'i> {
     /// Puts whose key has no slot.
     gone: Vec<RecordPlace>,
     tombstones: Vec<RecordPlace>,
-    /// Tags of damaged tombstones.
-    lost: Vec<u32>,
+    /// Names of damaged tombstones' keys.
+    lost: Vec<KeyName>,
 }
 
 impl<'i> Verification<'i> {
@@ -123,8 +124,8 @@ impl<'i> Verification<'i> {
             scan::verify_sealed(QuietSegment::of(&segment))?;
             let (inner, mut failed) = (self.inner, Ok(()));
             scan::each_frame(QuietSegment::of(&segment), None, |offset, _, frame| {
-                let tag = frame.record().map(|record| inner.keydir.tag(record.key()));
-                failed = self.frame(&segment, offset, frame, tag);
+                let name = frame.record().map(|record| inner.keydir.name(record.key()));
+                failed = self.frame(&segment, offset, frame, name);
                 if failed.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
             })?;
             failed?;
@@ -145,8 +146,8 @@ impl<'i> Verification<'i> {
         let sound = scan::verify_sealed(quiet);
         let (mut failed, mut lost, mut gather) = (Ok(()), Vec::new(), SummaryBuilder::new());
         scan::each_frame(quiet, Some(&mut lost), |offset, len, frame| {
-            let tag = gather.add(&inner.keydir, segment, offset, len, frame);
-            failed = self.frame(segment, offset, frame, tag);
+            let name = gather.add(&inner.keydir, segment, offset, len, frame);
+            failed = self.frame(segment, offset, frame, name);
             if failed.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })?;
         failed?;
@@ -161,15 +162,12 @@ impl<'i> Verification<'i> {
         if inner.salvage {
             return Ok(());
         }
-        let Some(newest) = doubts.iter().map(damage::LostTombstone::before).max() else {
-            return Ok(());
-        };
-        let inputs = [segment.clone()];
-        let Ok(filter) = TombstoneFilter::new(inner, &inputs, newest, |_| Ok::<_, Infallible>(()));
-        if doubts.iter().any(|doubt| doubt.matters(&filter)) {
+        let filter = TombstoneFilter::new(inner, std::slice::from_ref(segment));
+        let Ok(needed) = damage::needed(&doubts, &filter, |_| Ok::<_, Infallible>(()));
+        if needed.is_some() {
             return Err(first.clone());
         }
-        self.lost.extend(doubts.iter().filter_map(damage::LostTombstone::tag));
+        self.lost.extend(doubts.iter().filter_map(damage::LostTombstone::name));
         Ok(())
     }
 
@@ -181,8 +179,8 @@ impl<'i> Verification<'i> {
     ) -> Result<(), Corruption> {
         self.report.segments += 1;
         each_committed(segment, FIRST_FRAME, committed, |offset, frame| {
-            let tag = frame.record().map(|record| self.inner.keydir.tag(record.key()));
-            self.frame(segment, offset, frame, tag)
+            let name = frame.record().map(|record| self.inner.keydir.name(record.key()));
+            self.frame(segment, offset, frame, name)
         })
     }
 
@@ -191,7 +189,7 @@ impl<'i> Verification<'i> {
         segment: &Segment,
         offset: u64,
         frame: &VerifiedFrame<'_>,
-        tag: Option<u32>,
+        name: Option<KeyName>,
     ) -> Result<(), Corruption> {
         self.report.frames += 1;
         let Some(header) = frame.header else { return Ok(()) };
@@ -199,10 +197,10 @@ impl<'i> Verification<'i> {
             self.report.entries += 1;
             self.report.bytes += u64::from(header.value_len);
         }
-        let (Some(tag), Some(record)) = (tag, frame.record()) else { return Ok(()) };
+        let (Some(name), Some(record)) = (name, frame.record()) else { return Ok(()) };
         let (key, at) = (record.key(), segment.position(offset));
         let origin = segment.origin_of(offset, &record);
-        let place = RecordPlace { tag, origin, at };
+        let place = RecordPlace { name, origin, at };
         let slot = self.slot(place, key)?;
         match (record.is_put(), slot) {
             (true, Some((_, newest))) if newest >= origin => {}
@@ -225,10 +223,11 @@ impl<'i> Verification<'i> {
         key: &[u8],
     ) -> Result<Option<(LogPosition, LogPosition)>, Corruption> {
         let inner = self.inner;
-        if inner.keydir.get(place.tag, |at| at == place.at, |_| ()).is_some() {
+        let tag = inner.keydir.tag_of(place.name);
+        if inner.keydir.get(tag, |at| at == place.at, |_| ()).is_some() {
             return Ok(Some((place.at, place.origin)));
         }
-        let slot = inner.slot(place.tag, key)?;
+        let slot = inner.slot(tag, key)?;
         Ok(slot.map(|(at, segment)| {
             let offset = at.offset().into();
             // SAFETY: a slot pointed there when its segment was pinned.
@@ -244,8 +243,8 @@ impl<'i> Verification<'i> {
             let first = if id == from.segment() { from.offset().into() } else { FIRST_FRAME };
             each_committed(segment, first, to, |offset, frame| {
                 if let Some(tombstone) = frame.record().filter(|record| !record.is_put()) {
-                    let (tag, at) = (inner.keydir.tag(tombstone.key()), segment.position(offset));
-                    found.push(RecordPlace { tag, origin: at, at });
+                    let (name, at) = (inner.keydir.name(tombstone.key()), segment.position(offset));
+                    found.push(RecordPlace { name, origin: at, at });
                 }
                 Ok(())
             })?;
@@ -259,11 +258,11 @@ impl<'i> Verification<'i> {
         self.tombstones.sort_unstable();
         for put in &self.gone {
             let Some(key) = self.key(*put) else { continue };
-            let first = self.tombstones.partition_point(|other| other.tag < put.tag);
-            let same = self.tombstones[first..].iter().take_while(|other| other.tag == put.tag);
+            let first = self.tombstones.partition_point(|other| other.name < put.name);
+            let same = self.tombstones[first..].iter().take_while(|other| other.name == put.name);
             let mut newer = same.filter(|other| other.origin > put.origin);
             let is_gone = newer.any(|other| self.key(*other) == Some(key));
-            if !is_gone && !self.lost.contains(&put.tag) {
+            if !is_gone && !self.lost.contains(&put.name) {
                 return Err(unlisted(put.at, key));
             }
         }

@@ -30,6 +30,7 @@ use super::found::{FoundCorruption, FoundRecord, has_key, is_live, record_at, st
 use super::pending::ActiveScans;
 use super::value::Value;
 use crate::error::{Corruption, ReadError};
+use crate::format::frame::WORD;
 use crate::format::record::Record;
 use crate::keydir::{Keydir, KeydirEntry, Table};
 use crate::position::LogPosition;
@@ -75,7 +76,7 @@ impl StoreView {
     /// Whether the record that a slot points at is a key's; see [`has_key`].
     pub(crate) fn is_key(&self, at: LogPosition, key: &[u8], corruption: &FoundCorruption) -> bool {
         self.with(at, |segment, offset| match segment {
-            Some(segment) => has_key(segment, offset, key, corruption),
+            Some(segment) => has_key(&self.keydir, segment, offset, key, corruption),
             None => {
                 corruption.set(Some(stale(at)));
                 false
@@ -127,7 +128,9 @@ impl StoreView {
         self.with(at, |segment, offset| {
             // Without its segment there is nothing to count.
             if let Some(segment) = segment {
-                segment.dead.add(len.unwrap_or_else(|| segment.frame_len(offset)));
+                // Never nothing, also if it is damaged: merges ask whether anything has died here.
+                let len = len.unwrap_or_else(|| segment.frame_len(offset));
+                segment.dead.add(len.max(WORD));
             }
         });
     }
@@ -216,10 +219,11 @@ impl StoreView {
         self.keydir.each(tag, |at| all.push((at, self.pin(at))));
         for (at, pin) in all {
             match pin {
-                Some(pin) if has_key(&pin, at.offset().into(), key, &corruption) => {
-                    return Ok(Some((at, pin)));
+                Some(pin) => {
+                    if has_key(&self.keydir, &pin, at.offset().into(), key, &corruption) {
+                        return Ok(Some((at, pin)));
+                    }
                 }
-                Some(_) => {}
                 None => corruption.set(Some(stale(at))),
             }
         }

@@ -3,6 +3,7 @@
 //! - [`options`]: options for small logs and stores without background threads.
 //! - [`content`]: all of a log or store as a `Vec` or a map.
 //! - [`files`]: names and copies of files, and flipped bits.
+//! - [`hints`]: hints that lie.
 //! - [`frames`]: checksums of `docs/format.md`, written a second time.
 //! - [`wait`]: waiting for other threads, with a limit for hangs.
 //! - [`random`]: reproducible randomness, and how many rounds to run.
@@ -20,6 +21,7 @@ pub(crate) mod cli;
 pub(crate) mod content;
 pub(crate) mod files;
 pub(crate) mod frames;
+pub(crate) mod hints;
 #[cfg(target_os = "linux")]
 pub(crate) mod mounts;
 pub(crate) mod options;

@@ -11,7 +11,7 @@ use super::losses::{DamagedRange, Doubt, FrameEvidence, HintEvidence, InDoubt, L
 use crate::error::{CorruptionKind, OpenError};
 use crate::format::frame::{self, Header, Kind, Word};
 use crate::format::header::FIRST_FRAME;
-use crate::format::hint::HintEntry;
+use crate::format::hint::LooseEntry;
 use crate::format::remains::{self, Remains};
 use crate::format::u64_at;
 use crate::options::RecoveryMode;
@@ -344,14 +344,14 @@ impl Place<'_> {
 /// What was in a range, according to the hint.
 fn hinted_only(id: u32, range: Gap, hint: &HintRemains) -> Vec<FrameEvidence> {
     let (entries, end) = (hint.within(range), range.offset + range.len);
-    let one = |(nth, entry): (usize, &HintEntry)| {
-        let next = entries.get(nth + 1).map_or(end, |next| next.offset());
-        let (tag, tombstone) = (entry.tag(), entry.is_tombstone());
+    let one = |(nth, entry): (usize, &LooseEntry)| {
+        let next = entries.get(nth + 1).map_or(end, |next| next.offset);
+        let LooseEntry { offset, tombstone, name } = *entry;
         FrameEvidence {
-            position: LogPosition::new(id, entry.offset() as u32),
-            length: next - entry.offset(),
+            position: LogPosition::new(id, offset as u32),
+            length: next - offset,
             remnant: None,
-            hinted: Some(HintEvidence { tag, tombstone, fingerprint: hint.loose.fingerprint }),
+            hinted: Some(HintEvidence { name, tombstone, fingerprint: hint.loose.fingerprint }),
         }
     };
     entries.iter().enumerate().map(one).collect()

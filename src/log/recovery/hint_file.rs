@@ -1,27 +1,27 @@
-//! What the hint of a damaged segment still says. It is read whatever hash made its tags, for salvage may
+//! What the hint of a damaged segment still says. It is read whatever hash made its names, for salvage may
 //! have lost the MANIFEST, which has the secret of that hash.
 
 #![allow(unsafe_code, reason = "reads files that no writer has open")]
 
 use crate::error::OpenError;
-use crate::format::hint::{self, HintEntry, LooseSubject, SortedEntries};
+use crate::format::hint::{self, LooseEntry, LooseSubject};
 use crate::segment::{Gap, hint_name};
 use crate::storage::map::Map;
 use crate::storage::{Access, Storage};
 use std::io;
 
-/// A hint, with tags of any hash.
+/// A hint, with names of any hash.
 pub(super) struct HintRemains {
     pub(super) loose: LooseSubject,
     /// By their offsets.
-    entries: Vec<HintEntry>,
+    entries: Vec<LooseEntry>,
 }
 
 impl HintRemains {
-    pub(super) fn within(&self, range: Gap) -> &[HintEntry] {
+    pub(super) fn within(&self, range: Gap) -> &[LooseEntry] {
         let end = range.offset + range.len;
-        let from = self.entries.partition_point(|entry| entry.offset() < range.offset);
-        let to = self.entries.partition_point(|entry| entry.offset() < end);
+        let from = self.entries.partition_point(|entry| entry.offset < range.offset);
+        let to = self.entries.partition_point(|entry| entry.offset < end);
         &self.entries[from..to]
     }
 }
@@ -56,11 +56,10 @@ impl UnusedFile {
 
 pub(super) fn read_hint(storage: &dyn Storage, id: u32) -> Result<Option<HintRemains>, OpenError> {
     let Some(file) = UnusedFile::open(storage, &hint_name(id))? else { return Ok(None) };
-    let Some((loose, entries)) = hint::decode_loosely(file.bytes()) else {
+    let Some((loose, mut entries)) = hint::decode_loosely(file.bytes()) else {
         return Ok(None);
     };
-    let mut entries: Vec<HintEntry> = entries.iter().collect();
-    entries.sort_unstable_by_key(|entry| entry.offset());
+    entries.sort_unstable_by_key(|entry| entry.offset);
     Ok((loose.id == id).then_some(HintRemains { loose, entries }))
 }
 

@@ -2,6 +2,7 @@
 
 use crate::error::CorruptionKind;
 use crate::format::frame::Kind;
+use crate::format::hint::KeyName;
 use crate::format::remains::Remnant;
 use crate::position::LogPosition;
 use std::fmt;
@@ -90,9 +91,10 @@ pub(crate) struct FrameEvidence {
 /// What a hint says of a frame.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HintEvidence {
-    pub(crate) tag: u32,
+    /// What stands for its key, unless the hint is of version 1.
+    pub(crate) name: Option<KeyName>,
     pub(crate) tombstone: bool,
-    /// Identifies the hash that made the tag.
+    /// Identifies the hashes that made the name.
     pub(crate) fingerprint: u64,
 }
 
@@ -111,7 +113,7 @@ impl FrameEvidence {
         }
     }
 
-    /// The report of a lost frame, as far as the log knows it; it cannot tell which key has a tag.
+    /// The report of a lost frame, as far as the log knows it; it cannot tell which key has a name.
     pub(super) fn to_lost(&self) -> LostFrame {
         let remnant = self.remnant.as_ref().filter(|remnant| !remnant.key.is_empty());
         LostFrame {

@@ -8,17 +8,17 @@
 //! * No slot points there. A key whose newest value is damaged has one until the key is set or deleted
 //!   (by `put`, if only the value is damaged, or by `delete_damaged`).
 //! * No tombstone that was there hides anything. The segment's hint, written when the segment was
-//!   sound, says which frames were tombstones, and with which tags. If no other segment can hold an
-//!   older put with such a tag, the tombstone hides nothing. Without a hint there may have been
+//!   sound, says which frames were tombstones, and of which keys. If no other segment can hold an
+//!   older put of such a key, the tombstone hides nothing. Without a hint there may have been
 //!   tombstones of any key: then no other segment may hold anything older at all.
 //!
 //! Then the sound frames are copied as always, and the file is set aside, not removed. In a store
 //! opened with `RecoveryMode::Salvage` the second condition does not apply: what the damage hid came
 //! back when the store was opened, and its report says so.
 
-use super::tombstones::TombstoneFilter;
+use super::tombstones::{Question, TombstoneFilter};
 use crate::error::{Corruption, CorruptionKind};
-use crate::format::hint::{HintEntry, SortedEntries};
+use crate::format::hint::{HintEntry, KeyName};
 use crate::format::names::hint_name;
 use crate::position::LogPosition;
 use crate::segment::Segment;
@@ -30,33 +30,43 @@ use std::ops::Range;
 /// What a damaged frame may have been.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum LostTombstone {
-    /// A tombstone of a key with this tag, older than this position.
-    OfTag { tag: u32, before: LogPosition },
+    /// A tombstone of the key with this name, older than this position.
+    OfKey { name: KeyName, before: LogPosition },
     /// A tombstone of any key.
     OfAnyKey { before: LogPosition },
 }
 
 impl LostTombstone {
-    pub(crate) const fn before(&self) -> LogPosition {
+    pub(crate) const fn name(&self) -> Option<KeyName> {
         match self {
-            Self::OfTag { before, .. } | Self::OfAnyKey { before } => *before,
-        }
-    }
-
-    pub(crate) const fn tag(&self) -> Option<u32> {
-        match self {
-            Self::OfTag { tag, .. } => Some(*tag),
+            Self::OfKey { name, .. } => Some(*name),
             Self::OfAnyKey { .. } => None,
         }
     }
+}
 
-    /// Whether it might hide an older value.
-    pub(crate) fn matters(&self, filter: &TombstoneFilter) -> bool {
-        match *self {
-            Self::OfTag { tag, before } => filter.may_hold(tag, before),
-            Self::OfAnyKey { before } => filter.may_hold_any(before),
+/// The first of these that might hide an older value.
+pub(crate) fn needed<E>(
+    doubts: &[LostTombstone],
+    filter: &TombstoneFilter<'_>,
+    after: impl FnMut(u64) -> Result<(), E>,
+) -> Result<Option<usize>, E> {
+    let (mut of_keys, mut needed) = (Vec::new(), None);
+    for (nth, doubt) in doubts.iter().enumerate() {
+        match *doubt {
+            LostTombstone::OfKey { name, before } => of_keys.push((name, before, nth)),
+            LostTombstone::OfAnyKey { before } if filter.may_hold_any(before) => {
+                needed.get_or_insert(nth);
+            }
+            LostTombstone::OfAnyKey { .. } => {}
         }
     }
+    of_keys.sort_unstable();
+    let questions = of_keys.iter().map(|&(name, before, _)| Question::new(name, before));
+    let mut questions: Vec<_> = questions.collect();
+    filter.ask(&mut questions, after)?;
+    let hidden = of_keys.iter().zip(&questions).filter(|(_, question)| question.may_be);
+    Ok(hidden.map(|(&(.., nth), _)| nth).chain(needed).min())
 }
 
 /// What the damaged frames of a segment may have been, if no slot needs them.
@@ -79,19 +89,19 @@ pub(crate) fn lost_tombstones(
     };
     let (mut doubts, mut inside, mut outside) = (Vec::new(), Vec::new(), Vec::new());
     for entry in listing.view().iter() {
-        let (tag, place) = (entry.tag(), entry.offset());
+        let (name, place) = (entry.name, entry.offset());
         if !is_lost(place) {
             outside.push(entry);
             continue;
         }
-        inside.push(tag);
+        inside.push(name);
         if entry.is_tombstone() {
-            doubts.push(LostTombstone::OfTag { tag, before: segment.position(place) });
+            doubts.push(LostTombstone::OfKey { name, before: entry.origin });
         }
     }
     // The hint lists everything found in the segment, except frames that a now damaged one superseded.
     let unknown = |&&entry: &&HintEntry| {
-        outside.binary_search(&entry).is_err() && inside.binary_search(&entry.tag()).is_err()
+        outside.binary_search(&entry).is_err() && inside.binary_search(&entry.name).is_err()
     };
     let missing = outside.iter().find(|entry| found.entries.binary_search(entry).is_err());
     match found.entries.iter().find(unknown).or(missing) {

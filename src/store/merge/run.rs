@@ -7,8 +7,9 @@ use super::damage;
 use super::output::MergeWriter;
 use super::report::MergeReport;
 use super::throttle::{Pace, Throttle};
-use super::tombstones::TombstoneFilter;
+use super::tombstones::{Question, TombstoneFilter};
 use crate::error::{Corruption, CorruptionKind, MergeError};
+use crate::format::hint::KeyName;
 use crate::format::record::Record;
 use crate::options::RecoveryMode;
 use crate::position::LogPosition;
@@ -31,7 +32,7 @@ struct Move {
 
 /// A tombstone or an expired value in an input.
 struct Tombstone<'s> {
-    tag: u32,
+    name: KeyName,
     origin: LogPosition,
     key: &'s [u8],
 }
@@ -77,7 +78,9 @@ impl<'i> Run<'i> {
             let (mut failed, mut lost, mut gather) = (None, Vec::new(), SummaryBuilder::new());
             let quiet = QuietSegment::of(&segment);
             scan::each_frame(quiet, Some(&mut lost), |offset, len, frame| {
-                let tag = gather.add(&self.inner.keydir, &segment, offset, len, frame);
+                let keydir = &self.inner.keydir;
+                let name = gather.add(keydir, &segment, offset, len, frame);
+                let tag = name.map(|name| keydir.tag_of(name));
                 let done = self.throttle.after(len).and_then(|()| match (frame.record(), tag) {
                     (Some(record), Some(tag)) if record.is_put() => {
                         self.put(nth, &segment, offset, len, record, tag)
@@ -160,6 +163,8 @@ impl<'i> Run<'i> {
             return Ok(());
         }
         let inputs = self.inputs.clone();
+        let filter = TombstoneFilter::new(self.inner.contents(), &inputs);
+        self.settle_doubts(&filter)?;
         let mut all = Vec::with_capacity(places.len());
         for &(nth, offset) in &places {
             // SAFETY: in a frame that was verified, and so committed.
@@ -168,37 +173,43 @@ impl<'i> Run<'i> {
                 return Err(Corruption::at(at, CorruptionKind::Header).into());
             };
             let key = record.key();
-            let (tag, origin) =
-                (self.inner.keydir.tag(key), inputs[nth].origin_of(offset, &record));
-            all.push(Tombstone { tag, origin, key });
-        }
-        let doubted = self.doubts.iter().map(|(doubt, _)| doubt.before());
-        let newest = all.iter().map(|tombstone| tombstone.origin).chain(doubted).max();
-        let (newest, after) = (newest.unwrap_or_default(), |bytes| self.throttle.after(bytes));
-        let filter = TombstoneFilter::new(self.inner.contents(), &inputs, newest, after)?;
-        if let Some((_, first)) = self.doubts.iter().find(|(doubt, _)| doubt.matters(&filter)) {
-            return Err(first.clone().into());
+            let (name, origin) =
+                (self.inner.keydir.name(key), inputs[nth].origin_of(offset, &record));
+            all.push(Tombstone { name, origin, key });
         }
         // The newest of each key comes first.
-        all.sort_by(|a, b| (a.tag, a.key, b.origin).cmp(&(b.tag, b.key, a.origin)));
+        all.sort_by(|a, b| (a.name, a.key, b.origin).cmp(&(b.name, b.key, a.origin)));
         all.dedup_by(|later, first| later.key == first.key);
-        self.report.tombstones_dropped += (places.len() - all.len()) as u64;
-        for tombstone in all {
+        // If the key has a value, that is newer. This looks under the lock of the key's shard, which
+        // the filter depends on.
+        all.retain(|tombstone| !self.has_value(tombstone));
+        let questions = all.iter().map(|one| Question::new(one.name, one.origin));
+        let mut questions: Vec<_> = questions.collect();
+        filter.ask(&mut questions, |bytes| self.throttle.after(bytes))?;
+        let mut kept = 0;
+        for (tombstone, question) in all.into_iter().zip(questions) {
             self.throttle.after(tombstone.key.len() as u64)?;
-            // If the key has a value, that is newer.
-            if !self.has_value(&tombstone) && filter.may_hold(tombstone.tag, tombstone.origin) {
+            if question.may_be {
                 self.output.tombstone(tombstone.key, tombstone.origin)?;
-                self.report.tombstones_kept += 1;
-            } else {
-                self.report.tombstones_dropped += 1;
+                kept += 1;
             }
         }
+        self.report.tombstones_kept += kept;
+        self.report.tombstones_dropped += places.len() as u64 - kept;
         Ok(())
+    }
+
+    /// Fails if a damaged frame may have been a tombstone that is still needed.
+    fn settle_doubts(&mut self, filter: &TombstoneFilter<'_>) -> Result<(), MergeError> {
+        let doubts: Vec<_> = self.doubts.iter().map(|(doubt, _)| *doubt).collect();
+        let needed = damage::needed(&doubts, filter, |bytes| self.throttle.after(bytes))?;
+        needed.map_or(Ok(()), |nth| Err(self.doubts[nth].1.clone().into()))
     }
 
     fn has_value(&self, tombstone: &Tombstone<'_>) -> bool {
         // Beside damage nothing is certain: the tombstone stays.
-        let slot = self.inner.slot(tombstone.tag, tombstone.key);
+        let tag = self.inner.keydir.tag_of(tombstone.name);
+        let slot = self.inner.slot(tag, tombstone.key);
         slot.is_ok_and(|slot| slot.is_some())
     }
 
