@@ -27,7 +27,7 @@ pub enum Section {
 
 #[derive(Args, Clone, Debug)]
 pub struct Setting {
-    /// About 3 minutes: small, and without data beyond memory unless `--only cold` asks for it.
+    /// About 5 minutes: small, and without data beyond memory unless `--only cold` asks for it.
     #[arg(long, conflicts_with = "long")]
     quick: bool,
     /// Hours: 5 million keys, 3 rounds, growth to 100 million keys.
@@ -94,7 +94,7 @@ impl Setting {
     }
 
     fn keys(&self) -> u64 {
-        self.keys.unwrap_or(self.pick(200_000, 2_000_000, 5_000_000))
+        self.keys.unwrap_or(self.pick(100_000, 1_000_000, 5_000_000))
     }
 
     fn rounds(&self) -> u64 {
@@ -102,7 +102,7 @@ impl Setting {
     }
 
     fn seconds(&self) -> f64 {
-        self.seconds.unwrap_or(self.pick(0.15, 0.6, 3.0))
+        self.seconds.unwrap_or(self.pick(0.1, 0.5, 3.0))
     }
 
     pub fn wants(&self, section: Section) -> bool {
@@ -114,7 +114,7 @@ impl Setting {
 
     /// Bytes of the cgroup of cold data.
     pub fn cold_memory(&self) -> u64 {
-        self.cold_mib.unwrap_or(self.pick(256, 384, 800)) << 20
+        self.cold_mib.unwrap_or(self.pick(128, 400, 800)) << 20
     }
 
     fn contenders(&self, all: &[&'static str], round: u64) -> Vec<&'static str> {
@@ -156,7 +156,7 @@ impl Setting {
 
     /// How long a fill may take that others wait for.
     fn fill_seconds(&self) -> f64 {
-        self.pick(4.0, 15.0, 120.0)
+        self.pick(2.0, 8.0, 120.0)
     }
 
     pub fn jobs(&self, cgroup: Option<&Path>) -> Vec<Job> {
@@ -243,7 +243,7 @@ impl Setting {
     }
 
     fn sizes(&self, jobs: &mut Vec<Job>) {
-        let total: u64 = self.pick(16 << 20, 192 << 20, 1 << 30);
+        let total: u64 = self.pick(8 << 20, 64 << 20, 1 << 30);
         for value in [16, 100, 1 << 10, 8 << 10, 64 << 10, 1 << 20] {
             for contender in self.contenders(engines::NAMES, 0) {
                 let mut cell = self.cell("sizes", contender, Work::Fill);
@@ -286,8 +286,12 @@ impl Setting {
             let dir = cell.dir.clone();
             jobs.push(Job::Cell(cell.clone()));
             (cell.cgroup, cell.touch, cell.timed) = (Some(cgroup.into()), 0, true);
-            cell.seconds = self.pick(1.0, 2.0, 10.0);
-            for work in [Work::Get, Work::Overwrite] {
+            // Overwrites for longer: an LSM tree's first go to memory.
+            for (work, seconds) in [
+                (Work::Get, self.pick(1.0, 3.0, 20.0)),
+                (Work::Overwrite, self.pick(1.0, 8.0, 60.0)),
+            ] {
+                cell.seconds = seconds;
                 for threads in [1, 16] {
                     (cell.work, cell.threads) = (work, threads);
                     jobs.push(Job::Cell(cell.clone()));
@@ -300,9 +304,9 @@ impl Setting {
     fn growth(&self, jobs: &mut Vec<Job>) {
         for contender in self.contenders(engines::NAMES, 0) {
             let mut cell = self.cell("growth", contender, Work::Grow);
-            cell.keys = self.growth_keys.unwrap_or(self.pick(500_000, 6_000_000, 100_000_000));
+            cell.keys = self.growth_keys.unwrap_or(self.pick(500_000, 5_000_000, 100_000_000));
             cell.step = (cell.keys / 20).max(1);
-            cell.seconds = self.growth_seconds.unwrap_or(self.pick(3.0, 12.0, 900.0));
+            cell.seconds = self.growth_seconds.unwrap_or(self.pick(1.5, 8.0, 900.0));
             cell.timed = true;
             size(&mut cell);
             let dir = cell.dir.clone();
@@ -327,7 +331,7 @@ impl Setting {
                     let check = Cell { work: check, ..cell.clone() };
                     let dir = cell.dir.clone();
                     // In the midst of it, at another moment each time.
-                    let after = self.pick(300, 700, 2000) + 137 * round;
+                    let after = self.pick(200, 500, 2000) + 137 * round;
                     jobs.push(Job::Kill(cell, check, after));
                     jobs.push(Job::Remove(dir));
                 }

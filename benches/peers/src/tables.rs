@@ -432,7 +432,7 @@ fn cold(rows: &[Row]) -> String {
         let note = format!(
             "{keys} keys with values of {} bytes, in a memory cgroup of {} MiB.",
             first.cell.value,
-            (keys * first.cell.value as u64 / 4) >> 20
+            (keys * first.cell.value as u64 / 4 + (1 << 19)) >> 20
         );
         let title = format!("Four times the memory: {title}");
         text.push_str(&table(&title, &note, &of.contenders(), &columns));
