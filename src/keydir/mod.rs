@@ -15,18 +15,20 @@
 //! looking at frames. They grow with the tag, so that slots which come sorted by tag, as those of hints
 //! do, fill the memory from one end to the other.
 //!
-//! `slot` and `table` are the memory, `entry` and `locked` what is done under locks, and `load` fills
+//! `slot`, `table` and `huge_pages` are the memory, `entry` and `locked` what is done under locks, and `load` fills
 //! the keydir when a store is opened.
 
 #[cfg(test)]
 mod attacks;
 mod entry;
+mod huge_pages;
 mod load;
 mod locked;
 mod slot;
 mod table;
 
 pub(crate) use entry::KeydirEntry;
+pub(crate) use huge_pages::Settling;
 pub(crate) use load::{LoadEntry, LoadSource};
 pub(crate) use locked::{KeydirEntries, LockedShards, ReadShards};
 pub(crate) use slot::LOOKUP_BATCH;

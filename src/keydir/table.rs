@@ -205,6 +205,15 @@ fn prefer_huge_pages(table: &mut Table) {
     unsafe { sys::prefer_huge_pages(from, len) };
 }
 
+/// Where a table is in memory: its address and its length. `None`: it has no memory.
+pub(super) fn place(table: &Table) -> Option<(usize, usize)> {
+    let has_memory = table.buckets() > 1;
+    has_memory.then(|| {
+        let (start, layout) = table.allocation_info();
+        (start.as_ptr() as usize, layout.size())
+    })
+}
+
 /// Frees a table whose slots were moved, and gives its pages back.
 #[allow(unsafe_code, reason = "discards memory that is the table's")]
 fn discard_pages(table: Table) {

@@ -7,7 +7,9 @@
 use crate::sync::{AtomicU64, Ordering};
 use crossbeam_utils::CachePadded;
 
-const STRIPES: usize = 4;
+/// So many threads have a cache line of each segment to themselves; more share them. (In a model each
+/// line is a state more.)
+const STRIPES: usize = if cfg!(tailcask_loom) { 4 } else { 16 };
 const RETIRED: u64 = 1 << 63;
 
 /// Which of the counters a pin is in.
@@ -38,7 +40,7 @@ impl Pins {
     /// Takes this many pins at once, each of which is released by itself.
     #[inline]
     pub(crate) fn pin_many(&self, count: u64) -> Option<Stripe> {
-        let stripe = stripe();
+        let stripe = thread_number() % STRIPES;
         // ORDERING: Relaxed. This add and the `fetch_or` in `retire` change the same word, so one of them
         // comes first. If this one does, `is_free` sees the count until `unpin`. If `retire` does, the
         // pin is refused, and nothing read from the segment is used. The processor may read from the
@@ -80,16 +82,17 @@ impl Pins {
     }
 }
 
+/// The number of the calling thread, in the order in which threads first asked for it.
 #[cfg(not(tailcask_loom))]
-pub(super) fn stripe() -> usize {
+pub(super) fn thread_number() -> usize {
     use std::sync::atomic::AtomicUsize;
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     // ORDERING: Relaxed; any number will do.
     thread_local!(static MINE: usize = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
-    MINE.with(|mine| *mine) % STRIPES
+    MINE.with(|mine| *mine)
 }
 
 #[cfg(tailcask_loom)]
-pub(super) fn stripe() -> usize {
+pub(super) fn thread_number() -> usize {
     0
 }

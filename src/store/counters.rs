@@ -2,17 +2,20 @@
 
 use crate::segment::StripedCounter;
 
+/// Every read and every write adds to one of these, so as many threads as usual have a line of each.
+type Counter = StripedCounter<64>;
+
 /// Counted by reads.
 #[derive(Debug, Default)]
 pub(crate) struct ReadCounters {
-    pub(crate) hits: StripedCounter,
-    pub(crate) misses: StripedCounter,
-    pub(crate) expired: StripedCounter,
+    pub(crate) hits: Counter,
+    pub(crate) misses: Counter,
+    pub(crate) expired: Counter,
 }
 
 /// Counted by writes.
 #[derive(Debug, Default)]
 pub(crate) struct WriteCounters {
-    pub(crate) puts: StripedCounter,
-    pub(crate) deletes: StripedCounter,
+    pub(crate) puts: Counter,
+    pub(crate) deletes: Counter,
 }

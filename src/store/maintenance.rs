@@ -1,9 +1,10 @@
-//! The store's background thread: hints and merges.
+//! The store's background thread: hints, merges, and huge pages for the keydir.
 
 use super::Store;
 use super::inner::StoreInner;
 use super::merge::{MergeReport, Pace};
 use crate::error::{MergeError, SyncError};
+use crate::keydir::Settling;
 use crate::log::FailPoint;
 use crate::log::maintenance::{ThreadEnd, spawn};
 use std::io;
@@ -27,7 +28,7 @@ pub(super) fn start(inner: &Arc<StoreInner>) -> io::Result<Option<JoinHandle<()>
 }
 
 fn keep(inner: &StoreInner) -> ThreadEnd {
-    let mut wait = PERIOD;
+    let (mut wait, mut settling) = (PERIOD, Settling::default());
     while !inner.is_stopping() {
         inner.writer.signals().fail_point(FailPoint::Merge);
         wait = match once(inner, false) {
@@ -39,6 +40,9 @@ fn keep(inner: &StoreInner) -> ThreadEnd {
                 (wait * 2).min(RETRY)
             }
         };
+        if settling.has_settled(inner.keydir.memory()) {
+            inner.keydir.move_to_huge_pages(|| inner.is_stopping());
+        }
         if !inner.is_stopping() {
             thread::park_timeout(wait);
         }
@@ -62,7 +66,8 @@ fn once(inner: &StoreInner, by_hand: bool) -> Result<MergeReport, MergeError> {
 
 impl Store {
     /// Does the work of the background threads: that of the [log](crate::CommitLog::maintain), then
-    /// missing hints, then one merge if the policy selects any segments.
+    /// missing hints, then one merge if the policy selects any segments. Then the keydir's tables are moved
+    /// to huge pages.
     ///
     /// # Errors
     /// [`MergeError`].
@@ -70,6 +75,7 @@ impl Store {
         self.log.maintain()?;
         let merged = once(&self.inner, true);
         self.writer().reap();
+        self.inner.keydir.move_to_huge_pages(|| false);
         merged
     }
 

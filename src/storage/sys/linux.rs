@@ -75,6 +75,25 @@ pub(crate) unsafe fn prefer_huge_pages(from: *mut u8, len: usize) {
     let _ = unsafe { rustix::mm::madvise(from.cast(), len, rustix::mm::Advice::LinuxHugepage) };
 }
 
+/// The size of a huge page, if there are any and processes may ask for them.
+pub(crate) fn huge_page() -> Option<usize> {
+    const SETTINGS: &str = "/sys/kernel/mm/transparent_hugepage";
+    let setting = |name| std::fs::read_to_string(format!("{SETTINGS}/{name}")).ok();
+    if setting("enabled")?.contains("[never]") {
+        return None;
+    }
+    setting("hpage_pmd_size")?.trim().parse().ok().filter(|size: &usize| size.is_power_of_two())
+}
+
+/// Moves the content of a range of private memory, as long and as aligned as a huge page, to a huge page.
+/// A hint: whatever is not memory, or not of this kind, is left as it is.
+pub(crate) fn move_to_huge_page(from: usize, len: usize) {
+    // Since Linux 6.1; older ones refuse it.
+    const MADV_COLLAPSE: libc::c_int = 25;
+    // SAFETY: it changes neither what is mapped nor what can be read there.
+    unsafe { libc::madvise(std::ptr::without_provenance_mut(from), len, MADV_COLLAPSE) };
+}
+
 /// Gives pages of private memory back to the system: they are zero when they are read again. A hint.
 ///
 /// # Safety

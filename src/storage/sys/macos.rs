@@ -71,6 +71,16 @@ pub(crate) fn membarrier() {
 /// All pages from `from` on, for `len` bytes, are mapped.
 pub(crate) unsafe fn prefer_huge_pages(_from: *mut u8, _len: usize) {}
 
+/// The size of a huge page: there are none to ask for.
+pub(crate) fn huge_page() -> Option<usize> {
+    None
+}
+
+/// Only called with the size of a huge page.
+pub(crate) fn move_to_huge_page(_from: usize, _len: usize) {
+    unreachable!("macOS has no huge pages to ask for");
+}
+
 /// Gives pages of private memory back to the system. A hint that is not used here.
 ///
 /// # Safety
