@@ -25,10 +25,14 @@ fn key(n: u64) -> [u8; 8] {
     n.to_le_bytes()
 }
 
+/// Versions from this one on are long, so that their frames are far apart.
+const LONG: u64 = 1 << 20;
+
 /// A value that says which write it is of, of various lengths.
 fn version(n: u64) -> Vec<u8> {
     let mut bytes = n.to_le_bytes().to_vec();
-    bytes.resize(8 + (n as usize * 37) % 400, 7);
+    let most = if n < LONG { 400 } else { 3000 };
+    bytes.resize(8 + (n as usize * 37) % most, 7);
     bytes
 }
 
@@ -76,7 +80,7 @@ fn each_key_comes_once_whatever_is_done_between_items() {
     for seed in 0..rounds(120) {
         let (store, mut random) = (store(), Random::new(seed));
         let mut now: BTreeMap<u64, u64> = (0..KEYS).map(|n| (n, n)).collect();
-        let mut next_version = KEYS;
+        let mut next_version = if random.flip() { LONG } else { KEYS };
         fill(&store, KEYS);
         let mut iterators: Vec<Expected<'_>> = Vec::new();
         for _ in 0..400 {

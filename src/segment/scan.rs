@@ -77,9 +77,9 @@ pub(crate) fn scan(segment: QuietSegment<'_>, rules: Rules) -> Scan {
     let mut scan = Scan { end: FIRST_FRAME, ..Scan::default() };
     let limit = segment.end();
     let mut search = Search::new(segment.salt(), || segment.bytes());
-    let mut ahead = ReadAhead::new(&segment);
+    let mut ahead = ReadAhead::default();
     while scan.end < limit {
-        ahead.at(scan.end);
+        ahead.at(&segment, scan.end);
         if let Some(gap) = segment.gap_at(scan.end) {
             scan.end += gap.len;
             continue;
@@ -162,9 +162,9 @@ pub(crate) fn each_frame<'s>(
 ) -> Result<(), Corruption> {
     let (mut offset, end) = (FIRST_FRAME, segment.end());
     let mut search = Search::new(segment.salt(), || segment.bytes());
-    let mut ahead = ReadAhead::new(&segment);
+    let mut ahead = ReadAhead::default();
     while offset < end {
-        ahead.at(offset);
+        ahead.at(&segment, offset);
         if let Some(gap) = segment.gap_at(offset) {
             offset += gap.len;
             continue;

@@ -227,6 +227,13 @@ impl SegmentSet {
         found.expect("a pinned segment is kept").clone()
     }
 
+    /// A segment, if it exists. It stays mapped as long as the caller keeps it.
+    pub(crate) fn get(&self, id: u32) -> Option<Arc<Segment>> {
+        let owned = lock(&self.owned);
+        let found = owned.segments.binary_search_by_key(&id, |segment| segment.id());
+        found.ok().map(|nth| owned.segments[nth].clone())
+    }
+
     /// All segments. They stay mapped as long as the caller keeps them.
     pub(crate) fn segments(&self) -> Vec<Arc<Segment>> {
         lock(&self.owned).segments.clone()
@@ -308,8 +315,13 @@ impl SegmentSet {
         // A snapshot is released two epochs after it was replaced; each flush tries one step.
         (0..3).for_each(|_| epoch::pin().flush());
         let all = std::mem::take(&mut owned.retired);
-        let (free, kept): (Vec<_>, Vec<_>) = all.into_iter().partition(Retired::is_free);
-        owned.retired = kept;
+        let mut free = Vec::new();
+        for retired in all {
+            match retired.into_free() {
+                Ok(segment) => free.push(segment),
+                Err(kept) => owned.retired.push(kept),
+            }
+        }
         drop(owned);
         drop(free);
     }
@@ -328,6 +340,16 @@ impl Retired {
         // Other owners are writing, syncing or populating it. std loads the count Relaxed; what they
         // did comes before the unmapping by the Acquire in the drop of the last Arc.
         unlisted && self.segment.pins.is_free() && Arc::strong_count(&self.segment) == 1
+    }
+
+    /// The segment, if nobody uses it. A weak reference that is made a strong one at the same time either
+    /// comes first, and the segment is kept, or is refused.
+    fn into_free(self) -> Result<Segment, Self> {
+        if !self.is_free() {
+            return Err(self);
+        }
+        let Self { segment, since, unlisted } = self;
+        Arc::try_unwrap(segment).map_err(|segment| Self { segment, since, unlisted })
     }
 }
 

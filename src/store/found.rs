@@ -25,6 +25,7 @@ use crate::segment::set::{Pin, SegmentSet};
 use crate::segment::{Segment, frames};
 use crate::sync::Backoff;
 use std::cell::Cell;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// The corruption that a lookup has found where it expected a key, if it has found any.
@@ -58,10 +59,6 @@ impl<'a> FoundRecord<'a> {
         self.position
     }
 
-    pub(crate) fn key(&self) -> &[u8] {
-        self.record.key()
-    }
-
     pub(crate) fn value(&self) -> &[u8] {
         self.record.value()
     }
@@ -85,6 +82,50 @@ impl<'a> FoundRecord<'a> {
 #[inline]
 pub(super) fn is_live(record: &Record<'_>, clock: &Clock) -> bool {
     record.expiry().is_none_or(|expiry| clock.now() < expiry)
+}
+
+/// As [`FoundRecord`], in a segment that is kept without a pin.
+pub(crate) struct HeldRecord<'a> {
+    /// Only lent out while this is borrowed: it is valid for as long as the segment is kept.
+    record: Record<'a>,
+    /// Kept for that.
+    _segment: Arc<Segment>,
+    position: LogPosition,
+}
+
+impl HeldRecord<'_> {
+    /// As [`FoundRecord::read`].
+    #[inline]
+    pub(crate) fn read(
+        segment: Arc<Segment>,
+        position: LogPosition,
+        verify: bool,
+    ) -> Result<Self, ReadError> {
+        // SAFETY: the segment is kept beside what is borrowed from it, and does not move.
+        let unbound = unsafe { &*Arc::as_ptr(&segment) };
+        let record = record_at(unbound, position, verify)?;
+        Ok(Self { record, _segment: segment, position })
+    }
+
+    pub(crate) const fn position(&self) -> LogPosition {
+        self.position
+    }
+
+    #[inline]
+    pub(crate) fn key(&self) -> &[u8] {
+        self.record.key()
+    }
+
+    #[inline]
+    pub(crate) fn value(&self) -> &[u8] {
+        self.record.value()
+    }
+
+    /// Whether it has not expired.
+    #[inline]
+    pub(crate) fn is_live(&self, clock: &Clock) -> bool {
+        is_live(&self.record, clock)
+    }
 }
 
 /// Reads the record that a slot points at, or did when its shard was locked, once it is committed.

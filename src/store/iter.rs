@@ -2,18 +2,20 @@
 //!
 //! An iteration begins with a pass over the keydir, which marks where each slot points (see
 //! [`pending`](super::pending)). Then it visits the segments in order, each from the front to the back:
-//! it pins the segment, takes the next mark, and yields the frame there. Between items it holds nothing
-//! but its marks, so merges and writes go on, and an iterator that is kept for long keeps no segment.
+//! it takes the next mark, and yields the frame there. What it yields keeps the segment mapped. Between
+//! items it holds nothing but its marks and a weak reference to the segment that it is in, so merges and writes go on, and an iterator that is kept for long keeps no segment.
 
-use super::found::FoundRecord;
+use super::found::{HeldRecord, stale};
 use super::pending::{ScanMarks, SegmentMarks};
-use super::view::StoreView;
+use super::view::{StoreView, extent_of};
 use crate::error::ReadError;
 use crate::position::LogPosition;
+use crate::segment::Segment;
+use crate::segment::read_ahead::ReadAhead;
 use crate::sync::{Mutex, lock};
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 /// The most passes over the segments before what is left is taken one by one.
 const PASSES: u32 = 3;
@@ -23,7 +25,7 @@ const FEW: u64 = 1024;
 
 /// A key and its value, in place.
 pub struct Pair<'a> {
-    found: FoundRecord<'a>,
+    found: HeldRecord<'a>,
 }
 
 impl Pair<'_> {
@@ -68,15 +70,15 @@ struct Turn {
 impl<'a> Scan<'a> {
     fn new(view: &'a StoreView) -> Self {
         let segments = view.table.with(|all| {
-            let lens = all.iter().map(|segment| (segment.id(), segment.map.len() as u64));
-            lens.collect::<Vec<_>>()
+            let extents = all.iter().map(|segment| (segment.id(), extent_of(segment)));
+            extents.collect::<Vec<_>>()
         });
         let marks = Arc::new(ScanMarks::new(segments.into_iter()));
         view.scans.add(&marks);
         let segments = marks.segments();
         for shard in 0..view.keydir.shards() {
             view.keydir.each_position(shard, |slots| {
-                marks.snapshot(&segments, slots, &|id| view.segment_len(id));
+                marks.snapshot(&segments, slots, &|id| view.extent(id));
             });
         }
         Self { view, marks, turn: Mutex::default() }
@@ -92,7 +94,12 @@ impl<'a> Scan<'a> {
             }
             if let Some(marks) = turn.segments.pop_front() {
                 turn.working += 1;
-                return Place::Segment { marks, from: 0 };
+                // It is gone if a merge has moved all marks away.
+                let segment = self.view.table.get(marks.id());
+                let segment = segment.map_or_else(Weak::new, |segment| Arc::downgrade(&segment));
+                // In later passes little of a segment is left to read.
+                let ahead = (turn.passes == 1).then(ReadAhead::default);
+                return Place::Segment { marks, segment, from: 0, ahead };
             }
             if turn.working > 0 || self.marks.remaining() == 0 {
                 // The last one that works does what is left then.
@@ -123,7 +130,9 @@ enum Place {
     /// At an offset of a segment.
     Segment {
         marks: Arc<SegmentMarks>,
+        segment: Weak<Segment>,
         from: u64,
+        ahead: Option<ReadAhead>,
     },
     /// At what was left over.
     Loose,
@@ -157,30 +166,37 @@ impl<'a> Pairs<'a> {
 
     /// Reads the next record that a slot points at.
     #[inline]
-    fn next_found(&mut self) -> Option<Result<FoundRecord<'a>, ReadError>> {
+    fn next_found(&mut self) -> Option<Result<HeldRecord<'a>, ReadError>> {
         let view = self.scan.view;
         loop {
             match &mut self.place {
-                Place::Segment { marks, from } => {
-                    // The pin comes first: a segment whose mark is still there is not retired.
-                    if let Some(pin) = view.table.pin(marks.id())
+                Place::Segment { marks, segment, from, ahead } => {
+                    // The segment comes first: once the mark is taken, nobody would move it away.
+                    if let Some(segment) = segment.upgrade()
                         && let Some(offset) = marks.take_next(*from)
                     {
                         *from = offset + 8;
                         self.taken += 1;
+                        if let Some(ahead) = ahead {
+                            ahead.at(&segment, offset);
+                        }
                         let at = LogPosition::new(marks.id(), offset as u32);
-                        return Some(view.read_pinned(at, Some(pin)));
+                        return Some(HeldRecord::read(segment, at, view.verify));
                     }
                     self.leave();
                 }
                 Place::Between => self.place = self.scan.next(false),
                 Place::Loose => {
-                    let Some((at, pin)) = self.scan.marks.take_loose(|at| view.pin(at)) else {
+                    let segment = |at: LogPosition| view.table.get(at.segment());
+                    let Some((at, segment)) = self.scan.marks.take_loose(segment) else {
                         self.place = Place::End;
                         continue;
                     };
                     self.taken += 1;
-                    return Some(view.read_pinned(at, pin));
+                    let segment = segment.ok_or_else(|| ReadError::Corrupt(stale(at)));
+                    return Some(
+                        segment.and_then(|segment| HeldRecord::read(segment, at, view.verify)),
+                    );
                 }
                 Place::End => return None,
             }

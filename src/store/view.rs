@@ -27,7 +27,7 @@
 use super::clock::Clock;
 use super::counters::ReadCounters;
 use super::found::{FoundCorruption, FoundRecord, has_key, is_live, record_at, stale};
-use super::pending::ActiveScans;
+use super::pending::{ActiveScans, Extent};
 use super::value::Value;
 use crate::error::{Corruption, ReadError};
 use crate::format::frame::WORD;
@@ -100,7 +100,7 @@ impl StoreView {
     {
         if let Some(old) = entry.position() {
             self.died(old, old_len);
-            self.scans.slot_changes(old, Some(new), |id| self.segment_len(id));
+            self.scans.slot_changes(old, Some(new), |id| self.extent(id));
         }
         entry.set(new);
     }
@@ -118,9 +118,9 @@ impl StoreView {
         entry.remove();
     }
 
-    /// The length of a segment, if it exists.
-    pub(crate) fn segment_len(&self, id: u32) -> Option<u64> {
-        self.table.with(|all| locate(all, id).map(|found| all[found].map.len() as u64))
+    /// What an iteration's marks in a segment depend on, if it exists.
+    pub(crate) fn extent(&self, id: u32) -> Option<Extent> {
+        self.table.with(|all| locate(all, id).map(|found| extent_of(&all[found])))
     }
 
     /// Counts a frame as dead: no slot points at it any longer.
@@ -263,6 +263,14 @@ impl StoreView {
             }
         }
     }
+}
+
+/// Frames that are longer than this on average are sparse.
+const SPARSE: u64 = 256;
+
+pub(super) fn extent_of(segment: &Segment) -> Extent {
+    let frames = segment.census.get().map_or(u64::MAX, |census| census.entries);
+    Extent { len: segment.map.len() as u64, is_sparse: segment.end() / SPARSE > frames }
 }
 
 /// The segment that a slot points into, in a snapshot of the segment set.

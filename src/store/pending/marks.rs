@@ -1,6 +1,7 @@
 //! The pending marks of one iteration. See the [module above](super) for what they mean.
 
 use super::words::{MARKS, Words};
+use crate::keydir::LOOKUP_BATCH;
 use crate::position::LogPosition;
 use crate::sync::{Mutex, lock};
 use std::collections::BTreeSet;
@@ -13,17 +14,95 @@ const STEP: u64 = 8;
 /// Bytes of a segment whose marks are in one chunk.
 const CHUNK: u64 = MARKS as u64 * STEP;
 
+/// What the marks of a segment depend on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Extent {
+    pub(crate) len: u64,
+    /// Whether its frames are so far apart that a list of them takes less memory than bits.
+    pub(crate) is_sparse: bool,
+}
+
+/// The marks in a chunk: as bits, or as a list, the first one last.
+#[derive(Debug)]
+enum Chunk {
+    Bits(Words),
+    List(Mutex<Vec<u16>>),
+}
+
+const _: () = assert!(MARKS <= 1 << 16, "a place in a chunk has 16 bits");
+
+impl Chunk {
+    fn new(is_sparse: bool) -> Self {
+        if is_sparse { Self::List(Mutex::default()) } else { Self::Bits(Words::new()) }
+    }
+
+    #[inline]
+    fn set(&self, mark: usize) {
+        match self {
+            Self::Bits(words) => words.set(mark),
+            Self::List(list) => {
+                let mut list = lock(list);
+                let nth = list.partition_point(|&other| usize::from(other) > mark);
+                if list.get(nth).is_none_or(|&there| usize::from(there) != mark) {
+                    list.insert(nth, mark as u16);
+                }
+            }
+        }
+    }
+
+    fn take(&self, mark: usize) -> bool {
+        match self {
+            Self::Bits(words) => words.take(mark),
+            Self::List(list) => {
+                let mut list = lock(list);
+                let found = list.binary_search_by(|&other| mark.cmp(&usize::from(other)));
+                found.is_ok_and(|nth| {
+                    list.remove(nth);
+                    true
+                })
+            }
+        }
+    }
+
+    #[inline]
+    fn take_next(&self, from: usize) -> Option<usize> {
+        match self {
+            Self::Bits(words) => words.take_next(from),
+            Self::List(list) => {
+                let mut list = lock(list);
+                let behind = list.partition_point(|&mark| usize::from(mark) >= from);
+                Some(list.remove(behind.checked_sub(1)?).into())
+            }
+        }
+    }
+
+    fn has_any(&self) -> bool {
+        match self {
+            Self::Bits(words) => words.has_any(),
+            Self::List(list) => !lock(list).is_empty(),
+        }
+    }
+
+    #[inline]
+    fn prefetch(&self, mark: usize) {
+        if let Self::Bits(words) = self {
+            words.prefetch(mark);
+        }
+    }
+}
+
 /// The marks in one segment: a chunk is made when the first mark is set in it.
 #[derive(Debug)]
 pub(crate) struct SegmentMarks {
     id: u32,
-    chunks: Box<[OnceLock<Words>]>,
+    is_sparse: bool,
+    chunks: Box<[OnceLock<Chunk>]>,
 }
 
 impl SegmentMarks {
-    fn new(id: u32, len: u64) -> Self {
-        let chunks = (0..len.div_ceil(CHUNK)).map(|_| OnceLock::new()).collect();
-        Self { id, chunks }
+    fn new(id: u32, extent: Extent) -> Self {
+        let chunks = (0..extent.len.div_ceil(CHUNK)).map(|_| OnceLock::new()).collect();
+        Self { id, is_sparse: extent.is_sparse, chunks }
     }
 
     pub(crate) const fn id(&self) -> u32 {
@@ -32,7 +111,7 @@ impl SegmentMarks {
 
     /// The chunk and the place in it of an offset at which a frame may begin.
     #[inline]
-    fn place(&self, offset: u64) -> Option<(&OnceLock<Words>, usize)> {
+    fn place(&self, offset: u64) -> Option<(&OnceLock<Chunk>, usize)> {
         if !offset.is_multiple_of(STEP) {
             return None;
         }
@@ -42,9 +121,18 @@ impl SegmentMarks {
 
     /// Sets a mark. False if no frame can begin there.
     fn set(&self, offset: u64) -> bool {
-        let Some((chunk, place)) = self.place(offset) else { return false };
-        chunk.get_or_init(Words::new).set(place);
-        true
+        let chunk = self.chunk(offset);
+        chunk.is_some_and(|(chunk, place)| {
+            chunk.set(place);
+            true
+        })
+    }
+
+    /// The chunk of an offset, made if it is not there, and the place in it.
+    #[inline]
+    fn chunk(&self, offset: u64) -> Option<(&Chunk, usize)> {
+        let (chunk, place) = self.place(offset)?;
+        Some((chunk.get_or_init(|| Chunk::new(self.is_sparse)), place))
     }
 
     fn take(&self, offset: u64) -> bool {
@@ -52,24 +140,17 @@ impl SegmentMarks {
         place.is_some_and(|(chunk, place)| chunk.take(place))
     }
 
-    fn prefetch(&self, offset: u64) {
-        if let Some((chunk, place)) = self.place(offset)
-            && let Some(chunk) = chunk.get()
-        {
-            chunk.prefetch(place);
-        }
-    }
-
     /// Takes the next mark at or behind an offset.
     #[inline]
     pub(crate) fn take_next(&self, from: u64) -> Option<u64> {
-        let first = (from / CHUNK) as usize;
-        let mut place = (from % CHUNK / STEP) as usize;
-        for (index, chunk) in self.chunks.iter().enumerate().skip(first) {
-            if let Some(found) = chunk.get().and_then(|chunk| chunk.take_next(place)) {
+        let (mut index, mut place) = ((from / CHUNK) as usize, (from % CHUNK / STEP) as usize);
+        while let Some(chunk) = self.chunks.get(index) {
+            if let Some(chunk) = chunk.get()
+                && let Some(found) = chunk.take_next(place)
+            {
                 return Some(index as u64 * CHUNK + found as u64 * STEP);
             }
-            place = 0;
+            (index, place) = (index + 1, 0);
         }
         None
     }
@@ -77,7 +158,7 @@ impl SegmentMarks {
     /// The beginning of the next chunk with marks, at or behind an offset where a chunk begins.
     fn next_chunk(&self, from: u64) -> Option<u64> {
         let first = (from / CHUNK) as usize;
-        let marked = |chunk: &OnceLock<Words>| chunk.get().is_some_and(Words::has_any);
+        let marked = |chunk: &OnceLock<Chunk>| chunk.get().is_some_and(Chunk::has_any);
         let found = self.chunks.get(first..)?.iter().position(marked)?;
         Some((first + found) as u64 * CHUNK)
     }
@@ -110,9 +191,10 @@ pub(crate) struct ScanMarks {
 }
 
 impl ScanMarks {
-    /// For segments with these ids and lengths, in the order of their ids.
-    pub(crate) fn new(segments: impl Iterator<Item = (u32, u64)>) -> Self {
-        let segments = segments.map(|(id, len)| Arc::new(SegmentMarks::new(id, len))).collect();
+    /// For segments with these ids, in the order of their ids.
+    pub(crate) fn new(segments: impl Iterator<Item = (u32, Extent)>) -> Self {
+        let segments = segments.map(|(id, extent)| Arc::new(SegmentMarks::new(id, extent)));
+        let segments = segments.collect();
         Self {
             segments: RwLock::new(segments),
             loose: Mutex::default(),
@@ -140,24 +222,27 @@ impl ScanMarks {
     }
 
     /// Sets marks for some slots of a shard that is locked for reading. `segments` is a list that was
-    /// taken before; `len` gives the length of a segment, if it exists.
+    /// taken before; `extent` is that of a segment, if it exists.
     pub(crate) fn snapshot(
         &self,
         segments: &[Arc<SegmentMarks>],
         slots: &[LogPosition],
-        len: &dyn Fn(u32) -> Option<u64>,
+        extent: &dyn Fn(u32) -> Option<Extent>,
     ) {
         // ORDERING: Relaxed; as in `remaining`. Added before any of them can be taken.
         self.remaining.fetch_add(slots.len() as u64, Ordering::Relaxed);
-        let marks = |at: LogPosition| locate(segments, at.segment()).ok().map(|nth| &segments[nth]);
-        for &at in slots {
-            if let Some(marks) = marks(at) {
-                marks.prefetch(at.offset().into());
+        let mut places = [None; LOOKUP_BATCH];
+        for (place, &at) in places.iter_mut().zip(slots) {
+            let marks = locate(segments, at.segment()).ok().map(|nth| &segments[nth]);
+            *place = marks.and_then(|marks| marks.chunk(at.offset().into()));
+            if let Some((chunk, mark)) = place {
+                chunk.prefetch(*mark);
             }
         }
-        for &at in slots {
-            if !marks(at).is_some_and(|marks| marks.set(at.offset().into())) {
-                self.set(at, len);
+        for (place, &at) in places.iter().zip(slots) {
+            match place {
+                Some((chunk, mark)) => chunk.set(*mark),
+                None => self.set(at, extent),
             }
         }
     }
@@ -168,7 +253,7 @@ impl ScanMarks {
         &self,
         old: LogPosition,
         new: Option<LogPosition>,
-        len: &dyn Fn(u32) -> Option<u64>,
+        extent: &dyn Fn(u32) -> Option<Extent>,
     ) {
         // ORDERING: Relaxed; pairs with the store in `close`, ordered by the lock of the slot's shard.
         let was_there = if self.closing.load(Ordering::Relaxed) {
@@ -179,7 +264,7 @@ impl ScanMarks {
         } else {
             let was_there = self.take_in_segment(old) || self.take_unplaced(old);
             if was_there && let Some(new) = new {
-                self.set(new, len);
+                self.set(new, extent);
             }
             was_there
         };
@@ -203,13 +288,13 @@ impl ScanMarks {
         locate(&segments, at.segment()).ok().map(|nth| look(&segments[nth]))
     }
 
-    fn set(&self, at: LogPosition, len: &dyn Fn(u32) -> Option<u64>) {
+    fn set(&self, at: LogPosition, extent: &dyn Fn(u32) -> Option<Extent>) {
         let set = |marks: &SegmentMarks| marks.set(at.offset().into());
         let done = self.with(at, set).unwrap_or_else(|| {
-            let Some(len) = len(at.segment()) else { return false };
+            let Some(extent) = extent(at.segment()) else { return false };
             let mut segments = self.segments.write().unwrap_or_else(PoisonError::into_inner);
             let nth = locate(&segments, at.segment()).unwrap_or_else(|nth| {
-                segments.insert(nth, Arc::new(SegmentMarks::new(at.segment(), len)));
+                segments.insert(nth, Arc::new(SegmentMarks::new(at.segment(), extent)));
                 nth
             });
             set(&segments[nth])

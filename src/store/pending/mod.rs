@@ -24,9 +24,10 @@
 //!
 //! # Why the frame can be read
 //!
-//! The iteration pins the segment first, and then takes a mark. A merge retires a segment after it has
-//! moved every slot, and so every mark, out of it. If the pin is refused, the segment's marks are gone
-//! to other places, and it is skipped. Setting a mark is a Release, and the iteration takes it with an
+//! The iteration makes sure first that the segment stays mapped (it makes its weak reference a strong
+//! one, for which the set of segments waits), and then takes a mark. A merge retires a segment after it
+//! has moved every slot, and so every mark, out of it. If the segment is gone, its marks are in other
+//! places, and it is skipped. Setting a mark is a Release, and the iteration takes it with an
 //! Acquire: so it sees at least the claim and the key of the frame, as a reader under the lock would.
 //!
 //! # Why it ends
@@ -47,12 +48,14 @@
 //!
 //! # Memory
 //!
-//! Bits: one for each 8 bytes of a segment, in chunks that are made when a mark is set there; 1.6% of the
-//! data at most.
+//! Marks are kept in chunks of 256 KiB of a segment, each made when the first mark is set in it. Where
+//! frames are less than 256 bytes long on average, or a segment is still being written, a chunk has a bit
+//! for each 8 bytes: 1.6% of the data, so 4 bytes for each of these frames. Where they are longer, a chunk
+//! has a sorted list of 2 bytes a mark (4 with what vectors keep free), under a mutex.
 
 mod marks;
 mod scans;
 pub(crate) mod words;
 
-pub(crate) use marks::{ScanMarks, SegmentMarks};
+pub(crate) use marks::{Extent, ScanMarks, SegmentMarks};
 pub(crate) use scans::ActiveScans;

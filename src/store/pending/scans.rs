@@ -1,6 +1,6 @@
 //! The iterations that are under way.
 
-use super::marks::ScanMarks;
+use super::marks::{Extent, ScanMarks};
 use crate::position::LogPosition;
 use crossbeam_utils::CachePadded;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -39,16 +39,17 @@ impl ActiveScans {
     }
 
     /// A slot changes: it points at `new` instead of `old`, or is removed. The caller holds the write
-    /// lock of its shard. `len` gives the length of a segment, if it exists.
+    /// lock of its shard. `extent` is that of a segment, if
+    /// it exists.
     #[inline]
     pub(crate) fn slot_changes(
         &self,
         old: LogPosition,
         new: Option<LogPosition>,
-        len: impl Fn(u32) -> Option<u64>,
+        extent: impl Fn(u32) -> Option<Extent>,
     ) {
         if self.any() {
-            self.move_marks(old, new, &len);
+            self.move_marks(old, new, &extent);
         }
     }
 
@@ -57,9 +58,9 @@ impl ActiveScans {
         &self,
         old: LogPosition,
         new: Option<LogPosition>,
-        len: &dyn Fn(u32) -> Option<u64>,
+        extent: &dyn Fn(u32) -> Option<Extent>,
     ) {
         let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
-        all.iter().for_each(|scan| scan.slot_changes(old, new, len));
+        all.iter().for_each(|scan| scan.slot_changes(old, new, extent));
     }
 }

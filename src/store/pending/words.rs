@@ -36,25 +36,23 @@ impl Words {
     /// Takes the next mark at or behind a place, to read the frame there.
     #[inline]
     pub(crate) fn take_next(&self, from: usize) -> Option<usize> {
-        let mut wanted = !0 << (from % 64);
-        for (index, word) in self.0.iter().enumerate().skip(from / 64) {
-            loop {
-                // ORDERING: Relaxed; a hint: the next line decides. A mark that is not seen yet is met
-                // in a later pass.
-                let marks = word.load(Ordering::Relaxed) & wanted;
-                if marks == 0 {
-                    break;
-                }
-                let at = marks.trailing_zeros();
-                // ORDERING: Acquire; pairs with the Release in `set`, also if other marks of the word
-                // were changed in between, since each change is a read-modify-write.
-                if word.fetch_and(!(1 << at), Ordering::Acquire) & 1 << at != 0 {
-                    return Some(index * 64 + at as usize);
-                }
-                // It was moved away: go on behind it.
-                wanted = !0 << at << 1;
+        let (mut index, mut wanted) = (from / 64, !0 << (from % 64));
+        while let Some(word) = self.0.get(index) {
+            // ORDERING: Relaxed; a hint: the next line decides. A mark that is not seen yet is met in a
+            // later pass.
+            let marks = word.load(Ordering::Relaxed) & wanted;
+            if marks == 0 {
+                (index, wanted) = (index + 1, !0);
+                continue;
             }
-            wanted = !0;
+            let at = marks.trailing_zeros();
+            // ORDERING: Acquire; pairs with the Release in `set`, also if other marks of the word were
+            // changed in between, since each change is a read-modify-write.
+            if word.fetch_and(!(1 << at), Ordering::Acquire) & 1 << at != 0 {
+                return Some(index * 64 + at as usize);
+            }
+            // It was moved away: go on behind it.
+            wanted = !0 << at << 1;
         }
         None
     }
