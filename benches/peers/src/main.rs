@@ -85,7 +85,7 @@ fn run(out: &Path, append: bool, setting: &Setting) -> Result<()> {
         false => None,
     };
     let jobs = setting.jobs(cgroup.as_deref());
-    let done = parent::Parent::new(&setting.dir, &results, &jobs)?.run(jobs);
+    let done = parent::Parent::new(setting, &results, &jobs)?.run(jobs);
     // Whatever went wrong, what was measured is shown.
     let shown = draw(out);
     done.and(shown)

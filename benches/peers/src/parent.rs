@@ -1,11 +1,11 @@
 //! Runs cells in processes of their own, and keeps what comes of them.
 
 use crate::cell::{Cell, Outcome, Row};
-use crate::plan::Job;
+use crate::plan::{Job, Setting};
 use crate::system;
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::ExitStatusExt;
@@ -18,12 +18,17 @@ pub struct Parent {
     dir: PathBuf,
     results: File,
     bar: ProgressBar,
+    /// Contenders that are programs of their own.
+    external: HashMap<String, PathBuf>,
     /// Directories without what they should contain.
     broken: HashSet<PathBuf>,
 }
 
 impl Parent {
-    pub fn new(dir: &Path, results: &Path, jobs: &[Job]) -> Result<Self> {
+    pub fn new(setting: &Setting, results: &Path, jobs: &[Job]) -> Result<Self> {
+        let dir = &setting.dir;
+        let programs = setting.external.iter().filter_map(|it| it.split_once('='));
+        let external = programs.map(|(name, path)| (name.into(), path.into())).collect();
         fs::create_dir_all(dir)?;
         let count = jobs.iter().filter(|job| !matches!(job, Job::Remove(_))).count();
         let bar = ProgressBar::new(count as u64);
@@ -31,7 +36,7 @@ impl Parent {
         bar.set_style(ProgressStyle::with_template(style)?);
         bar.enable_steady_tick(Duration::from_millis(500));
         let results = File::options().create(true).append(true).open(results)?;
-        Ok(Self { dir: dir.into(), results, bar, broken: HashSet::new() })
+        Ok(Self { dir: dir.into(), results, bar, external, broken: HashSet::new() })
     }
 
     pub fn run(&mut self, jobs: Vec<Job>) -> Result<()> {
@@ -96,7 +101,11 @@ impl Parent {
 
     fn spawn(&self, cell: &Cell) -> Result<Child> {
         let output = File::create(self.dir.join("output"))?;
-        let mut command = Command::new(std::env::current_exe()?);
+        let program = match self.external.get(&cell.contender) {
+            Some(program) => program.clone(),
+            None => std::env::current_exe()?,
+        };
+        let mut command = Command::new(program);
         command.args(cell.arguments());
         // Walrus takes its directory from the environment only.
         command.env("WALRUS_DATA_DIR", &cell.dir).env("WALRUS_QUIET", "1");

@@ -39,6 +39,10 @@ pub struct Setting {
     /// Only these contenders, by name.
     #[arg(long, value_delimiter = ',')]
     contenders: Vec<String>,
+    /// A program that is a contender: it takes the arguments of `cell` and writes what came of it to
+    /// `--result`. It is run on what needs no reopening, and loads what it works on by itself.
+    #[arg(long, value_name = "NAME=PROGRAM")]
+    pub external: Vec<String>,
     /// Keys in memory.
     #[arg(long)]
     keys: Option<u64>,
@@ -117,7 +121,14 @@ impl Setting {
         self.cold_mib.unwrap_or(self.pick(128, 400, 800)) << 20
     }
 
-    fn contenders(&self, all: &[&'static str], round: u64) -> Vec<&'static str> {
+    /// Those of this build that are wanted, and in memory the external ones.
+    fn contenders_in_memory(&self, round: u64) -> Vec<&str> {
+        let mut names = self.contenders(engines::NAMES, round);
+        names.extend(self.external.iter().filter_map(|it| it.split_once('=')).map(|it| it.0));
+        names
+    }
+
+    fn contenders<'a>(&'a self, all: &[&'static str], round: u64) -> Vec<&'a str> {
         let wanted = |name: &&str| {
             self.contenders.is_empty() || self.contenders.iter().any(|wanted| wanted == name)
         };
@@ -183,9 +194,13 @@ impl Setting {
     /// seconds disturbs all of them.
     fn ram(&self, jobs: &mut Vec<Job>) {
         for round in 0..self.rounds() {
-            let contenders = self.contenders(engines::NAMES, round);
+            let contenders = self.contenders_in_memory(round);
             let mut stage = |work: Work, threads: usize, alone: bool| {
                 for contender in &contenders {
+                    let external = !engines::NAMES.contains(contender);
+                    if external && matches!(work, Work::Open | Work::Reopen | Work::Scan) {
+                        continue;
+                    }
                     let mut cell = self.cell("ram", contender, work);
                     (cell.threads, cell.round) = (threads, round);
                     if work == Work::Fill {
@@ -225,7 +240,7 @@ impl Setting {
     }
 
     fn latency(&self, jobs: &mut Vec<Job>) {
-        let contenders = self.contenders(engines::NAMES, 0);
+        let contenders = self.contenders_in_memory(0);
         let mut stage = |work: Work, threads: usize, timed: bool| {
             for contender in &contenders {
                 let mut cell = self.cell("latency", contender, work);
