@@ -298,7 +298,9 @@ fn a_segment_is_retired_between_finding_a_position_and_deciding() {
 fn what_a_cold_put_overwrites_is_dead() {
     let dead = |budget| {
         let dir = tempfile::tempdir().unwrap();
-        let store = store_by_hand().cache_budget(budget).open(dir.path().join("store")).unwrap();
+        // Each key has the tag of some others.
+        let options = store_by_hand().tag_bits(2).cache_budget(budget);
+        let store = options.open(dir.path().join("store")).unwrap();
         for n in 0..20_u32 {
             store.put(n.to_le_bytes(), vec![7; 100 * n as usize]).unwrap();
         }
@@ -314,8 +316,12 @@ fn what_a_cold_put_overwrites_is_dead() {
             batch.put(n.to_le_bytes(), "new");
         }
         store.write(&batch).unwrap();
+        for n in 0..20_u32 {
+            let expected = (!(5..10).contains(&n)).then_some(&b"new"[..]);
+            assert_eq!(store.get(n.to_le_bytes()).unwrap().as_deref(), expected, "{n}");
+        }
         let stats = store.stats();
-        assert_eq!(stats.cache.is_exceeded, budget == 0);
+        assert_eq!((stats.cache.is_exceeded, stats.keys), (budget == 0, 15));
         stats.segments.iter().map(|segment| (segment.id, segment.dead_bytes)).collect::<Vec<_>>()
     };
     assert!(dead(0)[0].1 > 15_000);

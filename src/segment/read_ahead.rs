@@ -31,3 +31,21 @@ impl ReadAhead {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::CommitLog;
+
+    /// However far the cursor jumps, what is behind it is not asked for, and at least a window ahead is.
+    #[test]
+    fn a_window_or_two_ahead_are_asked_for() {
+        let log = CommitLog::in_memory();
+        let segments = log.writer().expect("a log for writing").segment_set().segments();
+        let mut ahead = ReadAhead::default();
+        for cursor in [0, 8, WINDOW - 1, WINDOW, WINDOW + 1, 9 * WINDOW, 9 * WINDOW + 8] {
+            ahead.at(&segments[0], cursor);
+            assert!((cursor + WINDOW..=cursor + 2 * WINDOW).contains(&ahead.asked), "{cursor}");
+        }
+    }
+}

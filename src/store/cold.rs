@@ -18,19 +18,22 @@
 //! rounds ([`ROUNDS`]) the frame is read under the lock.
 //!
 //! Batches and lookups of many keys lock many shards. They have the frames that the slots point at read
-//! beforehand, 32 at a time, so that the device works on many at once ([`StoreView::warm_up`]). Whatever
+//! beforehand, many at a time, so that the device works on many at once ([`StoreView::warm_up`]). Whatever
 //! has changed until they hold their locks was written a moment ago, and is in memory.
 
 use super::found::{FoundCorruption, FoundRecord, has_key};
 use super::view::{StoreView, segment_of};
 use crate::error::{Corruption, ReadError};
 use crate::format::frame::HEADER;
-use crate::keydir::{LOOKUP_BATCH, LockedEntry};
+use crate::keydir::LockedEntry;
 use crate::position::LogPosition;
 use crate::segment::Segment;
 use std::cell::Cell;
 use std::hint::black_box;
 use std::sync::atomic::Ordering;
+
+/// Frames that are asked for before the first of them is waited for.
+const ASKED: usize = 128;
 
 /// Rounds of reading without the lock.
 const ROUNDS: u32 = 8;
@@ -200,10 +203,10 @@ impl StoreView {
     #[cold]
     #[inline(never)]
     fn warm_up_cold(&self, tags: &[u32], key_len: &dyn Fn(usize) -> usize, wanted: Wanted) {
-        let mut slots = Vec::with_capacity(LOOKUP_BATCH);
-        for (group, tags) in tags.chunks(LOOKUP_BATCH).enumerate() {
+        let mut slots = Vec::with_capacity(tags.len().min(ASKED));
+        for (group, tags) in tags.chunks(ASKED).enumerate() {
             for (nth, &tag) in tags.iter().enumerate() {
-                let len = HEADER + key_len(group * LOOKUP_BATCH + nth) as u64;
+                let len = HEADER + key_len(group * ASKED + nth) as u64;
                 self.keydir.each(tag, |at| {
                     slots.extend(self.pin(at).filter(|s| s.is_cold()).map(|s| (at, s, len)));
                 });
