@@ -402,6 +402,27 @@ mod tests {
         assert_eq!(other.waiting().0, 0);
     }
 
+    /// As an iteration keeps it: weakly between two items, and strongly for the item.
+    #[test]
+    fn a_weak_reference_keeps_no_segment_and_a_strong_one_does() {
+        let log = CommitLog::in_memory();
+        let writer = log.writer().expect("a log for writing");
+        let table = SegmentSet::new(Vec::new());
+        table.insert(writer.create_merged(64, &[1]).map(Arc::new).expect("there is room"));
+        let id = table.segments()[0].id();
+        let weak = table.get(id).map(|segment| Arc::downgrade(&segment)).expect("it is listed");
+        assert!(table.get(id + 1).is_none());
+        let strong = weak.upgrade().expect("it is listed");
+        table.remove(|doomed| doomed == id);
+        assert!(table.get(id).is_none());
+        (0..10).for_each(|_| table.reap());
+        assert_eq!((table.waiting().0, strong.id()), (1, id), "somebody reads in it");
+        drop(strong);
+        (0..10).for_each(|_| table.reap());
+        assert_eq!(table.waiting().0, 0);
+        assert!(weak.upgrade().is_none());
+    }
+
     #[test]
     fn a_segment_is_kept_while_it_is_pinned() {
         let log = CommitLog::in_memory();
