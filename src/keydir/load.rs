@@ -236,6 +236,12 @@ impl Gathered {
     const fn position(&self) -> LogPosition {
         LogPosition::from_u64(self.at & !Self::TOMBSTONE)
     }
+
+    /// By what entries are sorted.
+    #[inline]
+    const fn age(&self) -> (KeyName, LogPosition, u64) {
+        (self.name, self.origin, self.at)
+    }
 }
 
 /// The entries of a part, and room to order them. Used for one part after the other.
@@ -284,6 +290,7 @@ impl Part {
             let to = self.ends[nth] as usize;
             let end = match to - from {
                 0 | 1 => to,
+                2 => self.resolve_pair(from),
                 _ => self.resolve_bucket(from, to),
             };
             for &index in &self.order[from..end] {
@@ -321,29 +328,52 @@ impl Part {
         self.ends.pop();
     }
 
+    /// As `resolve_bucket`, for a bucket of two, as most buckets are that have more than one entry.
+    #[inline]
+    fn resolve_pair(&mut self, from: usize) -> usize {
+        self.compared += 1;
+        let [first, second] = [self.order[from], self.order[from + 1]];
+        let [one, other] = [first, second].map(|index| self.entries[index as usize]);
+        let is_later = one.age() > other.age();
+        if is_later {
+            (self.order[from], self.order[from + 1]) = (second, first);
+        }
+        if one.name != other.name {
+            return from + 2;
+        }
+        self.bury(if is_later { &other } else { &one });
+        self.order[from] = self.order[from + 1];
+        from + 1
+    }
+
     /// Sorts a bucket, and moves the newest entry of each name to its front. Returns where those end.
     fn resolve_bucket(&mut self, from: usize, to: usize) -> usize {
         let (entries, compared) = (&self.entries, &mut self.compared);
-        let age = |entry: &Gathered| (entry.name, entry.origin, entry.at);
         self.order[from..to].sort_unstable_by(|&a, &b| {
             *compared += 1;
-            age(&entries[a as usize]).cmp(&age(&entries[b as usize]))
+            entries[a as usize].age().cmp(&entries[b as usize].age())
         });
         let mut end = from;
         for nth in from..to {
             let index = self.order[nth];
-            let entry = &self.entries[index as usize];
+            let entry = self.entries[index as usize];
             let next = self.order[nth + 1..to].first();
             if next.is_some_and(|&next| self.entries[next as usize].name == entry.name) {
-                if !entry.is_tombstone() {
-                    self.dead[entry.source as usize] += u64::from(entry.len);
-                }
+                self.bury(&entry);
                 continue;
             }
             self.order[end] = index;
             end += 1;
         }
         end
+    }
+
+    /// Counts an entry that has a newer one.
+    #[inline]
+    fn bury(&mut self, entry: &Gathered) {
+        if !entry.is_tombstone() {
+            self.dead[entry.source as usize] += u64::from(entry.len);
+        }
     }
 }
 
@@ -482,15 +512,39 @@ pub(super) mod tests {
     /// Both halves of a name are needed to tell keys apart, and either is enough.
     #[test]
     fn names_that_differ_in_one_half_are_two_keys() {
-        let names = [(1, 1), (1, 2), (2, 1), (2, 2), (u64::MAX, 0), (0, u64::MAX)];
+        let names = [(1, 1), (1, 2), (2, 1), (2, 2), (7, 3), (8, 3), (u64::MAX, 0), (0, u64::MAX)];
         let name = |(first, second)| KeyName { first, second };
         let entries = names.iter().zip(0..).map(|(&half, n)| (name(half), entry(n, 0)));
         let again = names.iter().zip(0..).map(|(&half, n)| (name(half), entry(n, 1)));
         let keydir = Keydir::new([7; 16], 32);
         let sources = [Source::puts(again), Source::puts(entries)];
         keydir.load(&sources, 1);
-        assert_eq!(all(&keydir), (0..6).map(|n| entry(n, 1)).collect::<Vec<_>>());
-        assert_eq!(sources.map(|source| source.dead()), [0, 6 * 8]);
+        assert_eq!(all(&keydir), (0..8).map(|n| entry(n, 1)).collect::<Vec<_>>());
+        assert_eq!(sources.map(|source| source.dead()), [0, 8 * 8]);
+        for two in [[(1, 1), (1, 2)], [(1, 1), (2, 1)]] {
+            let keydir = Keydir::new([7; 16], 32);
+            let one = |half| Source::puts(std::iter::once((name(half), entry(0, half.1 as u32))));
+            keydir.load(&two.map(one), 1);
+            assert_eq!(keydir.len(), 2);
+        }
+    }
+
+    /// Few entries, so that there are buckets of two and of three: in each the newest is kept.
+    #[test]
+    fn of_two_versions_and_of_three_the_newest_is_kept() {
+        for versions in 2..5 {
+            for first in 0..versions {
+                let keydir = Keydir::new([7; 16], 32);
+                let name = keydir.name(b"key");
+                let one = |version| Source::puts(std::iter::once((name, entry(1, version))));
+                let order = (0..versions).map(|nth| (first + nth) % versions);
+                let sources: Vec<_> = order.map(one).collect();
+                keydir.load(&sources, 1);
+                assert_eq!(all(&keydir), [entry(1, versions - 1)]);
+                let dead: u64 = sources.iter().map(Source::dead).sum();
+                assert_eq!(dead, 8 * u64::from(versions - 1));
+            }
+        }
     }
 
     /// A frame and its copy: which of the two it is depends on nothing else.
