@@ -29,7 +29,7 @@ fn values() -> u64 {
 }
 
 fn limit() -> u64 {
-    let quarter = values() * (VALUE as u64 + 32) / 4 >> 20;
+    let quarter = (values() * (VALUE as u64 + 32) / 4) >> 20;
     (setting("TAILCASK_BENCH_LIMIT_MIB", quarter as usize) as u64) << 20
 }
 
