@@ -38,6 +38,7 @@ use self::slot::{SHARDS, Slot, shard_of};
 use self::table::{hash, prefetch_slot};
 use crate::format::hint::KeyName;
 use crate::position::LogPosition;
+use crate::prefetch::prefetch;
 use dashmap::{DashMap, RwLockWriteGuard};
 use siphasher::sip::SipHasher13;
 use siphasher::sip128::SipHasher24;
@@ -135,6 +136,7 @@ impl Keydir {
 
     /// Locks the shards of many tags for reading: lookups until they are unlocked see one moment.
     pub(crate) fn read_all(&self, tags: &[u32]) -> ReadShards<'_> {
+        self.prefetch_locks(tags);
         ReadShards::lock(tags, |shard| self.map.shards()[shard].read())
     }
 
@@ -147,7 +149,16 @@ impl Keydir {
 
     /// Locks the shards of many tags for writing.
     pub(crate) fn entries(&self, tags: &[u32]) -> KeydirEntries<'_> {
+        self.prefetch_locks(tags);
         KeydirEntries::lock(tags, |shard| self.map.shards()[shard].write())
+    }
+
+    /// Asks for the lines of the locks of a group's shards. The misses of locked instructions do not
+    /// overlap.
+    #[inline]
+    fn prefetch_locks(&self, tags: &[u32]) {
+        let shards = self.map.shards();
+        tags.iter().take(LOOKUP_BATCH).for_each(|&tag| prefetch(&raw const shards[shard_of(tag)]));
     }
 
     pub(crate) fn len(&self) -> u64 {

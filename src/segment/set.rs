@@ -178,20 +178,28 @@ impl SegmentSet {
         all: &[Listed],
         wanted: &[Option<usize>; N],
     ) -> [Option<Pin<'_>>; N] {
-        let mut pins = [const { None }; N];
-        for nth in 0..N {
-            let Some(index) = wanted[nth] else { continue };
-            if wanted[..nth].contains(&wanted[nth]) {
-                continue;
+        // The segments that differ, each with the number of its pins; few in most groups.
+        let (mut differing, mut count) = ([(0, 0); N], 0);
+        let mut which = [N; N];
+        for (which, &index) in which.iter_mut().zip(wanted) {
+            let Some(index) = index else { continue };
+            *which = differing[..count].iter().rposition(|&(of, _)| of == index).unwrap_or(count);
+            if *which == count {
+                differing[count].0 = index;
+                count += 1;
             }
-            let same = |other: usize| wanted[other] == wanted[nth];
-            let count = (nth..N).filter(|&other| same(other)).count() as u64;
-            let Some(stripe) = all[index].pins.pin_many(count) else { continue };
+            differing[*which].1 += 1;
+        }
+        let mut taken = [const { None }; N];
+        for (taken, &(index, count)) in taken.iter_mut().zip(&differing[..count]) {
+            let stripe = all[index].pins.pin_many(count);
             // SAFETY: as in `pin_listed`; each of the pins that were taken goes to one `Pin`.
-            let segment = unsafe { all[index].0.as_ref() };
-            (nth..N).filter(|&other| same(other)).for_each(|other| {
-                pins[other] = Some(Pin { segment, stripe });
-            });
+            *taken = stripe.map(|stripe| (unsafe { all[index].0.as_ref() }, stripe));
+        }
+        let mut pins = [const { None }; N];
+        for (pin, which) in pins.iter_mut().zip(which) {
+            let taken = taken.get(which).copied().flatten();
+            *pin = taken.map(|(segment, stripe)| Pin { segment, stripe });
         }
         pins
     }
