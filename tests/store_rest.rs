@@ -85,26 +85,26 @@ fn memory_is_given_back_while_the_store_is_open() {
     let disk = SimulatedDisk::new();
     let store = options().open_simulated(&disk).unwrap();
     let key = |n: u32| n.to_le_bytes();
-    (0..60_000).for_each(|n| _ = store.put(key(n), "value").unwrap());
+    (0..600_000).for_each(|n| _ = store.put(key(n), "value").unwrap());
     let full = store.keydir_memory();
-    (0..59_000).for_each(|n| assert!(store.delete(key(n)).unwrap()));
+    (0..590_000).for_each(|n| assert!(store.delete(key(n)).unwrap()));
     let left = store.keydir_memory();
     assert!(left < full / 8, "{left} bytes of {full}");
-    assert_eq!(store.len(), 1000);
-    for n in 58_000..60_000 {
-        assert_eq!(store.get(key(n)).unwrap().is_some(), n >= 59_000);
+    assert_eq!(store.len(), 10_000);
+    for n in 580_000..600_000 {
+        assert_eq!(store.get(key(n)).unwrap().is_some(), n >= 590_000);
     }
     // Batches delete, too; and what is empty grows again.
-    for keys in (59_000..60_000).collect::<Vec<_>>().chunks(100) {
+    for keys in (590_000..600_000).collect::<Vec<_>>().chunks(1000) {
         let mut batch = tailcask::Batch::new();
         keys.iter().for_each(|&n| _ = batch.delete(key(n)));
         store.write(&batch).unwrap();
     }
     assert!(store.is_empty());
-    assert!(store.keydir_memory() <= 32 * 64 * 13 + full / 16);
-    (0..60_000).for_each(|n| _ = store.put(key(n), "again").unwrap());
+    assert!(store.keydir_memory() <= 1024 * 64 * 13 + full / 16);
+    (0..600_000).for_each(|n| _ = store.put(key(n), "again").unwrap());
     assert_eq!(store.keydir_memory(), full);
-    (0..60_000).for_each(|n| assert_eq!(&*store.get(key(n)).unwrap().unwrap(), b"again"));
+    (0..600_000).for_each(|n| assert_eq!(&*store.get(key(n)).unwrap().unwrap(), b"again"));
 }
 
 /// Between growing and being cut, a table's size stays where it is while keys come and go.
