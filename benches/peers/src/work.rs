@@ -16,8 +16,6 @@ const MANY: usize = 32;
 const BATCH: usize = 100;
 /// Keys of a thread that are drawn before the clock starts.
 const DRAWN: usize = 1 << 20;
-/// The same where memory is what is scarce.
-const DRAWN_COLD: usize = 1 << 15;
 
 pub struct Run<'a>(pub &'a Cell);
 
@@ -211,7 +209,12 @@ impl<E: Engine> Of<'_, E> {
             Work::GetZipf | Work::YcsbA | Work::YcsbB => Order::Zipf,
             _ => Order::Uniform,
         };
-        let len = if self.cell.cgroup.is_some() { DRAWN_COLD } else { DRAWN };
+        // Where memory is scarce, a table of keys that is long enough would take too much of it, and one
+        // that is taken in turns would soon be of keys that are in memory. There each key is drawn when it
+        // is needed.
+        let cold = self.cell.cgroup.is_some();
+        ensure!(!cold || matches!(order, Order::Uniform), "a popular key is not cold");
+        let len = if cold { 0 } else { DRAWN };
         let drawn: Vec<_> = (0..drive.threads as u64)
             .map(|thread| sequence(order, keys, seed << 16 | thread, len))
             .collect();
@@ -219,7 +222,10 @@ impl<E: Engine> Of<'_, E> {
         let (engine, values) = (self.engine, self.values);
         // How many steps of each thread came to their end.
         let steps: Vec<_> = drawn.iter().map(|_| AtomicU64::new(0)).collect();
-        let number = |thread: usize, i: u64| u64::from(drawn[thread][i as usize & (len - 1)]);
+        let number = |thread: usize, i: u64| match cold {
+            true => data::mix(data::mix(seed << 16 | thread as u64) ^ i) % keys,
+            false => u64::from(drawn[thread][i as usize & (DRAWN - 1)]),
+        };
         let get = |session: &mut E::Session<'_>, n: u64| -> Result<()> {
             let mut good = false;
             let there = session.get(&key(n), |value| good = values.check(n, value))?;
@@ -277,7 +283,8 @@ impl<E: Engine> Of<'_, E> {
         // What was overwritten is what was written last, unless others write it, too.
         let done = steps[0].load(Ordering::Relaxed);
         if work == Work::Overwrite && done > 0 {
-            self.sample(|i| Ok(number(0, i % done.min(len as u64))), Some(version))?;
+            let last = if cold { done } else { done.min(DRAWN as u64) };
+            self.sample(|i| Ok(number(0, i % last)), Some(version))?;
         }
         Ok(outcome)
     }
