@@ -7,7 +7,7 @@
 
 mod common;
 
-use common::{Series, each, key, next, report, rounds, scratch, setting, timed, warm};
+use common::{Series, cool, each, key, next, report, rounds, scratch, setting, timed, warm};
 use hdrhistogram::Histogram;
 use std::hint::black_box;
 use std::path::Path;
@@ -37,16 +37,6 @@ fn main() {
 
 fn never() -> MergePolicy {
     MergePolicy::new().min_dead_bytes(u64::MAX).pack_below(0).space_goal(1e9)
-}
-
-/// Takes a store's files out of the page cache.
-fn cool(dir: &Path) {
-    rustix::fs::sync();
-    for entry in std::fs::read_dir(dir).expect("listed") {
-        let file = std::fs::File::open(entry.expect("read").path()).expect("opened");
-        let advice = rustix::fs::Advice::DontNeed;
-        rustix::fs::fadvise(&file, 0, None, advice).expect("advised");
-    }
 }
 
 /// Opening with hints, and without.

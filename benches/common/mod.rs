@@ -72,6 +72,16 @@ pub(crate) fn file_map(dir: &Path, bytes: usize) -> memmap2::MmapMut {
     map
 }
 
+/// Takes a store's files out of the page cache.
+pub(crate) fn cool(dir: &Path) {
+    rustix::fs::sync();
+    for entry in std::fs::read_dir(dir).expect("listed") {
+        let file = std::fs::File::open(entry.expect("read").path()).expect("opened");
+        let advice = rustix::fs::Advice::DontNeed;
+        rustix::fs::fadvise(&file, 0, None, advice).expect("advised");
+    }
+}
+
 /// Nanoseconds for each of `count` things.
 pub(crate) fn each(elapsed: Duration, count: usize) -> f64 {
     elapsed.as_nanos() as f64 / count as f64
