@@ -9,7 +9,7 @@ use common::log_by_hand as options;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use tailcask::{CommitLog, OpenError, RecoveryMode};
+use tailcask::{CommitLog, Durability, OpenError, RecoveryMode};
 
 const SEGMENT: &str = "00000000000000000001.seg";
 
@@ -307,4 +307,51 @@ fn an_active_segment_is_backed_by_huge_pages() {
         Some(kib) if kib != "0" => assert_eq!(kib.parse::<u64>().unwrap() % 2048, 0),
         other => eprintln!("skipped: no huge pages for files here ({other:?})"),
     }
+}
+
+/// Whether huge pages are asked for, for each segment in memory, the newest last.
+fn asks_for_huge_pages(dir: &Path) -> Vec<bool> {
+    let text = fs::read_to_string("/proc/self/smaps").unwrap();
+    let (mut maps, mut of_segment) = (Vec::new(), None);
+    for line in text.lines() {
+        if let Some(flags) = line.strip_prefix("VmFlags:") {
+            if let Some(name) = of_segment.take() {
+                maps.push((name, flags.split_whitespace().any(|flag| flag == "hg")));
+            }
+        } else if line.contains(dir.to_str().unwrap()) && line.ends_with(".seg") {
+            of_segment = Some(line.rsplit('/').next().unwrap().to_owned());
+        }
+    }
+    maps.sort();
+    maps.into_iter().map(|(_, asks)| asks).collect()
+}
+
+/// A sync writes whole pages, and the kernel knows only of a whole huge page whether it was written to.
+#[test]
+fn segments_that_are_synced_often_have_small_pages() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let (path, entry) = (dir.path().join("l"), vec![7; 300 << 10]);
+    let log = options().open(&path).unwrap();
+    let roll = |synced: bool| {
+        let created = log.stats().segments_created;
+        while log.stats().segments_created == created {
+            log.append(&entry).unwrap();
+            if synced {
+                log.sync().unwrap();
+            }
+        }
+        *asks_for_huge_pages(&path).last().unwrap()
+    };
+    if !asks_for_huge_pages(&path)[0] {
+        return eprintln!("skipped: no huge pages for files here");
+    }
+    assert!(roll(false), "nothing was synced");
+    assert!(!roll(true), "each entry was synced");
+    assert!(!roll(true));
+    assert!(roll(false), "nothing was synced any more");
+    drop(log);
+    let path = dir.path().join("synced");
+    let log = options().durability(Durability::Synced).open(&path).unwrap();
+    assert_eq!(asks_for_huge_pages(&path), [false]);
+    log.append(&entry).unwrap();
 }

@@ -142,8 +142,15 @@ impl LogWriter {
         let size = (held / 4).next_multiple_of(config.segment_unit);
         let size = size.clamp(config.initial_segment_size, config.segment_size);
         let (log_id, previous) = (recovered.manifest.log_id, recovered.previous);
-        let next =
-            NextSegment { log_id, id: Some(recovered.next_id), for_log: None, previous, size };
+        let next = NextSegment {
+            log_id,
+            id: Some(recovered.next_id),
+            for_log: None,
+            previous,
+            size,
+            synced: 0,
+            small_pages: config.durability == Durability::Synced,
+        };
         let next = Mutex::new(next);
         let first = create_first(&next, &*storage, &config)?;
         let max_shared = (config.segment_size - FIRST_FRAME).min(MAX_SHARED);

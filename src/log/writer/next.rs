@@ -2,18 +2,25 @@
 //!
 //! Ids only grow, and none is used twice, since a reader in another process may still have a segment
 //! mapped whose file is gone. Segments grow from a small first one up to the configured size.
+//!
+//! A segment is on huge pages, which are quicker to provide and to read, unless it is likely to be synced
+//! often: the kernel knows only of a whole page whether it was written to, so each sync of a few frames
+//! would write 2 MiB to the device.
 
 use super::capacity::{capacities, first_that_fits, is_no_space};
 use crate::format::frame;
 use crate::format::header::{FIRST_FRAME, FileIdentity, Origin, SegmentHeader};
 use crate::log::append::tail::wrapped;
-use crate::options::Config;
+use crate::options::{Config, Durability};
 use crate::random::random_u64;
 use crate::segment::Segment;
 use crate::storage::{Prepared, Storage};
 use crate::sync::{Mutex, lock};
 use std::io;
 use std::sync::Arc;
+
+/// Bytes of a huge page, on most processors.
+const HUGE_PAGE: u64 = 2 << 20;
 
 /// What the next segment will be.
 #[derive(Debug)]
@@ -26,6 +33,10 @@ pub(super) struct NextSegment {
     /// The id of the segment before it in the log.
     pub(super) previous: u32,
     pub(super) size: u64,
+    /// How often callers waited for a sync before the newest segment was created.
+    pub(super) synced: u64,
+    /// Whether the segment after that is likely to be synced often.
+    pub(super) small_pages: bool,
 }
 
 /// What a new segment is for.
@@ -78,6 +89,14 @@ impl NextSegment {
         }
     }
 
+    /// A segment is about to be created, and callers have waited for this many syncs by now. If there
+    /// was more than one for each huge page of a segment, it gets small pages.
+    pub(super) fn choose_pages(&mut self, synced: u64, config: &Config) {
+        let before = std::mem::replace(&mut self.synced, synced);
+        let often = synced.saturating_sub(before).saturating_mul(HUGE_PAGE) > self.size;
+        self.small_pages = config.durability == Durability::Synced || often;
+    }
+
     /// A writer had to wait for a segment: it fills them faster than they grow.
     pub(super) fn grow_faster(&mut self, config: &Config) {
         self.size = (self.size * 4).min(config.segment_size);
@@ -93,9 +112,9 @@ pub(super) fn create(
     prepared: Prepared,
 ) -> io::Result<Segment> {
     let (salt, boot_id) = (random_u64()?, storage.boot_id().unwrap_or(0));
-    let ((id, previous), log_id) = {
+    let ((id, previous), log_id, small_pages) = {
         let mut next = lock(next);
-        (next.take(new)?, next.log_id)
+        (next.take(new)?, next.log_id, next.small_pages)
     };
     let origin = Some(Origin { log_id, file: FileIdentity::default() });
     let (merged, capacity) = (matches!(new, NewSegment::Merged { .. }), prepared.len);
@@ -106,7 +125,11 @@ pub(super) fn create(
     };
     let made = Segment::create(storage, prepared, header, roll, &first);
     lock(next).taken(id, new, made.as_ref().map(|_| ()));
-    made
+    let made = made?;
+    if merged || !small_pages {
+        made.map.prefer_huge_pages();
+    }
+    Ok(made)
 }
 
 /// The first segment of a log that is being opened. It takes at most half of the free space, unless it

@@ -37,7 +37,11 @@ impl LogWriter {
             return Err(AppendError::IdsExhausted);
         }
         let new = NewSegment::Log { roll: preparer.next_roll() };
-        let wanted = lock(&self.next).size;
+        let wanted = {
+            let mut next = lock(&self.next);
+            next.choose_pages(self.counters.syncs_with_callers(), &self.config);
+            next.size
+        };
         let segment = self.with_space(need, || {
             // The space released by the reserve must suffice for merges too.
             let wanted = if self.is_short_of_space() { SMALLEST } else { wanted };

@@ -63,7 +63,6 @@ impl Storage for Directory {
         let map = Map::of_file(&new.file, prepared.len as usize)?;
         let file = new.publish(name, Existing::Keep)?;
         self.sync_directory()?;
-        map.prefer_huge_pages();
         Ok(Opened { map, file: Box::new(MappedFile(file)), identity })
     }
 
