@@ -147,11 +147,6 @@ impl LogCounters {
         }
     }
 
-    /// Number of syncs that callers waited for.
-    pub(crate) fn syncs_with_callers(&self) -> u64 {
-        lock(&self.syncs).groups.len()
-    }
-
     pub(crate) fn read(&self, stats: &mut LogStats) {
         stats.segments_created = self.created.load(Relaxed);
         stats.segments_sealed = self.sealed.load(Relaxed);

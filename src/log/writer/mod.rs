@@ -148,7 +148,7 @@ impl LogWriter {
             for_log: None,
             previous,
             size,
-            synced: 0,
+            syncs: 0,
             small_pages: config.durability == Durability::Synced,
         };
         let next = Mutex::new(next);

@@ -33,9 +33,9 @@ pub(super) struct NextSegment {
     /// The id of the segment before it in the log.
     pub(super) previous: u32,
     pub(super) size: u64,
-    /// How often callers waited for a sync before the newest segment was created.
-    pub(super) synced: u64,
-    /// Whether the segment after that is likely to be synced often.
+    /// How often an active segment was synced since the newest one was created.
+    pub(super) syncs: u64,
+    /// Whether the next one is likely to be synced often.
     pub(super) small_pages: bool,
 }
 
@@ -89,11 +89,10 @@ impl NextSegment {
         }
     }
 
-    /// A segment is about to be created, and callers have waited for this many syncs by now. If there
-    /// was more than one for each huge page of a segment, it gets small pages.
-    pub(super) fn choose_pages(&mut self, synced: u64, config: &Config) {
-        let before = std::mem::replace(&mut self.synced, synced);
-        let often = synced.saturating_sub(before).saturating_mul(HUGE_PAGE) > self.size;
+    /// A segment is about to be created. If there was more than one sync for each huge page of a segment
+    /// since the one before, it gets small pages.
+    pub(super) fn choose_pages(&mut self, config: &Config) {
+        let often = std::mem::take(&mut self.syncs).saturating_mul(HUGE_PAGE) > self.size;
         self.small_pages = config.durability == Durability::Synced || often;
     }
 

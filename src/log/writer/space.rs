@@ -39,7 +39,7 @@ impl LogWriter {
         let new = NewSegment::Log { roll: preparer.next_roll() };
         let wanted = {
             let mut next = lock(&self.next);
-            next.choose_pages(self.counters.syncs_with_callers(), &self.config);
+            next.choose_pages(&self.config);
             next.size
         };
         let segment = self.with_space(need, || {

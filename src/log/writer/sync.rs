@@ -183,6 +183,7 @@ impl LogWriter {
         self.counters.synced(took, served);
         if goal.is_some() {
             self.group_delay.record(callers(), took);
+            lock(&self.next).syncs += 1;
         }
         match &result {
             Ok(end) if goal.is_some() => self.leave_mark(*end),
