@@ -7,13 +7,13 @@
 //! for all. A thread that holds an entry must not use the keydir, nor wait for anything that may need
 //! it.
 //!
-//! An entry without a slot has room for one: a table grows before the entry is given out, and not in
-//! `set`. Whoever sets the slot has claimed a frame by then, and all who wait for the commit of that
-//! frame would wait for the table as well.
+//! An entry without a slot has room for one before a frame is claimed for it: tables never grow in `set`, and
+//! never under a lock (see `resize`). A single entry is given out with room; who has locked many asks for
+//! it with [`KeydirEntries::crowded`](super::KeydirEntries::crowded).
 
 #![allow(unsafe_code, reason = "changes a slot where it was found, without another search")]
 
-use super::slot::Slot;
+use super::slot::{Slot, shard_of};
 use super::table::{self, Table, TableBucket, hash};
 use crate::position::LogPosition;
 use std::ops::DerefMut;
@@ -21,9 +21,8 @@ use std::ops::DerefMut;
 /// One key's entry, vacant or not. `T` is the shard's table: its lock's guard, or a borrow of one that
 /// is locked with others.
 ///
-/// Invariant: the bucket is one of the table's, and full; without one, the table has room for another
-/// slot. The entry has the table to itself from when the bucket is looked for until `set` or `remove`,
-/// which use the entry up.
+/// Invariant: the bucket is one of the table's, and full. The entry has the table to itself from when the
+/// bucket is looked for until `set` or `remove`, which use the entry up.
 pub(crate) struct KeydirEntry<T> {
     table: T,
     tag: u32,
@@ -33,16 +32,19 @@ pub(crate) struct KeydirEntry<T> {
 impl<T: DerefMut<Target = Table>> KeydirEntry<T> {
     /// Finds the slot with a tag that `is` accepts: it compares the key with that of the frame there.
     #[inline]
-    pub(super) fn find(mut table: T, tag: u32, mut is: impl FnMut(LogPosition) -> bool) -> Self {
+    pub(super) fn find(table: T, tag: u32, mut is: impl FnMut(LogPosition) -> bool) -> Self {
         let mut position = None;
         let bucket = table.find(hash(&table, tag), |(slot, _)| {
             position = Some(slot.position());
             slot.tag == tag && is(slot.position())
         });
-        if bucket.is_none() {
-            table::make_room(&mut table);
-        }
         Self { table, tag, found: bucket.zip(position) }
+    }
+
+    /// Whether it has a slot, or room for one.
+    #[inline]
+    pub(super) fn can_be_set(&self) -> bool {
+        self.found.is_some() || table::has_room(&self.table, 1)
     }
 
     /// The position of the key's newest frame, if it has one.
@@ -51,7 +53,7 @@ impl<T: DerefMut<Target = Table>> KeydirEntry<T> {
         self.found.as_ref().map(|&(_, position)| position)
     }
 
-    /// Points the key's slot at a frame; adds a slot if the key has none.
+    /// Points the key's slot at a frame; adds a slot if the key has none, for which there is room.
     #[inline]
     pub(crate) fn set(mut self, position: LogPosition) {
         let new = Slot::new(self.tag, position);
@@ -62,40 +64,26 @@ impl<T: DerefMut<Target = Table>> KeydirEntry<T> {
         }
     }
 
-    /// Removes the key's slot, if it has one.
+    /// Removes the key's slot, if it has one. If few are left then, the table is to be made smaller, once
+    /// no shard is locked.
     #[inline]
-    pub(crate) fn remove(mut self) {
-        if let Some((bucket, _)) = self.found {
-            // SAFETY: full, and one of this table's, by the invariant.
-            unsafe { self.table.remove(bucket) };
-            table::shrink_after_removing(&mut self.table);
-        }
+    pub(crate) fn remove(mut self) -> Option<SparseShard> {
+        let (bucket, _) = self.found?;
+        // SAFETY: full, and one of this table's, by the invariant.
+        unsafe { self.table.remove(bucket) };
+        table::is_sparse(&self.table).then_some(SparseShard(shard_of(self.tag)))
     }
 }
+
+/// A shard with a table that is much larger than it has to be. To be given to
+/// [`Keydir::shrink`](super::Keydir::shrink) once no shard is locked.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct SparseShard(pub(super) usize);
 
 impl<T> std::fmt::Debug for KeydirEntry<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let position = self.found.as_ref().map(|(_, position)| position);
         f.debug_struct("KeydirEntry").field("position", &position).finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_table_grows_before_its_entry_is_given_out() {
-        let mut table = Table::new();
-        let mut grown = 0;
-        for n in 0..1000 {
-            let entry = KeydirEntry::find(&mut table, n << 12, |_| false);
-            let (len, buckets) = (entry.table.len(), entry.table.buckets());
-            assert!(len < entry.table.capacity());
-            entry.set(LogPosition::new(1, 128));
-            assert_eq!((table.len(), table.buckets()), (len + 1, buckets));
-            grown += usize::from(table.len() == table.capacity());
-        }
-        assert!(grown > 5);
     }
 }

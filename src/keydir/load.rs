@@ -16,7 +16,7 @@
 
 use super::Keydir;
 use super::slot::{Slot, shard_of};
-use super::table::{self, Table};
+use super::table;
 use crate::format::hint::KeyName;
 use crate::position::LogPosition;
 use crate::prefetch::prefetch;
@@ -111,19 +111,20 @@ impl Keydir {
                 part.resolve(range, |name, at| slots.push(Slot::new(self.tag_of(name), at)));
             }
             let tag = self.tag_of(KeyName { first: shard.start, second: 0 });
-            install(&mut self.map.shards()[shard_of(tag)].write(), &slots);
+            self.install(shard_of(tag), &slots);
             slots.clear();
         }
         for (source, dead) in sources.iter().zip(&mut part.dead) {
             source.dropped(std::mem::take(dead));
         }
     }
-}
 
-/// Puts the slots of a shard into its table, which is empty. They come in the order of their places.
-fn install(table: &mut Table, slots: &[Slot]) {
-    table::reserve(table, slots.len());
-    slots.iter().for_each(|&slot| table::insert(table, slot));
+    /// Puts the slots of a shard into its table, which is empty. They come in the order of their places.
+    fn install(&self, shard: usize, slots: &[Slot]) {
+        self.make_room(shard, slots.len());
+        let mut table = self.map.shards()[shard].write();
+        slots.iter().for_each(|&slot| table::insert(&mut table, slot));
+    }
 }
 
 /// A range of first halves of names: a power of two of them, from a multiple of that on.

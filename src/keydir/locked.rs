@@ -116,8 +116,40 @@ impl<G: Deref<Target = Table>> LockedShards<G> {
     }
 }
 
+/// Shards without room for what is to be added: each with the number of slots.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Crowded(pub(super) Vec<(usize, usize)>);
+
 impl KeydirEntries<'_> {
-    /// The entry of a key in one of the shards.
+    /// The shards whose tables have no room for a slot more for each of these tags, which are in shards that
+    /// are locked. `None`: all have. Otherwise the shards are to be unlocked, and given room
+    /// (`Keydir::relieve`).
+    pub(crate) fn crowded(&self, new: impl Iterator<Item = u32>) -> Option<Crowded> {
+        // Slots that there is still room for, by the rank of the shard; below zero there is none.
+        let mut left: Vec<isize> = Vec::new();
+        let mut crowded = Vec::new();
+        for tag in new {
+            if left.is_empty() {
+                let room = |table: &Table| (table.capacity() - table.len()) as isize;
+                left = self.guards.iter().map(|table| room(table)).collect();
+            }
+            let left = &mut left[self.shards.rank(shard_of(tag))];
+            *left -= 1;
+            if *left == -1 {
+                crowded.push(shard_of(tag));
+            }
+        }
+        let more = |shard| {
+            let rank = self.shards.rank(shard);
+            let table = &self.guards[rank];
+            (shard, (table.capacity() - table.len()).wrapping_add_signed(-left[rank]))
+        };
+        (!crowded.is_empty()).then(|| Crowded(crowded.into_iter().map(more).collect()))
+    }
+
+    /// The entry of a key in one of the shards. If it has no slot and is to be set, there has to be room
+    /// (`crowded`).
     #[inline]
     pub(crate) fn entry(
         &mut self,

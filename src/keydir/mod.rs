@@ -15,8 +15,8 @@
 //! looking at frames. They grow with the tag, so that slots which come sorted by tag, as those of hints
 //! do, fill the memory from one end to the other.
 //!
-//! `slot`, `table` and `huge_pages` are the memory, `entry` and `locked` what is done under locks, and `load` fills
-//! the keydir when a store is opened.
+//! `slot`, `table`, `resize` and `huge_pages` are the memory, `entry` and `locked` what is done under locks, and
+//! `load` fills the keydir when a store is opened.
 
 #[cfg(test)]
 mod attacks;
@@ -24,13 +24,14 @@ mod entry;
 mod huge_pages;
 mod load;
 mod locked;
+mod resize;
 mod slot;
 mod table;
 
-pub(crate) use entry::KeydirEntry;
+pub(crate) use entry::{KeydirEntry, SparseShard};
 pub(crate) use huge_pages::Settling;
 pub(crate) use load::{LoadEntry, LoadSource};
-pub(crate) use locked::{KeydirEntries, LockedShards, ReadShards};
+pub(crate) use locked::{Crowded, KeydirEntries, LockedShards, ReadShards};
 pub(crate) use slot::LOOKUP_BATCH;
 pub(crate) use table::Table;
 
@@ -39,6 +40,7 @@ use self::table::{hash, prefetch_slot};
 use crate::format::hint::KeyName;
 use crate::position::LogPosition;
 use crate::prefetch::prefetch;
+use crate::sync::Mutex;
 use dashmap::{DashMap, RwLockWriteGuard};
 use siphasher::sip::SipHasher13;
 use siphasher::sip128::SipHasher24;
@@ -49,6 +51,8 @@ pub(crate) type LockedEntry<'k> = KeydirEntry<RwLockWriteGuard<'k, Table>>;
 /// See the [module](self).
 pub(crate) struct Keydir {
     map: DashMap<Slot, ()>,
+    /// For each shard, held by who replaces its table.
+    resizing: Box<[Mutex<()>]>,
     /// SipHash-1-3, keyed by the store's secret.
     hasher: SipHasher13,
     /// SipHash-1-3, keyed by another secret, which is derived from that one.
@@ -71,7 +75,8 @@ impl Keydir {
         let mask = u32::MAX << (32 - bits);
         let fingerprint = fingerprint([&hasher, &second], mask);
         let map = DashMap::with_shard_amount(SHARDS);
-        Self { map, hasher, second, mask, first_half: u64::MAX, fingerprint }
+        let resizing = (0..SHARDS).map(|_| Mutex::default()).collect();
+        Self { map, resizing, hasher, second, mask, first_half: u64::MAX, fingerprint }
     }
 
     /// The same, but of the first half of each name only this many bits are used: fewer than 64 only in
@@ -140,11 +145,24 @@ impl Keydir {
         ReadShards::lock(tags, |shard| self.map.shards()[shard].read())
     }
 
-    /// Locks a key's shard for writing, and finds its entry there. `is` compares the key with that of
-    /// the frame at a position; it must not use the keydir.
+    /// Locks a key's shard for writing, and finds its entry there, which has a slot or room for one. `is`
+    /// compares the key with that of the frame at a position; it must not use the keydir. It is asked again
+    /// if the table has had to grow.
     #[inline]
-    pub(crate) fn entry(&self, tag: u32, is: impl FnMut(LogPosition) -> bool) -> LockedEntry<'_> {
-        KeydirEntry::find(self.map.shards()[shard_of(tag)].write(), tag, is)
+    pub(crate) fn entry(
+        &self,
+        tag: u32,
+        mut is: impl FnMut(LogPosition) -> bool,
+    ) -> LockedEntry<'_> {
+        let shard = shard_of(tag);
+        loop {
+            let entry = KeydirEntry::find(self.map.shards()[shard].write(), tag, &mut is);
+            if entry.can_be_set() {
+                return entry;
+            }
+            drop(entry);
+            self.make_room(shard, 1);
+        }
     }
 
     /// Locks the shards of many tags for writing.
@@ -271,7 +289,7 @@ mod tests {
             let tag = keydir.tag(&[n as u8]);
             assert_eq!(keydir.get(tag, |at| at == position(n), |at| at), Some(position(n)));
             if n % 2 == 0 {
-                keydir.entry(tag, |at| at == position(n)).remove();
+                let _ = keydir.entry(tag, |at| at == position(n)).remove();
             }
         }
         assert_eq!(keydir.len(), 50);
@@ -375,7 +393,14 @@ mod tests {
                 let keys = [keys, &[keys[0], keys[99]]].concat();
                 let tags: Vec<_> = keys.iter().map(|&n| tag(n)).collect();
                 let is = |index: usize, at| at == position(keys[index]);
-                let mut entries = keydir.entries(&tags);
+                let mut entries = loop {
+                    let entries = keydir.entries(&tags);
+                    let Some(crowded) = entries.crowded(tags.iter().copied()) else {
+                        break entries;
+                    };
+                    drop(entries);
+                    keydir.relieve(crowded);
+                };
                 for tags in tags.chunks(LOOKUP_BATCH) {
                     let first = entries.slots(tags, |_, _| assert!(bits < 32));
                     assert!(bits < 32 || first.iter().all(Option::is_none));
@@ -384,7 +409,11 @@ mod tests {
                 for (index, &tag) in tags.iter().enumerate() {
                     let entry = entries.entry(tag, |at| is(index, at));
                     there += usize::from(entry.position().is_some());
-                    if index == 101 { entry.remove() } else { entry.set(position(keys[index])) }
+                    if index == 101 {
+                        assert!(entry.remove().is_none());
+                    } else {
+                        entry.set(position(keys[index]));
+                    }
                 }
                 assert_eq!(there, 2);
             }

@@ -1,5 +1,5 @@
-//! A shard's table: hashbrown's, grown by this file instead of by itself, so that a large one lies on
-//! huge pages and slots lie in the order of their tags.
+//! A shard's table: hashbrown's, never grown by itself, so that a large one lies on huge pages, slots lie in
+//! the order of their tags, and nobody waits for the pages of a larger one (see `resize`).
 //!
 //! Why huge pages: a lookup anywhere in 100 MiB misses the TLB, and on 4 KiB pages the page walk that
 //! follows misses the cache as well.
@@ -125,45 +125,38 @@ pub(super) fn insert(table: &mut Table, slot: Slot) {
     assert!(table.try_insert_no_grow(hash(table, slot.tag), entry).is_ok(), "there is room");
 }
 
-/// Makes room for one more slot.
+/// Whether this many more slots can be inserted.
 #[inline]
-pub(super) fn make_room(table: &mut Table) {
-    if table.len() == table.capacity() {
-        reserve(table, 1);
-    }
+pub(super) fn has_room(table: &Table, more: usize) -> bool {
+    table.capacity() - table.len() >= more
 }
 
-/// Makes room for this many more slots.
-#[cold]
-pub(super) fn reserve(table: &mut Table, more: usize) {
-    let wanted = table.len() + more;
-    if wanted <= table.capacity() {
-        return;
+/// The capacity of a table to take the place of one that has no room for this many more slots. `None`: it
+/// has.
+pub(super) fn larger(table: &Table, more: usize) -> Option<usize> {
+    if has_room(table, more) {
+        return None;
     }
+    let wanted = table.len() + more;
     // The capacity without the marks that removed slots leave.
     let full = match table.buckets() {
         small @ 0..=8 => small - 1,
         large => large / 8 * 7,
     };
-    rebuild(table, if wanted <= full / 8 * 7 { full } else { wanted.max(full + 1) });
+    Some(if wanted <= full / 8 * 7 { full } else { wanted.max(full + 1) })
 }
 
-/// Gives memory back if less than an eighth of the room is used; then twice the room that is needed
-/// stays. So a good part of the slots comes or goes before the table is
-/// rebuilt again, and rebuilding costs less than it did when the table grew.
+/// Whether less than an eighth of the room is used.
 #[inline]
-pub(super) fn shrink_after_removing(table: &mut Table) {
-    if table.buckets() > SMALL && table.len() < table.buckets() / 64 * 7 {
-        shrink_to(table, table.len() * 2);
-    }
+pub(super) fn is_sparse(table: &Table) -> bool {
+    table.buckets() > SMALL && table.len() < table.buckets() / 64 * 7
 }
 
-#[cold]
-fn shrink_to(table: &mut Table, enough: usize) {
-    // If there is no memory for a smaller table, it stays as it is.
-    if let Ok(new) = Table::try_with_capacity(enough) {
-        move_into(table, new);
-    }
+/// The capacity of a table to take the place of a sparse one: twice what is needed. So a good part of the
+/// slots comes or goes before the table is replaced again, and that costs less than it did when the table
+/// grew. `None`: it is not sparse.
+pub(super) fn smaller(table: &Table) -> Option<usize> {
+    is_sparse(table).then(|| table.len() * 2)
 }
 
 /// A copy of every slot.
@@ -175,20 +168,45 @@ pub(super) fn slots(table: &Table) -> impl Iterator<Item = Slot> {
     buckets.map(|bucket| unsafe { bucket.as_ref() }.0)
 }
 
-/// Moves all slots into a table with room for this many.
-fn rebuild(table: &mut Table, enough: usize) {
-    move_into(table, Table::with_capacity(enough));
-}
-
-fn move_into(table: &mut Table, mut new: Table) {
+/// An empty table with room for this many slots, all of whose pages are in memory. No shard is locked.
+/// `None`: there is no memory for it.
+pub(super) fn allocate(enough: usize) -> Option<Table> {
+    #[cfg(test)]
+    hook::call();
+    let mut new = Table::try_with_capacity(enough).ok()?;
     if new.buckets() * EACH >= LARGE {
         prefer_huge_pages(&mut new);
     }
+    touch_pages(&mut new);
+    Some(new)
+}
+
+/// Moves all slots into a table that has room for them, and puts it in place of the old one, which is
+/// returned, to be freed once the shard is unlocked.
+#[must_use]
+pub(super) fn move_into(table: &mut Table, mut new: Table) -> Table {
     // In the order of their places here, which is that of their places there.
     for slot in slots(table) {
         insert(&mut new, slot);
     }
-    discard_pages(std::mem::replace(table, new));
+    std::mem::replace(table, new)
+}
+
+/// Writes to each page that slots of an empty table will be in. What its control bytes are in was written
+/// to when it was made.
+#[allow(unsafe_code, reason = "writes to memory that is the table's")]
+fn touch_pages(table: &mut Table) {
+    if table.buckets() == 1 {
+        // It has no memory.
+        return;
+    }
+    let len = table.buckets() * size_of::<(Slot, SharedValue<()>)>();
+    let end = table.data_end().as_ptr().cast::<u8>();
+    for before_end in (1..=len).step_by(PAGE).chain([len]) {
+        // SAFETY: in the places of the table's `buckets()` slots, which end at `data_end()`. It is empty, so
+        // nothing is there, and nothing is read there before a slot is stored.
+        unsafe { end.wrapping_sub(before_end).write_volatile(0) };
+    }
 }
 
 /// Asks for huge pages under an empty table. This is a hint to the kernel, so failure is no error.
@@ -214,9 +232,11 @@ pub(super) fn place(table: &Table) -> Option<(usize, usize)> {
     })
 }
 
-/// Frees a table whose slots were moved, and gives its pages back.
+/// Frees a table whose slots were moved, and gives its pages back. No shard is locked.
 #[allow(unsafe_code, reason = "discards memory that is the table's")]
-fn discard_pages(table: Table) {
+pub(super) fn free(table: Table) {
+    #[cfg(test)]
+    hook::call();
     const { assert!(!std::mem::needs_drop::<(Slot, SharedValue<()>)>()) };
     if table.buckets() * EACH < WHOLE_PAGES || cfg!(miri) {
         return;
@@ -230,3 +250,28 @@ fn discard_pages(table: Table) {
 }
 
 const PAGE: usize = 4096;
+
+/// What a test has called whenever its thread is about to allocate or free a table.
+#[cfg(test)]
+pub(super) mod hook {
+    use std::cell::RefCell;
+
+    type Hook = Box<dyn FnMut()>;
+
+    thread_local! {
+        static HOOK: RefCell<Option<Hook>> = const { RefCell::new(None) };
+    }
+
+    /// Returns the one that was set before.
+    pub(in crate::keydir) fn set(hook: Option<Hook>) -> Option<Hook> {
+        HOOK.replace(hook)
+    }
+
+    /// It is not called again by what it does itself.
+    pub(super) fn call() {
+        if let Some(mut hook) = HOOK.take() {
+            hook();
+            HOOK.set(Some(hook));
+        }
+    }
+}

@@ -16,7 +16,7 @@ use super::write::new_tombstone;
 use crate::error::{ReadError, WriteError};
 use crate::format::frame::{self, HEADER, Header, Kind};
 use crate::format::record::push_body;
-use crate::keydir::{Keydir, KeydirEntries, LOOKUP_BATCH};
+use crate::keydir::{Crowded, Keydir, KeydirEntries, LOOKUP_BATCH};
 use crate::log::append::claim::Claim;
 use crate::log::writer::Need;
 use crate::options::MAX_SEGMENT;
@@ -125,8 +125,9 @@ impl StoreInner {
         let position = loop {
             let claim = || writer.try_claim(&mut oversize, len, need);
             match self.try_write(batch, &keys, &tags, &frames, claim)? {
-                Some(position) => break position,
-                None => writer.roll(len, need)?,
+                Ok(position) => break position,
+                Err(NoRoom::InSegment) => writer.roll(len, need)?,
+                Err(NoRoom::InKeydir(crowded)) => self.keydir.relieve(crowded),
             }
         };
         if is_oversize {
@@ -136,7 +137,7 @@ impl StoreInner {
         Ok(writer.acknowledge(position)?)
     }
 
-    /// Writes a batch under the locks of its keys' shards; `None` if the segment has no room.
+    /// Writes a batch under the locks of its keys' shards, unless there is no room.
     fn try_write<'s>(
         &'s self,
         batch: &Batch,
@@ -144,18 +145,22 @@ impl StoreInner {
         tags: &[u32],
         frames: &[BatchRecord<'_>],
         claim: impl FnOnce() -> Option<Claim<'s, Segment>>,
-    ) -> Result<Option<LogPosition>, WriteError> {
+    ) -> Result<Result<LogPosition, NoRoom>, WriteError> {
         let is = |nth: usize, at| self.is_key(at, keys[nth], &FoundCorruption::default());
         // The one epoch for all that looks at segments below.
         let epoch = self.table.enter();
         let mut entries = self.keydir.entries(tags);
         // Damage is found before anything is written.
         let old = old_positions(&self.keydir, epoch.snapshot(), &entries, keys, tags)?;
-        let Some(claim) = claim() else { return Ok(None) };
+        if let Some(crowded) = entries.crowded(new_slots(frames, &old, tags)) {
+            return Ok(Err(NoRoom::InKeydir(crowded)));
+        }
+        let Some(claim) = claim() else { return Ok(Err(NoRoom::InSegment)) };
         let (position, puts) = write_all(claim, frames);
         // ORDERING: Relaxed; pairs with the loads in `look_up_many`, and the locks order it.
         self.batches.fetch_add(1, Ordering::Relaxed);
         // To an iteration, a key that a batch deletes and then puts again was there all the time.
+        let mut sparse = Vec::new();
         let put_again = if self.scans.any() { batch.put_again() } else { HashSet::new() };
         for (nth, ((&tag, old), put)) in tags.iter().zip(old).zip(puts).enumerate() {
             let mut entry = entries.entry(tag, |at| match old {
@@ -169,10 +174,12 @@ impl StoreInner {
             match put {
                 Some(position) => self.set_slot(entry, position, None),
                 None if put_again.contains(&nth) => {}
-                None => self.remove_slot(entry, None),
+                None => sparse.extend(self.remove_slot(entry, None)),
             }
         }
-        Ok(Some(position))
+        drop(entries);
+        self.keydir.shrink(sparse);
+        Ok(Ok(position))
     }
 
     /// What can be computed of a write without its place, and so without a lock.
@@ -187,6 +194,25 @@ impl StoreInner {
         let body = &body[..header.body_len() as usize];
         Ok(BatchRecord { header, body, crc: frame::crc(body) })
     }
+}
+
+/// Where a batch has none.
+enum NoRoom {
+    InSegment,
+    InKeydir(Crowded),
+}
+
+/// The tags of puts that may need a slot more: their keys have none, or a delete in the batch may be theirs.
+fn new_slots(
+    frames: &[BatchRecord<'_>],
+    old: &[Option<LogPosition>],
+    tags: &[u32],
+) -> impl Iterator<Item = u32> {
+    let is_put = |frame: &BatchRecord<'_>| frame.header.kind == Kind::Put;
+    let has_deletes = !frames.iter().all(is_put);
+    let each = frames.iter().zip(old).zip(tags);
+    each.filter(move |((frame, old), _)| is_put(frame) && (old.is_none() || has_deletes))
+        .map(|(_, &tag)| tag)
 }
 
 /// Where the slots of keys point, whose shards are locked.
@@ -230,4 +256,20 @@ fn write_all(
     }
     let header = Header::plain(Kind::Batch, frames.len() as u32);
     (claim.commit(header, frame::crc(&[])), puts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_put_after_a_delete_may_need_a_slot() {
+        let record = |kind| BatchRecord { header: Header::plain(kind, 0), body: &[], crc: 0 };
+        let kinds = |all: &[Kind]| all.iter().map(|&kind| record(kind)).collect::<Vec<_>>();
+        let old = [Some(LogPosition::new(1, 128)), None, Some(LogPosition::new(1, 256)), None];
+        let new = |frames: Vec<_>| new_slots(&frames, &old, &[1, 2, 3, 4]).collect::<Vec<_>>();
+        assert_eq!(new(kinds(&[Kind::Put; 4])), [2, 4]);
+        assert_eq!(new(kinds(&[Kind::Delete; 4])), []);
+        assert_eq!(new(kinds(&[Kind::Put, Kind::Delete, Kind::Put, Kind::Put])), [1, 3, 4]);
+    }
 }

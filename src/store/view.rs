@@ -32,7 +32,7 @@ use super::value::Value;
 use crate::error::{Corruption, ReadError};
 use crate::format::frame::WORD;
 use crate::format::record::Record;
-use crate::keydir::{Keydir, KeydirEntry, Table};
+use crate::keydir::{Keydir, KeydirEntry, SparseShard, Table};
 use crate::position::LogPosition;
 use crate::segment::Segment;
 use crate::segment::set::{Listed, Pin, SegmentSet, locate};
@@ -105,9 +105,14 @@ impl StoreView {
         entry.set(new);
     }
 
-    /// Removes a key's slot, if it has one. The frame that it pointed at is dead.
+    /// Removes a key's slot, if it has one. The frame that it pointed at is dead. Tells if the keydir is to
+    /// give memory back once no shard is locked.
     #[inline]
-    pub(crate) fn remove_slot<T>(&self, entry: KeydirEntry<T>, old_len: Option<u64>)
+    pub(crate) fn remove_slot<T>(
+        &self,
+        entry: KeydirEntry<T>,
+        old_len: Option<u64>,
+    ) -> Option<SparseShard>
     where
         T: DerefMut<Target = Table>,
     {
@@ -115,7 +120,7 @@ impl StoreView {
             self.died(old, old_len);
             self.scans.slot_changes(old, None, |_| None);
         }
-        entry.remove();
+        entry.remove()
     }
 
     /// What an iteration's marks in a segment depend on, if it exists.

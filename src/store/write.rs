@@ -179,7 +179,7 @@ impl StoreInner {
         let mut claim = self.writer.try_claim(&mut None, len, Need::Delete)?;
         tombstone.write_head(|at, part| claim.write(at, part));
         let position = finish(claim, tombstone, &[]);
-        self.remove_slot(entry, None);
+        self.keydir.shrink(self.remove_slot(entry, None));
         Some(Some(position))
     }
 
@@ -308,7 +308,7 @@ impl StoreInner {
         if is_put {
             self.set_slot(entry, position, old_len);
         } else {
-            self.remove_slot(entry, old_len);
+            self.keydir.shrink(self.remove_slot(entry, old_len));
         }
         Ok(Some((Some(Written { position, is_put }), result)))
     }

@@ -141,7 +141,7 @@ impl<'i> Run<'i> {
         let is_over = |expiry| expiry <= self.inner.clock.now();
         if record.expiry().is_some_and(is_over) {
             let entry = keydir.entry(tag, |at| at == here);
-            self.inner.remove_slot(entry, Some(len));
+            keydir.shrink(self.inner.remove_slot(entry, Some(len)));
             // Whether it has a slot or not: a failed merge may have removed that.
             self.tombstones.push((nth, offset));
             self.report.expired += 1;

@@ -242,7 +242,7 @@ mod tests {
             assert_eq!(store.stats().damaged.len(), 1);
             assert_eq!(store.get("key").unwrap().as_deref(), Some(&b"value"[..]));
             assert_eq!(store.get("other").unwrap().as_deref(), Some(&b"two"[..]));
-            store.inner.keydir.entry(tag, |at| at == stale).remove();
+            let _ = store.inner.keydir.entry(tag, |at| at == stale).remove();
             lock(&store.inner.damaged).clear();
         }
         store.merge_only(&ids).unwrap();
