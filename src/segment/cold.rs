@@ -6,7 +6,7 @@
 //! everything fits: it is read once, and fast. Beyond that, each read of a value drives thousands of
 //! others out of memory. So there is a budget ([`CacheBudget`]): once the sealed segments are larger,
 //! each of them is **scattered**, which means that the kernel reads the page that is asked for and no
-//! other. Whoever reads a scattered segment front to back says so in advance ([`ReadAhead`]).
+//! other. Whoever reads a scattered segment front to back says so of the range that it is at ([`ReadAhead`]).
 //!
 //! A segment is **cold** if reading a page of it may wait for the device: it is scattered, or it was
 //! found on opening and has not been seen in memory since. Pages of cold segments are not read under

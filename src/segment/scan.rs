@@ -10,7 +10,7 @@ use crate::position::LogPosition;
 use crate::segment::Gap;
 use crate::segment::frames::VerifiedFrame;
 use crate::segment::quiet::QuietSegment;
-use crate::segment::read_ahead::ReadAhead;
+use crate::segment::read_ahead::FrontToBack;
 use crate::segment::search::Search;
 use std::ops::ControlFlow;
 
@@ -77,9 +77,9 @@ pub(crate) fn scan(segment: QuietSegment<'_>, rules: Rules) -> Scan {
     let mut scan = Scan { end: FIRST_FRAME, ..Scan::default() };
     let limit = segment.end();
     let mut search = Search::new(segment.salt(), || segment.bytes());
-    let mut ahead = ReadAhead::default();
+    let mut ahead = FrontToBack::of(&segment);
     while scan.end < limit {
-        ahead.at(&segment, scan.end);
+        ahead.at(scan.end);
         if let Some(gap) = segment.gap_at(scan.end) {
             scan.end += gap.len;
             continue;
@@ -162,9 +162,9 @@ pub(crate) fn each_frame<'s>(
 ) -> Result<(), Corruption> {
     let (mut offset, end) = (FIRST_FRAME, segment.end());
     let mut search = Search::new(segment.salt(), || segment.bytes());
-    let mut ahead = ReadAhead::default();
+    let mut ahead = FrontToBack::of(&segment);
     while offset < end {
-        ahead.at(&segment, offset);
+        ahead.at(offset);
         if let Some(gap) = segment.gap_at(offset) {
             offset += gap.len;
             continue;

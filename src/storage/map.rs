@@ -141,7 +141,7 @@ impl Map {
     /// Asks for huge pages.
     pub(crate) fn prefer_huge_pages(&self) {
         if self.writable && self.is_whole() {
-            self.owner.mapping.prefer_huge_pages();
+            self.owner.mapping.prefer_huge_pages(0, self.len);
             // ORDERING: Relaxed; a flag alone, about a hint.
             self.owner.huge.store(true, Ordering::Relaxed);
         }
@@ -156,22 +156,48 @@ impl Map {
     /// As `expect_scattered`, for as long as little of the file fits into memory: one page is read at a
     /// time, and none of the huge ones that were asked for.
     pub(crate) fn expect_cold(&self, cold: bool) {
+        if cold {
+            self.expect_cold_in(0, self.len as u64);
+            return;
+        }
         // ORDERING: Relaxed; as in `prefer_huge_pages`.
         if self.owner.huge.load(Ordering::Relaxed) {
-            if cold {
-                self.owner.mapping.avoid_huge_pages();
-            } else {
-                self.owner.mapping.prefer_huge_pages();
-            }
+            self.owner.mapping.prefer_huge_pages(0, self.len);
         }
-        self.expect_scattered(cold);
+        self.expect_scattered(false);
+    }
+
+    /// Says that a range is about to be read front to back, while all else is `expect_cold`: the kernel
+    /// reads ahead there, into huge pages if it has any. What is beyond the map is left out.
+    pub(crate) fn expect_in_sequence(&self, from: u64, to: u64) {
+        self.in_range(from, to, |mapping, from, len| {
+            if self.is_whole() {
+                mapping.prefer_huge_pages(from, len);
+            }
+            mapping.expect_in_sequence(from, len);
+        });
+    }
+
+    /// As `expect_cold`, for a range. What is beyond the map is left out.
+    pub(crate) fn expect_cold_in(&self, from: u64, to: u64) {
+        self.in_range(from, to, |mapping, from, len| {
+            if self.is_whole() {
+                mapping.avoid_huge_pages(from, len);
+            }
+            mapping.expect_scattered_in(from, len);
+        });
     }
 
     /// Starts to read a range that is about to be needed. What is beyond the map is left out.
     pub(crate) fn will_need(&self, from: u64, to: u64) {
+        self.in_range(from, to, Mapping::will_need);
+    }
+
+    /// Calls `advise` with the beginning and the length of what of a range is in the map, unless nothing is.
+    fn in_range(&self, from: u64, to: u64, advise: impl FnOnce(&Mapping, usize, usize)) {
         let to = (to as usize).min(self.len);
         if let Some(len) = to.checked_sub(from as usize).filter(|&len| len > 0) {
-            self.owner.mapping.will_need(from as usize, len);
+            advise(&self.owner.mapping, from as usize, len);
         }
     }
 

@@ -139,6 +139,17 @@ enum Place {
     End,
 }
 
+impl Place {
+    /// Nothing is read ahead here any more.
+    fn leave(&mut self) {
+        if let Self::Segment { segment, ahead: Some(ahead), .. } = self
+            && let Some(segment) = segment.upgrade()
+        {
+            ahead.leave(&segment);
+        }
+    }
+}
+
 /// An iterator over all keys and values, in no particular order.
 #[derive(Debug)]
 #[must_use]
@@ -207,6 +218,7 @@ impl<'a> Pairs<'a> {
     #[cold]
     fn leave(&mut self) {
         self.scan.marks.subtract(std::mem::take(&mut self.taken));
+        self.place.leave();
         self.place = self.scan.next(true);
     }
 }
@@ -231,6 +243,7 @@ impl<'a> Iterator for Pairs<'a> {
 impl Drop for Pairs<'_> {
     fn drop(&mut self) {
         self.scan.marks.subtract(std::mem::take(&mut self.taken));
+        self.place.leave();
         if matches!(self.place, Place::Segment { .. }) {
             // What is left of the segment is for the others, in their next pass.
             lock(&self.scan.turn).working -= 1;

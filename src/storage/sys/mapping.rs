@@ -11,6 +11,9 @@ use std::ptr::NonNull;
 /// A multiple of the kernel's page size, on all systems.
 const PAGES: usize = 64 << 10;
 
+/// Bytes that are asked for at a time: the least that kernels read ahead by default.
+const ASKED: usize = 128 << 10;
+
 /// A range of addresses that is mapped, until it is dropped. What its bytes mean, and who may touch
 /// them, is up to its owner.
 #[derive(Debug)]
@@ -68,17 +71,17 @@ impl Mapping {
         matches!(self.0, Mapped::Write(_))
     }
 
-    /// Asks for huge pages. A hint.
-    pub(crate) fn prefer_huge_pages(&self) {
+    /// Asks for huge pages in a range. A hint.
+    pub(crate) fn prefer_huge_pages(&self, from: usize, len: usize) {
         if let Some(advice) = platform::HUGE_PAGES {
-            self.advise(advice, 0, self.len());
+            self.advise(advice, from, len);
         }
     }
 
-    /// No longer asks for huge pages: with them, the kernel reads 2 MiB for one page. A hint.
-    pub(crate) fn avoid_huge_pages(&self) {
+    /// No longer asks for huge pages in a range: with them, the kernel reads 2 MiB for one page. A hint.
+    pub(crate) fn avoid_huge_pages(&self, from: usize, len: usize) {
         if let Some(advice) = platform::NO_HUGE_PAGES {
-            self.advise(advice, 0, self.len());
+            self.advise(advice, from, len);
         }
     }
 
@@ -97,9 +100,23 @@ impl Mapping {
         self.advise(advice, 0, self.len());
     }
 
+    /// Says that the pages of a range are accessed here and there. A hint.
+    pub(crate) fn expect_scattered_in(&self, from: usize, len: usize) {
+        self.advise(Advice::Random, from, len);
+    }
+
+    /// Says that the pages of a range are accessed one after the other. A hint.
+    pub(crate) fn expect_in_sequence(&self, from: usize, len: usize) {
+        self.advise(Advice::Sequential, from, len);
+    }
+
     /// Starts to read a range, and does not wait for it. A hint.
     pub(crate) fn will_need(&self, from: usize, len: usize) {
-        self.advise(Advice::WillNeed, from, len);
+        // Of each request the kernel reads no more than the device takes at a time, or the read-ahead, and
+        // leaves out the rest.
+        for at in (from..from + len).step_by(ASKED) {
+            self.advise(Advice::WillNeed, at, ASKED.min(from + len - at));
+        }
     }
 
     /// Whether a page near a byte is in memory, so that reading it needs no device. `None`: not known.
