@@ -5,6 +5,7 @@ mod common;
 
 use common::content::contents;
 use common::files::paths_with;
+use common::hints::Hint;
 use common::store_by_hand;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -129,5 +130,85 @@ fn no_frame_is_read() {
         assert_eq!(contents(&store), map);
         store.close().unwrap();
         assert_eq!(contents(&options.open(&path).unwrap()), map);
+    }
+}
+
+/// Something wrong with a hint of several blocks, behind its first block.
+type Harm = (&'static str, fn(&Path));
+
+/// Hints are checked while the keydir is filled: what is wrong here is found late.
+const HARM: [Harm; 9] = [
+    ("a flipped bit in the second block", |hint| flip(hint, |_| 5000)),
+    ("a flipped bit in the middle", |hint| flip(hint, |len| len / 2)),
+    ("a flipped bit behind the last entry", |hint| flip(hint, |len| len / 4096 * 4096 - 4097)),
+    ("two entries that changed places, far apart", |hint| {
+        lie(hint, |all| all.swap(300, 900));
+    }),
+    ("two entries that changed places", |hint| lie(hint, |all| all.swap(700, 701))),
+    ("an entry that is there twice", |hint| lie(hint, |all| all[500] = all[501])),
+    ("all entries in the wrong order", |hint| lie(hint, |all| all.reverse())),
+    ("a name that is too high", |hint| lie(hint, |all| all[400][0] = u64::MAX)),
+    ("a frame beyond the end", |hint| lie(hint, |all| all[600][2] |= 0xfff_fff8)),
+];
+
+fn flip(hint: &Path, place: fn(usize) -> usize) {
+    let mut bytes = fs::read(hint).unwrap();
+    let at = place(bytes.len());
+    bytes[at] ^= 16;
+    fs::write(hint, bytes).unwrap();
+}
+
+/// With the right checksums.
+fn lie(hint: &Path, change: fn(&mut Vec<[u64; 3]>)) {
+    let mut hint = Hint::read(hint);
+    change(&mut hint.entries);
+    hint.write_unchecked();
+}
+
+/// What was taken from such a hint is taken back: the store is as it is with sound hints.
+#[test]
+fn a_hint_that_is_found_wrong_late_counts_for_nothing() {
+    for options in [store_by_hand(), store_by_hand().tag_bits(3)] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store");
+        let store = options.open(&path).unwrap();
+        for round in 0..3u32 {
+            for n in (0..1500).map(|n| n + round * 500) {
+                match (n + round) % 7 {
+                    0 => _ = store.delete(key(n)).unwrap(),
+                    _ => _ = store.put(key(n), round.to_le_bytes()).unwrap(),
+                }
+            }
+            store.roll().unwrap();
+        }
+        store.close().unwrap();
+        let state = || {
+            let store = options.open(&path).unwrap();
+            let segments = store.stats().segments.into_iter().filter(|segment| segment.sealed);
+            let dead: Vec<_> = segments.map(|segment| (segment.id, segment.dead_bytes)).collect();
+            let state = (store.len(), contents(&store), dead);
+            let hinted = store.recovery().hinted_segments;
+            store.verify().unwrap();
+            store.abort();
+            (state, hinted)
+        };
+        let (good, hinted) = state();
+        let hints = paths_with(&path, "hint");
+        let large: Vec<_> =
+            hints.iter().filter(|path| fs::metadata(path).unwrap().len() > 5 * 4096).collect();
+        assert_eq!(large.len(), 3);
+        for (what, harm) in HARM {
+            // The first one, the last one, and all of them.
+            for harmed in [&large[..1], &large[2..], &large[..]] {
+                let sound: Vec<_> = harmed.iter().map(|path| fs::read(path).unwrap()).collect();
+                harmed.iter().for_each(|path| harm(path));
+                let view = options.open_read_only(&path).unwrap();
+                assert_eq!((view.len(), view.iter().count()), (good.0, good.1.len()), "{what}");
+                drop(view);
+                assert_eq!(state(), (good.clone(), hinted - harmed.len() as u64), "{what}");
+                let written: Vec<_> = harmed.iter().map(|path| fs::read(path).unwrap()).collect();
+                assert!(written == sound, "{what}: the hint is written anew");
+            }
+        }
     }
 }

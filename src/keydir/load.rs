@@ -16,13 +16,14 @@
 
 use super::Keydir;
 use super::slot::{Slot, shard_of};
-use super::table;
+use super::table::{self, Table};
 use crate::format::hint::KeyName;
 use crate::position::LogPosition;
 use crate::prefetch::prefetch;
+use crate::sync::{Mutex, lock};
 use crate::threads::on_threads;
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// An entry to be loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,25 +38,45 @@ pub(crate) struct LoadEntry {
 }
 
 /// Entries to be loaded, sorted by name.
+///
+/// They need not be known to be sorted, nor to be sound in any other way: a source may find that out as
+/// they are read. What it has given out until then is in the keydir, and whoever loads from it has to
+/// see to that.
 pub(crate) trait LoadSource: Sync {
+    /// A place among the entries, and what was found before it.
+    type Walk;
+
     fn len(&self) -> usize;
 
     /// The first half of the name of an entry.
     fn first_half(&self, nth: usize) -> u64;
 
-    /// Calls `take` with the entries from one on whose names begin below `end`, and returns the index of
-    /// the first one that does not.
-    fn each_below(&self, from: usize, end: Option<u64>, take: impl FnMut(LoadEntry)) -> usize;
+    /// Called before entries whose names begin below `end` are read, with a higher one each time.
+    fn ask_for(&self, end: Option<u64>);
 
-    /// Some of the bytes from an entry on, to be prefetched.
-    fn bytes_from(&self, nth: usize) -> &[u8];
+    /// Begins to go through the entries from one on, the first one whose name begins with `floor` or more.
+    fn walk(&self, from: usize, floor: u64) -> Self::Walk;
 
-    /// Called with the number of bytes in puts that are dead, because their keys have newer frames.
-    fn dropped(&self, bytes: u64);
+    /// Goes on, and calls `take` with the entries whose names begin below `end`. If what comes is not
+    /// sound, the walk ends there.
+    fn each_below(&self, walk: &mut Self::Walk, end: Option<u64>, take: impl FnMut(LoadEntry));
+
+    /// Some of the bytes that a walk reads next, to be prefetched.
+    fn bytes_from(&self, walk: &Self::Walk) -> &[u8];
+
+    /// Called when a walk is over, with the number of bytes in its puts that are dead, because their keys
+    /// have newer frames.
+    fn walked(&self, walk: Self::Walk, dead: u64);
 }
 
-/// Shards are filled in this many groups, each by one thread.
+/// Shards are filled in at least this many groups, each by one thread, and more if there would be more
+/// than about so many entries in each.
 const GROUPS: usize = 64;
+const EACH_GROUP: usize = 1 << 20;
+
+/// Sources are asked for this many entries ahead of the groups that are being filled, and for at least
+/// two groups.
+const ASK_AHEAD: usize = 2 << 20;
 
 /// Entries in a part: they and what they are ordered with take some 200 KiB. More, if there are so many
 /// sources that each has but a few in a part.
@@ -68,62 +89,105 @@ const AHEAD: usize = 4;
 const AHEAD_BYTES: usize = 512;
 
 impl Keydir {
-    /// Loads entries on `threads` threads. Returns how often two names were compared.
+    /// Loads entries on `threads` threads, in place of what the keydir holds. Returns how often two names
+    /// were compared.
+    ///
+    /// Sources are asked for their entries in the order in which they are needed, some groups ahead: so
+    /// the device reads what comes next while threads work on what is there.
     pub(crate) fn load(&self, sources: &[impl LoadSource], threads: usize) -> u64 {
         // Tags of a few bits, in tests, are all in a few shards.
         let tags = 1usize.checked_shl(self.tag_mask().count_ones()).unwrap_or(usize::MAX);
         let shards = self.shards().min(tags);
-        let groups = Range64::ALL.split(shards.min(GROUPS));
-        let (next, compared) = (AtomicUsize::new(0), AtomicU64::new(0));
+        let entries: usize = sources.iter().map(LoadSource::len).sum();
+        let wanted = (entries / EACH_GROUP).next_power_of_two().max(GROUPS);
+        let groups = Range64::ALL.split(shards.min(wanted));
+        let ahead = (ASK_AHEAD / (entries / groups.count).max(1)).max(2);
+        let (turns, compared) = (Mutex::new(Turns::default()), AtomicU64::new(0));
         let job = || {
             let mut part = Part::new(sources.len());
+            // One thread asks at a time, so that each source is asked in order.
             loop {
-                // ORDERING: Relaxed; each number is drawn once.
-                let nth = next.fetch_add(1, Ordering::Relaxed);
-                if nth >= groups.count {
-                    // ORDERING: Relaxed; read when all threads are done.
-                    compared.fetch_add(part.compared, Ordering::Relaxed);
-                    return Ok::<_, Infallible>(());
-                }
-                let group = groups.nth(nth);
+                let group = lock(&turns).next(groups, ahead, sources);
+                let Some(group) = group else { break };
                 self.fill(group, group.split(shards / groups.count), sources, &mut part);
             }
+            // ORDERING: Relaxed; read when all threads are done.
+            compared.fetch_add(part.compared, Ordering::Relaxed);
+            Ok::<_, Infallible>(())
         };
         let Ok(()) = on_threads(threads.max(1), job);
         compared.into_inner()
     }
 
     /// Fills the shards of a group.
-    fn fill(&self, group: Range64, shards: Split, sources: &[impl LoadSource], part: &mut Part) {
-        let mut next: Vec<_> = sources.iter().map(|source| first(source, group.start)).collect();
-        let count = |(source, &next): (_, &usize)| match group.end() {
-            Some(end) => first(source, end) - next,
-            None => LoadSource::len(source) - next,
-        };
-        let count: usize = sources.iter().zip(&next).map(count).sum();
+    fn fill<S: LoadSource>(&self, group: Range64, shards: Split, sources: &[S], part: &mut Part) {
+        let (mut walks, mut count) = (Vec::with_capacity(sources.len()), 0);
+        for source in sources {
+            let from = first(source, group.start);
+            let to = group.end().map_or(source.len(), |end| first(source, end));
+            walks.push(source.walk(from, group.start));
+            count += to.saturating_sub(from);
+        }
         let wanted = (sources.len() * EACH_SOURCE).clamp(PART, MAX_PART);
         let parts = count.div_ceil(wanted * shards.count).next_power_of_two();
         let mut slots = Vec::new();
         for shard in (0..shards.count).map(|nth| shards.nth(nth)) {
             let parts = shard.split(parts);
             for range in (0..parts.count).map(|nth| parts.nth(nth)) {
-                part.gather(sources, &mut next, range.end());
+                part.gather(sources, &mut walks, range.end());
                 part.resolve(range, |name, at| slots.push(Slot::new(self.tag_of(name), at)));
             }
             let tag = self.tag_of(KeyName { first: shard.start, second: 0 });
             self.install(shard_of(tag), &slots);
             slots.clear();
         }
-        for (source, dead) in sources.iter().zip(&mut part.dead) {
-            source.dropped(std::mem::take(dead));
+        for ((source, walk), dead) in sources.iter().zip(walks).zip(&mut part.dead) {
+            source.walked(walk, std::mem::take(dead));
         }
     }
 
-    /// Puts the slots of a shard into its table, which is empty. They come in the order of their places.
+    /// Puts the slots of a shard into its table, and nothing else. They come in the order of their places.
     fn install(&self, shard: usize, slots: &[Slot]) {
+        self.clear(shard);
         self.make_room(shard, slots.len());
         let mut table = self.map.shards()[shard].write();
         slots.iter().for_each(|&slot| table::insert(&mut table, slot));
+    }
+
+    /// Drops what the keydir was filled with before.
+    fn clear(&self, shard: usize) {
+        let mut table = self.map.shards()[shard].write();
+        if !table.is_empty() {
+            *table = Table::new();
+        }
+    }
+}
+
+/// Which group is filled next, and for which ones the sources were asked.
+#[derive(Default)]
+struct Turns {
+    next: usize,
+    asked: usize,
+}
+
+impl Turns {
+    fn next(
+        &mut self,
+        groups: Split,
+        ahead: usize,
+        sources: &[impl LoadSource],
+    ) -> Option<Range64> {
+        let nth = self.next;
+        if nth >= groups.count {
+            return None;
+        }
+        self.next += 1;
+        while self.asked < (nth + 1).saturating_add(ahead).min(groups.count) {
+            let end = groups.nth(self.asked).end();
+            sources.iter().for_each(|source| source.ask_for(end));
+            self.asked += 1;
+        }
+        Some(groups.nth(nth))
     }
 }
 
@@ -264,14 +328,14 @@ impl Part {
     }
 
     /// Takes the next entries of all sources whose names begin below `end`.
-    fn gather(&mut self, sources: &[impl LoadSource], next: &mut [usize], end: Option<u64>) {
+    fn gather<S: LoadSource>(&mut self, sources: &[S], walks: &mut [S::Walk], end: Option<u64>) {
         for (nth, source) in sources.iter().enumerate() {
             if let Some(ahead) = sources.get(nth + AHEAD) {
-                let bytes = ahead.bytes_from(next[nth + AHEAD]);
+                let bytes = ahead.bytes_from(&walks[nth + AHEAD]);
                 let bytes = &bytes[..bytes.len().min(AHEAD_BYTES)];
                 bytes.chunks(64).for_each(|line| prefetch(line.as_ptr()));
             }
-            next[nth] = source.each_below(next[nth], end, |entry| self.take(entry, nth));
+            source.each_below(&mut walks[nth], end, |entry| self.take(entry, nth));
         }
     }
 
@@ -411,6 +475,8 @@ pub(super) mod tests {
     }
 
     impl LoadSource for Source {
+        type Walk = usize;
+
         fn len(&self) -> usize {
             self.0.len()
         }
@@ -419,17 +485,23 @@ pub(super) mod tests {
             self.0[nth].name.first
         }
 
-        fn each_below(&self, from: usize, end: Option<u64>, take: impl FnMut(LoadEntry)) -> usize {
-            let is_below = |entry: &&LoadEntry| end.is_none_or(|end| entry.name.first < end);
-            from + self.0[from..].iter().take_while(is_below).copied().map(take).count()
+        fn ask_for(&self, _: Option<u64>) {}
+
+        fn walk(&self, from: usize, _: u64) -> usize {
+            from
         }
 
-        fn bytes_from(&self, _: usize) -> &[u8] {
+        fn each_below(&self, from: &mut usize, end: Option<u64>, take: impl FnMut(LoadEntry)) {
+            let is_below = |entry: &&LoadEntry| end.is_none_or(|end| entry.name.first < end);
+            *from += self.0[*from..].iter().take_while(is_below).copied().map(take).count();
+        }
+
+        fn bytes_from(&self, _: &usize) -> &[u8] {
             &[]
         }
 
-        fn dropped(&self, bytes: u64) {
-            self.1.fetch_add(bytes, Ordering::Relaxed);
+        fn walked(&self, _: usize, dead: u64) {
+            self.1.fetch_add(dead, Ordering::Relaxed);
         }
     }
 

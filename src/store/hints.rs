@@ -18,7 +18,8 @@ use crate::error::{Corruption, CorruptionKind};
 use crate::format::frame::Kind;
 use crate::format::header::{FIRST_FRAME, SEAL};
 use crate::format::hint::{
-    self, Census, EntryFlags, Expiring, HintEntries, HintEntry, HintIndex, KeyName, Subject,
+    self, Census, EntryFlags, Expiring, HintEntries, HintEntry, HintIndex, HintWalk, KeyName,
+    Listed, Subject,
 };
 use crate::format::record::RecordHead;
 use crate::keydir::Keydir;
@@ -28,6 +29,7 @@ use crate::segment::scan::each_frame;
 use crate::segment::{Segment, hint_name};
 use crate::storage::map::Map;
 use crate::storage::{Access, Storage};
+use crate::sync::{Mutex, lock};
 use std::ops::{ControlFlow, Range};
 
 /// The content of a hint.
@@ -42,12 +44,90 @@ pub(super) enum Listing {
 pub(crate) struct HintMap {
     map: Map,
     subject: Subject,
+    /// The bits that tags have, and how many entries may share one.
+    tag_mask: u32,
+    most_of_a_tag: usize,
+    /// The kernel was asked for what is before this.
+    asked: Mutex<usize>,
 }
+
+/// Bytes of a hint that the kernel is asked for at a time, at least: fewer are read more slowly.
+const PIECE: usize = 1 << 20;
+
+/// Names may be spread so unevenly, by chance, that an entry is this far from where it is expected.
+const UNEVEN: usize = 64 << 10;
 
 impl HintMap {
     fn open(storage: &dyn Storage, keydir: &Keydir, segment: &Segment) -> Option<Self> {
         let map = storage.open(&hint_name(segment.id()), Access::Read).ok()?.map;
-        Some(Self { map, subject: subject(keydir, segment) })
+        let (subject, tag_mask) = (subject(keydir, segment), keydir.tag_mask());
+        Some(Self { map, subject, tag_mask, most_of_a_tag: 0, asked: Mutex::new(0) })
+    }
+
+    /// As `open`, to have its entries read front to back; its beginning is asked for.
+    ///
+    /// Of many hints, each asks for a piece at another time than its neighbours, as the first pieces have
+    /// different lengths.
+    pub(super) fn open_ahead(
+        storage: &dyn Storage,
+        keydir: &Keydir,
+        segment: &Segment,
+    ) -> Option<Self> {
+        let this = Self::open(storage, keydir, segment)?;
+        let first = PIECE / 8 * (segment.id() as usize % 8 + 1);
+        this.map.will_need(0, first as u64);
+        *lock(&this.asked) = first;
+        Some(this)
+    }
+
+    /// Has the kernel begin to read the entries whose names begin below `end`, and some more. To be called
+    /// with higher names each time.
+    pub(super) fn ask_for(&self, end: Option<u64>) {
+        let (len, wanted) = self.entries().estimate(end);
+        let mut asked = lock(&self.asked);
+        if *asked < (wanted + UNEVEN).min(len) {
+            let to = (wanted + UNEVEN + PIECE).min(len);
+            self.map.will_need(*asked as u64, to as u64);
+            *asked = to;
+        }
+    }
+
+    /// Checks its head, and nothing else, and returns what that says.
+    pub(super) fn check_head(mut self, keydir: &Keydir) -> Option<(Census, Self)> {
+        let (census, entries) = hint::decode_head(self.bytes(), &self.subject)?;
+        // Names computed from frames are evenly spread; those in a file may be chosen so that many keys
+        // share a tag.
+        self.most_of_a_tag = keydir.most_of_a_tag(entries.len());
+        Some((census, self))
+    }
+
+    /// Begins to go through the entries from one on, the first one whose name begins with this or more.
+    pub(super) fn walk(&self, from: usize, floor: u64) -> HintWalk {
+        self.entries().walk(from, floor)
+    }
+
+    /// Goes on to the entries whose names begin below `end`, and checks them. `None`: they are not sound.
+    #[inline]
+    pub(super) fn each_below(
+        &self,
+        walk: &mut HintWalk,
+        end: Option<u64>,
+        each: impl FnMut(HintEntry),
+    ) -> Option<()> {
+        let entries = self.entries();
+        entries.each_below(&self.subject, self.tag_mask, walk, end, |_| {}, each)?;
+        (walk.listed.most_of_a_tag <= self.most_of_a_tag).then_some(())
+    }
+
+    /// The bytes that a walk reads next, to be prefetched.
+    #[inline]
+    pub(super) fn bytes_from(&self, walk: &HintWalk) -> &[u8] {
+        self.entries().bytes_from(walk)
+    }
+
+    /// What its head says, completed by what walks have found, if together they have found it sound.
+    pub(super) fn complete(&self, census: Census, listed: &Listed) -> Option<Census> {
+        census.complete(&self.subject, listed)
     }
 
     fn bytes(&self) -> &[u8] {
@@ -96,35 +176,6 @@ impl<'l> ListingView<'l> {
             Self::Read(entries) => entries[nth].name.first,
         }
     }
-
-    /// Calls `each` with the entries from one on whose names begin below `end`, and returns the index of
-    /// the first one that does not.
-    #[inline]
-    pub(super) fn each_below(
-        &self,
-        from: usize,
-        end: Option<u64>,
-        each: impl FnMut(HintEntry),
-    ) -> usize {
-        match self {
-            Self::Hint(entries) => entries.each_below(from, end, each),
-            Self::Read(entries) => {
-                let is_below = |entry: &&HintEntry| end.is_none_or(|end| entry.name.first < end);
-                let taken = entries[from..].iter().take_while(is_below);
-                from + taken.copied().map(each).count()
-            }
-        }
-    }
-
-    /// The bytes from an entry on, to be prefetched.
-    #[inline]
-    pub(super) fn bytes_from(&self, nth: usize) -> &'l [u8] {
-        match self {
-            Self::Hint(entries) => entries.bytes_from(nth),
-            // The processor sees that coming.
-            Self::Read(_) => &[],
-        }
-    }
 }
 
 impl Listing {
@@ -164,13 +215,6 @@ fn subject(keydir: &Keydir, segment: &Segment) -> Subject {
 const READ_AHEAD: usize = 4 << 20;
 const FIRST_READ: usize = 4 * READ_AHEAD;
 
-/// Has the kernel begin to read the hint of a segment.
-pub(super) fn announce(storage: &dyn Storage, segment: &Segment) {
-    if let Ok(opened) = storage.open(&hint_name(segment.id()), Access::Read) {
-        opened.map.will_need(0, FIRST_READ as u64);
-    }
-}
-
 /// The content of a segment's hint, if it has a valid one.
 pub(super) fn read(
     storage: &dyn Storage,
@@ -184,15 +228,17 @@ pub(super) fn read(
         }
     };
     let decoded = hint::decode(hint.bytes(), hint.subject, keydir.tag_mask(), read_ahead);
-    // Names computed from frames are evenly spread; those in a file may be chosen so that many keys
-    // share a tag.
     let decoded =
         decoded.filter(|found| found.most_of_a_tag <= keydir.most_of_a_tag(found.entries.len()));
     let census = decoded.map(|found| found.census);
     if census.is_none() {
-        tracing::warn!(segment = segment.id(), "a hint is invalid: its segment is read");
+        warn_of(segment);
     }
     Some((census?, Listing::Hint(hint)))
+}
+
+pub(super) fn warn_of(segment: &Segment) {
+    tracing::warn!(segment = segment.id(), "a hint is invalid: its segment is read");
 }
 
 /// Opens the hint of a segment, to ask it for single names.

@@ -1,13 +1,18 @@
 //! Opening a store: the keydir is loaded from hints, and from the frames of segments that have none.
+//!
+//! Hints are checked while the keydir is filled, so that each byte of them is read once, and the device
+//! reads ahead of that. Invariant: what a hint says counts only if all of it was found sound. If one is
+//! not, that is known when the keydir has been filled: then the hint's segment is read instead, and the
+//! keydir filled anew.
 
-use super::hints::{self, Listing, SegmentSummary};
+use super::hints::{self, HintMap, Listing, SegmentSummary};
 use super::inner::{Damaged, StoreInner};
 use super::maintenance;
 use super::salvage;
 use super::view::StoreView;
 use super::{Store, StoreOptions};
 use crate::error::{Corruption, OpenError};
-use crate::format::hint::{Census, HintEntry};
+use crate::format::hint::{Census, HintEntry, HintWalk, Listed};
 use crate::keydir::{Keydir, LoadEntry, LoadSource};
 use crate::log::writer::LogWriter;
 use crate::log::{CommitLog, RecoveryReport};
@@ -18,6 +23,7 @@ use crate::storage::{Storage, io_error};
 use crate::sync::{Mutex, lock};
 use crate::threads::on_threads;
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -25,9 +31,6 @@ use std::time::Instant;
 
 /// More threads than this would only wait for memory together.
 const THREADS: usize = 8;
-
-/// Hints that the kernel is asked for before they are read.
-const ANNOUNCED: usize = 2 * THREADS;
 
 /// What is known of a segment before its keys are loaded.
 struct LoadedSegment {
@@ -37,6 +40,27 @@ struct LoadedSegment {
     /// Damage that could not be read (salvage only).
     damage: Vec<Corruption>,
     gaps: Vec<Range<u64>>,
+    loaded: Mutex<Loaded>,
+}
+
+/// What the walks through a segment's entries have found.
+#[derive(Clone, Copy, Debug)]
+struct Loaded {
+    listed: Listed,
+    /// Bytes of puts whose keys have newer frames.
+    dead: u64,
+    sound: bool,
+}
+
+/// A walk through the entries of a segment.
+struct LoadWalk {
+    at: WalkPlace,
+    sound: bool,
+}
+
+enum WalkPlace {
+    Hint(HintWalk),
+    Read(usize),
 }
 
 impl Store {
@@ -110,8 +134,8 @@ impl Loading<'_> {
         &self,
         report: &mut RecoveryReport,
     ) -> Result<BTreeMap<u32, Damaged>, OpenError> {
-        let sources = self.read_sources()?;
-        self.fill(&sources);
+        let mut sources = self.read_sources()?;
+        self.fill(&mut sources)?;
         for found in sources.iter().flat_map(|source| &source.damage) {
             if !report.lost.contains(found) {
                 report.lost.push(found.clone());
@@ -133,40 +157,38 @@ impl Loading<'_> {
         Ok(damaged)
     }
 
-    /// Reads hints, and the segments that have none, on all processors; the result is in the order of
-    /// the segments' ids. In salvage all segments are read, so that all losses are known. One segment is
-    /// read by one thread: where its frames begin is known only once those before them are read.
+    /// Opens hints, and reads the segments that have none, on all processors. In salvage all segments are
+    /// read, so that all losses are known. One segment is read by one thread: where its frames begin is
+    /// known only once those before them are read.
     fn read_sources(&self) -> Result<Vec<LoadedSegment>, OpenError> {
-        let next = AtomicUsize::new(0);
-        let done = Mutex::new(Vec::new());
-        let work = || -> Result<(), Corruption> {
-            loop {
-                // ORDERING: Relaxed; each index is drawn once.
-                let nth = next.fetch_add(1, Relaxed);
-                let Some(segment) = self.segments.get(nth) else { return Ok(()) };
-                let ahead =
-                    if nth == 0 { 1..=ANNOUNCED } else { nth + ANNOUNCED..=nth + ANNOUNCED };
-                for segment in ahead.filter_map(|nth| self.segments.get(nth)) {
-                    hints::announce(self.storage, segment);
+        if self.salvage {
+            let read = |segment: &Arc<Segment>| {
+                let is_hinted = may_have_hint(segment);
+                let hint = is_hinted.then(|| hints::read(self.storage, self.keydir, segment));
+                self.salvage_frames(segment, hint.flatten())
+            };
+            return Ok(of_each(&self.segments, read)?);
+        }
+        // The beginnings of all are on their way before the first one is looked at.
+        let open = |segment: &Arc<Segment>| {
+            let hint = may_have_hint(segment)
+                .then(|| HintMap::open_ahead(self.storage, self.keydir, segment));
+            Ok::<_, Infallible>((segment.clone(), Mutex::new(hint.flatten())))
+        };
+        let Ok(opened) = of_each(&self.segments, open);
+        let read = |(segment, hint): &(Arc<Segment>, Mutex<Option<HintMap>>)| {
+            let Some(hint) = lock(hint).take() else { return self.read_frames(segment) };
+            match hint.check_head(self.keydir) {
+                Some((census, hint)) => {
+                    Ok(LoadedSegment::sound(segment, census, Listing::Hint(hint)))
                 }
-                let source = match self.hint_of(segment) {
-                    hint if self.salvage => self.salvage_frames(segment, hint)?,
-                    Some((census, listing)) => LoadedSegment::sound(segment, census, listing),
-                    None => self.read_frames(segment)?,
-                };
-                lock(&done).push(source);
+                None => {
+                    hints::warn_of(segment);
+                    self.read_frames(segment)
+                }
             }
         };
-        on_threads(threads().min(self.segments.len()), work)?;
-        let mut sources = done.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-        sources.sort_unstable_by_key(|source| source.segment.id());
-        Ok(sources)
-    }
-
-    /// Uses the hint of a segment, which describes all of it.
-    fn hint_of(&self, segment: &Segment) -> Option<(Census, Listing)> {
-        let is_whole = segment.is_sealed() && segment.gaps.is_empty();
-        is_whole.then(|| hints::read(self.storage, self.keydir, segment)).flatten()
+        Ok(of_each(&opened, read)?)
     }
 
     /// Reads a segment without a hint, and writes one.
@@ -205,24 +227,92 @@ impl Loading<'_> {
         Ok(LoadedSegment { damage, gaps, ..source })
     }
 
-    fn fill(&self, sources: &[LoadedSegment]) {
-        self.keydir.load(sources, threads());
-        for LoadedSegment { segment, census, .. } in sources {
-            segment.dead.add(census.superseded);
+    /// Fills the keydir. If hints turn out not to be sound, their segments are read, and the keydir is
+    /// filled again, without them.
+    fn fill(&self, sources: &mut [LoadedSegment]) -> Result<(), Corruption> {
+        loop {
+            self.keydir.load(sources, threads());
+            let unsound: Vec<_> =
+                (0..sources.len()).filter(|&nth| !sources[nth].complete()).collect();
+            if unsound.is_empty() {
+                break;
+            }
+            let read = |&nth: &usize| {
+                let segment = &sources[nth].segment;
+                hints::warn_of(segment);
+                self.read_frames(segment)
+            };
+            let read = of_each(&unsound, read)?;
+            for (nth, source) in unsound.into_iter().zip(read) {
+                sources[nth] = source;
+            }
+            sources.iter_mut().for_each(LoadedSegment::forget);
+        }
+        for LoadedSegment { segment, census, loaded, .. } in sources {
+            segment.dead.add(census.superseded + lock(loaded).dead);
             // It is determined only here, so it is not set yet.
             let _ = segment.census.set(*census);
         }
+        Ok(())
     }
+}
+
+/// Whether a segment may have a hint, which describes all of it.
+fn may_have_hint(segment: &Segment) -> bool {
+    segment.is_sealed() && segment.gaps.is_empty()
+}
+
+/// What is made of each item, on all processors, in their order.
+fn of_each<T: Sync, R: Send, E: Send>(
+    items: &[T],
+    make: impl Fn(&T) -> Result<R, E> + Sync,
+) -> Result<Vec<R>, E> {
+    let (next, made) = (AtomicUsize::new(0), Mutex::new(Vec::with_capacity(items.len())));
+    let work = || {
+        loop {
+            // ORDERING: Relaxed; each index is drawn once.
+            let nth = next.fetch_add(1, Relaxed);
+            let Some(item) = items.get(nth) else { return Ok(()) };
+            let one = make(item)?;
+            lock(&made).push((nth, one));
+        }
+    };
+    on_threads(threads().min(items.len()), work)?;
+    let mut made = made.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    made.sort_unstable_by_key(|&(nth, _)| nth);
+    Ok(made.into_iter().map(|(_, one)| one).collect())
+}
+
+impl Loaded {
+    const NOTHING: Self = Self { listed: Listed::NONE, dead: 0, sound: true };
 }
 
 impl LoadedSegment {
     fn sound(segment: &Arc<Segment>, census: Census, listing: Listing) -> Self {
         let segment = segment.clone();
-        Self { segment, census, listing, damage: Vec::new(), gaps: Vec::new() }
+        let loaded = Mutex::new(Loaded::NOTHING);
+        Self { segment, census, listing, damage: Vec::new(), gaps: Vec::new(), loaded }
+    }
+
+    /// Once the keydir was filled: whether all that it was filled with from here was sound. The census of a
+    /// hint is complete then.
+    fn complete(&mut self) -> bool {
+        let Listing::Hint(hint) = &self.listing else { return true };
+        let loaded = lock(&self.loaded);
+        let whole = hint.complete(self.census, &loaded.listed).filter(|_| loaded.sound);
+        self.census = whole.unwrap_or(self.census);
+        whole.is_some()
+    }
+
+    /// Forgets what was found, before the keydir is filled again.
+    fn forget(&mut self) {
+        *lock(&self.loaded) = Loaded::NOTHING;
     }
 }
 
 impl LoadSource for LoadedSegment {
+    type Walk = LoadWalk;
+
     fn len(&self) -> usize {
         self.listing.view().len()
     }
@@ -231,22 +321,59 @@ impl LoadSource for LoadedSegment {
         self.listing.view().first_half(nth)
     }
 
+    fn ask_for(&self, end: Option<u64>) {
+        if let Listing::Hint(hint) = &self.listing {
+            hint.ask_for(end);
+        }
+    }
+
+    fn walk(&self, from: usize, floor: u64) -> LoadWalk {
+        let at = match &self.listing {
+            Listing::Hint(hint) => WalkPlace::Hint(hint.walk(from, floor)),
+            Listing::Read(_) => WalkPlace::Read(from),
+        };
+        LoadWalk { at, sound: true }
+    }
+
     #[inline]
-    fn each_below(&self, from: usize, end: Option<u64>, mut take: impl FnMut(LoadEntry)) -> usize {
+    fn each_below(&self, walk: &mut LoadWalk, end: Option<u64>, mut take: impl FnMut(LoadEntry)) {
+        if !walk.sound {
+            return;
+        }
         let segment = &*self.segment;
-        self.listing.view().each_below(from, end, |entry| {
+        let each = |entry: HintEntry| {
             let at = segment.position(entry.offset());
             let HintEntry { name, origin, .. } = entry;
             let (len, tombstone) = (entry.len() as u32, entry.is_tombstone());
             take(LoadEntry { name, origin, at, len, tombstone });
-        })
+        };
+        match (&self.listing, &mut walk.at) {
+            (Listing::Hint(hint), WalkPlace::Hint(at)) => {
+                walk.sound = hint.each_below(at, end, each).is_some();
+            }
+            (Listing::Read(all), WalkPlace::Read(from)) => {
+                let is_below = |entry: &&HintEntry| end.is_none_or(|end| entry.name.first < end);
+                *from += all[*from..].iter().take_while(is_below).copied().map(each).count();
+            }
+            _ => unreachable!("a walk through these entries"),
+        }
     }
 
-    fn bytes_from(&self, nth: usize) -> &[u8] {
-        self.listing.view().bytes_from(nth)
+    #[inline]
+    fn bytes_from(&self, walk: &LoadWalk) -> &[u8] {
+        match (&self.listing, &walk.at) {
+            (Listing::Hint(hint), WalkPlace::Hint(at)) => hint.bytes_from(at),
+            // The processor sees that coming.
+            _ => &[],
+        }
     }
 
-    fn dropped(&self, bytes: u64) {
-        self.segment.dead.add(bytes);
+    fn walked(&self, walk: LoadWalk, dead: u64) {
+        let mut loaded = lock(&self.loaded);
+        loaded.dead += dead;
+        loaded.sound &= walk.sound;
+        if let WalkPlace::Hint(at) = &walk.at {
+            loaded.listed.add(&at.listed);
+        }
     }
 }

@@ -36,6 +36,14 @@ impl Census {
         self.digest = entries.iter().fold(0, |sum, entry| sum.wrapping_add(entry.mixed()));
     }
 
+    /// Completes what the head of a hint says by what was found in the entries. `None`: not all of them were
+    /// seen, or it cannot be so.
+    pub(crate) fn complete(self, subject: &Subject, listed: &Listed) -> Option<Self> {
+        let whole = Self { digest: listed.digest, ..self };
+        let seen = listed.entries == self.entries;
+        (seen && whole.is_possible(subject, listed)).then_some(whole)
+    }
+
     /// Whether these counts are possible for a segment.
     pub(super) fn is_possible(&self, subject: &Subject, listed: &Listed) -> bool {
         let room = subject.end.saturating_sub(FIRST_FRAME);
@@ -113,15 +121,39 @@ pub(crate) struct Subject {
     pub(crate) reclaimed_then: u64,
 }
 
-/// What is found in the entries of a hint.
-#[derive(Debug)]
-pub(super) struct Listed {
+/// What is found in the entries of a hint, or in some of them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Listed {
+    pub(super) entries: u64,
     pub(super) digest: u64,
     pub(super) put_bytes: u64,
     pub(super) tombstone_bytes: u64,
-    /// The lowest origin and the highest one.
     pub(super) oldest: u64,
     pub(super) newest: u64,
     /// How many entries have the most frequent tag.
-    pub(super) most_of_a_tag: usize,
+    pub(crate) most_of_a_tag: usize,
+}
+
+impl Listed {
+    pub(crate) const NONE: Self = Self {
+        entries: 0,
+        digest: 0,
+        put_bytes: 0,
+        tombstone_bytes: 0,
+        oldest: u64::MAX,
+        newest: 0,
+        most_of_a_tag: 0,
+    };
+
+    /// Adds what is found in others, with other tags.
+    pub(crate) fn add(&mut self, other: &Self) {
+        // Of a hint that is not sound, entries may be counted more than once.
+        self.entries = self.entries.saturating_add(other.entries);
+        self.digest = self.digest.wrapping_add(other.digest);
+        self.put_bytes = self.put_bytes.saturating_add(other.put_bytes);
+        self.tombstone_bytes = self.tombstone_bytes.saturating_add(other.tombstone_bytes);
+        self.oldest = self.oldest.min(other.oldest);
+        self.newest = self.newest.max(other.newest);
+        self.most_of_a_tag = self.most_of_a_tag.max(other.most_of_a_tag);
+    }
 }

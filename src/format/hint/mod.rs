@@ -56,8 +56,8 @@ mod index;
 mod layout;
 mod loose;
 
-pub(crate) use census::{Census, Expiring, Subject};
-pub(crate) use entries::HintEntries;
+pub(crate) use census::{Census, Expiring, Listed, Subject};
+pub(crate) use entries::{HintEntries, HintWalk};
 pub(crate) use entry::{EntryFlags, HintEntry, KeyName};
 pub(crate) use index::HintIndex;
 pub(crate) use layout::BLOCK;
@@ -126,12 +126,21 @@ pub(crate) fn decode(
     mask: u32,
     at: impl FnMut(usize),
 ) -> Option<Decoded<'_>> {
-    let Head { mut census, layout } = Head::read(bytes, &subject)?;
-    let entries = HintEntries::new(bytes, layout, subject.id);
-    let listed = entries.check(&subject, mask, at)?;
-    census.digest = listed.digest;
-    let most_of_a_tag = listed.most_of_a_tag;
-    census.is_possible(&subject, &listed).then_some(Decoded { census, entries, most_of_a_tag })
+    let (census, entries) = decode_head(bytes, &subject)?;
+    let mut walk = entries.walk(0, 0);
+    entries.each_below(&subject, mask, &mut walk, None, at, |_| {})?;
+    let census = census.complete(&subject, &walk.listed)?;
+    Some(Decoded { census, entries, most_of_a_tag: walk.listed.most_of_a_tag })
+}
+
+/// Decodes the head of a hint, and checks nothing else: the census without what the entries have to be
+/// read for, and the entries, which are unchecked.
+pub(crate) fn decode_head<'b>(
+    bytes: &'b [u8],
+    subject: &Subject,
+) -> Option<(Census, HintEntries<'b>)> {
+    let Head { census, layout } = Head::read(bytes, subject)?;
+    Some((census, HintEntries::new(bytes, layout, subject.id)))
 }
 
 /// Bytes that merges had reclaimed when the hint was written. `decode` has accepted it.

@@ -270,12 +270,27 @@ fn hints_of_any_number_of_entries_are_read() {
                 assert_eq!(found.entries.get(nth), *entry);
                 assert_eq!(found.entries.first_half(nth), entry.name.first);
             }
-            let (mut nth, mut seen) = (0, Vec::new());
-            for end in (1..8).map(|part| Some(part << 61)).chain([None]) {
-                nth = found.entries.each_below(nth, end, |entry| seen.push(entry));
-                let below = |entry: &HintEntry| end.is_none_or(|end| entry.name.first < end);
-                assert_eq!(nth, entries.partition_point(below));
+            // In ranges of names, by one walk and by a walk for each.
+            let (mut seen, mut again, mut listed) = (Vec::new(), Vec::new(), Listed::NONE);
+            let mut walk = found.entries.walk(0, 0);
+            for part in 0..8 {
+                let end = (part < 7).then(|| (part + 1) << 61);
+                let below = |entry: &HintEntry| entry.name.first < part << 61;
+                let mut one = found.entries.walk(entries.partition_point(below), part << 61);
+                let take = |walk: &mut HintWalk, seen: &mut Vec<_>| {
+                    let each = |entry| seen.push(entry);
+                    found.entries.each_below(&subject, u32::MAX, walk, end, |_| {}, each).unwrap();
+                };
+                take(&mut walk, &mut seen);
+                take(&mut one, &mut again);
+                listed.add(&one.listed);
+                assert_eq!(again.len(), seen.len());
+                // What was not seen is missing.
+                let complete = census.complete(&subject, &listed).is_some();
+                assert_eq!(complete, seen.len() == entries.len(), "{part} of {count}");
             }
+            assert_eq!(again, entries);
+            assert_eq!(census.complete(&subject, &walk.listed), Some(census));
             assert_eq!(seen, entries);
             // Any byte that is changed is noticed, be it one that is read or one that fills a block.
             for at in (0..bytes.len()).step_by(61) {
