@@ -243,6 +243,26 @@ impl<'a> Record<'a> {
         fits.then(|| Self(RecordHead { header, body: body() }))
     }
 
+    /// The record in the bytes of a frame with this commit word, at a place in a segment, if it is one, fits,
+    /// and is sound. Its checksum is not looked at unless `verify` is set.
+    #[inline(always)]
+    pub(crate) fn in_committed(
+        frame: &'a [u8],
+        word: u64,
+        (salt, offset): (u64, u64),
+        verify: bool,
+    ) -> Option<Self> {
+        let header_word = u64_at(frame.get(..HEADER as usize)?, 8);
+        let header = header_of(header_word)?;
+        let (len, body_len) = (frame.len() as u64, header.body_len());
+        if frame_len(body_len) != len {
+            return None;
+        }
+        let body = &frame[HEADER as usize..][..body_len as usize];
+        let sound = || frame::commit_word(salt, offset, len, header_word, frame::crc(body)) == word;
+        (!verify || sound()).then_some(Self(RecordHead { header, body }))
+    }
+
     /// Empty for a tombstone.
     #[inline]
     pub(crate) fn value(&self) -> &'a [u8] {

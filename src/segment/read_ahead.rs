@@ -99,7 +99,8 @@ impl Drop for FrontToBack<'_> {
     }
 }
 
-#[cfg(all(test, target_os = "linux", not(miri)))]
+#[cfg(test)]
+#[cfg(all(target_os = "linux", not(miri)))]
 mod tests {
     use super::*;
     use crate::log::CommitLog;

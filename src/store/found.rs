@@ -25,6 +25,7 @@ use crate::segment::set::{Pin, SegmentSet};
 use crate::segment::{Segment, frames};
 use crate::sync::Backoff;
 use std::cell::Cell;
+use std::mem::ManuallyDrop;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -89,13 +90,32 @@ pub(crate) struct HeldRecord<'a> {
     /// Only lent out while this is borrowed: it is valid for as long as the segment is kept.
     record: Record<'a>,
     /// Kept for that.
-    _segment: Arc<Segment>,
+    _segment: KeptSegment,
     position: LogPosition,
 }
 
+/// An `Arc` that is moved out before it is dropped: the address that is taken then is not its own, and so a
+/// record in a loop stays in registers.
+struct KeptSegment(ManuallyDrop<Arc<Segment>>);
+
+impl KeptSegment {
+    #[inline(always)]
+    const fn new(segment: Arc<Segment>) -> Self {
+        Self(ManuallyDrop::new(segment))
+    }
+}
+
+impl Drop for KeptSegment {
+    #[inline(always)]
+    fn drop(&mut self) {
+        // SAFETY: taken here and nowhere else, and a value is dropped once.
+        drop(unsafe { ManuallyDrop::take(&mut self.0) });
+    }
+}
+
 impl HeldRecord<'_> {
-    /// As [`FoundRecord::read`].
-    #[inline]
+    /// As [`FoundRecord::read`], in line.
+    #[inline(always)]
     pub(crate) fn read(
         segment: Arc<Segment>,
         position: LogPosition,
@@ -103,8 +123,11 @@ impl HeldRecord<'_> {
     ) -> Result<Self, ReadError> {
         // SAFETY: the segment is kept beside what is borrowed from it, and does not move.
         let unbound = unsafe { &*Arc::as_ptr(&segment) };
-        let record = record_at(unbound, position, verify)?;
-        Ok(Self { record, _segment: segment, position })
+        let record = match record_at_once(unbound, position.offset().into(), verify) {
+            Some(record) => record,
+            None => record_later(unbound, position, verify)?,
+        };
+        Ok(Self { record, _segment: KeptSegment::new(segment), position })
     }
 
     pub(crate) const fn position(&self) -> LogPosition {
@@ -126,6 +149,31 @@ impl HeldRecord<'_> {
     pub(crate) fn is_live(&self, clock: &Clock) -> bool {
         is_live(&self.record, clock)
     }
+}
+
+/// As [`record_at`], if the record is committed and sound.
+#[inline(always)]
+fn record_at_once(segment: &Segment, offset: u64, verify: bool) -> Option<Record<'_>> {
+    // ORDERING: Acquire; pairs with the Release store in `settle`.
+    let word = segment.map.word(offset).load(Ordering::Acquire);
+    let len = len_of(word);
+    if !has_state(word, State::Committed) || len > segment.end().saturating_sub(offset) {
+        return None;
+    }
+    // SAFETY: seen committed, with Acquire.
+    let frame = unsafe { segment.map.slice(offset, len) };
+    Record::in_committed(frame, word, (segment.salt(), offset), verify)
+}
+
+/// As [`record_at`], where the record was not committed a moment ago, or is not sound.
+#[cold]
+#[inline(never)]
+fn record_later(
+    segment: &Segment,
+    position: LogPosition,
+    verify: bool,
+) -> Result<Record<'_>, ReadError> {
+    record_at(segment, position, verify)
 }
 
 /// Reads the record that a slot points at, or did when its shard was locked, once it is committed.

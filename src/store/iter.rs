@@ -31,12 +31,14 @@ pub struct Pair<'a> {
 impl Pair<'_> {
     /// The key.
     #[must_use]
+    #[inline]
     pub fn key(&self) -> &[u8] {
         self.found.key()
     }
 
     /// The value.
     #[must_use]
+    #[inline]
     pub fn value(&self) -> &[u8] {
         self.found.value()
     }
@@ -150,6 +152,14 @@ impl Place {
     }
 }
 
+/// What comes after a place.
+enum Next<'a> {
+    /// Another one.
+    Place,
+    Found(Result<HeldRecord<'a>, ReadError>),
+    End,
+}
+
 /// An iterator over all keys and values, in no particular order.
 #[derive(Debug)]
 #[must_use]
@@ -175,47 +185,70 @@ impl<'a> Pairs<'a> {
         (0..count).map(|_| Self::of(scan.clone())).collect()
     }
 
-    /// Reads the next record that a slot points at.
-    #[inline]
-    fn next_found(&mut self) -> Option<Result<HeldRecord<'a>, ReadError>> {
+    /// Gives the next record to `give`.
+    // All of it in line, up to where the caller uses the record, so that it stays in registers. Moved through
+    // memory, it is loaded in pieces that span several stores, which the processor waits for: that took as
+    // long as everything else here.
+    #[inline(always)]
+    fn next_with<R>(
+        &mut self,
+        give: impl FnOnce(HeldRecord<'a>) -> R,
+    ) -> Option<Result<R, ReadError>> {
         let view = self.scan.view;
         loop {
-            match &mut self.place {
-                Place::Segment { marks, segment, from, ahead } => {
-                    // The segment comes first: once the mark is taken, nobody would move it away.
-                    if let Some(segment) = segment.upgrade()
-                        && let Some(offset) = marks.take_next(*from)
-                    {
-                        *from = offset + 8;
-                        self.taken += 1;
-                        if let Some(ahead) = ahead {
-                            ahead.at(&segment, offset);
-                        }
-                        let at = LogPosition::new(marks.id(), offset as u32);
-                        return Some(HeldRecord::read(segment, at, view.verify));
-                    }
-                    self.leave();
+            // The segment comes first: once the mark is taken, nobody would move it away.
+            if let Place::Segment { marks, segment, from, ahead } = &mut self.place
+                && let Some(segment) = segment.upgrade()
+                && let Some(offset) = marks.take_next(*from)
+            {
+                *from = offset + 8;
+                self.taken += 1;
+                if let Some(ahead) = ahead {
+                    ahead.at(&segment, offset);
                 }
-                Place::Between => self.place = self.scan.next(false),
-                Place::Loose => {
-                    let segment = |at: LogPosition| view.table.get(at.segment());
-                    let Some((at, segment)) = self.scan.marks.take_loose(segment) else {
-                        self.place = Place::End;
-                        continue;
-                    };
-                    self.taken += 1;
-                    let segment = segment.ok_or_else(|| ReadError::Corrupt(stale(at)));
-                    return Some(
-                        segment.and_then(|segment| HeldRecord::read(segment, at, view.verify)),
-                    );
+                let at = LogPosition::new(marks.id(), offset as u32);
+                match HeldRecord::read(segment, at, view.verify) {
+                    Ok(found) if found.is_live(&view.clock) => return Some(Ok(give(found))),
+                    Ok(_) => {}
+                    Err(error) => return Some(Err(error)),
                 }
-                Place::End => return None,
+                continue;
+            }
+            match self.next_place() {
+                Next::Place => {}
+                Next::Found(found) => return Some(found.map(give)),
+                Next::End => return None,
             }
         }
     }
 
-    /// Leaves a segment, and goes to the next place.
+    /// Goes to the next place, or takes one of the records that are left over.
     #[cold]
+    #[inline(never)]
+    fn next_place(&mut self) -> Next<'a> {
+        let view = self.scan.view;
+        match &self.place {
+            Place::Segment { .. } => self.leave(),
+            Place::Between => self.place = self.scan.next(false),
+            Place::Loose => {
+                let segment = |at: LogPosition| view.table.get(at.segment());
+                let Some((at, segment)) = self.scan.marks.take_loose(segment) else {
+                    self.place = Place::End;
+                    return Next::End;
+                };
+                self.taken += 1;
+                let segment = segment.ok_or_else(|| ReadError::Corrupt(stale(at)));
+                let found = segment.and_then(|segment| HeldRecord::read(segment, at, view.verify));
+                if found.as_ref().map_or(true, |found| found.is_live(&view.clock)) {
+                    return Next::Found(found);
+                }
+            }
+            Place::End => return Next::End,
+        }
+        Next::Place
+    }
+
+    /// Leaves a segment, and goes to the next place.
     fn leave(&mut self) {
         self.scan.marks.subtract(std::mem::take(&mut self.taken));
         self.place.leave();
@@ -228,15 +261,7 @@ impl<'a> Iterator for Pairs<'a> {
 
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            match self.next_found()? {
-                Ok(found) if found.is_live(&self.scan.view.clock) => {
-                    return Some(Ok(Pair { found }));
-                }
-                Ok(_) => {}
-                Err(error) => return Some(Err(error)),
-            }
-        }
+        self.next_with(|found| Pair { found })
     }
 }
 
@@ -261,7 +286,7 @@ impl Iterator for Keys<'_> {
 
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
-        Some(self.0.next()?.map(|pair| pair.found.key().to_vec()))
+        self.0.next_with(|found| found.key().to_vec())
     }
 }
 

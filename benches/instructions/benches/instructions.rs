@@ -121,6 +121,18 @@ fn iterate_x10000(on: OnStore) -> OnStore {
     on
 }
 
+#[library_benchmark(setup = there)]
+#[bench::of()]
+fn keys_x10000(on: OnStore) -> OnStore {
+    let mut count = 0;
+    for key in on.0.it.keys() {
+        black_box(key.expect("sound")[0]);
+        count += 1;
+    }
+    assert_eq!(count, KEYS);
+    on
+}
+
 /// What was opened, and where.
 type Opened = (Store, On<PathBuf>);
 
@@ -155,6 +167,7 @@ library_benchmark_group!(
         get_absent_x1000,
         get_many_of_32_x992,
         iterate_x10000,
+        keys_x10000,
         open_with_hints_x10000,
         open_by_scanning_x10000,
     ]

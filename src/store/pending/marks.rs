@@ -36,17 +36,11 @@ impl Chunk {
         if is_sparse { Self::List(Mutex::default()) } else { Self::Bits(Words::new()) }
     }
 
-    #[inline]
+    #[inline(always)]
     fn set(&self, mark: usize) {
         match self {
             Self::Bits(words) => words.set(mark),
-            Self::List(list) => {
-                let mut list = lock(list);
-                let nth = list.partition_point(|&other| usize::from(other) > mark);
-                if list.get(nth).is_none_or(|&there| usize::from(there) != mark) {
-                    list.insert(nth, mark as u16);
-                }
-            }
+            Self::List(list) => insert(&mut lock(list), mark),
         }
     }
 
@@ -88,6 +82,14 @@ impl Chunk {
         if let Self::Bits(words) = self {
             words.prefetch(mark);
         }
+    }
+}
+
+/// Sets a mark in a list.
+fn insert(list: &mut Vec<u16>, mark: usize) {
+    let nth = list.partition_point(|&other| usize::from(other) > mark);
+    if list.get(nth).is_none_or(|&there| usize::from(there) != mark) {
+        list.insert(nth, mark as u16);
     }
 }
 
