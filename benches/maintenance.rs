@@ -2,7 +2,8 @@
 //!
 //! `cargo bench --bench maintenance` prints the tables of `docs/benchmarks.md`.
 //! `TAILCASK_BENCH_ONLY` picks one of `open`, `merge`, `large`, `durable`; `TAILCASK_BENCH_KEYS` says
-//! how many keys are opened.
+//! how many keys are opened. `open_many` is run only if it is picked: 100 million keys take 10 GB of disk
+//! with the default of `TAILCASK_BENCH_VALUE`, values of 8 bytes, and 24 GB with values of 100.
 #![allow(missing_docs, reason = "a bench")]
 
 mod common;
@@ -23,6 +24,10 @@ fn main() {
     if wanted("open") {
         open(dir.path(), keys, 100);
         open(dir.path(), keys / 5, 1024);
+    }
+    if only == "open_many" {
+        let value = setting("TAILCASK_BENCH_VALUE", 8);
+        open_many(dir.path(), setting("TAILCASK_BENCH_KEYS", 100_000_000) as u64, value);
     }
     if wanted("merge") {
         merge(dir.path());
@@ -114,6 +119,50 @@ fn open(dir: &Path, keys: u64, value: usize) {
         );
         let title = format!("{title} and as many random overwrites as {times}");
         report(&title, "ns a key", &series);
+    }
+    std::fs::remove_dir_all(&path).expect("removed");
+}
+
+/// Opening with hints only, and closing, of a store that takes long to make: each key written once, and
+/// then half as many random overwrites.
+fn open_many(dir: &Path, keys: u64, value: usize) {
+    let path = dir.join("open");
+    let options = Store::options().merge_policy(never());
+    let value = vec![7; value];
+    let mut state = 1;
+    for overwrites in [0, keys / 2] {
+        let store = options.open(&path).expect("opened");
+        if overwrites == 0 {
+            (0..keys).for_each(|n| _ = store.put(key(n), &value).expect("put"));
+        }
+        for _ in 0..overwrites {
+            store.put(key(next(&mut state) % keys), &value).expect("put");
+        }
+        let (time, closed) = timed(|| store.close());
+        closed.expect("closed");
+        println!("\nClosed after the writes: {:.2} s", time.as_secs_f64());
+        let mut closing = Duration::ZERO;
+        let mut open = || {
+            let (time, store) = timed(|| options.open(&path).expect("opened"));
+            assert_eq!(store.len(), keys);
+            let (closed, ()) = timed(|| store.close().expect("closed"));
+            closing = closing.max(closed);
+            each(time, keys as usize)
+        };
+        let open = std::cell::RefCell::new(&mut open);
+        let series = rounds(
+            setting("TAILCASK_BENCH_ROUNDS", 3),
+            &mut [
+                ("on the disk", &mut || {
+                    cool(&path);
+                    open.borrow_mut()()
+                }),
+                ("in the page cache", &mut || open.borrow_mut()()),
+            ],
+        );
+        let title = format!("Opening {keys} keys of {} B, {overwrites} overwrites", value.len());
+        report(&title, "ns a key", &series);
+        println!("\nClosed with nothing written: {:.2} s at most", closing.as_secs_f64());
     }
     std::fs::remove_dir_all(&path).expect("removed");
 }
