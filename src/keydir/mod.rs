@@ -32,6 +32,7 @@ pub(crate) use entry::{KeydirEntry, SparseShard};
 pub(crate) use huge_pages::Settling;
 pub(crate) use load::{LoadEntry, LoadSource};
 pub(crate) use locked::{Crowded, KeydirEntries, LockedShards, ReadShards};
+pub(crate) use resize::FillRate;
 pub(crate) use slot::LOOKUP_BATCH;
 pub(crate) use table::Table;
 

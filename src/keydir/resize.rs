@@ -13,10 +13,31 @@
 //! two threads make one for the same shard. Readers and writers that need no room go on meanwhile, so the table
 //! is looked at again under its lock before the new one takes its place: slots may have come and gone.
 //! The mutex comes before the lock, and nobody waits for it with a shard locked.
+//!
+//! While a store fills, its background thread replaces tables that will soon be full, so that most writers never
+//! have to. A store whose keys are not getting more takes no memory ahead.
 
 use super::table::{self, Table};
 use super::{Crowded, Keydir, SparseShard};
 use crate::sync::lock;
+
+/// A smaller table than this is replaced in less than a tenth of a millisecond.
+const WORTH: usize = if cfg!(test) { 1 << 12 } else { 1 << 17 };
+
+/// How fast keys are added.
+#[derive(Debug, Default)]
+pub(crate) struct FillRate {
+    keys: Option<u64>,
+}
+
+impl FillRate {
+    /// How many keys will be added soon, if it goes on as since it was last asked: until it has been asked
+    /// 16 times more.
+    fn soon(&mut self, keys: u64) -> usize {
+        let last = self.keys.replace(keys).unwrap_or(keys);
+        keys.saturating_sub(last) as usize * 16
+    }
+}
 
 impl Keydir {
     /// Makes room for this many slots more in a shard. Others may use it up: who needs it looks again.
@@ -44,6 +65,29 @@ impl Keydir {
     fn shrink_shard(&self, shard: usize) {
         // If there is no memory for a smaller table, it stays as it is.
         let _ = self.replace(shard, table::smaller);
+    }
+
+    /// Called now and then. Replaces large tables that will soon be full, as fast as keys have been added since
+    /// the last call.
+    pub(crate) fn grow_ahead(&self, rate: &mut FillRate, mut stop: impl FnMut() -> bool) {
+        let soon = rate.soon(self.len()) / self.shards();
+        if soon == 0 {
+            return;
+        }
+        let wanted = |table: &Table| {
+            // At most an eighth early.
+            let more = soon.min(table.capacity() / 8);
+            (table.buckets() * table::EACH >= WORTH).then(|| table::larger(table, more)).flatten()
+        };
+        for shard in 0..self.shards() {
+            if stop() {
+                return;
+            }
+            if wanted(&self.map.shards()[shard].read()).is_some() {
+                // If there is no memory for a larger table, who needs it finds out.
+                let _ = self.replace(shard, wanted);
+            }
+        }
     }
 
     /// Replaces a table by one of another capacity until none is `wanted`. `None`: there is no memory.
@@ -162,6 +206,40 @@ mod tests {
         let all: Vec<_> = (0..KEYS).collect();
         let tags: Vec<_> = all.iter().map(|&n| tag(n)).collect();
         assert!(keydir.entries(&tags).crowded(std::iter::empty()).is_none());
+        assert_eq!(count.take(), 0);
+        hook::set(None);
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "takes long")]
+    fn tables_grow_ahead_while_keys_are_added() {
+        let (keydir, count) = watched();
+        // Spread evenly.
+        let insert = |from: u32, to: u32| {
+            for n in from << 10..to << 10 {
+                let tag = n.wrapping_mul(0x9e37_79b1);
+                keydir.entry(tag, |at| at == position(n)).set(position(n));
+            }
+        };
+        let (mut rate, shards) = (FillRate::default(), keydir.shards() as u32);
+        // 448 fit into a table that then has less than 8 KiB.
+        insert(0, 440);
+        count.take();
+        keydir.grow_ahead(&mut rate, || false);
+        keydir.grow_ahead(&mut rate, || false);
+        assert_eq!(count.take(), 0, "no keys are added");
+        insert(440, 442);
+        count.take();
+        keydir.grow_ahead(&mut rate, || true);
+        assert_eq!(count.take(), 0, "it is to stop");
+        insert(442, 444);
+        count.take();
+        keydir.grow_ahead(&mut rate, || false);
+        assert!(count.take() > shards);
+        insert(444, 600);
+        assert_eq!(count.take(), 0, "there is room");
+        // Half of the room is left, however fast it goes.
+        keydir.grow_ahead(&mut rate, || false);
         assert_eq!(count.take(), 0);
         hook::set(None);
     }

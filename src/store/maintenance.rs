@@ -1,10 +1,10 @@
-//! The store's background thread: hints, merges, and huge pages for the keydir.
+//! The store's background thread: hints, merges, and room and huge pages for the keydir.
 
 use super::Store;
 use super::inner::StoreInner;
 use super::merge::{MergeReport, Pace};
 use crate::error::{MergeError, SyncError};
-use crate::keydir::Settling;
+use crate::keydir::{FillRate, Settling};
 use crate::log::FailPoint;
 use crate::log::maintenance::{ThreadEnd, spawn};
 use std::io;
@@ -29,6 +29,7 @@ pub(super) fn start(inner: &Arc<StoreInner>) -> io::Result<Option<JoinHandle<()>
 
 fn keep(inner: &StoreInner) -> ThreadEnd {
     let (mut wait, mut settling) = (PERIOD, Settling::default());
+    let mut rate = FillRate::default();
     while !inner.is_stopping() {
         inner.writer.signals().fail_point(FailPoint::Merge);
         wait = match once(inner, false) {
@@ -40,6 +41,7 @@ fn keep(inner: &StoreInner) -> ThreadEnd {
                 (wait * 2).min(RETRY)
             }
         };
+        inner.keydir.grow_ahead(&mut rate, || inner.is_stopping());
         if settling.has_settled(inner.keydir.memory()) {
             inner.keydir.move_to_huge_pages(|| inner.is_stopping());
         }
