@@ -180,8 +180,7 @@ impl<'i> Run<'i> {
         // The newest of each key comes first.
         all.sort_by(|a, b| (a.name, a.key, b.origin).cmp(&(b.name, b.key, a.origin)));
         all.dedup_by(|later, first| later.key == first.key);
-        // If the key has a value, that is newer. This looks under the lock of the key's shard, which
-        // the filter depends on.
+        // If the key has a value, that is newer.
         all.retain(|tombstone| !self.has_value(tombstone));
         let questions = all.iter().map(|one| Question::new(one.name, one.origin));
         let mut questions: Vec<_> = questions.collect();

@@ -264,6 +264,35 @@ mod tests {
         Ok(questions[0].may_be)
     }
 
+    /// A delete that has committed its tombstone and not counted the put yet.
+    #[test]
+    fn a_filter_waits_for_deletes_that_have_not_counted() {
+        let store = store();
+        store.put("key", "value").unwrap();
+        store.roll().unwrap();
+        store.inner.list_sealed(false);
+        let keydir = &store.inner.keydir;
+        let before = LogPosition::new(store.log().tail().segment(), 0);
+        let (locked, is_locked) = std::sync::mpsc::channel();
+        let (asked, was_asked) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            let store = &store;
+            scope.spawn(move || {
+                let entry = keydir.entry(keydir.tag(b"key"), |_| true);
+                locked.send(()).unwrap();
+                // Longer than a filter takes that does not wait.
+                let _ = was_asked.recv_timeout(std::time::Duration::from_millis(300));
+                store.inner.remove_slot(entry, None);
+            });
+            is_locked.recv().unwrap();
+            let filter = TombstoneFilter::new(store.inner.contents(), &[]);
+            let mut questions = [Question::new(keydir.name(b"key"), before)];
+            filter.ask(&mut questions, |_| Ok::<_, MergeError>(())).unwrap();
+            let _ = asked.send(());
+            assert!(questions[0].may_be, "the put is there");
+        });
+    }
+
     /// Hints are read only where something may be hidden; and so that a merge that reads many can be
     /// slowed down, and ended.
     #[test]

@@ -4,8 +4,15 @@
 //!
 //! * by age: nothing in them is older than the tombstone;
 //! * because no put in them is dead. An older put of a key was overwritten or deleted, and every put that
-//!   was is counted as dead in its segment before the lock of its key's shard is released. So whoever
-//!   has taken that lock since, as a merge does before it asks, finds the count above zero.
+//!   was is counted as dead in its segment.
+//!
+//! A delete commits its tombstone first and counts the put after that, so a merge may have read the
+//! tombstone while the count is still zero. Invariant: **the count is asked after all who wrote one of the
+//! inputs' tombstones have counted.** They wrote it, and counted, while they held the lock of the key's
+//! shard. So the filter, which is made when the inputs are sealed and no frame is added to them, begins by
+//! waiting until every lock of a shard that is held at that time has been released
+//! ([`Keydir::wait_for_writers`]). This holds for tombstones that damage has made unreadable, too, whose
+//! keys nobody knows.
 //!
 //! Of the others the hint is asked. It is not read whole: its filter rules out most names, a block of it
 //! at a time, and for the rest the one block is read that the name would be in. Questions come sorted,
@@ -15,6 +22,8 @@
 //! bits for each that is.)
 //!
 //! Invariant: a question whose answer is not certain is answered with yes.
+//!
+//! [`Keydir::wait_for_writers`]: crate::keydir::Keydir::wait_for_writers
 
 use crate::format::hint::{BLOCK, Census, KeyName};
 use crate::position::LogPosition;
@@ -56,8 +65,10 @@ impl Question {
 }
 
 impl<'i> TombstoneFilter<'i> {
-    /// Reads no hint.
+    /// Reads no hint. Waits for writers that may not have counted yet; see above.
     pub(crate) fn new(inner: Contents<'i>, inputs: &[Arc<Segment>]) -> Self {
+        debug_assert!(inputs.iter().all(|input| input.is_sealed()));
+        inner.keydir.wait_for_writers();
         let all = inner.table.segments().into_iter();
         let others = all.filter(|other| inputs.iter().all(|input| input.id() != other.id()));
         let others = others.map(|segment| OtherSegment::of(inner, segment)).collect();
