@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Finish, segment, store_by_hand as options, within};
+use common::{Finish, segment, store_by_hand as options, until, within};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tailcask::{Batch, Store};
@@ -126,36 +126,56 @@ fn closures_see_what_get_returns_and_may_use_the_store() {
     }
 }
 
-/// The segment of a value that a closure reads is merged away meanwhile, and stays mapped.
+/// The segment of a value that a closure reads is merged away meanwhile, by another thread, and stays mapped
+/// until the closure has returned. (Nothing but the epoch of the call keeps it: no pin, and no lock.)
 #[test]
 fn what_a_closure_reads_stays_mapped() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = options().open(dir.path().join("store")).unwrap();
-    let keys: Vec<String> = (0..40).map(|n| format!("key {n}")).collect();
-    let merge_away = || {
-        keys.iter().for_each(|key| _ = store.put(key, "another value").unwrap());
-        assert!(store.merge().unwrap().inputs > 0);
-        (0..5).for_each(|_| _ = store.maintain().unwrap());
-    };
-    let put = || keys.iter().for_each(|key| _ = store.put(key, key).unwrap());
-    put();
-    let same = store.get_with(&keys[0], |value| {
-        merge_away();
-        value == keys[0].as_bytes()
-    });
-    assert_eq!(same.unwrap(), Some(true));
-    put();
-    let mut seen = 0;
-    let each = |nth: usize, value: Option<&[u8]>| {
-        if nth == 0 {
+    within(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let store = options().open(dir.path().join("store")).unwrap();
+        let keys: Vec<String> = (0..40).map(|n| format!("key {n}")).collect();
+        let waiting = || store.stats().segments_waiting_for_readers;
+        let maintain = || (0..10).for_each(|_| _ = store.maintain().unwrap());
+        // What another thread does while a closure stands still.
+        let merge_away = || {
+            let other = || {
+                keys.iter().for_each(|key| _ = store.put(key, "another value").unwrap());
+                assert!(store.merge().unwrap().inputs > 0);
+                maintain();
+            };
+            std::thread::scope(|scope| scope.spawn(other).join().unwrap());
+        };
+        let put = || keys.iter().for_each(|key| _ = store.put(key, key).unwrap());
+        put();
+        let same = store.get_with(&keys[0], |value| {
             merge_away();
-        }
-        assert_eq!(value.unwrap(), keys[nth].as_bytes());
-        seen += 1;
-    };
-    store.get_many_with(&keys, each).unwrap();
-    assert_eq!(seen, keys.len());
-    assert_eq!(&*store.get(&keys[0]).unwrap().unwrap(), b"another value");
+            assert!(waiting() > 0, "it is not unmapped while it is read");
+            value == keys[0].as_bytes()
+        });
+        assert_eq!(same.unwrap(), Some(true));
+        // Nobody reads it any longer.
+        until("it is unmapped", || {
+            maintain();
+            waiting() == 0
+        });
+        put();
+        let mut seen = 0;
+        let each = |nth: usize, value: Option<&[u8]>| {
+            if nth == 0 {
+                merge_away();
+            }
+            assert!(waiting() > 0, "it is not unmapped while it is read");
+            assert_eq!(value.unwrap(), keys[nth].as_bytes());
+            seen += 1;
+        };
+        store.get_many_with(&keys, each).unwrap();
+        assert_eq!(seen, keys.len());
+        until("it is unmapped", || {
+            maintain();
+            waiting() == 0
+        });
+        assert_eq!(&*store.get(&keys[0]).unwrap().unwrap(), b"another value");
+    });
 }
 
 /// Values that came together are dropped one by one.
