@@ -14,7 +14,16 @@
 //!
 //! Both are advice. A thread that misses a change waits longer, or holds a lock while it waits.
 //!
+//! Deciding and telling the kernel are two steps. The budget is compared with the segments under the lock
+//! of their set ([`CacheBudget::weigh`]), which writers need for a roll; that calls nothing. The kernel is
+//! told afterwards, a segment at a time and without that lock ([`SegmentSet::advise`]): with ten thousand
+//! segments it takes tens of milliseconds. Invariant: whoever weighs has the kernel told after that, and of
+//! those who tell it there is one at a time, who goes by what was decided last and does not end while a
+//! sealed segment differs from that. So once all have ended, each sealed segment of the set is scattered
+//! if the budget is exceeded, and no other is, whatever was sealed, added and removed meanwhile.
+//!
 //! [`ReadAhead`]: super::read_ahead::ReadAhead
+//! [`SegmentSet::advise`]: super::set::SegmentSet::advise
 
 use super::Segment;
 use crate::storage::sys;
@@ -49,7 +58,7 @@ impl Segment {
     }
 
     /// Only for a sealed segment. Callers are one at a time.
-    fn set_scattered(&self, scattered: bool) {
+    pub(super) fn set_scattered(&self, scattered: bool) {
         debug_assert!(self.is_sealed());
         if self.is_scattered() == scattered {
             return;
@@ -120,9 +129,9 @@ impl CacheBudget {
         self.any_cold.load(Ordering::Relaxed)
     }
 
-    /// Compares all segments with the budget, and tells the kernel what follows from it. Once exceeded,
-    /// it stays so until an eighth of the budget is free. Callers are one at a time.
-    pub(super) fn weigh(&self, segments: &[Arc<Segment>]) {
+    /// Compares all segments with the budget. Once exceeded, it stays so until an eighth of the budget is
+    /// free. Returns whether the kernel is to be told of any segment. Callers are one at a time.
+    pub(super) fn weigh(&self, segments: &[Arc<Segment>]) -> bool {
         let sealed = segments.iter().filter(|segment| segment.is_sealed());
         let bytes: u64 = sealed.clone().map(|segment| segment.end()).sum();
         let (budget, was) = (self.bytes(), self.is_exceeded());
@@ -132,14 +141,32 @@ impl CacheBudget {
         }
         // ORDERING: Relaxed; advice, see above.
         self.exceeded.store(exceeded, Ordering::Relaxed);
-        sealed.for_each(|segment| segment.set_scattered(exceeded));
-        self.note_cold(segments);
+        let (mut differs, mut any_cold) = (false, false);
+        for segment in segments {
+            if segment.is_sealed() && segment.is_scattered() != exceeded {
+                differs = true;
+                if exceeded {
+                    segment.warmth.set_cold(true);
+                }
+            }
+            any_cold |= segment.is_cold();
+        }
+        // ORDERING: Relaxed; advice, see above.
+        self.any_cold.store(any_cold, Ordering::Relaxed);
+        differs
+    }
+
+    /// The sealed segments of which the kernel has been told something else than was decided.
+    pub(super) fn differing(&self, segments: &[Arc<Segment>]) -> Vec<Arc<Segment>> {
+        let exceeded = self.is_exceeded();
+        let differs = |s: &&Arc<Segment>| s.is_sealed() && s.is_scattered() != exceeded;
+        segments.iter().filter(differs).cloned().collect()
     }
 
     /// Looks at some of the segments that are cold and not scattered: which of them are in memory by
-    /// now. Callers are one at a time.
+    /// now. Callers are one at a time, and nobody tells the kernel meanwhile.
     pub(super) fn look(&self, segments: &[Arc<Segment>]) {
-        if !self.has_cold() || self.is_exceeded() || segments.is_empty() {
+        if segments.is_empty() {
             return;
         }
         // ORDERING: Relaxed; any number will do.
@@ -150,10 +177,15 @@ impl CacheBudget {
                 segment.look();
             }
         }
-        self.note_cold(segments);
     }
 
-    fn note_cold(&self, segments: &[Arc<Segment>]) {
+    /// Whether a look may find any segment to be in memory.
+    pub(super) fn may_warm_up(&self) -> bool {
+        self.has_cold() && !self.is_exceeded()
+    }
+
+    /// To be called after a look. Callers are one at a time, and nobody weighs meanwhile.
+    pub(super) fn note_cold(&self, segments: &[Arc<Segment>]) {
         let any = segments.iter().any(|segment| segment.is_cold());
         // ORDERING: Relaxed; advice, see above.
         self.any_cold.store(any, Ordering::Relaxed);

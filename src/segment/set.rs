@@ -55,6 +55,8 @@ struct Retired {
 struct Kept {
     segments: Vec<Arc<Segment>>,
     retired: Vec<Retired>,
+    /// Whether the kernel is to be told of any of the segments; see [`super::cold`].
+    untold: bool,
 }
 
 #[derive(Debug)]
@@ -62,6 +64,8 @@ pub(crate) struct SegmentSet {
     current: Atomic<Snapshot>,
     /// Also makes replacing exclusive, and weighing.
     owned: Mutex<Kept>,
+    /// Held by the one who tells the kernel what to do with the segments. Taken before `owned`.
+    advising: Mutex<()>,
     /// How much of them is expected to fit into memory.
     pub(crate) cache: CacheBudget,
 }
@@ -135,8 +139,8 @@ impl std::fmt::Debug for Epoch<'_> {
 impl SegmentSet {
     pub(crate) fn new(segments: Vec<Arc<Segment>>) -> Self {
         let current = Atomic::new(list(&segments));
-        let owned = Mutex::new(Kept { segments, retired: Vec::new() });
-        Self { current, owned, cache: CacheBudget::default() }
+        let owned = Mutex::new(Kept { segments, retired: Vec::new(), untold: false });
+        Self { current, owned, advising: Mutex::new(()), cache: CacheBudget::default() }
     }
 
     /// Enters an epoch.
@@ -254,9 +258,12 @@ impl SegmentSet {
             // Two readers found the same segment of another process at the same time.
             return;
         }
+        let is_sealed = segment.is_sealed();
         owned.segments.insert(at, segment);
         self.replace(&owned.segments, None);
-        self.cache.weigh(&owned.segments);
+        if is_sealed {
+            self.weigh_all(&mut owned);
+        }
     }
 
     /// Removes segments: new readers do not find them, and `reap` frees them after the last one.
@@ -272,24 +279,56 @@ impl SegmentSet {
             owned.retired.push(Retired { segment, since, unlisted });
         }
         self.replace(&owned.segments, Some(unlisted));
-        self.cache.weigh(&owned.segments);
+        self.weigh_all(&mut owned);
     }
 
     /// Sets how many bytes of sealed segments are expected to fit into memory.
     pub(crate) fn set_cache_budget(&self, bytes: u64) {
-        let owned = lock(&self.owned);
-        self.cache.set(bytes);
-        self.cache.weigh(&owned.segments);
+        {
+            let mut owned = lock(&self.owned);
+            self.cache.set(bytes);
+            self.weigh_all(&mut owned);
+        }
+        self.advise();
     }
 
-    /// To be called once segments were sealed.
+    /// To be called once segments were sealed, and [`advise`](Self::advise) after it.
     pub(crate) fn weigh(&self) {
-        self.cache.weigh(&lock(&self.owned).segments);
+        self.weigh_all(&mut lock(&self.owned));
+    }
+
+    fn weigh_all(&self, owned: &mut Kept) {
+        owned.untold |= self.cache.weigh(&owned.segments);
+    }
+
+    /// Tells the kernel what to do with the segments, where it does not know yet. To be called after
+    /// segments were sealed, added or removed. That may take long, and nobody waits for it who reads or
+    /// writes.
+    pub(crate) fn advise(&self) {
+        let _alone = lock(&self.advising);
+        loop {
+            let differing = {
+                let mut owned = lock(&self.owned);
+                let differing =
+                    if owned.untold { self.cache.differing(&owned.segments) } else { Vec::new() };
+                owned.untold = !differing.is_empty();
+                differing
+            };
+            if differing.is_empty() {
+                return;
+            }
+            // What was decided may change meanwhile: that is seen in the next round at the latest.
+            differing.iter().for_each(|segment| segment.set_scattered(self.cache.is_exceeded()));
+        }
     }
 
     /// Looks at some of the cold segments: which of them are in memory by now.
     pub(crate) fn look_at_cold(&self) {
-        self.cache.look(&lock(&self.owned).segments);
+        if self.cache.may_warm_up() {
+            let _alone = lock(&self.advising);
+            self.cache.look(&self.segments());
+            self.cache.note_cold(&lock(&self.owned).segments);
+        }
     }
 
     /// The share of the sealed segments' pages that are in memory, from that many of them.
@@ -448,6 +487,104 @@ mod tests {
         for _ in 0..10 {
             table.reap();
         }
+        assert_eq!(table.waiting().0, 0);
+    }
+
+    /// Every sealed segment of the set is scattered if the budget is exceeded, and no other; and what is
+    /// scattered is cold.
+    fn assert_told(table: &SegmentSet) {
+        for segment in table.segments() {
+            let wanted = segment.is_sealed() && table.cache.is_exceeded();
+            assert_eq!(segment.is_scattered(), wanted, "segment {}", segment.id());
+            assert!(segment.is_cold() || !wanted);
+        }
+    }
+
+    fn sealed(writer: &crate::log::writer::LogWriter) -> Arc<Segment> {
+        let segment = writer.create_merged(64, &[1]).map(Arc::new).expect("there is room");
+        segment.seal(crate::format::header::Seal { end: segment.end(), frames: 1 });
+        segment
+    }
+
+    /// What was decided changes while the kernel is told: the round that is under way may use the old
+    /// decision, and ends with the new one.
+    #[test]
+    fn the_kernel_is_told_what_was_decided_last() {
+        let log = CommitLog::in_memory();
+        let writer = log.writer().expect("a log for writing");
+        let table = SegmentSet::new(Vec::new());
+        (0..3).for_each(|_| table.insert(sealed(writer)));
+        let unsealed = writer.create_merged(64, &[1]).map(Arc::new).expect("there is room");
+        table.insert(unsealed.clone());
+        assert_told(&table);
+        for bytes in [0, u64::MAX, 0, 0, u64::MAX, 1, 1 << 40] {
+            table.set_cache_budget(bytes);
+            assert_eq!(table.cache.is_exceeded(), bytes < 1 << 20);
+            assert_told(&table);
+        }
+        // Decided and not told; then decided otherwise; then one is told what was decided first.
+        table.cache.set(0);
+        table.weigh();
+        assert!(table.cache.has_cold(), "no page is read under a lock from now on");
+        assert!(table.segments().iter().all(|segment| segment.is_cold() == segment.is_sealed()));
+        let first = &table.segments()[0];
+        first.set_scattered(true);
+        table.cache.set(u64::MAX);
+        table.weigh();
+        assert!(first.is_scattered());
+        table.advise();
+        assert_told(&table);
+        // Sealed, and added, after it was decided.
+        table.set_cache_budget(0);
+        unsealed.seal(crate::format::header::Seal { end: unsealed.end(), frames: 1 });
+        table.weigh();
+        table.insert(sealed(writer));
+        table.advise();
+        assert_told(&table);
+        assert_eq!(table.segments().iter().filter(|segment| segment.is_scattered()).count(), 5);
+    }
+
+    #[test]
+    fn the_budget_changes_while_segments_come_and_go() {
+        const ROUNDS: u64 = if cfg!(miri) { 20 } else { 300 };
+        let log = CommitLog::in_memory();
+        let writer = log.writer().expect("a log for writing");
+        let table = SegmentSet::new(Vec::new());
+        (0..40).for_each(|_| table.insert(sealed(writer)));
+        std::thread::scope(|scope| {
+            for odd in [0, 1] {
+                let table = &table;
+                scope.spawn(move || {
+                    for n in 0..ROUNDS {
+                        table.set_cache_budget(if (n + odd).is_multiple_of(2) {
+                            0
+                        } else {
+                            u64::MAX
+                        });
+                    }
+                });
+            }
+            scope.spawn(|| {
+                for _ in 0..ROUNDS / 4 {
+                    let segment = writer.create_merged(64, &[1]).map(Arc::new).expect("room");
+                    table.insert(segment.clone());
+                    segment.seal(crate::format::header::Seal { end: segment.end(), frames: 1 });
+                    table.weigh();
+                    table.advise();
+                    table.look_at_cold();
+                }
+            });
+            scope.spawn(|| {
+                for _ in 0..ROUNDS / 8 {
+                    let first = table.segments()[0].id();
+                    table.remove(|id| id == first);
+                    table.reap();
+                    table.advise();
+                }
+            });
+        });
+        assert_told(&table);
+        (0..10).for_each(|_| table.reap());
         assert_eq!(table.waiting().0, 0);
     }
 }

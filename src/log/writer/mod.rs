@@ -245,7 +245,7 @@ impl LogWriter {
     /// Does the work of the background threads, once.
     pub(crate) fn maintain(&self) -> Result<(), AppendError> {
         let sealed = self.seal_finished();
-        self.table.reap();
+        self.reap();
         sealed.map_err(|source| AppendError::Sync { position: None, source })?;
         if self.is_short_of_space() {
             self.try_keep_reserve();

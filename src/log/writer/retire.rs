@@ -146,18 +146,20 @@ impl LogWriter {
         failed.map_or(Ok(()), |error| Err(io(error)))
     }
 
-    /// Unmaps retired segments, here or in the background.
+    /// Unmaps retired segments, here or in the background, and tells the kernel what the change of the
+    /// segments means for the others.
     pub(crate) fn schedule_reap(&self) {
         if self.has_sync_thread() {
             self.signals.wake_sync();
         } else {
-            self.table.reap();
+            self.reap();
         }
     }
 
-    /// Unmaps retired segments without readers.
+    /// Unmaps retired segments without readers, and tells the kernel what to do with the others.
     pub(crate) fn reap(&self) {
         self.table.reap();
+        self.table.advise();
     }
 
     /// Whether a background thread unmaps retired segments and seals full ones.

@@ -217,6 +217,10 @@ impl LogWriter {
         }
         if sealed > 0 {
             self.table.weigh();
+            // Otherwise that thread does, and nobody waits for it.
+            if !self.has_sync_thread() {
+                self.table.advise();
+            }
         }
         if with_active && offset > pending.from {
             current.sync(pending.from, offset)?;
