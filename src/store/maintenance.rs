@@ -15,6 +15,9 @@ use std::time::Duration;
 
 /// How often to check for work.
 const PERIOD: Duration = Duration::from_millis(100);
+/// The pause between two ranges of the keydir that are moved to huge pages. A move locks the address space,
+/// and whoever waits for that lock gets it now; the kernel lets the same thread take it over and over.
+const BREATH: Duration = Duration::from_millis(1);
 /// The longest wait after a failed merge, for example on a full disk.
 const RETRY: Duration = Duration::from_secs(30);
 
@@ -43,7 +46,10 @@ fn keep(inner: &StoreInner) -> ThreadEnd {
         };
         inner.keydir.grow_ahead(&mut rate, || inner.is_stopping());
         if settling.has_settled(inner.keydir.memory()) {
-            inner.keydir.move_to_huge_pages(|| inner.is_stopping());
+            inner.keydir.move_to_huge_pages(|| {
+                thread::park_timeout(BREATH);
+                inner.is_stopping()
+            });
         }
         if !inner.is_stopping() {
             thread::park_timeout(wait);

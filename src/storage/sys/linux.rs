@@ -87,20 +87,21 @@ pub(crate) fn huge_page() -> Option<usize> {
 
 /// Moves the content of a range of private memory, as long and as aligned as a huge page, to a huge page.
 /// A hint: whatever is not memory, or not of this kind, is left as it is.
-pub(crate) fn move_to_huge_page(from: usize, len: usize) {
+pub(super) fn move_to_huge_page(from: usize, len: usize) {
     // Since Linux 6.1; older ones refuse it.
     const MADV_COLLAPSE: libc::c_int = 25;
     // SAFETY: it changes neither what is mapped nor what can be read there.
     unsafe { libc::madvise(std::ptr::without_provenance_mut(from), len, MADV_COLLAPSE) };
 }
 
-/// Gives pages of private memory back to the system: they are zero when they are read again. A hint.
+/// Takes pages out of the address space, and gives private memory back to the system: that is zero when
+/// it is read again, and of a file's pages what the file has. A hint.
 ///
 /// # Safety
-/// All pages from `from` on, for `len` bytes, are the caller's to write to, and nothing is expected to
-/// be in them afterwards.
+/// All pages from `from` on, for `len` bytes, are the caller's, and nothing is expected to be in them
+/// afterwards, except what is in a file.
 pub(crate) unsafe fn discard_pages(from: *mut u8, len: usize) {
-    // SAFETY: as if zeros were stored there, which the caller may do.
+    // SAFETY: as if zeros were stored in private memory, which the caller may do; files do not change.
     let _ = unsafe { rustix::mm::madvise(from.cast(), len, rustix::mm::Advice::LinuxDontNeed) };
 }
 

@@ -77,15 +77,15 @@ pub(crate) fn huge_page() -> Option<usize> {
 }
 
 /// Only called with the size of a huge page.
-pub(crate) fn move_to_huge_page(_from: usize, _len: usize) {
+pub(super) fn move_to_huge_page(_from: usize, _len: usize) {
     unreachable!("macOS has no huge pages to ask for");
 }
 
-/// Gives pages of private memory back to the system. A hint that is not used here.
+/// Takes pages out of the address space. A hint that is not used here.
 ///
 /// # Safety
-/// All pages from `from` on, for `len` bytes, are the caller's to write to, and nothing is expected to
-/// be in them afterwards.
+/// All pages from `from` on, for `len` bytes, are the caller's, and nothing is expected to be in them
+/// afterwards, except what is in a file.
 pub(crate) unsafe fn discard_pages(_from: *mut u8, _len: usize) {}
 
 /// Whether a page of a mapping is in memory. `None`: not known.

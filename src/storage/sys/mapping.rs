@@ -14,8 +14,16 @@ const PAGES: usize = 64 << 10;
 /// Bytes that are asked for at a time: the least that kernels read ahead by default.
 const ASKED: usize = 128 << 10;
 
+/// So much is taken out of a mapping at a time, before it is unmapped.
+const PIECE: usize = 4 << 20;
+
 /// A range of addresses that is mapped, until it is dropped. What its bytes mean, and who may touch
 /// them, is up to its owner.
+///
+/// Unmapping locks all of the process's address space until the last page is out of it, and meanwhile
+/// other threads wait that map or unmap anything, and behind them those whose page faults need that lock.
+/// So the pages are taken out first, piece by piece, which locks less and for less long; what is unmapped
+/// then has none.
 #[derive(Debug)]
 pub(crate) struct Mapping(Mapped);
 
@@ -23,6 +31,41 @@ pub(crate) struct Mapping(Mapped);
 enum Mapped {
     Write(MmapMut),
     Read(Mmap),
+}
+
+/// Moves the content of a range of private memory, as long and as aligned as a huge page, to a huge page.
+/// A hint: whatever is not memory, or not of this kind, is left as it is.
+///
+/// The kernel copies the range while it locks all of the process's address space, to a huge page that is
+/// free. If nothing has touched that one since the machine was started, a hypervisor has to find memory for
+/// it first, which takes milliseconds. So one is touched here and freed again, which locks nothing, and
+/// most likely is the one that the kernel takes.
+pub(crate) fn move_to_huge_page(from: usize, len: usize) {
+    if let Ok(mut spare) = Mapping::anonymous(2 * len) {
+        spare.prefer_huge_pages(0, 2 * len);
+        let start = spare.start().as_ptr();
+        let skip = start.align_offset(len);
+        if skip < len {
+            // SAFETY: inside the mapping, which nobody else knows.
+            unsafe { start.wrapping_add(skip).write_volatile(1) };
+        }
+    }
+    platform::move_to_huge_page(from, len);
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        if cfg!(miri) {
+            return; // It knows no such system call.
+        }
+        let (start, len) = (self.start().as_ptr(), self.len());
+        for from in (0..len).step_by(PIECE) {
+            let piece = PIECE.min(len - from);
+            // SAFETY: inside the mapping, which nobody accesses any more. What was stored in a file's
+            // pages is the file's, and stays.
+            unsafe { platform::discard_pages(start.wrapping_add(from), piece) };
+        }
+    }
 }
 
 impl Mapping {

@@ -31,11 +31,11 @@ pub(crate) use files::{
     open_directory_at, remove, remove_directory, rename, rename_new, stat, user,
 };
 pub(crate) use locks::{cannot_lock, has_byte_lock, lock_byte, try_lock, unlock, unlock_byte};
-pub(crate) use mapping::Mapping;
+pub(crate) use mapping::{Mapping, move_to_huge_page};
 pub(crate) use platform::{
     DIRECTORIES_LOCK, allocate, boot_id, discard_pages, ensure_own, file_system, fill_random,
-    huge_page, membarrier, memory, memory_file, move_to_huge_page, prefer_huge_pages, punch,
-    register_membarrier, share_blocks,
+    huge_page, membarrier, memory, memory_file, prefer_huge_pages, punch, register_membarrier,
+    share_blocks,
 };
 
 /// The kind of file system that a directory is on.
