@@ -3,6 +3,8 @@
 //! `cargo bench --bench tails` prints the tables of `docs/benchmarks.md`. `TAILCASK_BENCH_ONLY` picks one
 //! of `percentiles`, `growth`, `oversize`; `TAILCASK_BENCH_KEYS` says how many keys there are (of 16 B,
 //! with values of 100 B), and `TAILCASK_BENCH_SECONDS` how long each row of `percentiles` runs.
+//! `TAILCASK_BENCH_STACKS=1` also prints, for each operation that lasts, where in the kernel its thread and
+//! the store's own threads are (for that it must run as root, and the times are less exact).
 #![allow(missing_docs, reason = "a bench")]
 
 mod common;
@@ -10,10 +12,12 @@ mod common;
 use common::{MIB, key, next, scratch, setting, warm};
 use hdrhistogram::Histogram;
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::hint::black_box;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 use tailcask::{MergePolicy, Store};
 
@@ -24,6 +28,9 @@ fn main() {
     let only = std::env::var("TAILCASK_BENCH_ONLY").unwrap_or_default();
     let wanted = |name: &str| only.is_empty() || only == name;
     let dir = scratch();
+    if setting("TAILCASK_BENCH_STACKS", 0) > 0 {
+        std::thread::spawn(watch);
+    }
     if wanted("percentiles") {
         percentiles(dir.path(), setting("TAILCASK_BENCH_KEYS", 2_000_000) as u64);
     }
@@ -35,64 +42,188 @@ fn main() {
     }
 }
 
-/// What the kernel has counted for this thread so far.
+/// What the kernel has counted for a thread so far.
 #[derive(Clone, Copy)]
 struct Counted {
+    /// Time on a processor.
+    ran: Duration,
+    /// Time in which it could have run, and others did.
+    ready: Duration,
+    /// How often it blocked.
     waits: i64,
-    preemptions: i64,
     faults: i64,
     reads: i64,
 }
 
-#[allow(unsafe_code, reason = "a system call that rustix lacks")]
-fn counted() -> Counted {
-    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
-    // SAFETY: it points at room for what the call writes.
-    let result = unsafe { libc::getrusage(libc::RUSAGE_THREAD, usage.as_mut_ptr()) };
-    assert_eq!(result, 0, "getrusage");
-    // SAFETY: zeroes are valid, and the call succeeded.
-    let usage = unsafe { usage.assume_init() };
-    Counted {
-        waits: usage.ru_nvcsw,
-        preemptions: usage.ru_nivcsw,
-        faults: usage.ru_minflt,
-        reads: usage.ru_majflt,
+/// The counters of the calling thread.
+struct Counters {
+    schedstat: File,
+}
+
+#[allow(unsafe_code, reason = "system calls that rustix lacks")]
+impl Counters {
+    fn of_this_thread() -> Self {
+        Self { schedstat: File::open("/proc/thread-self/schedstat").expect("Linux") }
+    }
+
+    fn now(&self) -> Counted {
+        let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+        // SAFETY: it points at room for what the call writes.
+        let result = unsafe { libc::getrusage(libc::RUSAGE_THREAD, usage.as_mut_ptr()) };
+        assert_eq!(result, 0, "getrusage");
+        // SAFETY: zeroes are valid, and the call succeeded.
+        let usage = unsafe { usage.assume_init() };
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: it points at what the call writes.
+        let result = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+        assert_eq!(result, 0, "clock_gettime");
+        let mut text = [0; 64];
+        let len = self.schedstat.read_at(&mut text, 0).expect("read");
+        let text = std::str::from_utf8(&text[..len]).expect("numbers");
+        let ready = text.split_whitespace().nth(1).and_then(|ready| ready.parse().ok());
+        Counted {
+            ran: Duration::new(time.tv_sec as u64, time.tv_nsec as u32),
+            ready: Duration::from_nanos(ready.expect("the time in the queue")),
+            waits: usage.ru_nvcsw,
+            faults: usage.ru_minflt,
+            reads: usage.ru_majflt,
+        }
     }
 }
 
-/// What most likely made an operation slow.
-fn cause(before: Counted, after: Counted) -> &'static str {
+/// What most of an operation's time went into.
+fn cause(took: Duration, before: Counted, after: Counted) -> &'static str {
+    let (ran, ready) = (after.ran - before.ran, after.ready - before.ready);
+    let rest = took.saturating_sub(ran + ready);
+    let (faults, reads) = (after.faults > before.faults, after.reads > before.reads);
     match () {
-        () if after.reads > before.reads => "page read from the disk",
-        () if after.waits > before.waits => "waited for a lock or a segment",
-        () if after.preemptions > before.preemptions => "another thread had the core",
-        () if after.faults > before.faults => "page faults",
-        () => "none of these: own work, or the host",
+        () if ready >= ran.max(rest) => "another thread had the core",
+        () if ran >= rest && faults => "ran, with page faults",
+        () if ran >= rest => "ran",
+        // Neither on a processor nor off it: the time that a host takes counts as neither.
+        () if after.waits == before.waits => "the host had the core",
+        () if reads => "blocked, reading a page",
+        () if faults => "blocked in a page fault",
+        () => "blocked on a lock or a segment",
     }
+}
+
+/// Operations between two looks at the counters, which take longer than some operations.
+const LOOK: u64 = 64;
+/// What takes as long is not left in the counters of others.
+const LONG: Duration = Duration::from_micros(50);
+
+/// A thread whose operations are watched.
+struct Watched(Option<Arc<Operation>>);
+
+/// Since when its operation has run, in nanoseconds since the first; 0: there is none.
+struct Operation {
+    thread: u32,
+    since: AtomicU64,
+}
+
+static WATCHED: Mutex<Vec<Arc<Operation>>> = Mutex::new(Vec::new());
+static STARTED: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+impl Watched {
+    fn this_thread() -> Self {
+        if setting("TAILCASK_BENCH_STACKS", 0) == 0 {
+            return Self(None);
+        }
+        let link = std::fs::read_link("/proc/thread-self").expect("Linux");
+        let thread = link.file_name().and_then(|id| id.to_str()?.parse().ok()).expect("a number");
+        let operation = Arc::new(Operation { thread, since: AtomicU64::new(0) });
+        WATCHED.lock().expect("no panic").push(operation.clone());
+        Self(Some(operation))
+    }
+
+    fn begins(&self, at: Instant) {
+        if let Some(operation) = &self.0 {
+            let since = at.saturating_duration_since(*STARTED).as_nanos() as u64;
+            operation.since.store(since.max(1), Relaxed);
+        }
+    }
+
+    fn ends(&self) {
+        if let Some(operation) = &self.0 {
+            operation.since.store(0, Relaxed);
+        }
+    }
+}
+
+/// Prints where the threads are while an operation lasts.
+fn watch() {
+    loop {
+        std::thread::sleep(Duration::from_micros(300));
+        let now = STARTED.elapsed().as_nanos() as u64;
+        let all: Vec<_> = WATCHED.lock().expect("no panic").clone();
+        for operation in all {
+            let since = operation.since.load(Relaxed);
+            if since == 0 || now.saturating_sub(since) < SLOW.as_nanos() as u64 {
+                continue;
+            }
+            let mut lines = vec![place(operation.thread)];
+            for task in std::fs::read_dir("/proc/self/task").expect("Linux").flatten() {
+                let thread = task.file_name().to_str().and_then(|id| id.parse().ok());
+                let place = place(thread.unwrap_or(0));
+                if place.starts_with("tailcask-") {
+                    lines.push(place);
+                }
+            }
+            if operation.since.load(Relaxed) == since {
+                eprintln!("at {} us, for {} us:", since / 1000, (now - since) / 1000);
+                lines.iter().for_each(|line| eprintln!("    {line}"));
+            }
+        }
+    }
+}
+
+/// A thread's name, state, and place in the kernel.
+fn place(thread: u32) -> String {
+    let read = |what| std::fs::read_to_string(format!("/proc/self/task/{thread}/{what}"));
+    let name = read("comm").unwrap_or_default();
+    let state = read("stat").unwrap_or_default();
+    let state = state.rsplit(") ").next().and_then(|rest| rest.chars().next()).unwrap_or('?');
+    let stack = read("stack").unwrap_or_default();
+    let calls = stack.lines().filter_map(|line| line.split_whitespace().nth(1));
+    let calls: Vec<_> = calls.map(|call| call.split('+').next().unwrap_or(call)).collect();
+    format!("{} {state} {}", name.trim(), calls.join(" < "))
 }
 
 /// Times of operations, and why the slow ones were slow.
 struct Times {
     all: Histogram<u64>,
     slow: BTreeMap<&'static str, (u64, Duration)>,
+    /// Those of the timing thread, and what they said shortly before.
+    counters: Option<(Counters, Counted)>,
 }
 
 impl Times {
     fn new() -> Self {
         let all = Histogram::new_with_bounds(1, 100_000_000_000, 3).expect("bounds");
-        Self { all, slow: BTreeMap::new() }
+        Self { all, slow: BTreeMap::new(), counters: None }
     }
 
     /// Times one operation.
-    fn time<R>(&mut self, run: impl FnOnce() -> R) {
-        let before = counted();
+    fn time<R>(&mut self, watched: &Watched, run: impl FnOnce() -> R) {
+        let (counters, before) = self.counters.get_or_insert_with(|| {
+            let counters = Counters::of_this_thread();
+            let now = counters.now();
+            (counters, now)
+        });
         let started = Instant::now();
+        watched.begins(started);
         drop(black_box(run()));
         let took = started.elapsed();
+        watched.ends();
         self.all.saturating_record(took.as_nanos() as u64);
-        if took >= SLOW {
-            let (count, worst) = self.slow.entry(cause(before, counted())).or_default();
-            (*count, *worst) = (*count + 1, took.max(*worst));
+        if took >= LONG || self.all.len().is_multiple_of(LOOK) {
+            let now = counters.now();
+            if took >= SLOW {
+                let (count, worst) = self.slow.entry(cause(took, *before, now)).or_default();
+                (*count, *worst) = (*count + 1, took.max(*worst));
+            }
+            *before = now;
         }
     }
 
@@ -105,6 +236,9 @@ impl Times {
     }
 
     fn row(&self, what: &str) {
+        if setting("TAILCASK_BENCH_STACKS", 0) > 0 {
+            eprintln!("those were of {what}");
+        }
         let at = |quantile: f64| self.all.value_at_quantile(quantile) as f64 / 1e3;
         let slow = self.slow.iter().map(|(why, (count, worst))| {
             format!("{count} x {why} (worst {:.1} ms)", worst.as_secs_f64() * 1e3)
@@ -134,9 +268,10 @@ fn in_threads<R>(threads: u64, time: Duration, run: impl Fn(u64) -> R + Sync) ->
             let (all, stop, run) = (&all, &stop, &run);
             scope.spawn(move || {
                 let (mut times, mut state) = (Times::new(), thread + 1);
+                let watched = Watched::this_thread();
                 while !stop.load(Relaxed) {
                     let number = next(&mut state);
-                    times.time(|| run(number));
+                    times.time(&watched, || run(number));
                 }
                 all.lock().expect("no thread has panicked").add(&times);
             });
@@ -191,9 +326,9 @@ fn growth(dir: &Path, keys: u64) {
     let mut from = 0;
     while from < keys {
         let (to, mut times) = ((from * 2).max(1_000_000).min(keys), Times::new());
-        let started = Instant::now();
+        let (started, watched) = (Instant::now(), Watched::this_thread());
         for n in from..to {
-            times.time(|| store.put(key(n), [7; 100]).expect("put"));
+            times.time(&watched, || store.put(key(n), [7; 100]).expect("put"));
         }
         let rate = (to - from) as f64 / started.elapsed().as_secs_f64() / 1e6;
         times.row(&format!("to {:.0} M keys ({rate:.2} M/s)", to as f64 / 1e6));
@@ -212,16 +347,16 @@ fn oversize(dir: &Path) {
     head("Small puts beside one of 512 MiB");
     let (small, large) = std::thread::scope(|scope| {
         let small = scope.spawn(|| {
-            let (mut times, mut n) = (Times::new(), 0);
+            let (mut times, mut n, watched) = (Times::new(), 0, Watched::this_thread());
             while !stop.load(Relaxed) {
-                times.time(|| store.put(key(n), [1; 100]).expect("put"));
+                times.time(&watched, || store.put(key(n), [1; 100]).expect("put"));
                 n += 1;
             }
             times
         });
         std::thread::sleep(Duration::from_millis(500));
         let mut times = Times::new();
-        times.time(|| store.put("large", &value).expect("put"));
+        times.time(&Watched::this_thread(), || store.put("large", &value).expect("put"));
         stop.store(true, Relaxed);
         (small.join().expect("it puts"), times)
     });
