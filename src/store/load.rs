@@ -21,16 +21,12 @@ use crate::random::random_bytes;
 use crate::segment::Segment;
 use crate::storage::{Storage, io_error};
 use crate::sync::{Mutex, lock};
-use crate::threads::on_threads;
+use crate::threads::{of_each, processors};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
-
-/// More threads than this would only wait for memory together.
-const THREADS: usize = 8;
 
 /// What is known of a segment before its keys are loaded.
 struct LoadedSegment {
@@ -96,10 +92,6 @@ impl Store {
     }
 }
 
-fn threads() -> usize {
-    std::thread::available_parallelism().map_or(1, |n| n.get().min(THREADS))
-}
-
 /// The secret of the hash. It never changes, since hints hold tags that were made with it.
 fn secret_of(writer: &LogWriter) -> Result<[u8; 16], OpenError> {
     if let Some(secret) = writer.store_secret() {
@@ -162,7 +154,7 @@ impl Loading<'_> {
     /// known only once those before them are read.
     fn read_sources(&self) -> Result<Vec<LoadedSegment>, OpenError> {
         if self.salvage {
-            let read = |segment: &Arc<Segment>| {
+            let read = |_: usize, segment: &Arc<Segment>| {
                 let is_hinted = may_have_hint(segment);
                 let hint = is_hinted.then(|| hints::read(self.storage, self.keydir, segment));
                 self.salvage_frames(segment, hint.flatten())
@@ -170,13 +162,13 @@ impl Loading<'_> {
             return Ok(of_each(&self.segments, read)?);
         }
         // The beginnings of all are on their way before the first one is looked at.
-        let open = |segment: &Arc<Segment>| {
+        let open = |_: usize, segment: &Arc<Segment>| {
             let hint = may_have_hint(segment)
                 .then(|| HintMap::open_ahead(self.storage, self.keydir, segment));
             Ok::<_, Infallible>((segment.clone(), Mutex::new(hint.flatten())))
         };
         let Ok(opened) = of_each(&self.segments, open);
-        let read = |(segment, hint): &(Arc<Segment>, Mutex<Option<HintMap>>)| {
+        let read = |_: usize, (segment, hint): &(Arc<Segment>, Mutex<Option<HintMap>>)| {
             let Some(hint) = lock(hint).take() else { return self.read_frames(segment) };
             match hint.check_head(self.keydir) {
                 Some((census, hint)) => {
@@ -231,13 +223,13 @@ impl Loading<'_> {
     /// filled again, without them.
     fn fill(&self, sources: &mut [LoadedSegment]) -> Result<(), Corruption> {
         loop {
-            self.keydir.load(sources, threads());
+            self.keydir.load(sources, processors());
             let unsound: Vec<_> =
                 (0..sources.len()).filter(|&nth| !sources[nth].complete()).collect();
             if unsound.is_empty() {
                 break;
             }
-            let read = |&nth: &usize| {
+            let read = |_: usize, &nth: &usize| {
                 let segment = &sources[nth].segment;
                 hints::warn_of(segment);
                 self.read_frames(segment)
@@ -260,27 +252,6 @@ impl Loading<'_> {
 /// Whether a segment may have a hint, which describes all of it.
 fn may_have_hint(segment: &Segment) -> bool {
     segment.is_sealed() && segment.gaps.is_empty()
-}
-
-/// What is made of each item, on all processors, in their order.
-fn of_each<T: Sync, R: Send, E: Send>(
-    items: &[T],
-    make: impl Fn(&T) -> Result<R, E> + Sync,
-) -> Result<Vec<R>, E> {
-    let (next, made) = (AtomicUsize::new(0), Mutex::new(Vec::with_capacity(items.len())));
-    let work = || {
-        loop {
-            // ORDERING: Relaxed; each index is drawn once.
-            let nth = next.fetch_add(1, Relaxed);
-            let Some(item) = items.get(nth) else { return Ok(()) };
-            let one = make(item)?;
-            lock(&made).push((nth, one));
-        }
-    };
-    on_threads(threads().min(items.len()), work)?;
-    let mut made = made.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    made.sort_unstable_by_key(|&(nth, _)| nth);
-    Ok(made.into_iter().map(|(_, one)| one).collect())
 }
 
 impl Loaded {

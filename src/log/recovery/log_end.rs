@@ -16,18 +16,26 @@ use crate::format::header::{FIRST_FRAME, SEAL};
 use crate::position::LogPosition;
 use crate::segment::quiet::OfflineSegment;
 use crate::segment::scan::{self, Repair, Rules, Scan, Stop};
+use crate::threads::of_each;
+use std::convert::Infallible;
 
 impl Inspection {
     /// Classifies the unsealed segments in order, by the table in `docs/durability.md`.
     pub(super) fn classify_log(&mut self, segments: Vec<OfflineSegment>) -> Result<(), OpenError> {
-        let mut segments = segments.into_iter();
-        while let Some(segment) = segments.next() {
-            if segment.is_sealed() {
+        // All are scanned at once, on all processors. Only those up to the end of the log count.
+        let scan = |nth: usize, segment: &OfflineSegment| {
+            let scan = || self.scan_unsealed(segment, &segments[nth + 1..]);
+            Ok::<_, Infallible>((!segment.is_sealed()).then(scan))
+        };
+        let Ok(scans) = of_each(&segments, scan);
+        let (mut segments, mut scans) = (segments.into_iter(), scans.into_iter());
+        while let (Some(segment), Some(scan)) = (segments.next(), scans.next()) {
+            let Some(scan) = scan else {
                 self.take_sealed(segment, false);
                 continue;
-            }
+            };
             let rest = segments.as_slice();
-            let (mut scan, same_boot) = self.scan_unsealed(&segment, rest)?;
+            let (mut scan, same_boot) = scan?;
             let ended = self.resolve_tail(&segment, &mut scan, rest, same_boot)?;
             self.tally(&segment, &scan, same_boot);
             self.log_segments.push(InspectedSegment { segment, scan: Some(scan) });
