@@ -163,12 +163,16 @@ pub(crate) fn push_body(bodies: &mut Vec<u8>, key: &[u8], value: &[u8]) {
     }
 }
 
-/// Where the key is in the body of a record with this header word, and how long it is. `None`: the
-/// header word is not that of a record.
+/// Where the key is in the body of a record with this header word, if its key is that long. `None`: it
+/// is not, or the header word is not that of a record.
 #[inline]
-pub(crate) fn key_place(header_word: u64) -> Option<(u64, u64)> {
+pub(crate) fn key_place(header_word: u64, key_len: u64) -> Option<u64> {
+    // Nearly always it is that of a put without flags.
+    if header_word & 0xffff_ffff == Kind::Put as u64 | key_len << 16 && key_len > 0 {
+        return Some(0);
+    }
     let header = header_of(header_word)?;
-    Some((key_at(header) as u64, u64::from(header.key_len)))
+    (u64::from(header.key_len) == key_len).then(|| key_at(header) as u64)
 }
 
 /// The header and the key of a record, and all that is between them. Not verified.
@@ -232,15 +236,6 @@ impl<'a> Record<'a> {
     pub(crate) fn new(header: Header, body: &'a [u8]) -> Option<Self> {
         let fits = header.kind.has_key() && header.body_len() == body.len() as u64;
         fits.then_some(Self(RecordHead { header, body }))
-    }
-
-    /// The record in the bytes of a frame, from the commit word on, if it is one and fits.
-    #[inline]
-    pub(crate) fn in_frame(frame: &'a [u8]) -> Option<Self> {
-        let header = header_of(u64_at(frame.get(..HEADER as usize)?, 8))?;
-        let fits = frame_len(header.body_len()) == frame.len() as u64;
-        let body = || &frame[HEADER as usize..][..header.body_len() as usize];
-        fits.then(|| Self(RecordHead { header, body: body() }))
     }
 
     /// The record in the bytes of a frame with this commit word, at a place in a segment, if it is one, fits,
@@ -360,13 +355,15 @@ mod tests {
             prop_assert_eq!(frame.len() as u64, new.frame_len());
             prop_assert!(new.value_at() + bytes.len() as u64 == HEADER + new.body_len());
 
-            let record = Record::in_frame(&frame).unwrap();
+            let record = Record::in_committed(&frame, 0, (0, 0), false).unwrap();
             prop_assert_eq!(record.header(), new.header());
             prop_assert_eq!((record.key(), record.value()), (&key[..], &bytes[..]));
             prop_assert_eq!((record.is_put(), record.expiry()), (value.is_some(), expiry));
             prop_assert_eq!(record.origin().map(LogPosition::as_u64), origin);
             let word = u64_at(&frame, 0);
             prop_assert_eq!(record.commit_word(salt, offset), word);
+            prop_assert!(Record::in_committed(&frame, word, (salt, offset), true).is_some());
+            prop_assert!(Record::in_committed(&frame, word ^ 1 << 32, (salt, offset), true).is_none());
 
             // The frame verifies, and what was verified is the same record.
             let parsed = frame::Word::parse(word, frame.len() as u64).unwrap().unwrap();
@@ -387,7 +384,7 @@ mod tests {
             // A copy of a copy keeps everything but the origin.
             let copy = NewRecord::moved(record, LogPosition::from_u64(second));
             let copied = copy.to_frame(salt, offset, record.value());
-            let copied = Record::in_frame(&copied).unwrap();
+            let copied = Record::in_committed(&copied, 0, (0, 0), false).unwrap();
             prop_assert_eq!((copied.key(), copied.value()), (&key[..], &bytes[..]));
             prop_assert_eq!((copied.is_put(), copied.expiry()), (value.is_some(), expiry));
             prop_assert_eq!(copied.origin().map(LogPosition::as_u64), Some(second));
@@ -406,7 +403,7 @@ mod tests {
 
         #[test]
         fn no_bytes_make_a_view_panic(bytes: Vec<u8>, word: u64) {
-            if let Some(record) = Record::in_frame(&bytes) {
+            if let Some(record) = Record::in_committed(&bytes, 0, (0, 0), false) {
                 let _ = (record.key(), record.value(), record.expiry(), record.origin());
             }
             if let Some(head) = RecordHead::read(word, |len| bytes.get(..len as usize)) {

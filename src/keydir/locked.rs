@@ -7,56 +7,45 @@
 
 use super::entry::KeydirEntry;
 use super::slot::{LOOKUP_BATCH, SHARDS, shard_of};
-use super::table::{Probe, Table, touch_slots};
+use super::table::{Probe, Table};
 use crate::position::LogPosition;
 use dashmap::{RwLockReadGuard, RwLockWriteGuard};
 use std::ops::Deref;
 
 /// Some of the shards.
 struct ShardSet {
-    /// A bit for each shard.
-    words: [u64; WORDS],
-    /// Number of shards in the words before each.
-    before: [u16; WORDS],
-    count: usize,
+    /// For each shard that is one of them, how many of them have lower numbers.
+    ranks: [u16; SHARDS],
 }
 
 const WORDS: usize = SHARDS / 64;
 const _: () = assert!(SHARDS.is_multiple_of(64) && SHARDS <= u16::MAX as usize);
 
 impl ShardSet {
-    /// The shards of some tags.
+    /// The shards of some tags. Calls `each` with all of them, in the order of their numbers.
     #[inline]
-    fn of(tags: &[u32]) -> Self {
-        let (mut words, mut before, mut count) = ([0; WORDS], [0; WORDS], 0);
+    fn of(tags: &[u32], mut each: impl FnMut(usize)) -> Self {
+        let (mut words, mut ranks, mut count) = ([0u64; WORDS], [0; SHARDS], 0);
         for &tag in tags {
             let shard = shard_of(tag);
-            words[shard / 64] |= 1u64 << (shard % 64);
+            words[shard / 64] |= 1 << (shard % 64);
         }
-        for (before, word) in before.iter_mut().zip(&words) {
-            *before = count as u16;
-            count += word.count_ones() as usize;
-        }
-        Self { words, before, count }
-    }
-
-    /// In the order of their numbers.
-    #[inline]
-    fn for_each(&self, mut each: impl FnMut(usize)) {
-        for (nth, mut word) in self.words.into_iter().enumerate() {
+        for (nth, mut word) in words.into_iter().enumerate() {
             while word != 0 {
-                each(nth * 64 + word.trailing_zeros() as usize);
+                let shard = nth * 64 + word.trailing_zeros() as usize;
+                each(shard);
+                ranks[shard] = count;
+                count += 1;
                 word &= word - 1;
             }
         }
+        Self { ranks }
     }
 
     /// How many of them have lower numbers than a shard, which is one of them.
     #[inline]
     fn rank(&self, shard: usize) -> usize {
-        let (word, bit) = (self.words[shard / 64], 1u64 << (shard % 64));
-        debug_assert!(word & bit != 0);
-        usize::from(self.before[shard / 64]) + (word & (bit - 1)).count_ones() as usize
+        self.ranks[shard].into()
     }
 }
 
@@ -77,9 +66,8 @@ impl<G> LockedShards<G> {
     /// Locks the shards of all tags, in the order of their numbers.
     #[inline]
     pub(super) fn lock(tags: &[u32], lock: impl Fn(usize) -> G) -> Self {
-        let shards = ShardSet::of(tags);
-        let mut guards = Vec::with_capacity(shards.count);
-        shards.for_each(|shard| guards.push(lock(shard)));
+        let mut guards = Vec::with_capacity(tags.len().min(SHARDS));
+        let shards = ShardSet::of(tags, |shard| guards.push(lock(shard)));
         Self { shards, guards }
     }
 }
@@ -102,14 +90,15 @@ impl<G: Deref<Target = Table>> LockedShards<G> {
         mut other: impl FnMut(usize, LogPosition),
     ) -> [Option<LogPosition>; LOOKUP_BATCH] {
         assert!(tags.len() <= LOOKUP_BATCH);
-        let mut probes = [const { None }; LOOKUP_BATCH];
-        for (probe, &tag) in probes.iter_mut().zip(tags) {
-            *probe = Some(Probe::new(self.table(tag), tag));
-        }
-        let probes = || probes[..tags.len()].iter().flatten();
-        touch_slots(probes());
         let mut first = [None; LOOKUP_BATCH];
-        for (nth, (first, probe)) in first.iter_mut().zip(probes()).enumerate() {
+        let Some(table) = self.guards.first() else { return first };
+        let mut probes = [Probe::new(table, 0); LOOKUP_BATCH];
+        for (probe, &tag) in probes.iter_mut().zip(tags) {
+            *probe = Probe::new(self.table(tag), tag);
+        }
+        let probes = &probes[..tags.len()];
+        probes.iter().for_each(Probe::touch);
+        for (nth, (first, probe)) in first.iter_mut().zip(probes).enumerate() {
             *first = probe.all(|at| other(nth, at));
         }
         first
@@ -172,11 +161,9 @@ mod tests {
         for count in [0, 1, 2, 3, 32, 100, 1000, 100_000] {
             let tags: Vec<u32> = (0..count).flat_map(|n| [tag(n), tag(n / 2)]).collect();
             let expected: BTreeSet<usize> = tags.iter().map(|&tag| shard_of(tag)).collect();
-            let set = ShardSet::of(&tags);
             let mut all = Vec::new();
-            set.for_each(|shard| all.push(shard));
+            let set = ShardSet::of(&tags, |shard| all.push(shard));
             assert!(all.iter().eq(&expected));
-            assert_eq!(set.count, all.len());
             for (rank, &shard) in all.iter().enumerate() {
                 assert_eq!(set.rank(shard), rank);
             }

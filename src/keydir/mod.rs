@@ -25,6 +25,7 @@ mod huge_pages;
 mod load;
 mod locked;
 mod resize;
+mod sip;
 mod slot;
 mod table;
 
@@ -36,6 +37,7 @@ pub(crate) use resize::FillRate;
 pub(crate) use slot::LOOKUP_BATCH;
 pub(crate) use table::Table;
 
+use self::sip::SipHash13;
 use self::slot::{SHARDS, Slot, shard_of};
 use self::table::{hash, prefetch_slot};
 use crate::format::hint::KeyName;
@@ -43,7 +45,6 @@ use crate::position::LogPosition;
 use crate::prefetch::prefetch;
 use crate::sync::Mutex;
 use dashmap::{DashMap, RwLockWriteGuard};
-use siphasher::sip::SipHasher13;
 use siphasher::sip128::SipHasher24;
 
 /// A key's entry, with its shard locked for it alone.
@@ -55,9 +56,9 @@ pub(crate) struct Keydir {
     /// For each shard, held by who replaces its table.
     resizing: Box<[Mutex<()>]>,
     /// SipHash-1-3, keyed by the store's secret.
-    hasher: SipHasher13,
+    hasher: SipHash13,
     /// SipHash-1-3, keyed by another secret, which is derived from that one.
-    second: SipHasher13,
+    second: SipHash13,
     /// Bits of the tag that are used, the high ones: fewer only in tests, to make keys collide.
     mask: u32,
     /// Bits of the first half of a name that are used: fewer only in tests.
@@ -71,8 +72,8 @@ impl Keydir {
     /// The secret is 16 bytes from the operating system, drawn once for each store. Without it one
     /// cannot determine which keys have equal tags, and so cannot choose keys that collide.
     pub(crate) fn new(secret: [u8; 16], bits: u32) -> Self {
-        let hasher = SipHasher13::new_with_key(&secret);
-        let second = SipHasher13::new_with_key(&second_secret(secret));
+        let hasher = SipHash13::new_with_key(&secret);
+        let second = SipHash13::new_with_key(&second_secret(secret));
         let mask = u32::MAX << (32 - bits);
         let fingerprint = fingerprint([&hasher, &second], mask);
         let map = DashMap::with_shard_amount(SHARDS);
@@ -256,7 +257,7 @@ fn second_secret(secret: [u8; 16]) -> [u8; 16] {
 
 /// Mixed from the hashes of keys of many lengths, so that any change of a function shows, whichever
 /// lengths it affects.
-fn fingerprint(hashers: [&SipHasher13; 2], mask: u32) -> u64 {
+fn fingerprint(hashers: [&SipHash13; 2], mask: u32) -> u64 {
     let keys: [u8; 300] = std::array::from_fn(|n| n as u8);
     let hashes = (1..=keys.len()).flat_map(|len| hashers.map(|hasher| hasher.hash(&keys[..len])));
     hashes.fold(u64::from(mask), |mixed, hash| {

@@ -4,7 +4,7 @@
 //! Why huge pages: a lookup anywhere in 100 MiB misses the TLB, and on 4 KiB pages the page walk that
 //! follows misses the cache as well.
 
-use super::slot::{LOOKUP_BATCH, SHARDS, Slot};
+use super::slot::{SHARDS, Slot};
 use crate::position::LogPosition;
 use crate::prefetch::{prefetch, touch};
 use crate::storage::sys;
@@ -42,6 +42,7 @@ pub(super) fn prefetch_slot(table: &Table, hash: u64) {
 }
 
 /// Where a search for a tag begins in a table.
+#[derive(Clone, Copy)]
 pub(super) struct Probe<'t> {
     table: &'t Table,
     tag: u32,
@@ -52,6 +53,26 @@ impl<'t> Probe<'t> {
     #[inline]
     pub(super) fn new(table: &'t Table, tag: u32) -> Self {
         Self { table, tag, hash: hash(table, tag) }
+    }
+
+    /// As `prefetch_slot`, but loads the lines. In a loop over many, their cache misses overlap.
+    #[inline]
+    #[allow(unsafe_code, reason = "touches what is the table's")]
+    pub(super) fn touch(&self) {
+        let last = self.table.buckets() - 1;
+        if last == 0 {
+            // An empty table has no memory.
+            return;
+        }
+        let (control, first) = (self.table.data_end().as_ptr(), self.hash as usize & last);
+        let bytes = control.cast::<u8>().wrapping_add(first);
+        let slot = |index: usize| control.wrapping_sub(index.min(last) + 1).cast::<u8>();
+        // A probe looks at 16 control bytes: one time in four they are in two lines.
+        for place in [bytes, bytes.wrapping_add(15), slot(first), slot(first + 4)] {
+            // SAFETY: in the table's memory: there are 16 control bytes more than slots, and no slot
+            // behind the last one is asked for.
+            unsafe { touch(place) };
+        }
     }
 
     /// The position of the first slot with the tag; calls `other` with those of all others.
@@ -75,32 +96,6 @@ impl<'t> Probe<'t> {
     pub(super) fn find(&self, mut is: impl FnMut(LogPosition) -> bool) -> Option<LogPosition> {
         let is = |(slot, _): &(Slot, _)| slot.tag == self.tag && is(slot.position());
         self.table.get(self.hash, is).map(|(slot, _)| slot.position())
-    }
-}
-
-/// As `prefetch_slot` for many slots, but waits until they are loaded; their cache misses overlap.
-#[inline]
-#[allow(unsafe_code, reason = "touches what is the table's")]
-pub(super) fn touch_slots<'t>(probes: impl Iterator<Item = &'t Probe<'t>>) {
-    let mut all = [[std::ptr::null(); 4]; LOOKUP_BATCH];
-    let mut count = 0;
-    for probe in probes {
-        let last = probe.table.buckets() - 1;
-        if last == 0 {
-            // An empty table has no memory.
-            continue;
-        }
-        let (control, first) = (probe.table.data_end().as_ptr(), probe.hash as usize & last);
-        let bytes = control.cast::<u8>().wrapping_add(first);
-        let slot = |index: usize| control.wrapping_sub(index.min(last) + 1).cast::<u8>();
-        // A probe looks at 16 control bytes: one time in four they are in two lines.
-        all[count] = [bytes, bytes.wrapping_add(15), slot(first), slot(first + 4)];
-        count += 1;
-    }
-    for place in all[..count].as_flattened() {
-        // SAFETY: in the table's memory: there are 16 control bytes more than slots, and no slot
-        // behind the last one is asked for.
-        unsafe { touch(*place) };
     }
 }
 

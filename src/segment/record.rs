@@ -5,7 +5,7 @@
 use super::Segment;
 use crate::format::frame::{HEADER, WORD, len_of};
 use crate::format::record::{RecordHead, key_place};
-use crate::format::u64_at;
+use crate::format::{are_equal, u64_at};
 use crate::position::LogPosition;
 use std::sync::atomic::Ordering;
 
@@ -40,13 +40,14 @@ impl Segment {
         let Some(room) = self.end().checked_sub(offset + HEADER) else { return false };
         // SAFETY: in the segment, and nothing writes there, by the contract.
         let header = u64_at(unsafe { self.map.slice(offset + WORD, 8) }, 0);
-        let Some((at, len)) = key_place(header) else { return false };
-        if at + len > room || len != key.len() as u64 {
+        let len = key.len() as u64;
+        let Some(at) = key_place(header, len) else { return false };
+        if at + len > room {
             return false;
         }
         // SAFETY: as above.
         let found = unsafe { self.map.slice(offset + HEADER + at, len) };
-        found == key
+        are_equal(found, key)
     }
 
     /// The position that a record was first written at (its origin), which says how new it is.

@@ -12,6 +12,7 @@
 
 #![allow(unsafe_code, reason = "epoch-protected snapshots and pinned segments")]
 
+use crate::position::LogPosition;
 use crate::segment::cold::CacheBudget;
 use crate::segment::{Segment, Stripe};
 use crate::sync::{Mutex, lock};
@@ -172,27 +173,34 @@ impl SegmentSet {
         Some(Pin { segment, stripe })
     }
 
-    /// Pins several segments of a snapshot, with one change of the count for each that differs. `wanted`
-    /// are their indices in it; a pin that cannot be had is `None`.
+    /// Pins the segments of several positions, with one change of the count for each segment; a pin that
+    /// cannot be had is `None`.
     ///
     /// # Safety
     /// The snapshot is one of this set.
+    #[inline]
     pub(crate) unsafe fn pin_group<const N: usize>(
         &self,
         all: &[Listed],
-        wanted: &[Option<usize>; N],
+        wanted: &[Option<LogPosition>; N],
     ) -> [Option<Pin<'_>>; N] {
-        // The segments that differ, each with the number of its pins; few in most groups.
-        let (mut differing, mut count) = ([(0, 0); N], 0);
-        let mut which = [N; N];
-        for (which, &index) in which.iter_mut().zip(wanted) {
-            let Some(index) = index else { continue };
-            *which = differing[..count].iter().rposition(|&(of, _)| of == index).unwrap_or(count);
-            if *which == count {
-                differing[count].0 = index;
-                count += 1;
+        const { assert!(N < u8::MAX as usize) };
+        // The segments that differ: the index of each, and the number of its pins. `known` has, by the low
+        // bits of an index, where the last such segment is among them.
+        let (mut differing, mut count, mut known) = ([(usize::MAX, 0); N], 0, [0u8; 64]);
+        let mut which = [N as u8; N];
+        for (which, at) in which.iter_mut().zip(wanted) {
+            let Some(index) = at.and_then(|at| locate(all, at.segment())) else { continue };
+            let known = &mut known[index % 64];
+            if differing[usize::from(*known)].0 != index {
+                let before = differing[..count].iter().position(|&(of, _)| of == index);
+                let nth = before.unwrap_or(count);
+                count += usize::from(nth == count);
+                differing[nth].0 = index;
+                *known = nth as u8;
             }
-            differing[*which].1 += 1;
+            differing[usize::from(*known)].1 += 1;
+            *which = *known;
         }
         let mut taken = [const { None }; N];
         for (taken, &(index, count)) in taken.iter_mut().zip(&differing[..count]) {
@@ -202,8 +210,9 @@ impl SegmentSet {
         }
         let mut pins = [const { None }; N];
         for (pin, which) in pins.iter_mut().zip(which) {
-            let taken = taken.get(which).copied().flatten();
-            *pin = taken.map(|(segment, stripe)| Pin { segment, stripe });
+            if let Some(&Some((segment, stripe))) = taken.get(usize::from(which)) {
+                *pin = Some(Pin { segment, stripe });
+            }
         }
         pins
     }
@@ -586,5 +595,33 @@ mod tests {
         assert_told(&table);
         (0..10).for_each(|_| table.reap());
         assert_eq!(table.waiting().0, 0);
+    }
+
+    #[test]
+    fn a_group_of_pins_is_of_the_segments_asked_for() {
+        let log = CommitLog::in_memory();
+        let writer = log.writer().expect("a log for writing");
+        let table = SegmentSet::new(Vec::new());
+        let mut ids = Vec::new();
+        for _ in 0..130 {
+            let segment = writer.create_merged(64, &[1]).map(Arc::new).expect("there is room");
+            ids.push(segment.id());
+            table.insert(segment);
+        }
+        // Some of their numbers have the same low bits, some segments are wanted often, one is not there.
+        for which in [[0, 64, 0, 128, 64, 1], [5, 5, 5, 5, 5, 5], [129, 65, 1, 0, 64, 128]] {
+            let of = |n: usize| ids.get(which[n % 6] + n / 30 * 130).copied().unwrap_or(u32::MAX);
+            let wanted: [_; 32] =
+                std::array::from_fn(|n| (n % 7 != 3).then(|| LogPosition::new(of(n), 128)));
+            // SAFETY: the snapshot is of this set.
+            let pins = table.with(|all| unsafe { table.pin_group(all, &wanted) });
+            for (pin, wanted) in pins.iter().zip(wanted) {
+                let found = pin.as_ref().map(|pin| pin.id());
+                assert_eq!(found, wanted.map(LogPosition::segment).filter(|&id| id != u32::MAX));
+            }
+        }
+        table.remove(|_| true);
+        (0..10).for_each(|_| table.reap());
+        assert_eq!(table.waiting().0, 0, "as many were given back as were taken");
     }
 }

@@ -126,11 +126,11 @@ impl Map {
         self.ptr.as_ptr() as usize
     }
 
-    /// Where the cache lines of a frame are, the first ones: all of them places inside the map.
+    /// Places inside the map, this many bytes from one to the next.
     #[inline]
-    pub(crate) fn lines<const N: usize>(&self, offset: u64) -> [*const u8; N] {
-        let at = |line: usize| (offset as usize + line * 64).min(self.len - 1);
-        std::array::from_fn(|line| self.ptr.as_ptr().wrapping_add(at(line)).cast_const())
+    pub(crate) fn places<const N: usize>(&self, offset: u64, step: usize) -> [*const u8; N] {
+        let at = |nth: usize| (offset as usize + nth * step).min(self.len - 1);
+        std::array::from_fn(|nth| self.ptr.as_ptr().wrapping_add(at(nth)).cast_const())
     }
 
     /// Whether it is mapped from a file of its own, or from none.

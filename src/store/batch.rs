@@ -225,14 +225,11 @@ fn old_positions(
 ) -> Result<Vec<Option<LogPosition>>, ReadError> {
     let mut old = Vec::with_capacity(tags.len());
     for (keys, tags) in keys.chunks(LOOKUP_BATCH).zip(tags.chunks(LOOKUP_BATCH)) {
-        GroupSlots::in_snapshot(all, entries, tags).for_each::<1, ReadError>(
-            keydir,
-            keys,
-            |slot| {
-                old.push(slot.map(|(at, _)| at));
-                Ok(())
-            },
-        )?;
+        let slots = GroupSlots::in_snapshot(all, entries, tags);
+        slots.for_each::<ReadError>(keydir, keys, Wanted::Key, |slot| {
+            old.push(slot.map(|(at, _)| at));
+            Ok(())
+        })?;
     }
     Ok(old)
 }

@@ -151,14 +151,36 @@ impl HeldRecord<'_> {
     }
 }
 
+/// Reads the record that a slot points at, or did when its shard was locked, once it is committed.
+#[inline]
+pub(super) fn record_at(
+    segment: &Segment,
+    position: LogPosition,
+    verify: bool,
+) -> Result<Record<'_>, ReadError> {
+    match record_at_once(segment, position.offset().into(), verify) {
+        Some(record) => Ok(record),
+        None => record_later(segment, position, verify),
+    }
+}
+
 /// As [`record_at`], if the record is committed and sound.
 #[inline(always)]
 fn record_at_once(segment: &Segment, offset: u64, verify: bool) -> Option<Record<'_>> {
     // ORDERING: Acquire; pairs with the Release store in `settle`.
     let word = segment.map.word(offset).load(Ordering::Acquire);
+    record_with(segment, offset, word, verify)
+}
+
+/// The record with a commit word, which was loaded with Acquire. `None`: it is not committed, or damaged.
+#[inline(always)]
+fn record_with(segment: &Segment, offset: u64, word: u64, verify: bool) -> Option<Record<'_>> {
     let len = len_of(word);
     if !has_state(word, State::Committed) || len > segment.end().saturating_sub(offset) {
         return None;
+    }
+    if len > FAR && segment.is_scattered() {
+        segment.map.will_need(offset, offset + len);
     }
     // SAFETY: seen committed, with Acquire.
     let frame = unsafe { segment.map.slice(offset, len) };
@@ -173,33 +195,10 @@ fn record_later(
     position: LogPosition,
     verify: bool,
 ) -> Result<Record<'_>, ReadError> {
-    record_at(segment, position, verify)
-}
-
-/// Reads the record that a slot points at, or did when its shard was locked, once it is committed.
-#[inline]
-pub(super) fn record_at(
-    segment: &Segment,
-    position: LogPosition,
-    verify: bool,
-) -> Result<Record<'_>, ReadError> {
     let offset = u64::from(position.offset());
-    let Ok(word) = committed(segment, offset) else {
-        return Err(diagnose(position, segment));
-    };
-    let len = len_of(word);
-    if len > segment.end().saturating_sub(offset) {
-        return Err(diagnose(position, segment));
-    }
-    if len > FAR && segment.is_scattered() {
-        segment.map.will_need(offset, offset + len);
-    }
-    // SAFETY: seen committed, with Acquire.
-    let bytes = unsafe { segment.map.slice(offset, len) };
-    match Record::in_frame(bytes) {
-        Some(record) if !verify || word == record.commit_word(segment.salt(), offset) => Ok(record),
-        _ => Err(diagnose(position, segment)),
-    }
+    let word = committed(segment, offset).ok();
+    let record = word.and_then(|word| record_with(segment, offset, word, verify));
+    record.ok_or_else(|| diagnose(position, segment))
 }
 
 /// Whether the record that a slot points at is a key's. The slot was seen under the lock of its shard, and
@@ -281,16 +280,7 @@ fn diagnose(position: LogPosition, segment: &Segment) -> ReadError {
 }
 
 /// The commit word of a frame, waited for if its commit is under way.
-#[inline]
 fn committed(segment: &Segment, offset: u64) -> Result<u64, CorruptionKind> {
-    // ORDERING: Acquire; pairs with the Release store in `settle`.
-    let word = segment.map.word(offset).load(Ordering::Acquire);
-    if has_state(word, State::Committed) { Ok(word) } else { commit_of(segment, offset) }
-}
-
-/// As `committed`, for a frame that was not committed a moment ago.
-#[cold]
-fn commit_of(segment: &Segment, offset: u64) -> Result<u64, CorruptionKind> {
     let mut backoff = Backoff::default();
     loop {
         // Loaded before the word: a segment is sealed only once all claims in it are finished, so in

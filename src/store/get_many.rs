@@ -16,17 +16,22 @@
 #![allow(unsafe_code, reason = "touches and pins segments of its own snapshot")]
 
 use super::cold::Wanted;
-use super::found::{FoundCorruption, FoundRecord, has_key, record_at, stale};
+use super::found::{FoundCorruption, has_key, record_at, stale};
 use super::value::Value;
 use super::view::{StoreView, segment_of};
 use crate::error::{Corruption, ReadError};
+use crate::format::frame::HEADER;
 use crate::keydir::{Keydir, LOOKUP_BATCH, LockedShards, ReadShards, Table};
 use crate::position::LogPosition;
 use crate::prefetch::touch;
 use crate::segment::Segment;
-use crate::segment::set::{Listed, Pin, locate};
+use crate::segment::set::{Listed, Pin};
 use std::ops::Deref;
 use std::sync::atomic::Ordering;
+
+/// Of a frame with a key of this length or less, all that is in front of the value is loaded before it is
+/// looked at.
+const SHORT_KEY: usize = 16;
 
 /// Where the slots with the tags of a group of keys pointed, while their shards were locked. `S` keeps
 /// a segment mapped from then on.
@@ -58,30 +63,30 @@ impl<'e> GroupSlots<&'e Segment> {
 impl<S: Deref<Target = Segment>> GroupSlots<S> {
     /// Calls `each` with the slot of each key, if the key has one.
     #[inline]
-    pub(super) fn for_each<const LINES: usize, E: From<Corruption>>(
+    pub(super) fn for_each<E: From<Corruption>>(
         mut self,
         keydir: &Keydir,
         keys: &[&[u8]],
+        wanted: Wanted,
         mut each: impl FnMut(Option<(LogPosition, S)>) -> Result<(), E>,
     ) -> Result<(), E> {
-        self.touch::<LINES>();
-        (0..keys.len()).try_for_each(|nth| each(self.slot_of(keydir, nth, keys[nth])?))
+        match wanted {
+            Wanted::Key => self.touch::<2>(HEADER as usize + SHORT_KEY - 1),
+            Wanted::Record => self.touch::<3>(64),
+        }
+        keys.iter().enumerate().try_for_each(|(nth, key)| each(self.slot_of(keydir, nth, key)?))
     }
 
-    /// Loads the first lines of frames.
+    /// Loads lines of frames: those of places in each, this many bytes from one to the next.
     #[inline]
-    fn touch<const LINES: usize>(&self) {
-        let mut places = [[std::ptr::null(); LINES]; LOOKUP_BATCH];
-        let mut count = 0;
+    fn touch<const PLACES: usize>(&self, step: usize) {
         for (at, segment) in self.first.iter().zip(&self.segments) {
             if let (Some(at), Some(segment)) = (at, segment) {
-                places[count] = segment.map.lines(u64::from(at.offset()));
-                count += 1;
+                for place in segment.map.places::<PLACES>(at.offset().into(), step) {
+                    // SAFETY: in the map of a segment that is kept.
+                    unsafe { touch(place) };
+                }
             }
-        }
-        for place in places[..count].as_flattened() {
-            // SAFETY: in the map of a segment that is kept.
-            unsafe { touch(*place) };
         }
     }
 
@@ -139,11 +144,8 @@ impl StoreView {
         let mut others = Vec::new();
         let other = |nth, at| others.push((nth, at, self.pin(at)));
         let first = locked.slots(tags, other);
-        let segments = self.table.with(|all| {
-            let wanted = first.map(|at| at.and_then(|at| locate(all, at.segment())));
-            // SAFETY: the snapshot is of this view's table.
-            unsafe { self.table.pin_group(all, &wanted) }
-        });
+        // SAFETY: the snapshot is of this view's table.
+        let segments = self.table.with(|all| unsafe { self.table.pin_group(all, &first) });
         GroupSlots { first, segments, others }
     }
 
@@ -185,11 +187,13 @@ impl StoreView {
     ) -> Result<(), ReadError> {
         if tags.len() <= LOOKUP_BATCH {
             let slots = slots(&self.keydir.read_all(tags), tags);
-            return slots.for_each::<3, _>(&self.keydir, keys, each);
+            return slots.for_each(&self.keydir, keys, Wanted::Record, each);
         }
         let groups = self.look_up_many(tags, slots);
         let mut groups = groups.into_iter().zip(keys.chunks(LOOKUP_BATCH));
-        groups.try_for_each(|(slots, keys)| slots.for_each::<3, _>(&self.keydir, keys, &mut each))
+        groups.try_for_each(|(slots, keys)| {
+            slots.for_each(&self.keydir, keys, Wanted::Record, &mut each)
+        })
     }
 
     /// First a group at a time, which holds writers up only for a moment and brings the tables into
@@ -228,10 +232,16 @@ impl StoreView {
             let (mut values, mut hits) = (Vec::with_capacity(keys.len()), 0);
             let slots = |locked: &ReadShards<'_>, tags: &[u32]| self.pinned_slots(locked, tags);
             self.each_slot(keys, tags, slots, |slot| {
-                let found = slot.map(|(at, pin)| FoundRecord::read(pin, at, self.verify));
-                let live = found.transpose()?.filter(|found| self.is_there(found));
-                hits += usize::from(live.is_some());
-                values.push(live.map(|found| found.into_value(&self.table)));
+                let mut value = None;
+                if let Some((at, pin)) = slot {
+                    // SAFETY: the value keeps the pin beside what is borrowed from the segment.
+                    let record = record_at(unsafe { pin.segment_unbound() }, at, self.verify)?;
+                    if self.is_live(&record) {
+                        value = Some(Value::new(record.value(), at, pin, &self.table));
+                        hits += 1;
+                    }
+                }
+                values.push(value);
                 Ok(())
             })?;
             self.count_reads(hits, values.len() - hits);
@@ -251,10 +261,15 @@ impl StoreView {
                 GroupSlots::in_snapshot(epoch.snapshot(), locked, tags)
             };
             self.each_slot(keys, tags, slots, |slot| {
-                let found = slot.map(|(at, segment)| record_at(segment, at, self.verify));
-                let live = found.transpose()?.filter(|record| self.is_live(record));
-                hits += usize::from(live.is_some());
-                each(nth, live.map(|record| record.value()));
+                let mut value = None;
+                if let Some((at, segment)) = slot {
+                    let record = record_at(segment, at, self.verify)?;
+                    if self.is_live(&record) {
+                        value = Some(record.value());
+                        hits += 1;
+                    }
+                }
+                each(nth, value);
                 nth += 1;
                 Ok(())
             })?;

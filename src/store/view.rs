@@ -34,8 +34,9 @@ use crate::format::frame::WORD;
 use crate::format::record::Record;
 use crate::keydir::{Keydir, KeydirEntry, SparseShard, Table};
 use crate::position::LogPosition;
+use crate::prefetch::prefetch;
 use crate::segment::Segment;
-use crate::segment::set::{Listed, Pin, SegmentSet, locate};
+use crate::segment::set::{Epoch, Listed, Pin, SegmentSet, locate};
 use crossbeam_utils::CachePadded;
 use std::ops::DerefMut;
 use std::sync::Arc;
@@ -154,7 +155,7 @@ impl StoreView {
 
     pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Value<'_>>, ReadError> {
         let found = self.find(key)?;
-        self.count_reads(usize::from(found.is_some()), usize::from(found.is_none()));
+        self.count_read(found.is_some());
         Ok(found.map(|found| found.into_value(&self.table)))
     }
 
@@ -165,7 +166,8 @@ impl StoreView {
         read: impl FnOnce(&[u8]) -> R,
     ) -> Result<Option<R>, ReadError> {
         let (tag, epoch) = (self.keydir.tag(key), self.table.enter());
-        let slot = self.keydir.get(tag, |_| true, |at| (at, segment_of(epoch.snapshot(), at)));
+        let all = || epoch.snapshot();
+        let slot = self.keydir.get(tag, |_| true, |at| (at, segment_early(all(), at)));
         let (pinned, record);
         let record = match slot {
             None => None,
@@ -183,7 +185,7 @@ impl StoreView {
             },
         };
         let live = record.filter(|record| self.is_live(record));
-        self.count_reads(usize::from(live.is_some()), usize::from(live.is_none()));
+        self.count_read(live.is_some());
         Ok(live.map(|record| read(record.value())))
     }
 
@@ -196,6 +198,7 @@ impl StoreView {
     }
 
     /// A key's newest record, if it has one that has not expired.
+    #[inline]
     pub(crate) fn find(&self, key: &[u8]) -> Result<Option<FoundRecord<'_>>, ReadError> {
         let slot = self.slot(self.keydir.tag(key), key).map_err(ReadError::Corrupt)?;
         let Some((position, pin)) = slot else { return Ok(None) };
@@ -206,7 +209,11 @@ impl StoreView {
     /// Where a key's slot points, if it has one. No frame is read under the lock; see above.
     #[inline(always)]
     pub(crate) fn slot(&self, tag: u32, key: &[u8]) -> Result<Option<PinnedSlot<'_>>, Corruption> {
-        match self.keydir.get(tag, |_| true, |at| (at, self.pin(at))) {
+        // Entered first: what follows it waits for it, and the slot has to be waited for as well.
+        let epoch = self.table.enter();
+        let slot = self.keydir.get(tag, |_| true, |at| (at, self.pin_early(&epoch, at)));
+        drop(epoch);
+        match slot {
             None => Ok(None),
             // SAFETY: a slot pointed there when its segment was pinned.
             Some((at, Some(pin))) if unsafe { pin.has_key(at.offset().into(), key) } => {
@@ -214,6 +221,17 @@ impl StoreView {
             }
             Some(_) => self.slot_of_several(tag, key),
         }
+    }
+
+    /// As `pin`, within an epoch. The frame is asked for, all of it at once, before the processor waits for
+    /// the pin, the lock and the epoch.
+    #[inline]
+    fn pin_early(&self, epoch: &Epoch<'_>, at: LogPosition) -> Option<Pin<'_>> {
+        let all = epoch.snapshot();
+        let listed = &all[locate(all, at.segment())?];
+        prefetch_frame(listed, at);
+        // SAFETY: the snapshot is of this view's table.
+        unsafe { self.table.pin_listed(listed) }
     }
 
     /// As `slot`, where the first slot with the tag is not the key's: all of them.
@@ -261,6 +279,12 @@ impl StoreView {
         live
     }
 
+    #[inline]
+    fn count_read(&self, is_hit: bool) {
+        let counter = if is_hit { &self.counters.hits } else { &self.counters.misses };
+        counter.add(1);
+    }
+
     pub(super) fn count_reads(&self, hits: usize, misses: usize) {
         for (counter, count) in [(&self.counters.hits, hits), (&self.counters.misses, misses)] {
             if count > 0 {
@@ -276,6 +300,18 @@ const SPARSE: u64 = 256;
 pub(super) fn extent_of(segment: &Segment) -> Extent {
     let frames = segment.census.get().map_or(u64::MAX, |census| census.entries);
     Extent { len: segment.map.len() as u64, is_sparse: segment.end() / SPARSE > frames }
+}
+
+/// Asks for the first lines of a frame.
+#[inline]
+fn prefetch_frame(segment: &Segment, at: LogPosition) {
+    segment.map.places::<3>(at.offset().into(), 64).into_iter().for_each(prefetch);
+}
+
+/// As `segment_of`; asks for the frame.
+#[inline]
+fn segment_early(all: &[Listed], at: LogPosition) -> Option<&Segment> {
+    segment_of(all, at).inspect(|segment| prefetch_frame(segment, at))
 }
 
 /// The segment that a slot points into, in a snapshot of the segment set.
