@@ -99,8 +99,21 @@ impl StoreView {
     where
         T: DerefMut<Target = Table>,
     {
+        self.set_slot_by(entry, new, |old| self.died(old, old_len));
+    }
+
+    /// As `set_slot`; `died` counts the frame that it pointed at as dead, before its shard is unlocked.
+    #[inline]
+    pub(super) fn set_slot_by<T>(
+        &self,
+        entry: KeydirEntry<T>,
+        new: LogPosition,
+        died: impl FnOnce(LogPosition),
+    ) where
+        T: DerefMut<Target = Table>,
+    {
         if let Some(old) = entry.position() {
-            self.died(old, old_len);
+            died(old);
             self.scans.slot_changes(old, Some(new), |id| self.extent(id));
         }
         entry.set(new);
@@ -117,8 +130,21 @@ impl StoreView {
     where
         T: DerefMut<Target = Table>,
     {
+        self.remove_slot_by(entry, |old| self.died(old, old_len))
+    }
+
+    /// As `remove_slot`, with `died` as in `set_slot_by`.
+    #[inline]
+    pub(super) fn remove_slot_by<T>(
+        &self,
+        entry: KeydirEntry<T>,
+        died: impl FnOnce(LogPosition),
+    ) -> Option<SparseShard>
+    where
+        T: DerefMut<Target = Table>,
+    {
         if let Some(old) = entry.position() {
-            self.died(old, old_len);
+            died(old);
             self.scans.slot_changes(old, None, |_| None);
         }
         entry.remove()

@@ -237,12 +237,13 @@ impl<S: SegmentMemory> Claim<'_, S> {
 
     /// Writes the commit word of a frame inside this one, a batch; its other bytes are written
     /// already. Readers see it once the batch is committed.
-    pub(crate) fn write_inner_word(&mut self, at: u64, len: u64, header: Header, crc: u32) {
+    #[inline]
+    pub(crate) fn write_inner_word(&mut self, at: u64, len: u64, header: u64, crc: u32) {
         if at < frame::HEADER || at + len > self.len {
             outside(at, len);
         }
         let (segment, offset) = (self.segment(), self.offset + at);
-        let word = frame::commit_word(segment.salt(), offset, len, header.to_word(), crc);
+        let word = frame::commit_word(segment.salt(), offset, len, header, crc);
         // ORDERING: Relaxed; published by the Release store of the batch's own commit word.
         segment.word(offset).store(word, Ordering::Relaxed);
     }
