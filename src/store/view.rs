@@ -36,7 +36,7 @@ use crate::keydir::{Keydir, KeydirEntry, SparseShard, Table};
 use crate::position::LogPosition;
 use crate::prefetch::prefetch;
 use crate::segment::Segment;
-use crate::segment::set::{Epoch, Listed, Pin, SegmentSet, locate};
+use crate::segment::set::{Listed, Pin, SegmentSet, locate};
 use crossbeam_utils::CachePadded;
 use std::ops::DerefMut;
 use std::sync::Arc;
@@ -235,10 +235,7 @@ impl StoreView {
     /// Where a key's slot points, if it has one. No frame is read under the lock; see above.
     #[inline(always)]
     pub(crate) fn slot(&self, tag: u32, key: &[u8]) -> Result<Option<PinnedSlot<'_>>, Corruption> {
-        // Entered first: what follows it waits for it, and the slot has to be waited for as well.
-        let epoch = self.table.enter();
-        let slot = self.keydir.get(tag, |_| true, |at| (at, self.pin_early(&epoch, at)));
-        drop(epoch);
+        let slot = self.keydir.get(tag, |_| true, |at| (at, self.pin_early(at)));
         match slot {
             None => Ok(None),
             // SAFETY: a slot pointed there when its segment was pinned.
@@ -249,15 +246,16 @@ impl StoreView {
         }
     }
 
-    /// As `pin`, within an epoch. The frame is asked for, all of it at once, before the processor waits for
-    /// the pin, the lock and the epoch.
+    /// As `pin`. The frame is asked for, all of it at once, before the processor waits for the pin and the
+    /// lock.
     #[inline]
-    fn pin_early(&self, epoch: &Epoch<'_>, at: LogPosition) -> Option<Pin<'_>> {
-        let all = epoch.snapshot();
-        let listed = &all[locate(all, at.segment())?];
-        prefetch_frame(listed, at);
-        // SAFETY: the snapshot is of this view's table.
-        unsafe { self.table.pin_listed(listed) }
+    fn pin_early(&self, at: LogPosition) -> Option<Pin<'_>> {
+        self.table.with(|all| {
+            let listed = &all[locate(all, at.segment())?];
+            prefetch_frame(listed, at);
+            // SAFETY: the snapshot is of this view's table.
+            unsafe { self.table.pin_listed(listed) }
+        })
     }
 
     /// As `slot`, where the first slot with the tag is not the key's: all of them.
