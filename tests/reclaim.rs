@@ -94,6 +94,45 @@ fn a_merge_on_a_full_disk_stops_no_writer() {
     store.put("c", "3").expect("there was room before the merge");
 }
 
+/// A merge may take all the space that there is for a moment. A delete waits for what the merge frees,
+/// rather than being refused.
+#[test]
+fn a_delete_on_a_full_disk_waits_for_a_merge_that_is_under_way() {
+    type Delete = fn(&Store) -> bool;
+    let deletes: [Delete; 3] = [
+        |store| store.delete("stays").unwrap(),
+        |store| store.compare_and_swap("stays", Some(b"x"), None).unwrap().is_ok(),
+        |store| store.write(Batch::new().delete("stays")).is_ok(),
+    ];
+    for delete in deletes {
+        let disk = SimulatedDisk::new();
+        let store = Arc::new(options().open_simulated(&disk).unwrap());
+        store.put("stays", "x").unwrap();
+        for n in 0..40u32 {
+            store.put([n as u8 % 8], vec![1; 100_000]).unwrap();
+        }
+        store.roll().unwrap();
+        let (ids, other) = (full(&store), store.clone());
+        let (ended, has_ended) = std::sync::mpsc::channel();
+        let report = store.merge_while(&ids, {
+            let disk = disk.clone();
+            move || {
+                disk.set_space(Some(0));
+                // As far as there is room without another segment.
+                while other.put("small", vec![1; 10_000]).is_ok() {}
+                while other.put("small", "").is_ok() {}
+                std::thread::spawn(move || ended.send(delete(&other)));
+                std::thread::sleep(Duration::from_millis(50));
+                let used: u64 = disk.files().iter().map(|(_, len)| *len as u64).sum();
+                disk.set_space(Some(used));
+            }
+        });
+        assert!(report.unwrap().bytes_reclaimed > 0);
+        assert!(has_ended.recv_timeout(Duration::from_secs(60)).unwrap());
+        assert_eq!(value(&store, "stays"), None);
+    }
+}
+
 /// Entries of the log stay, and do not count as something to be reclaimed.
 #[test]
 fn entries_of_the_log_do_not_make_merging_restless() {

@@ -169,7 +169,7 @@ impl StoreInner {
             let claim = || writer.try_claim(&mut oversize, len, need);
             match self.try_write(batch, &computed, claim)? {
                 Ok(position) => break position,
-                Err(NoRoom::InSegment) => writer.roll(len, need)?,
+                Err(NoRoom::InSegment) => self.roll_for(len, need)?,
                 Err(NoRoom::InKeydir(crowded)) => self.keydir.relieve(crowded),
             }
         };

@@ -4,16 +4,22 @@ use super::counters::WriteCounters;
 use super::merge::policy::{MergePolicy, Settled};
 use super::merge::report::MergeTotals;
 use super::view::StoreView;
-use crate::error::Corruption;
-use crate::log::writer::LogWriter;
+use crate::error::{AppendError, Corruption};
+use crate::log::writer::{LogWriter, Need};
 use crate::options::RecoveryMode;
 use crate::segment::{Segment, StripedCounter};
 use crate::storage::Storage;
 use crate::sync::{Mutex, MutexGuard, lock};
 use std::collections::BTreeMap;
 use std::ops::{Deref, Range};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, TryLockError};
+use std::time::Duration;
+
+/// How many runs of merges a delete waits for, one after the other, before it is refused.
+const RUNS_TO_WAIT_FOR: usize = 4;
+/// How often it looks.
+const LOOK_FOR_A_RUN: Duration = Duration::from_millis(1);
 
 #[derive(Debug)]
 pub(crate) struct StoreInner {
@@ -113,6 +119,34 @@ impl StoreInner {
         // ORDERING: Relaxed; as above.
         self.waiting.fetch_sub(1, Ordering::Relaxed);
         merging
+    }
+
+    /// Rolls, as the log does. A delete that finds no space while a merge is under way waits for it: the
+    /// merge may have taken what there was for a moment, and frees more than that.
+    pub(crate) fn roll_for(&self, len: u64, need: Need) -> Result<(), AppendError> {
+        for _ in 0..RUNS_TO_WAIT_FOR {
+            match self.writer.roll(len, need) {
+                Err(AppendError::NoSpace { .. })
+                    if need == Need::Delete && self.wait_for_a_run() => {}
+                done => return done,
+            }
+        }
+        self.writer.roll(len, need)
+    }
+
+    /// Waits until the merge that is under way has completed a run, or has ended. False: there is none.
+    #[cold]
+    fn wait_for_a_run(&self) -> bool {
+        let runs = || lock(&self.totals).merges;
+        let (before, mut waited) = (runs(), false);
+        while matches!(self.merging.try_lock(), Err(TryLockError::WouldBlock)) {
+            waited = true;
+            if runs() != before {
+                break;
+            }
+            std::thread::sleep(LOOK_FOR_A_RUN);
+        }
+        waited
     }
 
     /// Whether a thread waits for the running merge to end.

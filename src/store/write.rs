@@ -154,7 +154,7 @@ impl StoreInner {
         let writer = &*self.writer;
         loop {
             match self.try_remove(tombstone, &is) {
-                None => writer.roll(tombstone.frame_len(), Need::Delete)?,
+                None => self.roll_for(tombstone.frame_len(), Need::Delete)?,
                 Some(None) => return Ok(false),
                 Some(Some(position)) => {
                     self.writes.deletes.add(1);
@@ -256,7 +256,7 @@ impl StoreInner {
         let (is_oversize, mut known) = (oversize.is_some(), KnownFrames::none(Wanted::Record));
         loop {
             match self.try_decide(&change, &mut oversize, &mut need, &mut known, &mut decide)? {
-                None => writer.roll(len, need)?,
+                None => self.roll_for(len, need)?,
                 Some((None, result)) => return Ok(result),
                 Some((Some(Written { position, is_put }), result)) => {
                     if is_oversize {
