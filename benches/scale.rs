@@ -27,7 +27,11 @@ fn main() {
     println!("{keys} keys of 16 B with values of {VALUE} B\n");
     println!("| | M/s | p50, us | p99 | p99.9 | max | disk, GB | in memory |");
     println!("|---|---:|---:|---:|---:|---:|---:|---:|");
-    let store = Store::open(&path).expect("a store");
+    let mut options = Store::options();
+    if let Ok(mib) = std::env::var("TAILCASK_BENCH_BUDGET_MIB") {
+        options = options.cache_budget(mib.parse::<u64>().expect("MiB") << 20);
+    }
+    let store = options.open(&path).expect("a store");
     for step in 0..STEPS {
         let (from, to) = (keys * step / STEPS, keys * (step + 1) / STEPS);
         let what = format!("new keys, to {:.1} M", to as f64 / 1e6);
