@@ -159,15 +159,28 @@ fn show(key: &[u8]) -> String {
     }
 }
 
+/// The holder of a lock, in words.
+fn writer(process: Option<u32>) -> String {
+    match process {
+        Some(id) if id == std::process::id() => "another writer in this process".to_owned(),
+        Some(id) => format!("another writer, process {id}"),
+        None => "another writer".to_owned(),
+    }
+}
+
 /// Opening a log or a store failed. Nothing was lost: acknowledged data is unchanged.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
     /// Another handle, in this process or another one, has the log open for writing.
-    #[error("{} is in use by another writer", path.display())]
+    #[error("{} is in use by {}", path.display(), writer(*process))]
+    #[non_exhaustive]
     Locked {
         /// The directory.
         path: PathBuf,
+        /// The id of the process that holds the lock, if the system tells: Linux does, of processes that
+        /// this one can see.
+        process: Option<u32>,
     },
     /// Users other than its owner can write to the directory or a file in it. See
     /// [`shared_directory`](crate::LogOptions::shared_directory).

@@ -332,7 +332,8 @@ fn writing_commands_say_that_a_store_is_in_use() {
     let store = tailcask::Store::open(&place.store).unwrap();
     for (command, args) in [("put", &["k", "v"][..]), ("delete", &["k"]), ("merge", &[])] {
         let message = place.fails(2, command, args);
-        assert!(message.contains("is in use by another writer"), "{message}");
+        let writer = format!("is in use by another writer, process {}", std::process::id());
+        assert!(message.contains(&writer), "{message}");
     }
     store.close().unwrap();
 }

@@ -37,11 +37,18 @@ impl Directory {
             }
             let readers = self.try_lock(false)?;
             if readers.is_none() || Instant::now() > deadline {
-                return Err(OpenError::Locked { path: self.path.clone() });
+                return Err(self.locked());
             }
             drop(readers);
             std::thread::sleep(Duration::from_millis(1));
         }
+    }
+
+    /// The error for a directory that someone else has locked, with the one who has, if that is known.
+    fn locked(&self) -> OpenError {
+        let lock = self.open_file(LOCK, OpenMode::Read).ok();
+        let process = lock.iter().chain([&*self.handle]).find_map(sys::lock_holder);
+        OpenError::Locked { path: self.path.clone(), process }
     }
 
     fn lock_error(&self, error: io::Error) -> OpenError {
@@ -95,7 +102,7 @@ impl Directory {
     /// Keeps writers out for as long as it is held, and creates no file for that.
     pub(crate) fn lock_shared(&self) -> Result<impl Drop + use<>, OpenError> {
         let lock = self.try_lock(false)?;
-        lock.ok_or_else(|| OpenError::Locked { path: self.path.clone() })
+        lock.ok_or_else(|| self.locked())
     }
 
     pub(super) fn find_writer(&self) -> Result<WriterState, OpenError> {

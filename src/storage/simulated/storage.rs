@@ -47,7 +47,8 @@ impl SimulatedStorage {
         let read = disk.step(DiskOperation::ReadBootId, "");
         read.map_err(|e| io_error("read the boot id", e))?;
         if std::mem::replace(&mut disk.state().locked, true) {
-            return Err(OpenError::Locked { path: "simulated disk".into() });
+            let process = Some(std::process::id());
+            return Err(OpenError::Locked { path: "simulated disk".into(), process });
         }
         Ok(Self(disk.clone()))
     }

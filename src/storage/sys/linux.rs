@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code, reason = "ioctl and madvise take addresses")]
 
-use super::FileSystem;
+use super::{FileSystem, holders};
 use memmap2::Advice;
 use rustix::fs::{FallocateFlags, MemfdFlags};
 use rustix::io::{Errno, retry_on_intr};
@@ -37,6 +37,13 @@ pub(crate) fn boot_id() -> io::Result<Option<u128>> {
         Err(e) if matches!(e.kind(), NotFound | NotADirectory | InvalidData) => Ok(None),
         Err(e) => Err(e),
     }
+}
+
+/// The process that holds the lock of a whole file or directory (flock(2)), as far as the kernel tells.
+pub(crate) fn lock_holder(file: &File) -> Option<u32> {
+    let found = rustix::fs::fstat(file).ok()?;
+    let device = (rustix::fs::major(found.st_dev), rustix::fs::minor(found.st_dev));
+    holders::of_file(&std::fs::read_to_string("/proc/locks").ok()?, device, found.st_ino)
 }
 
 /// Fills a buffer with bytes that cannot be predicted.

@@ -11,6 +11,8 @@
 compile_error!("tailcask supports Linux and macOS: see src/storage/sys/mod.rs");
 
 mod files;
+#[cfg(any(test, target_os = "linux"))]
+mod holders;
 mod locks;
 mod mapping;
 #[cfg(any(test, target_os = "linux"))]
@@ -34,8 +36,8 @@ pub(crate) use locks::{cannot_lock, has_byte_lock, lock_byte, try_lock, unlock, 
 pub(crate) use mapping::{Mapping, move_to_huge_page};
 pub(crate) use platform::{
     DIRECTORIES_LOCK, allocate, boot_id, discard_pages, ensure_own, file_system, fill_random,
-    huge_page, membarrier, memory, memory_file, prefer_huge_pages, punch, register_membarrier,
-    share_blocks,
+    huge_page, lock_holder, membarrier, memory, memory_file, prefer_huge_pages, punch,
+    register_membarrier, share_blocks,
 };
 
 /// The kind of file system that a directory is on.
