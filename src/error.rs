@@ -3,6 +3,7 @@
 //! A message names the place and includes its cause, in one line; the cause is also the error's `source`.
 
 use crate::position::{LogPosition, ParsePositionError};
+use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -302,6 +303,22 @@ pub enum OpenError {
     NotFound {
         /// The directory.
         path: PathBuf,
+    },
+    /// There is a log, or a store, in this directory, and opening it was to create a new one. See
+    /// [`create_new`](crate::LogOptions::create_new).
+    #[error("there is a log in {} already", path.display())]
+    Exists {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// There is no log in this directory, and something else that is not tailcask's: most likely it is not
+    /// the directory that was meant. Nothing was created in it.
+    #[error("there is no log in {}, but other files: {found:?}", path.display())]
+    Foreign {
+        /// The directory.
+        path: PathBuf,
+        /// The name of one of the other files.
+        found: OsString,
     },
     /// All 2^32 segment ids are used up.
     #[error("all 2^32 segment ids are used up")]

@@ -44,6 +44,18 @@ pub enum Maintenance {
     Manual,
 }
 
+/// Whether opening for writing creates a log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Creation {
+    /// If there is none.
+    #[default]
+    Allowed,
+    /// Never: without a log, opening fails.
+    Never,
+    /// Always: with a log, opening fails.
+    Required,
+}
+
 pub(crate) const SEGMENT_UNIT: u64 = 2 << 20;
 pub(crate) const MAX_SEGMENT: u64 = (4 << 30) - SEGMENT_UNIT;
 
@@ -55,6 +67,10 @@ pub(crate) struct Config {
     pub(crate) segment_size: u64,
     pub(crate) initial_segment_size: u64,
     pub(crate) max_entry_size: u64,
+    /// Whether opening creates a log where there is none.
+    pub(crate) create: bool,
+    /// Whether opening has to create it; then `create` does not count.
+    pub(crate) create_new: bool,
     pub(crate) durability: Durability,
     pub(crate) recovery_mode: RecoveryMode,
     pub(crate) maintenance: Maintenance,
@@ -72,12 +88,24 @@ impl Default for Config {
             segment_size: 64 << 20,
             initial_segment_size: SEGMENT_UNIT,
             max_entry_size: 1 << 30,
+            create: true,
+            create_new: false,
             durability: Durability::Buffered,
             recovery_mode: RecoveryMode::Strict,
             maintenance: Maintenance::Background,
             on_store: false,
             shared_directory: false,
             any_file_system: false,
+        }
+    }
+}
+
+impl Config {
+    pub(crate) const fn creation(&self) -> Creation {
+        match (self.create_new, self.create) {
+            (true, _) => Creation::Required,
+            (false, true) => Creation::Allowed,
+            (false, false) => Creation::Never,
         }
     }
 }

@@ -15,6 +15,7 @@ use std::process::{Command, Output, Stdio};
 use tailcask::{CommitLog, LogOptions, Maintenance, OpenError, Store};
 
 const NOBODY: u32 = 65534;
+const GROUP: u32 = 54321;
 
 fn options() -> LogOptions {
     CommitLog::options().segment_size(2 << 20)
@@ -41,6 +42,7 @@ fn child() {
         "threadless" => without_threads(place),
         "stranger" => be_refused(place),
         "limited" => be_limited(place),
+        "member" => take_turn(place),
         other => panic!("there is no role {other}"),
     }
     children::say("done");
@@ -138,6 +140,8 @@ fn what_belongs_to_another_user_is_refused() {
         refused(file);
         options().shared_directory(true).open(&path).unwrap().close().unwrap();
         chown(file, Some(0), None).unwrap();
+        // What it wrote the group may write to.
+        files(&path).iter().for_each(|file| mode(file, 0o600));
     }
     // Files of root are as safe as one's own, but there is one that root may not write to.
     mode(dir.path(), 0o711);
@@ -165,12 +169,10 @@ fn a_directory_that_a_group_shares_is_opened_where_that_is_asked_for() {
     let store = options.open(&path).unwrap();
     store.put("a", "b").unwrap();
     store.close().unwrap();
-    let umask = umask();
     for file in files(&path) {
         let mode = fs::metadata(&file).unwrap().mode() & 0o777;
-        assert_eq!(mode, 0o660 & !umask, "{}", file.display());
+        assert_eq!(mode, 0o660, "{}", file.display());
     }
-    files(&path).iter().for_each(|file| mode(file, 0o660));
     assert!(matches!(Store::open(&path), Err(OpenError::NotPrivate { .. })));
     assert_eq!(&*options.open(&path).unwrap().get("a").unwrap().unwrap(), b"b");
     // What anybody may write to is too much.
@@ -181,11 +183,62 @@ fn a_directory_that_a_group_shares_is_opened_where_that_is_asked_for() {
     assert!(matches!(options.open(&path), Err(OpenError::NotPrivate { mode: 0o2777, .. })));
 }
 
-/// Asking for it by system call would set it for a moment, under the other tests of this file.
-fn umask() -> u32 {
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let umask = status.lines().find_map(|line| line.strip_prefix("Umask:")).unwrap();
-    u32::from_str_radix(umask.trim(), 8).unwrap()
+/// A volume of a group, on which its members have an umask that would keep the others out.
+#[test]
+fn the_members_of_a_group_take_turns_on_what_they_share() {
+    if !is_root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    mode(dir.path(), 0o711);
+    let volume = dir.path().join("volume");
+    fs::create_dir(&volume).unwrap();
+    chown(&volume, Some(0), Some(GROUP)).unwrap();
+    mode(&volume, 0o2775);
+    for (turn, member) in [(0, NOBODY), (1, NOBODY - 1), (2, NOBODY), (3, NOBODY - 1)] {
+        let place = volume.join("store");
+        let turn = ("TAILCASK_TURN", turn.to_string());
+        let output =
+            run("member", &place, |command| command.env(turn.0, turn.1).uid(member).gid(GROUP));
+        check(&output);
+    }
+    let store = volume.join("store");
+    for file in files(&store).into_iter().chain([store]) {
+        let found = fs::metadata(&file).unwrap();
+        let wanted = if found.is_dir() { 0o2770 } else { 0o660 };
+        assert_eq!(found.mode() & 0o7777, wanted, "{}", file.display());
+        assert_eq!(found.gid(), GROUP, "{}", file.display());
+    }
+}
+
+/// Each turn overwrites, deletes and merges what the others wrote, and dies or closes.
+fn take_turn(place: &Path) {
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    let turn: u8 = std::env::var("TAILCASK_TURN").unwrap().parse().unwrap();
+    let options = Store::options().segment_size(2 << 20).shared_directory(true);
+    let options = options.maintenance(Maintenance::Manual).create_new(turn == 0);
+    let store = options.open(place).unwrap();
+    assert_eq!(store.len(), u64::from(turn));
+    for n in 0..=turn {
+        let old = store.get([n]).unwrap().map(|value| value[0]);
+        assert_eq!(old, n.lt(&turn).then(|| turn - 1));
+        store.put([n], vec![turn; 1 << 20]).unwrap();
+    }
+    store.merge().unwrap();
+    if turn == 1 {
+        // The next one has to recover what another user left.
+        return store.abort();
+    }
+    store.close().unwrap();
+    if turn == 2 {
+        // And to set aside what is no segment.
+        let closed = options.create_new(false);
+        fs::write(place.join("00000000000000000999.seg"), vec![0; 4096]).unwrap();
+        mode(&place.join("00000000000000000999.seg"), 0o660);
+        let store = closed.open(place).unwrap();
+        assert_eq!(store.recovery().set_aside.len(), 1);
+        store.close().unwrap();
+    }
 }
 
 #[test]

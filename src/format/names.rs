@@ -36,6 +36,20 @@ pub(crate) fn is_own_temporary(name: &str) -> bool {
     })
 }
 
+/// Whether a name is of a file that only a log has: where there is none, there is no log.
+pub(crate) fn is_of_a_log(name: &str) -> bool {
+    name == MANIFEST || segment_id(name).is_some()
+}
+
+/// Whether a new log may be created beside a file of this name: creating a log makes such a file, or
+/// leaves it behind, or the file system has it by itself.
+pub(crate) fn may_be_beside_a_new_log(name: &str) -> bool {
+    const LOST_AND_FOUND: &str = "lost+found";
+    [LOCK, MANIFEST_SPARE, RESERVE, SET_ASIDE, LOST_AND_FOUND].contains(&name)
+        || is_segment_or_hint(name)
+        || is_own_temporary(name)
+}
+
 /// The name of a segment's file.
 pub(crate) fn segment_name(id: u32) -> String {
     format!("{id:020}{SEGMENT}")
@@ -125,6 +139,20 @@ mod tests {
         }
         for name in ["x.tmp", ".tmp", "LOCK.tmp"] {
             assert!(is_temporary(name) && !is_own_temporary(name));
+        }
+    }
+
+    #[test]
+    fn a_new_log_may_be_created_beside_its_own_files_only() {
+        for name in [MANIFEST, &segment_name(7)] {
+            assert!(is_of_a_log(name));
+        }
+        for name in [LOCK, MANIFEST_SPARE, RESERVE, SET_ASIDE, "lost+found", &hint_name(7)] {
+            assert!(!is_of_a_log(name) && may_be_beside_a_new_log(name), "{name}");
+        }
+        assert!(may_be_beside_a_new_log(&temporary_name(MANIFEST)));
+        for name in ["notes.txt", "CURRENT", "7.seg", "x.tmp", "lost+found2", ""] {
+            assert!(!is_of_a_log(name) && !may_be_beside_a_new_log(name), "{name}");
         }
     }
 

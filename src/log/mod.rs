@@ -84,6 +84,29 @@ impl CommitLog {
         Self::options().open(dir)
     }
 
+    /// Opens the log in a directory for writing with the default options, and creates none.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let dir = dir.path().join("log");
+    /// use tailcask::{CommitLog, OpenError};
+    ///
+    /// assert!(matches!(CommitLog::open_existing(&dir), Err(OpenError::NotFound { .. })));
+    /// CommitLog::options().create_new(true).open(&dir)?.close()?;
+    /// assert!(matches!(
+    ///     CommitLog::options().create_new(true).open(&dir),
+    ///     Err(OpenError::Exists { .. })
+    /// ));
+    /// CommitLog::open_existing(&dir)?.append(b"first")?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`OpenError::NotFound`] if there is no log; others as [`LogOptions::open`].
+    pub fn open_existing(dir: impl AsRef<Path>) -> Result<Self, OpenError> {
+        Self::options().create(false).open(dir)
+    }
+
     /// Opens the log in a directory read-only, with the default options.
     ///
     /// # Errors

@@ -6,25 +6,30 @@ use super::options::{LogOptions, rules};
 use super::writer::LogWriter;
 use super::{CommitLog, recovery};
 use crate::error::OpenError;
-use crate::options::{Config, RecoveryMode};
+use crate::format::names::is_of_a_log;
+use crate::options::{Config, Creation, RecoveryMode};
 use crate::segment::set::SegmentSet;
 use crate::storage::dir::Directory;
 use crate::storage::simulated::{SimulatedDisk, SimulatedStorage};
-use crate::storage::{Access, Storage, io_error};
+use crate::storage::{Storage, io_error};
 use crate::sync::Mutex;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
 impl LogOptions {
-    /// Opens the log in a directory for writing. Creates the directory if it does not exist (with mode
-    /// 0700; its parent must exist).
+    /// Opens the log in a directory for writing. Creates the log, and its directory, where there is none
+    /// (mode 0700; the parent must exist), unless [`create`](Self::create) says otherwise. A directory
+    /// without a log has to be empty, except for `lost+found` and what a creation left behind that did not
+    /// get to its end.
     ///
     /// # Errors
     /// [`OpenError`]; acknowledged data is unchanged.
     pub fn open(&self, dir: impl AsRef<Path>) -> Result<CommitLog, OpenError> {
-        let config = self.check()?;
-        let storage = Directory::open(dir.as_ref(), Access::Write, rules(&config))?;
+        let (config, dir) = (self.check()?, dir.as_ref());
+        let storage = Directory::open_to_write(dir, config.creation(), rules(&config))?;
+        // Again, now that no other process can create one.
+        check_existence(&storage, config.creation(), dir)?;
         CommitLog::start(Box::new(storage), config)
     }
 
@@ -35,9 +40,9 @@ impl LogOptions {
     /// [`OpenError`].
     pub fn open_read_only(&self, dir: impl AsRef<Path>) -> Result<CommitLog, OpenError> {
         let config = self.check()?;
-        let storage = Directory::open(dir.as_ref(), Access::Read, rules(&config))?;
+        let storage = Directory::open_to_read(dir.as_ref(), rules(&config))?;
         let storage: Box<dyn Storage> = Box::new(storage);
-        if storage.read_manifest()?.is_none() && !has_segments(&*storage)? {
+        if !exists(&*storage)? {
             return Err(OpenError::NotFound { path: dir.as_ref().into() });
         }
         let found = recovery::open_read_only(&*storage, config.recovery_mode, false)?;
@@ -60,7 +65,9 @@ impl LogOptions {
     }
 
     pub(crate) fn open_on(&self, disk: &SimulatedDisk) -> Result<CommitLog, OpenError> {
-        CommitLog::start(Box::new(SimulatedStorage::attach(disk)?), self.check()?)
+        let (storage, config) = (SimulatedStorage::attach(disk)?, self.check()?);
+        check_existence(&storage, config.creation(), Path::new("the simulated disk"))?;
+        CommitLog::start(Box::new(storage), config)
     }
 }
 
@@ -81,6 +88,16 @@ impl CommitLog {
     }
 }
 
-fn has_segments(storage: &dyn Storage) -> Result<bool, OpenError> {
-    Ok(storage.list()?.iter().any(|name| crate::format::names::segment_id(name).is_some()))
+/// Refuses a log that is not to exist, or one that has to.
+fn check_existence(storage: &dyn Storage, creation: Creation, dir: &Path) -> Result<(), OpenError> {
+    match creation {
+        Creation::Never if !exists(storage)? => Err(OpenError::NotFound { path: dir.into() }),
+        Creation::Required if exists(storage)? => Err(OpenError::Exists { path: dir.into() }),
+        _ => Ok(()),
+    }
+}
+
+/// Whether there is a log, however damaged.
+fn exists(storage: &dyn Storage) -> Result<bool, OpenError> {
+    Ok(storage.list()?.iter().any(|name| is_of_a_log(name)))
 }

@@ -1,8 +1,9 @@
 //! How a log is opened: the options and their limits.
 
 use crate::error::OpenError;
-use crate::options::{Config, Durability, MAX_SEGMENT, Maintenance, RecoveryMode, SEGMENT_UNIT};
-use crate::storage::Access;
+use crate::options::{
+    Config, Creation, Durability, MAX_SEGMENT, Maintenance, RecoveryMode, SEGMENT_UNIT,
+};
 use crate::storage::dir::{Directory, TrustRules};
 use std::path::Path;
 
@@ -35,6 +36,22 @@ impl LogOptions {
         self
     }
 
+    /// Whether opening for writing creates the log, and its directory, where there is none. Default true.
+    /// If false, opening a log that does not exist is [`OpenError::NotFound`], and nothing is created; a
+    /// store is [`OpenError::NotAStore`] if there is a log without one.
+    pub fn create(mut self, create: bool) -> Self {
+        self.config.create = create;
+        self
+    }
+
+    /// Whether opening for writing has to create the log: if there is one already, that is
+    /// [`OpenError::Exists`], and it stays as it is. Of several that try at the same time, one succeeds.
+    /// An empty directory may exist. If true, [`create`](Self::create) does not count. Default false.
+    pub fn create_new(mut self, create_new: bool) -> Self {
+        self.config.create_new = create_new;
+        self
+    }
+
     /// When an append counts as done. Default [`Durability::Buffered`].
     pub fn durability(mut self, durability: Durability) -> Self {
         self.config.durability = durability;
@@ -54,8 +71,9 @@ impl LogOptions {
     }
 
     /// Accepts directories and files that other members of their group may own and write to, as on a
-    /// volume that a group shares (mode 2775), and creates new ones with mode 0770 and 0660, less the
-    /// umask. Default false: they must belong to this process's user, or root, and nobody else may
+    /// volume that a group shares (mode 2775), and creates new ones with mode 0770 and 0660, whatever the
+    /// umask is. New files get the group of the directory if that has the set-group-id bit, and else that
+    /// of the process. Backups and repaired copies are private nevertheless. Default false: they must belong to this process's user, or root, and nobody else may
     /// write to them.
     ///
     /// While a log is open, nothing but the log may change its files. Normally nobody else can, which
@@ -107,7 +125,11 @@ impl LogOptions {
 
     /// Opens the directory of a log for reading.
     pub(crate) fn directory(&self, dir: &Path) -> Result<Directory, OpenError> {
-        Directory::open(dir, Access::Read, rules(&self.check()?))
+        Directory::open_to_read(dir, rules(&self.check()?))
+    }
+
+    pub(crate) const fn creation(&self) -> Creation {
+        self.config.creation()
     }
 }
 

@@ -16,7 +16,7 @@ use crate::format::hint::{Census, HintEntry, HintWalk, Listed};
 use crate::keydir::{Keydir, LoadEntry, LoadSource};
 use crate::log::writer::LogWriter;
 use crate::log::{CommitLog, RecoveryReport};
-use crate::options::RecoveryMode;
+use crate::options::{Creation, RecoveryMode};
 use crate::random::random_bytes;
 use crate::segment::Segment;
 use crate::storage::{Storage, io_error};
@@ -64,7 +64,7 @@ impl Store {
         let started = Instant::now();
         log.stored = true;
         let writer = log.writer().expect("a store's log is open for writing").clone();
-        let keydir = options.keydir(secret_of(&writer)?);
+        let keydir = options.keydir(secret_of(&writer, options.log.creation())?);
         let mut report = log.recovery().clone();
         let active = writer.tail().segment();
         let segments =
@@ -93,9 +93,12 @@ impl Store {
 }
 
 /// The secret of the hash. It never changes, since hints hold tags that were made with it.
-fn secret_of(writer: &LogWriter) -> Result<[u8; 16], OpenError> {
+fn secret_of(writer: &LogWriter, creation: Creation) -> Result<[u8; 16], OpenError> {
     if let Some(secret) = writer.store_secret() {
         return Ok(secret);
+    }
+    if creation == Creation::Never {
+        return Err(OpenError::NotAStore);
     }
     // A plain log could not be truncated any longer if it became a store.
     let active = writer.tail().segment();

@@ -22,6 +22,26 @@ impl Store {
         Self::options().open_read_only(dir)
     }
 
+    /// Opens the store in a directory for writing with the default options, and creates none.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let dir = dir.path().join("store");
+    /// use tailcask::{OpenError, Store};
+    ///
+    /// assert!(matches!(Store::open_existing(&dir), Err(OpenError::NotFound { .. })));
+    /// Store::options().create_new(true).open(&dir)?.close()?;
+    /// assert!(Store::open_existing(&dir)?.is_empty());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`OpenError::NotFound`] if there is no store and no log, [`OpenError::NotAStore`] if there is only a
+    /// log; others as [`StoreOptions::open`].
+    pub fn open_existing(dir: impl AsRef<Path>) -> Result<Self, OpenError> {
+        Self::options().create(false).open(dir)
+    }
+
     /// The default options, to be changed and then opened.
     pub fn options() -> StoreOptions {
         StoreOptions::default()
@@ -29,7 +49,8 @@ impl Store {
 }
 
 impl StoreOptions {
-    /// Opens the store in a directory for writing, and creates it if it does not exist.
+    /// Opens the store in a directory for writing. Creates it if it does not exist, as
+    /// [`LogOptions::open`](crate::LogOptions::open) does.
     ///
     /// # Errors
     /// [`OpenError`]; acknowledged data is unchanged.

@@ -54,6 +54,18 @@ impl StoreOptions {
         self
     }
 
+    /// As [`LogOptions::create`].
+    pub fn create(mut self, create: bool) -> Self {
+        self.log = self.log.create(create);
+        self
+    }
+
+    /// As [`LogOptions::create_new`].
+    pub fn create_new(mut self, create_new: bool) -> Self {
+        self.log = self.log.create_new(create_new);
+        self
+    }
+
     /// When a write counts as done. Default [`Durability::Buffered`].
     pub fn durability(mut self, durability: Durability) -> Self {
         self.log = self.log.durability(durability);

@@ -18,7 +18,11 @@ impl Directory {
     /// The folder of what was set aside, made where it is missing.
     fn aside_folder(&self) -> io::Result<File> {
         match sys::make_directory(&self.handle, SET_ASIDE, self.trust.directory_mode()) {
-            Ok(()) => self.handle.sync_all()?,
+            Ok(()) => {
+                let folder = self.open_aside()?;
+                self.trust.share_directory(&folder, &folder.metadata()?)?;
+                self.handle.sync_all()?;
+            }
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             Err(e) => return Err(e),
         }
@@ -44,7 +48,8 @@ impl Directory {
         if sys::exists(&folder, name)? {
             return Ok(());
         }
-        let new = TemporaryFile::create(&folder, name, 0o600)?;
+        let new = TemporaryFile::create(&folder, name, self.trust.file_mode())?;
+        self.trust.share_file(&new.file)?;
         new.file.set_len(len)?;
         write_pieces(&new.file, pieces)?;
         new.file.sync_all()?;

@@ -5,9 +5,12 @@ use super::lock::Lock;
 use super::trust::TrustRules;
 use crate::error::OpenError;
 use crate::format::header::FileIdentity;
+use crate::format::names;
+use crate::options::Creation;
 use crate::storage::sys::{self, OpenMode};
 use crate::storage::temporary::{Existing, TemporaryFile};
 use crate::storage::{Access, Pieces, io_error};
+use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
@@ -32,9 +35,29 @@ pub(crate) struct Directory {
 }
 
 impl Directory {
-    /// Opens and locks a directory, and makes it where it is missing and `access` is writing.
-    pub(crate) fn open(path: &Path, access: Access, trust: TrustRules) -> Result<Self, OpenError> {
-        let made = access == Access::Write && make_directory(path, trust)?;
+    /// As `open_to_write`, for reading: nothing is created, and no lock is taken.
+    pub(crate) fn open_to_read(path: &Path, trust: TrustRules) -> Result<Self, OpenError> {
+        Self::open(path, Access::Read, Creation::Never, trust)
+    }
+
+    /// Opens and locks a directory for a writer, and makes it where it is missing and may be created.
+    /// Where there is a log that is not to exist, or none that has to, or something else, the directory
+    /// stays as it is.
+    pub(crate) fn open_to_write(
+        path: &Path,
+        creation: Creation,
+        trust: TrustRules,
+    ) -> Result<Self, OpenError> {
+        Self::open(path, Access::Write, creation, trust)
+    }
+
+    fn open(
+        path: &Path,
+        access: Access,
+        creation: Creation,
+        trust: TrustRules,
+    ) -> Result<Self, OpenError> {
+        let made = creation != Creation::Never && make_directory(path, trust)?;
         let handle = sys::open_directory(path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => OpenError::NotFound { path: path.into() },
             io::ErrorKind::NotADirectory => {
@@ -45,6 +68,12 @@ impl Directory {
         let metadata = handle.metadata();
         let metadata = metadata.map_err(|e| io_error(format!("stat {}", path.display()), e))?;
         trust.check(path, &metadata)?;
+        if made {
+            let shared = trust.share_directory(&handle, &metadata);
+            shared.map_err(|e| io_error(format!("share {}", path.display()), e))?;
+        } else if access == Access::Write {
+            check_content(path, &handle, creation)?;
+        }
         if access == Access::Write
             && let Err(error) = trust.check_file_system(path, &handle)
         {
@@ -86,7 +115,14 @@ impl Directory {
 
     /// Opens a file of this directory, of any kind. If it is new, only trusted users may access it.
     fn open_any(&self, name: &str, mode: OpenMode) -> io::Result<File> {
-        sys::open_at(&self.handle, name, mode, self.trust.file_mode())
+        let open = |mode| sys::open_at(&self.handle, name, mode, self.trust.file_mode());
+        if mode != OpenMode::Create {
+            return open(mode);
+        }
+        match open(OpenMode::CreateNew) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => open(mode),
+            new => new.and_then(|file| self.trust.share_file(&file).map(|()| file)),
+        }
     }
 
     /// Opens a regular file of this directory, never through a link, that only trusted users can
@@ -111,7 +147,9 @@ impl Directory {
 
     /// A new file of this directory, under a temporary name.
     pub(super) fn temporary_file(&self, name: &str) -> io::Result<TemporaryFile> {
-        TemporaryFile::create(&self.handle, name, self.trust.file_mode())
+        let new = TemporaryFile::create(&self.handle, name, self.trust.file_mode())?;
+        self.trust.share_file(&new.file)?;
+        Ok(new)
     }
 
     /// Writes a new file, and gives it its name when it is whole.
@@ -149,6 +187,24 @@ pub(super) fn is_no_space(error: &io::Error) -> bool {
 pub(super) fn identity(file: &File) -> io::Result<FileIdentity> {
     let metadata = file.metadata()?;
     Ok(FileIdentity { device: metadata.dev(), inode: metadata.ino() })
+}
+
+/// Refuses a directory whose content is not what `creation` wants, before anything is created in it, and
+/// be it a lock.
+fn check_content(path: &Path, handle: &File, creation: Creation) -> Result<(), OpenError> {
+    let all = sys::names(handle).map_err(|e| io_error(format!("list {}", path.display()), e))?;
+    let is = |name: &OsString, kind: fn(&str) -> bool| name.to_str().is_some_and(kind);
+    let path = path.to_owned();
+    match (creation, all.iter().any(|name| is(name, names::is_of_a_log))) {
+        (Creation::Never, false) => return Err(OpenError::NotFound { path }),
+        (Creation::Required, true) => return Err(OpenError::Exists { path }),
+        (_, true) => return Ok(()),
+        (_, false) => {}
+    }
+    let foreign = |name: &OsString| !is(name, names::may_be_beside_a_new_log);
+    // The same one each time, in whatever order the file system has them.
+    let found = all.into_iter().filter(foreign).min();
+    found.map_or(Ok(()), |found| Err(OpenError::Foreign { path, found }))
 }
 
 /// Creates a directory if there is none. Returns whether it did.

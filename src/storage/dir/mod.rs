@@ -189,10 +189,16 @@ impl SegmentFile for MappedFile {
 mod tests {
     use super::*;
     use crate::format::names::RESERVE;
+    use crate::options::Creation;
     use std::path::Path;
 
     fn open(path: &Path, access: Access) -> Directory {
-        Directory::open(path, access, TrustRules::default()).unwrap()
+        let trust = TrustRules::default();
+        match access {
+            Access::Read => Directory::open_to_read(path, trust),
+            Access::Write => Directory::open_to_write(path, Creation::Allowed, trust),
+        }
+        .unwrap()
     }
 
     #[test]

@@ -8,6 +8,7 @@
 use crate::error::OpenError;
 use crate::storage::{io_error, sys};
 use std::fs::{File, Metadata};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -21,6 +22,21 @@ pub(crate) struct TrustRules {
 }
 
 impl TrustRules {
+    /// Gives a file that was created just now the bits that its group needs: the umask may have taken them
+    /// away.
+    pub(super) fn share_file(self, file: &File) -> io::Result<()> {
+        if self.shared { sys::set_permissions(file, self.file_mode()) } else { Ok(()) }
+    }
+
+    /// As `share_file`, for a directory. It keeps the set-group-id bit that it may have from its parent.
+    pub(super) fn share_directory(self, directory: &File, metadata: &Metadata) -> io::Result<()> {
+        let (mode, wanted) = (metadata.mode() & 0o7777, self.directory_mode());
+        if self.shared && mode & wanted != wanted {
+            sys::set_permissions(directory, mode | wanted)?;
+        }
+        Ok(())
+    }
+
     /// Bits of new files, less the umask.
     pub(super) const fn file_mode(self) -> u32 {
         if self.shared { 0o660 } else { 0o600 }

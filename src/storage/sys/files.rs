@@ -62,6 +62,11 @@ fn permission_bits(bits: u32) -> Mode {
     Mode::from_bits_truncate(bits as RawMode)
 }
 
+/// Changes the permissions of an open file or directory, whatever the umask is.
+pub(crate) fn set_permissions(file: &File, bits: u32) -> io::Result<()> {
+    Ok(retry_on_intr(|| rustix::fs::fchmod(file, permission_bits(bits)))?)
+}
+
 /// Makes a directory with these permissions, less the umask.
 pub(crate) fn make_directory(
     folder: &File,

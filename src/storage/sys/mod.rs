@@ -30,7 +30,7 @@ mod platform;
 pub(crate) use files::{
     OpenMode, cannot_link, exchange, exists, free_space, is_not_regular, is_unreadable,
     is_unsupported, link, make_directory, names, next_data, next_hole, open_at, open_directory,
-    open_directory_at, remove, remove_directory, rename, rename_new, stat, user,
+    open_directory_at, remove, remove_directory, rename, rename_new, set_permissions, stat, user,
 };
 pub(crate) use locks::{cannot_lock, has_byte_lock, lock_byte, try_lock, unlock, unlock_byte};
 pub(crate) use mapping::{Mapping, move_to_huge_page};
