@@ -2,10 +2,14 @@
 //!
 //! The files of the append protocol import their atomics, cells, locks and threads from here and
 //! nowhere else, so that `loom-tests` compiles the very same files against loom's.
+//!
+//! [`FileWord`] is an atomic word of a file, which is little-endian on every machine.
 
 #[cfg(not(tailcask_loom))]
 mod imp {
     use crate::storage::sys;
+    #[cfg(target_endian = "little")]
+    pub(crate) use std::sync::atomic::AtomicU64 as FileWord;
     use std::sync::atomic::compiler_fence;
     pub(crate) use std::sync::atomic::{
         AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence,
@@ -37,6 +41,38 @@ mod imp {
     // With membarrier(2) the kernel makes every running thread pass a full barrier, wherever it is, so
     // the writer needs none of its own: only the compiler must keep the order. Without it (on macOS,
     // or if a sandbox forbids the call) both sides use a fence.
+
+    /// As `AtomicU64`, with its bytes the other way round: those of a file are little-endian.
+    #[cfg(target_endian = "big")]
+    #[derive(Debug)]
+    #[repr(transparent)]
+    pub(crate) struct FileWord(AtomicU64);
+
+    #[cfg(target_endian = "big")]
+    impl FileWord {
+        #[cfg(test)]
+        pub(crate) const fn new(value: u64) -> Self {
+            Self(AtomicU64::new(value.to_le()))
+        }
+
+        /// # Safety
+        /// As for [`AtomicU64::from_ptr`].
+        #[allow(unsafe_code, reason = "forwards the contract")]
+        pub(crate) const unsafe fn from_ptr<'a>(ptr: *mut u64) -> &'a Self {
+            // SAFETY: the contract; this is nothing but such an atomic.
+            unsafe { &*ptr.cast::<Self>() }
+        }
+
+        #[inline]
+        pub(crate) fn load(&self, ordering: Ordering) -> u64 {
+            u64::from_le(self.0.load(ordering))
+        }
+
+        #[inline]
+        pub(crate) fn store(&self, value: u64, ordering: Ordering) {
+            self.0.store(value.to_le(), ordering);
+        }
+    }
 
     /// Set once the kernel has agreed to `heavy_barrier`'s membarrier.
     static EXPEDITED: AtomicBool = AtomicBool::new(false);
@@ -111,6 +147,7 @@ mod imp {
 #[cfg(tailcask_loom)]
 mod imp {
     pub(crate) use loom::cell::UnsafeCell;
+    pub(crate) use loom::sync::atomic::AtomicU64 as FileWord;
     pub(crate) use loom::sync::atomic::{
         AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence,
     };

@@ -3,7 +3,7 @@
 mod common;
 
 use common::tasks::spawn_task;
-use common::{HANG, count, log_by_hand as options, until};
+use common::{HANG, count, log_by_hand as options};
 use std::sync::Arc;
 use tailcask::{CommitLog, Durability, LogPosition, OpenError, ReadError, SimulatedDisk};
 
@@ -98,7 +98,7 @@ fn churn_leaves_no_garbage_behind() {
             log.sync().unwrap();
             log.truncate_before(position).unwrap();
             // Other tests' threads are in the same epochs.
-            until("what nobody reads is unmapped", || {
+            common::until("what nobody reads is unmapped", || {
                 log.stats().segments_waiting_for_readers == 0
             });
             (mapped, opened) = (mapped.max(maps(of)), opened.max(descriptors(of)));

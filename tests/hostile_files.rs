@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::files::names;
+use common::files::{make_pipe, names};
 use common::frames::seed;
 use common::log_by_hand as options;
 use std::fs;
@@ -156,10 +156,7 @@ fn what_is_no_regular_file_is_refused_and_not_followed() {
                 std::os::unix::fs::symlink(outside, at).unwrap();
             },
             |at, _| fs::create_dir(at).unwrap(),
-            |at, _| {
-                let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR);
-                rustix::fs::mknodat(rustix::fs::CWD, at, kind, mode, 0).unwrap();
-            },
+            |at, _| make_pipe(at),
         ];
         for make_it in makers {
             make(&path, true);

@@ -110,7 +110,7 @@ impl Keydir {
 #[cfg(test)]
 mod tests {
     use super::super::load::tests::{Source, entry};
-    use super::super::slot::{Slot, shard_of};
+    use super::super::slot::shard_of;
     use super::super::table::hook;
     use super::*;
     use crate::position::LogPosition;
@@ -314,7 +314,7 @@ mod tests {
         let mut table = table::allocate(SLOTS as usize).unwrap();
         let before = faults();
         for n in (0..SLOTS).step_by(64) {
-            table::insert(&mut table, Slot::new(n, position(n)));
+            table::insert(&mut table, super::super::slot::Slot::new(n, position(n)));
         }
         let faults = faults() - before;
         assert!(faults < 100, "{faults} faults");

@@ -8,11 +8,12 @@
 
 use super::sys::Mapping;
 use crate::format::frame::HEADER;
+use crate::sync::FileWord;
 use std::fs::File;
 use std::io;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A mapping, and what has to live as long.
 #[derive(Debug)]
@@ -129,7 +130,7 @@ impl Map {
     /// Places inside the map, this many bytes from one to the next.
     #[inline]
     pub(crate) fn places<const N: usize>(&self, offset: u64, step: usize) -> [*const u8; N] {
-        let at = |nth: usize| (offset as usize + nth * step).min(self.len - 1);
+        let at = |nth: usize| (offset as usize).wrapping_add(nth * step).min(self.len - 1);
         std::array::from_fn(|nth| self.ptr.as_ptr().wrapping_add(at(nth)).cast_const())
     }
 
@@ -242,7 +243,7 @@ impl Map {
 
     /// The word at an offset: a commit word, or part of a segment's head.
     #[inline]
-    pub(crate) fn word(&self, offset: u64) -> &AtomicU64 {
+    pub(crate) fn word(&self, offset: u64) -> &FileWord {
         let at = self.check(offset, 8);
         if !offset.is_multiple_of(8) {
             misplaced(offset);
@@ -252,8 +253,10 @@ impl Map {
         // SAFETY: in bounds and aligned (the mapping is page-aligned), and it lives as long as
         // `self`. Callers make words only of places where no claim's body can be, so that every
         // concurrent access is atomic. On a read-only map callers only load, and a relaxed or
-        // acquire load of 8 bytes is allowed on read-only memory.
-        unsafe { AtomicU64::from_ptr(ptr.cast()) }
+        // acquire load of 8 bytes is allowed on read-only memory. (Of processors of 32 bits `std`
+        // does not promise that, but it is so on those that are supported: the load is one `movq`
+        // on i686 and one `ldrexd` on ARMv7, neither of which writes.)
+        unsafe { FileWord::from_ptr(ptr.cast()) }
     }
 
     /// As [`word`](Self::word), for the append path: the tail has checked the place.
@@ -261,12 +264,12 @@ impl Map {
     /// # Safety
     /// The offset is a multiple of 8, and the word is inside the map.
     #[inline(always)]
-    pub(crate) unsafe fn word_unchecked(&self, offset: u64) -> &AtomicU64 {
+    pub(crate) unsafe fn word_unchecked(&self, offset: u64) -> &FileWord {
         debug_assert!(offset.is_multiple_of(8) && offset + 8 <= self.len as u64);
         // SAFETY: inside the mapping, by the contract.
         let ptr = unsafe { self.ptr.as_ptr().add(offset as usize) };
         // SAFETY: as in `word`.
-        unsafe { AtomicU64::from_ptr(ptr.cast()) }
+        unsafe { FileWord::from_ptr(ptr.cast()) }
     }
 
     /// Copies bytes in.

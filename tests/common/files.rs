@@ -39,6 +39,12 @@ pub(crate) fn mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
 
+/// A named pipe: who opens it to read waits for a writer.
+pub(crate) fn make_pipe(path: &Path) {
+    let made = std::process::Command::new("mkfifo").arg(path).status();
+    assert!(made.expect("mkfifo runs").success(), "{}", path.display());
+}
+
 /// Copies the files of a directory into a new one that only this user may open; with or without
 /// hints.
 pub(crate) fn copy_dir(from: &Path, to: &Path, hints: bool) {

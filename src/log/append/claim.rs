@@ -11,7 +11,7 @@
 use crate::format::frame::{self, Header, State};
 use crate::log::waiters::Waiters;
 use crate::position::LogPosition;
-use crate::sync::{AtomicU64, Ordering, fence};
+use crate::sync::{AtomicU64, FileWord, Ordering, fence};
 use std::ptr::NonNull;
 
 /// A segment as the protocol sees it: a mapped file, or loom's cells.
@@ -25,13 +25,13 @@ pub(crate) unsafe trait SegmentMemory {
     fn salt(&self) -> u64;
     fn capacity(&self) -> u64;
     /// The commit word of a frame: the one where it begins.
-    fn word(&self, offset: u64) -> &AtomicU64;
+    fn word(&self, offset: u64) -> &FileWord;
     /// As `word`, without a check.
     ///
     /// # Safety
     /// The offset is a multiple of 8 before the capacity.
     #[inline]
-    unsafe fn reserved_word(&self, offset: u64) -> &AtomicU64 {
+    unsafe fn reserved_word(&self, offset: u64) -> &FileWord {
         self.word(offset)
     }
     /// # Safety
@@ -65,7 +65,7 @@ pub(crate) unsafe trait SegmentMemory {
 /// through any of them. All of them matter: each may be the last one in front of an entry that was
 /// committed long ago.
 #[inline(always)]
-fn settle(waiters: &Waiters, place: &AtomicU64, word: u64) {
+fn settle(waiters: &Waiters, place: &FileWord, word: u64) {
     // ORDERING: Release; pairs with the Acquire loads of readers, and with that of the walk (`read`
     // in `prefix`). If a reader sees this word, it sees the frame's bytes; if it sees the claim, it
     // reads none of them. And a thread that sees this word comes after the writer's last access to the
@@ -111,7 +111,7 @@ pub(crate) unsafe fn void_dead_claim<S: SegmentMemory>(segment: &S, offset: u64,
 #[must_use = "a claim that is not finished stops the watermarks"]
 pub(crate) struct Reserved<'t, S: SegmentMemory> {
     segment: NonNull<S>,
-    word: NonNull<AtomicU64>,
+    word: NonNull<FileWord>,
     offset: u64,
     len: u64,
     waiters: &'t Waiters,

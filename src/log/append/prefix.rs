@@ -286,13 +286,14 @@ impl<S> std::fmt::Debug for Finished<S> {
 #[cfg(all(test, not(tailcask_loom)))]
 mod tests {
     use super::*;
+    use crate::sync::FileWord;
     use std::cell::Cell;
 
     const ROOM: u64 = 1 << 20;
 
     /// A segment that counts how often its words are read.
     struct Counting {
-        words: Vec<AtomicU64>,
+        words: Vec<FileWord>,
         found: Vec<AtomicU64>,
         looks: Cell<u64>,
     }
@@ -308,7 +309,7 @@ mod tests {
         fn capacity(&self) -> u64 {
             FIRST_FRAME + ROOM
         }
-        fn word(&self, offset: u64) -> &AtomicU64 {
+        fn word(&self, offset: u64) -> &FileWord {
             self.looks.set(self.looks.get() + 1);
             &self.words[(offset / 8) as usize]
         }
@@ -323,9 +324,9 @@ mod tests {
 
     /// Frames of 24 to 96 bytes, every fifth one a batch of two, with their offsets.
     fn segment(used: u64) -> (Counting, Vec<u64>) {
-        let zeros = |n: u64| (0..n).map(|_| AtomicU64::new(0)).collect::<Vec<_>>();
         let capacity = FIRST_FRAME + ROOM;
-        let (words, found) = (zeros(capacity / 8), zeros(capacity.div_ceil(Counting::BLOCK)));
+        let words = (0..capacity / 8).map(|_| FileWord::new(0)).collect();
+        let found = (0..capacity.div_ceil(Counting::BLOCK)).map(|_| AtomicU64::new(0)).collect();
         let segment = Counting { words, found, looks: Cell::new(0) };
         let (mut offset, mut begins) = (FIRST_FRAME, Vec::new());
         let put = |offset, len, header: Option<Header>| {

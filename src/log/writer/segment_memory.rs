@@ -4,7 +4,7 @@
 
 use crate::log::append::claim::SegmentMemory;
 use crate::segment::Segment;
-use std::sync::atomic::AtomicU64;
+use crate::sync::{AtomicU64, FileWord};
 
 // SAFETY: the header never changes, and the map is as long as the capacity and lives as long as the
 // segment. What is written to a segment of the log is written by claims.
@@ -21,7 +21,7 @@ unsafe impl SegmentMemory for Segment {
         self.header.capacity
     }
     #[inline]
-    fn word(&self, offset: u64) -> &AtomicU64 {
+    fn word(&self, offset: u64) -> &FileWord {
         self.map.word(offset)
     }
     #[inline]
@@ -30,7 +30,7 @@ unsafe impl SegmentMemory for Segment {
         unsafe { self.map.write(offset, bytes) };
     }
     #[inline(always)]
-    unsafe fn reserved_word(&self, offset: u64) -> &AtomicU64 {
+    unsafe fn reserved_word(&self, offset: u64) -> &FileWord {
         // SAFETY: the same contract; an active segment is mapped up to its capacity.
         unsafe { self.map.word_unchecked(offset) }
     }

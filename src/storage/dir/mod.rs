@@ -60,7 +60,7 @@ impl Storage for Directory {
         let identity = identity(&new.file)?;
         new.file.write_all_at(&head(identity), 0)?;
         new.file.sync_all()?;
-        let map = Map::of_file(&new.file, prepared.len as usize)?;
+        let map = Map::of_file(&new.file, map_len(prepared.len)?)?;
         let file = new.publish(name, Existing::Keep)?;
         self.sync_directory()?;
         Ok(Opened { map, file: Box::new(MappedFile(file)), identity })
@@ -88,7 +88,7 @@ impl Storage for Directory {
         let mode = if access == Access::Write { OpenMode::Write } else { OpenMode::Read };
         let file = self.open_file(name, mode)?;
         let error = |e| io_error(self.describe("map", name), e);
-        let len = file.metadata().map_err(error)?.len() as usize;
+        let len = map_len(file.metadata().map_err(error)?.len()).map_err(error)?;
         let identity = identity(&file).map_err(error)?;
         let map = match access {
             _ if len == 0 => Map::anonymous(1).map_err(error)?,
@@ -161,6 +161,12 @@ impl Storage for Directory {
     fn note_recovered(&self) -> io::Result<()> {
         self.lock_recovered()
     }
+}
+
+/// The length of a file as that of a map: an error if no map can be so long, as in a process of 32 bits.
+fn map_len(len: u64) -> io::Result<usize> {
+    let too_long = || io::Error::new(io::ErrorKind::OutOfMemory, "too long to be mapped");
+    usize::try_from(len).map_err(|_| too_long())
 }
 
 /// A segment's file, which is mapped, too.

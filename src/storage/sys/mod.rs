@@ -9,6 +9,8 @@
 
 #[cfg(not(any(target_os = "linux", target_os = "macos")))]
 compile_error!("tailcask supports Linux and macOS: see src/storage/sys/mod.rs");
+#[cfg(not(target_has_atomic = "64"))]
+compile_error!("tailcask needs atomic operations of 64 bits");
 
 mod files;
 #[cfg(any(test, target_os = "linux"))]
