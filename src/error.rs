@@ -57,6 +57,37 @@ pub enum Error {
     /// A text is not a position.
     #[error(transparent)]
     ParsePosition(#[from] ParsePositionError),
+    /// A value is not of a type.
+    #[cfg(feature = "zerocopy")]
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+}
+
+/// A value or an entry cannot be read as a type (feature `zerocopy`).
+#[cfg(feature = "zerocopy")]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LayoutError {
+    /// It has another length than the type.
+    #[error("{len} bytes do not have the size of {name}")]
+    Size {
+        /// The type.
+        name: &'static str,
+        /// Length of the value in bytes.
+        len: usize,
+    },
+    /// The type needs another alignment than the 8 bytes that values have.
+    #[error("{name} needs a larger alignment than the 8 bytes of values")]
+    Alignment {
+        /// The type.
+        name: &'static str,
+    },
+    /// The bytes do not stand for anything of this type.
+    #[error("the bytes are no valid {name}")]
+    Value {
+        /// The type.
+        name: &'static str,
+    },
 }
 
 /// A damaged place: where it is and what is wrong with it.

@@ -102,6 +102,8 @@ mod store;
 mod sync;
 mod threads;
 
+#[cfg(feature = "zerocopy")]
+pub use error::LayoutError;
 pub use error::{
     AppendError, BackupError, CasMismatch, Corruption, CorruptionKind, Error, MergeError,
     OpenError, ReadError, RepairError, SyncError, ThreadFailure, TruncateError, WriteError,

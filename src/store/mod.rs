@@ -27,6 +27,8 @@ mod salvage;
 mod stats;
 #[cfg(feature = "testing")]
 mod testing;
+#[cfg(feature = "zerocopy")]
+mod typed;
 mod usage;
 mod value;
 mod verify;
