@@ -1,0 +1,125 @@
+//! Event sourcing. One process records what happened in a log; another one, which may be started, stopped
+//! and killed at any time, follows the log and keeps a view of it in a store.
+//!
+//! ```sh
+//! cargo run --bin events -- record /tmp/bank/log      # type: ada 100
+//! cargo run --bin events -- project /tmp/bank/log /tmp/bank/view
+//! cargo run --bin events -- balance /tmp/bank/view ada
+//! ```
+
+use serde::{Deserialize, Serialize};
+use std::io::BufRead;
+use std::time::Duration;
+use tailcask::{Batch, CommitLog, Durability, LogPosition, LogReader, ReadError, Store};
+
+type Failure = Box<dyn std::error::Error>;
+
+/// What happened. Bytes are bytes to tailcask: how they are made, here by serde, is up to the program.
+#[derive(Serialize, Deserialize)]
+enum Event {
+    Deposited { account: String, cents: i64 },
+    Withdrawn { account: String, cents: i64 },
+}
+
+impl Event {
+    /// `ada 100`, `ada -30`
+    fn parse(line: &str) -> Result<Self, Failure> {
+        let (account, cents) = line.split_once(' ').ok_or("a line is: ACCOUNT CENTS")?;
+        let (account, cents) = (account.to_owned(), cents.trim().parse::<i64>()?);
+        Ok(match cents {
+            0.. => Self::Deposited { account, cents },
+            _ => Self::Withdrawn { account, cents: -cents },
+        })
+    }
+
+    fn effect(&self) -> (&str, i64) {
+        match self {
+            Self::Deposited { account, cents } => (account, *cents),
+            Self::Withdrawn { account, cents } => (account, -cents),
+        }
+    }
+}
+
+/// Records a line at a time; what it has printed the position of is on the device.
+fn record(dir: &str) -> Result<(), Failure> {
+    let log = CommitLog::options().durability(Durability::Synced).open(dir)?;
+    for line in std::io::stdin().lock().lines() {
+        let event = serde_json::to_vec(&Event::parse(&line?)?)?;
+        println!("{}", log.append(&event)?);
+    }
+    log.close()?;
+    Ok(())
+}
+
+/// Where the view is: the log it is of, and the position of the next event.
+fn checkpoint(log: &CommitLog, next: LogPosition) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&log.id().to_le_bytes());
+    bytes[8..].copy_from_slice(&next.as_u64().to_le_bytes());
+    bytes
+}
+
+/// A reader that continues where the view is, or at the beginning if the view is not of this log.
+fn resume<'a>(log: &'a CommitLog, view: &Store) -> Result<LogReader<'a>, Failure> {
+    if let Some(found) = view.get("checkpoint")?
+        && let Some((id, next)) = found.split_first_chunk::<8>()
+        && u64::from_le_bytes(*id) == log.id()
+    {
+        return Ok(log.reader_from(LogPosition::from_u64(u64::from_le_bytes(next.try_into()?))));
+    }
+    start_over(log, view)
+}
+
+/// A view is derived: whatever is wrong with it, it can be made again.
+fn start_over<'a>(log: &'a CommitLog, view: &Store) -> Result<LogReader<'a>, Failure> {
+    for key in view.keys() {
+        view.delete(key?)?;
+    }
+    Ok(log.reader())
+}
+
+/// Follows the log for as long as it runs. An event's effect and the checkpoint are one batch, so every
+/// event counts once, wherever the process was killed before.
+fn project(dir: &str, view: &str) -> Result<(), Failure> {
+    let log = CommitLog::open_read_only(dir)?; // beside the writer, without a lock
+    let view = Store::open(view)?;
+    let mut reader = resume(&log, &view)?;
+    loop {
+        let next = reader.wait_entry(Duration::from_secs(1));
+        let event = match next.map(|entry| entry.map(|entry| serde_json::from_slice(&entry))) {
+            Ok(Some(event)) => event?,
+            Ok(None) => continue,
+            // The log lost its last events to a power loss, and the view had them already.
+            Err(ReadError::PastEnd { .. }) => {
+                reader = start_over(&log, &view)?;
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let (account, effect) = Event::effect(&event);
+        let key = format!("account/{account}");
+        let mut batch = Batch::new();
+        batch.put(&key, (balance(view.get(&key)?.as_deref())? + effect).to_le_bytes());
+        batch.put("checkpoint", checkpoint(&log, reader.position()));
+        view.write(&batch)?;
+    }
+}
+
+fn balance(value: Option<&[u8]>) -> Result<i64, Failure> {
+    Ok(value.map_or(Ok(0), |bytes| bytes.try_into().map(i64::from_le_bytes))?)
+}
+
+fn main() -> Result<(), Failure> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["record", log] => record(log),
+        ["project", log, view] => project(log, view),
+        ["balance", view, account] => {
+            let view = Store::open_read_only(view)?; // beside the consumer, if one is running
+            let value = view.get(format!("account/{account}"))?;
+            println!("{}", balance(value.as_deref())?);
+            Ok(())
+        }
+        _ => Err("usage: events record LOG | project LOG VIEW | balance VIEW ACCOUNT".into()),
+    }
+}
