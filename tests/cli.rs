@@ -54,7 +54,7 @@ fn positions_can_be_given_back() {
         let output = run(&["log", "cat", log, "--from", second], b"");
         assert_eq!(output.stdout, b"b\nc\n");
         let output = run(&["log", "cat", log, "--from", "1:129"], b"");
-        assert_eq!(output.status.code(), Some(1));
+        assert_eq!(output.status.code(), Some(6));
         assert!(text(&output.stderr).contains("no entry begins at 1:129"));
     });
 }
@@ -76,13 +76,13 @@ fn a_closed_pipe_ends_it_quietly() {
 fn failures_and_usage_have_their_exit_codes() {
     with_log(|log, _| {
         let output = run(&["log", "cat", log], b"");
-        assert_eq!(output.status.code(), Some(1));
+        assert_eq!(output.status.code(), Some(6));
         assert!(text(&output.stderr).starts_with("tailcask: "), "{}", text(&output.stderr));
         assert!(text(&output.stderr).contains("there is no log in"));
         assert_eq!(run(&["log", "cat"], b"").status.code(), Some(2));
         assert_eq!(run(&["log", "append", log, "--threads", "0"], b"").status.code(), Some(2));
         let output = run(&["log", "append", log, "/nonexistent"], b"");
-        assert_eq!(output.status.code(), Some(1));
+        assert_eq!(output.status.code(), Some(6));
         assert!(!Path::new(log).exists(), "nothing is made for an input that is not there");
     });
 }
@@ -99,7 +99,7 @@ fn verify_names_the_first_damage() {
         bytes[at] ^= 1;
         std::fs::write(&file, bytes).unwrap();
         let output = run(&["log", "verify", log], b"");
-        assert_eq!(output.status.code(), Some(1));
+        assert_eq!(output.status.code(), Some(3));
         let place = format!("segment 1 is damaged at offset {}", at - 16);
         assert!(text(&output.stderr).contains(&place), "{}", text(&output.stderr));
     });

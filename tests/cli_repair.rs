@@ -159,16 +159,16 @@ fn repair_refuses_what_it_must_not_do_and_leaves_nothing_behind() {
     let place = Place::new();
     let before = place.files();
     fs::create_dir(&place.new).unwrap();
-    let (_, complaint) = run(2, &["repair", &place.store, &place.new]);
+    let (_, complaint) = run(6, &["repair", &place.store, &place.new]);
     assert!(complaint.contains("already exists"), "{complaint}");
     fs::remove_dir(&place.new).unwrap();
     let inside = format!("{}/inside", place.store);
-    let (_, complaint) = run(2, &["repair", &place.store, &inside]);
+    let (_, complaint) = run(6, &["repair", &place.store, &inside]);
     assert!(complaint.contains("is inside the store"), "{complaint}");
-    let (_, complaint) = run(2, &["repair", &format!("{}x", place.store), &place.new]);
+    let (_, complaint) = run(6, &["repair", &format!("{}x", place.store), &place.new]);
     assert!(complaint.contains("there is no log in"), "{complaint}");
     let store = options().open(&place.store).unwrap();
-    let (_, complaint) = run(2, &["repair", &place.store, &place.new]);
+    let (_, complaint) = run(5, &["repair", &place.store, &place.new]);
     assert!(complaint.contains("is in use by another writer"), "{complaint}");
     store.close().unwrap();
     assert_eq!(place.names(), ["store"]);
@@ -177,7 +177,7 @@ fn repair_refuses_what_it_must_not_do_and_leaves_nothing_behind() {
     // Not a file: the copy fails when others are there already.
     let last = place.segment(99);
     fs::create_dir(&last).unwrap();
-    let (_, complaint) = run(2, &["repair", &place.store, &place.new]);
+    let (_, complaint) = run(6, &["repair", &place.store, &place.new]);
     assert!(complaint.contains("could not copy"), "{complaint}");
     assert_eq!(place.names(), ["store"], "nothing is left that could be opened");
     fs::remove_dir(&last).unwrap();

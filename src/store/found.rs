@@ -144,6 +144,12 @@ impl HeldRecord<'_> {
         self.record.value()
     }
 
+    /// When it expires, in milliseconds since 1970.
+    #[inline]
+    pub(crate) fn expiry(&self) -> Option<u64> {
+        self.record.expiry()
+    }
+
     /// Whether it has not expired.
     #[inline]
     pub(crate) fn is_live(&self, clock: &Clock) -> bool {

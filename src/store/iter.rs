@@ -16,6 +16,7 @@ use crate::sync::{Mutex, lock};
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Weak};
+use std::time::{Duration, SystemTime};
 
 /// The most passes over the segments before what is left is taken one by one.
 const PASSES: u32 = 3;
@@ -41,6 +42,27 @@ impl Pair<'_> {
     #[inline]
     pub fn value(&self) -> &[u8] {
         self.found.value()
+    }
+
+    /// When the pair expires, in milliseconds of the wall clock. `None`: it does not.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let store = tailcask::Store::open(dir.path().join("store"))?;
+    /// use std::time::{Duration, SystemTime};
+    /// use tailcask::WriteOptions;
+    ///
+    /// store.put_with("session", "ann", &WriteOptions::new().ttl(Duration::from_secs(60)))?;
+    /// let pair = store.iter().next().expect("just put")?;
+    /// assert!(pair.expires_at() > Some(SystemTime::now()));
+    /// # drop(pair);
+    /// # store.close()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn expires_at(&self) -> Option<SystemTime> {
+        // A time that the system cannot express is never reached.
+        SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(self.found.expiry()?))
     }
 }
 

@@ -24,29 +24,3 @@ pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let mut io = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
     io.any(|e| e.kind() == io::ErrorKind::BrokenPipe)
 }
-
-/// An error and its causes in one line. Errors of tailcask include their cause already; it is not repeated.
-pub(crate) fn message(error: &anyhow::Error) -> String {
-    let mut message = String::new();
-    for cause in error.chain().map(ToString::to_string) {
-        if message.is_empty() {
-            message = cause;
-        } else if !message.ends_with(&cause) {
-            message = format!("{message}: {cause}");
-        }
-    }
-    message
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_cause_is_said_once() {
-        let cause = io::Error::other("no such thing");
-        let error = tailcask::OpenError::Io { operation: "open x".to_owned(), source: cause };
-        let error = anyhow::Error::from(error).context("store");
-        assert_eq!(message(&error), "store: could not open x: no such thing");
-    }
-}

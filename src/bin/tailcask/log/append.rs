@@ -1,13 +1,13 @@
 //! `log append`: each line of the input becomes a record.
 
+use crate::interrupt::{Interrupt, open_input};
 use crate::stdio::read_line;
 use crate::units::{counted, size};
 use anyhow::{Context, Result, anyhow};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use tailcask::{BatchWriter, CommitLog, Durability};
@@ -40,7 +40,9 @@ pub(crate) struct AppendArgs {
 }
 
 pub(super) fn append(args: &AppendArgs) -> Result<()> {
+    let interrupt = Interrupt::watch()?;
     let (input, total) = open_input(&args.file)?;
+    let input = BufReader::with_capacity(1 << 20, interrupt.guard(input));
     let durability = if args.sync { Durability::Synced } else { Durability::Buffered };
     let log = CommitLog::options()
         .segment_size(args.segment_size)
@@ -49,26 +51,26 @@ pub(super) fn append(args: &AppendArgs) -> Result<()> {
         .open(&args.dir)
         .with_context(|| format!("{}", args.dir.display()))?;
     let progress = progress(total);
-    let lines = if args.threads == 1 {
-        append_in_order(&log, input, args, &progress)?
+    let lines = AtomicU64::new(0);
+    let appended = if args.threads == 1 {
+        append_in_order(&log, input, args, &lines, &progress)
     } else {
-        append_in_threads(&log, input, args, &progress)?
+        append_in_threads(&log, input, args, &lines, &progress)
     };
     progress.finish_and_clear();
+    // ORDERING: Relaxed; the threads that added to it are joined.
+    let done = format!("{} appended", counted(lines.into_inner(), "record"));
     let tail = log.tail();
-    log.close()?;
-    writeln!(io::stderr(), "{} appended; the log ends at {tail}", counted(lines, "record"))?;
-    Ok(())
-}
-
-/// The input, and its length if it is a regular file.
-fn open_input(path: &Path) -> Result<(Box<dyn BufRead + Send>, Option<u64>)> {
-    if path == Path::new("-") {
-        return Ok((Box::new(BufReader::with_capacity(1 << 20, io::stdin())), None));
+    let closed = log.close();
+    if appended.is_ok() || interrupt.came() {
+        closed?;
     }
-    let file = File::open(path).with_context(|| format!("{}", path.display()))?;
-    let total = file.metadata().ok().filter(std::fs::Metadata::is_file).map(|m| m.len());
-    Ok((Box::new(BufReader::with_capacity(1 << 20, file)), total))
+    let appended = appended.with_context(|| format!("stopped after {done}"));
+    interrupt.or_stopped(appended, || {
+        format!("{done}, and on the device; the rest was not read; the log ends at {tail}")
+    })?;
+    writeln!(io::stderr(), "{done}; the log ends at {tail}")?;
+    Ok(())
 }
 
 fn progress(total: Option<u64>) -> ProgressBar {
@@ -88,23 +90,35 @@ fn append_in_order(
     log: &CommitLog,
     mut input: impl BufRead,
     args: &AppendArgs,
+    appended: &AtomicU64,
     progress: &ProgressBar,
-) -> Result<u64> {
+) -> Result<()> {
     // The writer never flushes by itself: each flush here is acknowledged.
     let mut writer = log.batch_writer(usize::MAX);
     let (mut line, mut bytes, mut lines) = (Vec::new(), 0, 0u64);
-    while read_line(&mut input, &mut line)? {
+    let flush = |writer: &mut BatchWriter<'_>, lines, bytes| {
+        flush(writer, lines, args.ack)?;
+        progress.inc(bytes);
+        // ORDERING: Relaxed; only this thread uses it.
+        appended.store(lines, Relaxed);
+        anyhow::Ok(())
+    };
+    let read = loop {
+        match read_line(&mut input, &mut line) {
+            Ok(true) => {}
+            // What was read before an error is appended, too.
+            end => break end,
+        }
         writer.push(&line)?;
         bytes += line.len() as u64 + 1;
         lines += 1;
         if bytes >= args.batch_bytes {
-            flush(&mut writer, lines, args.ack)?;
-            progress.inc(std::mem::take(&mut bytes));
+            flush(&mut writer, lines, std::mem::take(&mut bytes))?;
         }
-    }
-    flush(&mut writer, lines, args.ack)?;
-    progress.inc(bytes);
-    Ok(lines)
+    };
+    flush(&mut writer, lines, bytes)?;
+    read?;
+    Ok(())
 }
 
 fn flush(writer: &mut BatchWriter<'_>, lines: u64, ack: bool) -> Result<()> {
@@ -121,11 +135,11 @@ fn append_in_threads(
     log: &CommitLog,
     input: impl BufRead + Send,
     args: &AppendArgs,
+    total: &AtomicU64,
     progress: &ProgressBar,
-) -> Result<u64> {
+) -> Result<()> {
     let input = Mutex::new(input);
-    let total = AtomicU64::new(0);
-    let work = || append_batches(log, &input, args.batch_bytes, &total, progress);
+    let work = || append_batches(log, &input, args.batch_bytes, total, progress);
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..args.threads).map(|_| scope.spawn(work)).collect();
         let join = |thread: std::thread::ScopedJoinHandle<'_, Result<()>>| {
@@ -133,10 +147,8 @@ fn append_in_threads(
         };
         // Join all threads before returning the first error.
         let results: Vec<_> = threads.into_iter().map(join).collect();
-        results.into_iter().collect::<Result<()>>()
-    })?;
-    // ORDERING: Relaxed; joining the threads orders their additions before this load.
-    Ok(total.load(Relaxed))
+        results.into_iter().collect()
+    })
 }
 
 /// One thread's work: takes a batch of lines at a time from the shared input and appends it.
@@ -152,18 +164,26 @@ fn append_batches(
     loop {
         let mut bytes = 0;
         let mut input = input.lock().unwrap_or_else(PoisonError::into_inner);
-        while bytes < batch_bytes && read_line(&mut *input, &mut line)? {
+        let read = loop {
+            match read_line(&mut *input, &mut line) {
+                Ok(true) => {}
+                // What was read before an error is appended, too.
+                end => break end,
+            }
             writer.push(&line)?;
             bytes += line.len() as u64 + 1;
-        }
+            if bytes >= batch_bytes {
+                break Ok(true);
+            }
+        };
         drop(input);
-        if writer.is_empty() {
-            return Ok(());
-        }
         let lines = writer.len() as u64;
         writer.flush()?;
         // ORDERING: Relaxed; the sum is read after all threads are joined.
         total.fetch_add(lines, Relaxed);
         progress.inc(bytes);
+        if !read? {
+            return Ok(());
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! The `tailcask log` commands. Each prints to standard output and exits with 0, or with 1 on an error.
+//! The `tailcask log` commands. Each prints to standard output.
 
 mod append;
 mod inspect;
@@ -37,8 +37,4 @@ pub(crate) fn run(command: &LogCommand) -> Result<ExitCode> {
         LogCommand::Inspect(args) => inspect::inspect(args),
     }
     .map(|()| ExitCode::SUCCESS)
-}
-
-pub(crate) const fn exit_code(_: &anyhow::Error) -> ExitCode {
-    ExitCode::FAILURE
 }

@@ -1,14 +1,13 @@
 //! `log cat` and `log tail`: the records, one per line.
 
 use super::open::open;
+use crate::interrupt::Interrupt;
 use crate::stdio::output;
 use anyhow::Result;
 use clap::Args;
 use std::collections::VecDeque;
 use std::io::Write;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 use tailcask::LogPosition;
 
@@ -65,7 +64,7 @@ pub(super) fn cat(args: &CatArgs) -> Result<()> {
 }
 
 pub(super) fn tail(args: &TailArgs) -> Result<()> {
-    let stop = stop_on_signal()?;
+    let interrupt = Interrupt::watch()?;
     let log = open(&args.dir)?;
     let mut reader = log.reader();
     let mut last = VecDeque::new();
@@ -81,8 +80,7 @@ pub(super) fn tail(args: &TailArgs) -> Result<()> {
         out.write_all(b"\n")?;
     }
     out.flush()?;
-    // ORDERING: Relaxed; the flag publishes no other memory.
-    while args.follow && !stop.load(Relaxed) {
+    while args.follow && !interrupt.came() {
         if let Some(entry) = reader.wait_entry(Duration::from_millis(100))? {
             out.write_all(&entry)?;
             out.write_all(b"\n")?;
@@ -90,13 +88,4 @@ pub(super) fn tail(args: &TailArgs) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// A flag that SIGINT and SIGTERM set.
-fn stop_on_signal() -> Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        signal_hook::flag::register(signal, stop.clone())?;
-    }
-    Ok(stop)
 }

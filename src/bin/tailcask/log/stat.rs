@@ -2,6 +2,7 @@
 
 use super::open::open;
 use crate::stdio::output;
+use crate::units::counted;
 use anyhow::Result;
 use clap::Args;
 use serde_json::{Value, json};
@@ -76,7 +77,7 @@ fn write_text(out: &mut impl Write, log: &CommitLog, totals: &EntryTotals) -> Re
     writeln!(out, "entry bytes  {}", totals.bytes)?;
     writeln!(out, "state        {recovery}")?;
     for file in &recovery.set_aside {
-        writeln!(out, "set aside    {} ({} bytes)", file.name, file.bytes)?;
+        writeln!(out, "set aside    {} ({})", file.name, counted(file.bytes, "byte"))?;
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! `backup`: a copy of a store in a new directory.
 
 use super::open::open;
+use crate::interrupt::Interrupt;
 use crate::stdio::output;
 use crate::units::counted;
 use anyhow::Result;
@@ -8,7 +9,7 @@ use clap::Args;
 use indicatif::BinaryBytes;
 use serde_json::json;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(Args)]
 pub(crate) struct BackupArgs {
@@ -24,7 +25,11 @@ pub(crate) struct BackupArgs {
 
 pub(super) fn backup(args: &BackupArgs) -> Result<()> {
     let store = open(&args.dir)?;
-    let report = store.backup(&args.dest)?;
+    let report = Interrupt::watch()?.beside(
+        || store.backup(&args.dest),
+        || {},
+        || format!("no backup was made; {}", unfinished(&args.dest)),
+    )?;
     let keys = store.len();
     let mut out = output();
     if args.json {
@@ -53,4 +58,11 @@ pub(super) fn backup(args: &BackupArgs) -> Result<()> {
         )?;
     }
     Ok(out.flush()?)
+}
+
+/// Where the library leaves what it was making when it dies.
+pub(super) fn unfinished(dest: &Path) -> String {
+    let name = dest.file_name().unwrap_or_default().display();
+    let begun = dest.with_file_name(format!(".{name}.*.partial"));
+    format!("remove what was begun: {}", begun.display())
 }

@@ -1,34 +1,44 @@
 //! `scan` and `export`: keys and values become text.
 
-use super::input::Format;
+use super::encoding::Encoding;
+use super::input::{EXPIRES, EXPIRES_MS, Format};
 use super::pairs::PairSource;
-use super::text::{to_base64, write_escaped};
+use super::text::write_escaped;
+use crate::interrupt::Interrupt;
 use crate::stdio::output;
+use crate::units::counted;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::ops::ControlFlow;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::SystemTime;
 use tailcask::Pair;
 
 pub(super) const HELP: &str = "\
-TSV: key, tab, value; \\t, \\n, \\r and \\\\ stand for a tab, a newline, a carriage return and a \
-backslash. To load it: load --key 1 --value 2
-CSV: a header line \"key,value\", quotes where needed. To load it: load --key key --value value
-NDJSON: {\"key\":...,\"value\":...}; bytes that are not UTF-8 as base64, in \"key_base64\" or \
-\"value_base64\". To load it: load --key key --value value
+`load` reads what `export` writes, without further options, and gives the same pairs, whatever bytes they \
+are made of, with the same expiry times. Expired pairs are left out.
 
-All three formats keep any bytes. TSV and CSV contain bytes that are not UTF-8 as they are; for programs \
-that cannot read those, --base64 writes all keys and values as base64, and load --base64 reads them. \
-Expiry times are not exported: expired pairs are left out, and the others do not expire once loaded.";
+TSV: key, tab, value; \\t, \\n, \\r and \\\\ stand for a tab, a newline, a carriage return and a \
+backslash. If the pair expires, a third column says when: expires=1767225600000, in milliseconds since 1970
+CSV: a header line \"key,value,expires_ms\", quotes where needed; the third column is empty if the pair \
+does not expire
+NDJSON: {\"key\":...,\"value\":...}, and \"expires_ms\" if the pair expires; bytes that are not UTF-8 as \
+base64, in \"key_base64\" or \"value_base64\"
+
+TSV and CSV contain bytes that are not UTF-8 as they are; for programs that cannot read those, --base64 \
+writes all keys and values as base64, and load --base64 reads them.";
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum ScanFormat {
     /// Key, tab, value, newline; inside them \t, \n, \r and \\ as two characters each
     Text,
     /// One JSON object per line; bytes that are not UTF-8 as base64, in "key_base64", "value_base64"
+    #[value(alias = "ndjson")]
     Json,
     /// The bytes as they are, with nothing between them
     Raw,
@@ -56,7 +66,13 @@ pub(crate) struct ScanArgs {
     limit: Option<usize>,
     /// Print only keys with this prefix. Reads every key: the store keeps no order
     #[arg(long)]
-    prefix: Option<String>,
+    prefix: Option<OsString>,
+    /// How to print keys, and how the prefix is given
+    #[arg(long, value_name = "ENCODING", value_enum, default_value = "raw")]
+    key_encoding: Encoding,
+    /// How to print values
+    #[arg(long, value_name = "ENCODING", value_enum, default_value = "raw")]
+    value_encoding: Encoding,
     /// Leave out what is damaged and list it on standard error; exit code 4 if there was any
     #[arg(long)]
     skip_damaged: bool,
@@ -80,30 +96,34 @@ pub(crate) struct ExportArgs {
     skip_damaged: bool,
 }
 
-/// A key, a value, or both.
-type Parts<'a> = (Option<&'a [u8]>, Option<&'a [u8]>);
-
 pub(super) fn scan(args: &ScanArgs) -> Result<ExitCode> {
+    let prefix = args.prefix.as_ref().map(|prefix| prefix.as_bytes()).unwrap_or_default();
+    let prefix = args.key_encoding.decode(prefix, "the prefix")?;
+    let interrupt = Interrupt::watch()?;
     let mut store = PairSource::open(&args.dir, args.skip_damaged)?;
     let mut out = output();
-    let prefix = args.prefix.as_deref().unwrap_or_default().as_bytes();
-    let mut left = args.limit.unwrap_or(usize::MAX);
+    let (mut left, mut printed) = (args.limit.unwrap_or(usize::MAX), 0);
     let print = |pair: &Pair<'_>| {
+        interrupt.check()?;
         if left == 0 {
             return Ok(ControlFlow::Break(()));
         }
-        if !pair.key().starts_with(prefix) {
+        if !pair.key().starts_with(&prefix) {
             return Ok(ControlFlow::Continue(()));
         }
         left -= 1;
-        let key = (args.what != What::Values).then(|| pair.key());
-        let value = (args.what != What::Keys).then(|| pair.value());
+        printed += 1;
+        let key = Part { bytes: pair.key(), encoding: args.key_encoding };
+        let value = Part { bytes: pair.value(), encoding: args.value_encoding };
+        let key = (args.what != What::Values).then_some(key);
+        let value = (args.what != What::Keys).then_some(value);
         match args.format {
-            ScanFormat::Text => write_text(&mut out, (key, value))?,
-            ScanFormat::Json => write_json(&mut out, (key, value))?,
+            ScanFormat::Text => write_text(&mut out, key, value, None)?,
+            ScanFormat::Json => write_json(&mut out, key, value, None)?,
             ScanFormat::Raw => {
-                out.write_all(key.unwrap_or_default())?;
-                out.write_all(value.unwrap_or_default())?;
+                for part in [key, value].into_iter().flatten() {
+                    out.write_all(&part.encoding.encode(part.bytes))?;
+                }
             }
         }
         Ok(if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
@@ -111,46 +131,80 @@ pub(super) fn scan(args: &ScanArgs) -> Result<ExitCode> {
     let done = store.each(print);
     // Print the pairs before the damage, then the error.
     out.flush()?;
-    done?;
+    interrupt.or_stopped(done, || format!("{} printed", counted(printed, "pair")))?;
     store.finish()
 }
 
 pub(super) fn export(args: &ExportArgs) -> Result<ExitCode> {
+    let interrupt = Interrupt::watch()?;
     let mut store = PairSource::open(&args.dir, args.skip_damaged)?;
+    let mut pairs = 0;
+    let exported = export_while(&mut store, args, &mut || {
+        interrupt.check()?;
+        pairs += 1;
+        Ok(())
+    });
+    interrupt.or_stopped(exported, || {
+        let place = match &args.file {
+            output if output == Path::new("-") => "the output".to_owned(),
+            file => file.display().to_string(),
+        };
+        format!("{} exported; {place} is incomplete", counted(pairs, "pair"))
+    })?;
+    store.finish()
+}
+
+/// Called before each pair; after an error no more are exported.
+type Before<'s> = &'s mut dyn FnMut() -> Result<()>;
+
+fn export_while(store: &mut PairSource, args: &ExportArgs, before: Before<'_>) -> Result<()> {
     if args.file == Path::new("-") {
-        export_to(output(), &mut store, args)?;
-        return store.finish();
+        return export_to(output(), store, args, before);
     }
     let named = || format!("{}", args.file.display());
     let file = File::create(&args.file).with_context(named)?;
     let file = BufWriter::with_capacity(1 << 20, file);
-    export_to(file, &mut store, args).with_context(named)?;
-    store.finish()
+    export_to(file, store, args, before).with_context(named)
 }
 
-fn export_to(mut out: impl Write, store: &mut PairSource, args: &ExportArgs) -> Result<()> {
+fn export_to(
+    mut out: impl Write,
+    store: &mut PairSource,
+    args: &ExportArgs,
+    before: Before<'_>,
+) -> Result<()> {
     let format = args.format.or_else(|| Format::of(&args.file)).unwrap_or(Format::Tsv);
+    let encoding = if args.base64 { Encoding::Base64 } else { Encoding::Raw };
     if format == Format::Csv {
-        return export_csv(out, store, args.base64);
+        return export_csv(out, store, encoding, before);
     }
     store.each(|pair| {
-        let (key, value) = encoded(pair.key(), pair.value(), args.base64);
-        let parts = (Some(&*key), Some(&*value));
+        before()?;
+        let expires = expires_ms(pair);
+        let key = Some(Part { bytes: pair.key(), encoding });
+        let value = Some(Part { bytes: pair.value(), encoding });
         match format {
-            Format::Ndjson => write_json(&mut out, parts)?,
-            _ => write_text(&mut out, parts)?,
+            Format::Ndjson => write_json(&mut out, key, value, expires)?,
+            _ => write_text(&mut out, key, value, expires)?,
         }
         Ok(ControlFlow::Continue(()))
     })?;
     Ok(out.flush()?)
 }
 
-fn export_csv(out: impl Write, store: &mut PairSource, base64: bool) -> Result<()> {
+fn export_csv(
+    out: impl Write,
+    store: &mut PairSource,
+    encoding: Encoding,
+    before: Before<'_>,
+) -> Result<()> {
     let mut writer = csv::Writer::from_writer(out);
-    writer.write_record(["key", "value"]).map_err(cause)?;
+    writer.write_record(["key", "value", EXPIRES_MS]).map_err(cause)?;
     store.each(|pair| {
-        let (key, value) = encoded(pair.key(), pair.value(), base64);
-        writer.write_record([&*key, &*value]).map_err(cause)?;
+        before()?;
+        let (key, value) = (encoding.encode(pair.key()), encoding.encode(pair.value()));
+        let expires = expires_ms(pair).map(|at| at.to_string()).unwrap_or_default();
+        writer.write_record([&*key, &*value, expires.as_bytes()]).map_err(cause)?;
         Ok(ControlFlow::Continue(()))
     })?;
     Ok(writer.flush()?)
@@ -164,37 +218,62 @@ fn cause(error: csv::Error) -> io::Error {
     }
 }
 
-type Bytes<'a> = std::borrow::Cow<'a, [u8]>;
-
-fn encoded<'a>(key: &'a [u8], value: &'a [u8], base64: bool) -> (Bytes<'a>, Bytes<'a>) {
-    let encode = |bytes: &'a [u8]| -> Bytes<'a> {
-        if base64 { to_base64(bytes).into_bytes().into() } else { bytes.into() }
-    };
-    (encode(key), encode(value))
+/// When a pair expires, in milliseconds since 1970.
+fn expires_ms(pair: &Pair<'_>) -> Option<u64> {
+    let since = pair.expires_at()?.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    u64::try_from(since.as_millis()).ok()
 }
 
-fn write_text(out: &mut impl Write, (key, value): Parts<'_>) -> io::Result<()> {
-    write_escaped(out, key.unwrap_or_default())?;
-    if key.is_some() && value.is_some() {
+/// A key or a value, and how to print it.
+struct Part<'a> {
+    bytes: &'a [u8],
+    encoding: Encoding,
+}
+
+fn write_text(
+    out: &mut impl Write,
+    key: Option<Part<'_>>,
+    value: Option<Part<'_>>,
+    expires: Option<u64>,
+) -> io::Result<()> {
+    let has_both = key.is_some() && value.is_some();
+    if let Some(key) = key {
+        write_escaped(out, &key.encoding.encode(key.bytes))?;
+    }
+    if has_both {
         out.write_all(b"\t")?;
     }
-    write_escaped(out, value.unwrap_or_default())?;
+    if let Some(value) = value {
+        write_escaped(out, &value.encoding.encode(value.bytes))?;
+    }
+    if let Some(at) = expires {
+        write!(out, "\t{EXPIRES}{at}")?;
+    }
     out.write_all(b"\n")
 }
 
-fn write_json(out: &mut impl Write, (key, value): Parts<'_>) -> io::Result<()> {
+fn write_json(
+    out: &mut impl Write,
+    key: Option<Part<'_>>,
+    value: Option<Part<'_>>,
+    expires: Option<u64>,
+) -> io::Result<()> {
     let mut before = b'{';
-    for (name, bytes) in [("key", key), ("value", value)] {
-        let Some(bytes) = bytes else { continue };
+    for (name, part) in [("key", key), ("value", value)] {
+        let Some(Part { bytes, mut encoding }) = part else { continue };
         out.write_all(&[before])?;
-        match std::str::from_utf8(bytes) {
-            Ok(text) => {
-                write!(out, "\"{name}\":")?;
-                serde_json::to_writer(&mut *out, text)?;
-            }
-            Err(_) => write!(out, "\"{name}_base64\":\"{}\"", to_base64(bytes))?,
+        if encoding == Encoding::Raw && std::str::from_utf8(bytes).is_err() {
+            encoding = Encoding::Base64;
         }
+        let encoded = encoding.encode(bytes);
+        // What is encoded is ASCII.
+        let text = std::str::from_utf8(&encoded).unwrap_or_default();
+        write!(out, "\"{name}{}\":", encoding.suffix())?;
+        serde_json::to_writer(&mut *out, text)?;
         before = b',';
+    }
+    if let Some(at) = expires {
+        write!(out, ",\"{EXPIRES_MS}\":{at}")?;
     }
     out.write_all(b"}\n")
 }

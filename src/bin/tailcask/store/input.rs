@@ -1,7 +1,9 @@
 //! The input of `load`: keys and values in lines of TSV, CSV or NDJSON.
 
 use super::text::{from_base64, shown, unescape};
+use crate::exit::usage;
 use crate::stdio::read_line;
+use crate::units::counted;
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use serde_json::value::RawValue;
@@ -33,21 +35,43 @@ impl Format {
     }
 }
 
-/// Where the key and the value are in a line.
+/// The name of the column or field with the time at which a pair expires, in milliseconds since 1970. Where
+/// columns have no names, the time comes in the third one, after [`EXPIRES`].
+pub(super) const EXPIRES_MS: &str = "expires_ms";
+pub(super) const EXPIRES: &str = "expires=";
+
+/// Where the parts of a pair are in a line.
 pub(super) struct Layout {
     pub(super) format: Format,
-    pub(super) key: String,
-    /// `None`: the value is the whole line.
-    pub(super) value: Option<String>,
+    pub(super) key: Option<String>,
+    pub(super) value: Value,
+    pub(super) expires: Option<String>,
     pub(super) header: bool,
     pub(super) escapes: bool,
     pub(super) base64: bool,
 }
 
-/// Takes a key and its value.
-type Add<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> Result<()>;
+/// What of a line is the value.
+#[derive(PartialEq, Eq)]
+pub(super) enum Value {
+    /// What `export` writes there: the column or field "value", or the other one of two columns.
+    Usual,
+    Named(String),
+    WholeLine,
+}
 
-/// Calls `add` with every key and value, in the order of the lines. Errors name the line.
+/// A pair as it was read.
+pub(super) struct NewPair<'l> {
+    pub(super) key: Cow<'l, [u8]>,
+    pub(super) value: Cow<'l, [u8]>,
+    /// When it expires, in milliseconds since 1970.
+    pub(super) expires: Option<u64>,
+}
+
+/// Takes a pair.
+type Add<'a> = &'a mut dyn FnMut(NewPair<'_>) -> Result<()>;
+
+/// Calls `add` with every pair, in the order of the lines. Errors name the line.
 pub(super) fn read(input: impl BufRead, layout: &Layout, add: Add<'_>) -> Result<()> {
     match layout.format {
         Format::Tsv => read_tsv(input, layout, add),
@@ -62,41 +86,127 @@ fn column(text: &str, names: Option<&[&[u8]]>) -> Result<usize> {
     let by_number = text.parse::<usize>().ok().and_then(|number| number.checked_sub(1));
     match (by_name.or(by_number), names) {
         (Some(column), Some(names)) if column >= names.len() => {
-            bail!("there is no column {text:?}: the header has {} columns", names.len())
+            let columns = counted(names.len() as u64, "column");
+            Err(usage(format!("there is no column {text:?}: the header has {columns}")))
         }
         (Some(column), _) => Ok(column),
         (None, Some(names)) => {
             let names: Vec<_> = names.iter().map(|name| shown(name)).collect();
-            bail!("there is no column {text:?}; the columns are {}", names.join(", "))
+            Err(usage(format!("there is no column {text:?}; the columns are {}", names.join(", "))))
         }
-        (None, None) => bail!("{text:?} is not a column number; column names need --header"),
+        (None, None) => {
+            Err(usage(format!("{text:?} is not a column number; column names need --header")))
+        }
     }
 }
 
-fn columns(layout: &Layout, names: Option<&[&[u8]]>) -> Result<(usize, Option<usize>)> {
-    let value = layout.value.as_deref().map(|value| column(value, names));
-    Ok((column(&layout.key, names)?, value.transpose()?))
+/// The columns of a pair.
+struct Columns {
+    key: usize,
+    value: Where,
+    expires: Option<usize>,
+}
+
+enum Where {
+    Column(usize),
+    /// The one of two that is not the key; a third one says when the pair expires.
+    Other,
+    WholeLine,
+}
+
+const NAME_IT: &str = "say which one is the value (--value), or take whole lines (--whole-line)";
+
+impl Columns {
+    fn of(layout: &Layout, names: Option<&[&[u8]]>) -> Result<Self> {
+        let named = |wanted: &str| names?.iter().position(|name| *name == wanted.as_bytes());
+        let key = match &layout.key {
+            Some(key) => column(key, names)?,
+            None => named("key").filter(|_| layout.value == Value::Usual).unwrap_or(0),
+        };
+        let value = match (&layout.value, names) {
+            (Value::WholeLine, _) => Where::WholeLine,
+            (Value::Named(value), _) => Where::Column(column(value, names)?),
+            (Value::Usual, None) => Where::Other,
+            (Value::Usual, Some(names)) => match named("value").filter(|&value| value != key) {
+                Some(value) => Where::Column(value),
+                None if names.len() == 2 && key < 2 => Where::Column(1 - key),
+                None => {
+                    let columns = counted(names.len() as u64, "column");
+                    return Err(usage(format!("the header has {columns}: {NAME_IT}")));
+                }
+            },
+        };
+        let expires = match &layout.expires {
+            Some(expires) => Some(column(expires, names)?),
+            None => named(EXPIRES_MS).filter(|_| !matches!(value, Where::WholeLine)),
+        };
+        Ok(Self { key, value, expires })
+    }
+
+    /// The pair in the columns of a line; `whole` gives the line itself.
+    fn pair<'l>(
+        &self,
+        layout: &Layout,
+        columns: &[&'l [u8]],
+        whole: impl FnOnce() -> Result<Cow<'l, [u8]>>,
+    ) -> Result<NewPair<'l>> {
+        let field = |at: usize| {
+            let field = columns.get(at).copied();
+            field.with_context(|| format!("there is no column {}", at + 1))
+        };
+        let key = decode(field(self.key)?, layout)?;
+        let mut expires = match self.expires {
+            // A line may end before this column.
+            Some(at) => expiry(columns.get(at).copied().unwrap_or_default())?,
+            None => None,
+        };
+        let value = match self.value {
+            Where::WholeLine => whole()?,
+            Where::Column(at) => decode(field(at)?, layout)?,
+            Where::Other => {
+                let third = columns.get(2).map(|third| third.strip_prefix(EXPIRES.as_bytes()));
+                match (columns.len(), third) {
+                    (2, _) => {}
+                    (3, Some(Some(third))) if self.expires.is_none() => expires = expiry(third)?,
+                    (3, Some(_)) if self.expires == Some(2) => {}
+                    (n, _) => bail!("the line has {}: {NAME_IT}", counted(n as u64, "column")),
+                }
+                if self.key > 1 {
+                    bail!("{NAME_IT}");
+                }
+                decode(columns[1 - self.key], layout)?
+            }
+        };
+        Ok(NewPair { key, value, expires })
+    }
+}
+
+/// The time in a column or field; an empty one is none.
+fn expiry(text: &[u8]) -> Result<Option<u64>> {
+    let text = text.strip_prefix(EXPIRES.as_bytes()).unwrap_or(text);
+    let time = || std::str::from_utf8(text).ok()?.parse().ok();
+    match text {
+        b"" => Ok(None),
+        _ => time()
+            .map(Some)
+            .with_context(|| format!("{:?} is not a time in milliseconds since 1970", shown(text))),
+    }
 }
 
 fn read_tsv(mut input: impl BufRead, layout: &Layout, add: Add<'_>) -> Result<()> {
     let (mut line, mut number) = (Vec::new(), 0u64);
-    let (key, value) = if layout.header {
+    let columns = if layout.header {
         read_line(&mut input, &mut line)?;
         number += 1;
-        columns(layout, Some(&line.split(|&b| b == b'\t').collect::<Vec<_>>()))?
+        Columns::of(layout, Some(&line.split(|&b| b == b'\t').collect::<Vec<_>>()))?
     } else {
-        columns(layout, None)?
+        Columns::of(layout, None)?
     };
     while read_line(&mut input, &mut line)? {
         number += 1;
-        let field = |at: usize| {
-            let field = line.split(|&b| b == b'\t').nth(at);
-            field.with_context(|| format!("there is no column {}", at + 1))
-        };
-        let decoded = |at| field(at).and_then(|field| decode(field, layout));
-        let pair = || Ok((decoded(key)?, value.map_or(Ok(Cow::Borrowed(&line[..])), decoded)?));
-        let add = |(key, value): (Cow<'_, [u8]>, Cow<'_, [u8]>)| add(&key, &value);
-        pair().and_then(add).with_context(|| format!("line {number}"))?;
+        let fields: Vec<_> = line.split(|&b| b == b'\t').collect();
+        let pair = columns.pair(layout, &fields, || Ok(Cow::Borrowed(&line[..])));
+        pair.and_then(&mut *add).with_context(|| format!("line {number}"))?;
     }
     Ok(())
 }
@@ -113,23 +223,17 @@ fn decode<'a>(field: &'a [u8], layout: &Layout) -> Result<Cow<'a, [u8]>> {
 
 fn read_csv(input: impl Read, layout: &Layout, add: Add<'_>) -> Result<()> {
     let mut reader = csv::ReaderBuilder::new().has_headers(layout.header).from_reader(input);
-    let (key, value) = if layout.header {
-        columns(layout, Some(&reader.byte_headers()?.iter().collect::<Vec<_>>()))?
+    let columns = if layout.header {
+        Columns::of(layout, Some(&reader.byte_headers()?.iter().collect::<Vec<_>>()))?
     } else {
-        columns(layout, None)?
+        Columns::of(layout, None)?
     };
     let mut record = csv::ByteRecord::new();
     while reader.read_byte_record(&mut record)? {
         let line = record.position().map_or(0, csv::Position::line);
-        let field = |at: usize| {
-            let field = record.get(at);
-            field.with_context(|| format!("there is no column {}", at + 1))
-        };
-        let decoded = |at| field(at).and_then(|field| decode(field, layout));
-        let whole = || whole_record(&record).map(Cow::Owned);
-        let pair = || Ok((decoded(key)?, value.map_or_else(whole, decoded)?));
-        let add = |(key, value): (Cow<'_, [u8]>, Cow<'_, [u8]>)| add(&key, &value);
-        pair().and_then(add).with_context(|| format!("line {line}"))?;
+        let fields: Vec<_> = record.iter().collect();
+        let pair = columns.pair(layout, &fields, || whole_record(&record).map(Cow::Owned));
+        pair.and_then(&mut *add).with_context(|| format!("line {line}"))?;
     }
     Ok(())
 }
@@ -152,17 +256,31 @@ fn read_json(mut input: impl BufRead, layout: &Layout, add: Add<'_>) -> Result<(
         if line.trim_ascii().is_empty() {
             continue;
         }
-        let mut add_line = || {
-            let object: Object<'_> = serde_json::from_slice(&line).context("not a JSON object")?;
-            let key = field(&object, &layout.key, layout)?;
-            match &layout.value {
-                Some(value) => add(&key, &field(&object, value, layout)?),
-                None => add(&key, &line),
-            }
-        };
-        add_line().with_context(|| format!("line {number}"))?;
+        let pair = json_pair(&line, layout);
+        pair.and_then(&mut *add).with_context(|| format!("line {number}"))?;
     }
     Ok(())
+}
+
+fn json_pair<'l>(line: &'l [u8], layout: &Layout) -> Result<NewPair<'l>> {
+    let object: Object<'_> = serde_json::from_slice(line).context("not a JSON object")?;
+    let key = field(&object, layout.key.as_deref().unwrap_or("key"), layout)?.into();
+    let value = match &layout.value {
+        Value::WholeLine => line.into(),
+        Value::Named(name) => field(&object, name, layout)?.into(),
+        Value::Usual => field(&object, "value", layout).context(NAME_IT)?.into(),
+    };
+    let expires = match (&layout.expires, &layout.value) {
+        (Some(name), _) => Some(name.as_str()),
+        (None, Value::WholeLine) => None,
+        (None, _) => Some(EXPIRES_MS),
+    };
+    let expires = expires.and_then(|name| object.get(name));
+    let expires = match expires.filter(|value| value.get() != "null") {
+        Some(value) => expiry(&scalar(value).with_context(|| format!("field {EXPIRES_MS:?}"))?)?,
+        None => None,
+    };
+    Ok(NewPair { key, value, expires })
 }
 
 /// The bytes of the field `name`, or of the field `name_base64`, decoded.

@@ -1,38 +1,41 @@
 //! `load`: lines of text become keys and values.
 
-use super::input::{Format, Layout, read};
+use super::input::{Format, Layout, NewPair, Value, read};
 use super::open::{WritingArgs, create};
 use super::progress::progress;
+use crate::interrupt::{Interrupt, open_input};
 use crate::units::{counted, size, time};
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use indicatif::{BinaryBytes, HumanCount};
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant};
-use tailcask::{Batch, Durability, Store, WriteOptions};
+use std::time::{Duration, Instant, SystemTime};
+use tailcask::{Batch, Durability, Stats, Store, WriteOptions};
 
 pub(super) const HELP: &str = "\
 Columns are named by the header line (CSV, or --header) or by their number, starting at 1. Fields of \
 JSON objects are named. If a key occurs more than once, its last line wins.
 
 TSV: lines end with a newline only. In the key and value columns, \\t, \\n, \\r and \\\\ stand for a \
-tab, a newline, a carriage return and a backslash; --no-escapes takes backslashes literally. Without \
---value the value is the line as it is, escapes included.
-CSV: without --value the value is the whole record, written as CSV.
+tab, a newline, a carriage return and a backslash; --no-escapes takes backslashes literally.
 NDJSON: a string becomes its text, a number its digits. If the field NAME is missing, NAME_base64 is \
 decoded and used.
 
+Without --key, --value and --whole-line the input is taken as `export` writes it: the columns or fields \
+\"key\" and \"value\", and the time at which the pair expires in \"expires_ms\", in milliseconds since \
+1970; or two columns without names, and a third one such as expires=1767225600000. Pairs that have \
+expired by now are not there afterwards.
+
 Lines are written in batches, each completely or not at all. Loading stops at the first line that \
-cannot be read; the lines before it are loaded, and the error says how many.
+cannot be read, or at Ctrl-C; the lines before are loaded, and the message says how many.
 
 Examples:
   tailcask load people.db people.csv --key id --value name
   zcat events.ndjson.gz | tailcask load events.db - --format ndjson --key id
-  tailcask export old.db --format tsv | tailcask load new.db - --key 1 --value 2";
+  tailcask export old.db | tailcask load new.db";
 
 #[derive(Args)]
 pub(crate) struct LoadArgs {
@@ -47,9 +50,15 @@ pub(crate) struct LoadArgs {
     /// The key's column or field. Default: the first column, or the field "key"
     #[arg(long, value_name = "COLUMN")]
     key: Option<String>,
-    /// The value's column or field. Default: the whole line
+    /// The value's column or field. Default: the one named "value", or the other one of two columns
     #[arg(long, value_name = "COLUMN")]
     value: Option<String>,
+    /// The value is the whole line, as it is; for CSV the record, written as CSV
+    #[arg(long, conflicts_with = "value")]
+    whole_line: bool,
+    /// The column or field with the time at which a pair expires, in milliseconds since 1970; may be empty
+    #[arg(long, value_name = "COLUMN", conflicts_with = "ttl")]
+    expires: Option<String>,
     /// The first line names the columns. CSV has such a line by default
     #[arg(long, conflicts_with = "no_header")]
     header: bool,
@@ -60,11 +69,12 @@ pub(crate) struct LoadArgs {
     #[arg(long)]
     no_escapes: bool,
     /// Keys and values are base64
-    #[arg(long, requires = "value")]
+    #[arg(long, conflicts_with = "whole_line")]
     base64: bool,
     /// Time until each value expires: 500ms, 90s, 15m, 12h, 7d
     ///
-    /// Counted from the moment each pair is loaded. Pairs are then written one by one, not in batches.
+    /// Counted from the moment each pair is loaded, whatever the input says. Pairs that expire are written
+    /// one by one, not in batches.
     #[arg(long, value_name = "TIME", value_parser = time)]
     ttl: Option<Duration>,
     /// Bytes of keys and values gathered into one batch
@@ -80,11 +90,16 @@ pub(crate) struct LoadArgs {
 impl LoadArgs {
     fn layout(&self) -> Layout {
         let format = self.format.or_else(|| Format::of(&self.file)).unwrap_or(Format::Tsv);
-        let key = if format == Format::Ndjson { "key" } else { "1" };
+        let value = match (&self.value, self.whole_line) {
+            (Some(value), _) => Value::Named(value.clone()),
+            (None, true) => Value::WholeLine,
+            (None, false) => Value::Usual,
+        };
         Layout {
             format,
-            key: self.key.clone().unwrap_or_else(|| key.to_owned()),
-            value: self.value.clone(),
+            key: self.key.clone(),
+            value,
+            expires: self.expires.clone(),
             header: self.header || format == Format::Csv && !self.no_header,
             escapes: !self.no_escapes,
             base64: self.base64,
@@ -99,35 +114,56 @@ struct Loader<'a> {
     batch: Batch,
     bytes: u64,
     pairs: u64,
+    /// Pairs that had expired before they were loaded.
+    expired: u64,
     written: Arc<AtomicU64>,
 }
 
 impl Loader<'_> {
-    fn add(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
+    fn add(&mut self, pair: NewPair<'_>) -> Result<()> {
+        let NewPair { key, value, expires } = pair;
         // Checked here rather than when the batch is written, so that the error names the line.
         if key.is_empty() || key.len() > usize::from(u16::MAX) {
-            bail!("a key of {} bytes; 1 to 65535 are allowed", key.len());
+            bail!("a key of {}; 1 to 65535 are allowed", counted(key.len() as u64, "byte"));
         }
-        match self.args.ttl {
-            None => {
-                self.batch.put(key, value);
-            }
-            Some(ttl) => {
-                // `flush` syncs them together.
-                let options = WriteOptions::new().ttl(ttl).durability(Durability::Buffered);
-                self.store.put_with(key, value, &options)?;
-            }
+        match (self.args.ttl, expires) {
+            (Some(ttl), _) => self.put_for(ttl, &key, &value)?,
+            (None, None) => _ = self.batch.put(&key, &value),
+            (None, Some(at)) => match at.checked_sub(now()).filter(|&left| left > 0) {
+                Some(left) => self.put_for(Duration::from_millis(left), &key, &value)?,
+                // As if it had been there and expired: what an earlier line put is gone, too.
+                None => {
+                    self.expired += 1;
+                    self.batch.delete(&key);
+                }
+            },
         }
         self.bytes += (key.len() + value.len()) as u64;
         self.pairs += 1;
         if self.bytes >= self.args.batch_bytes { self.flush() } else { Ok(()) }
     }
 
+    /// Puts a pair that expires, after those that came before it.
+    fn put_for(&mut self, ttl: Duration, key: &[u8], value: &[u8]) -> Result<()> {
+        self.write_batch()?;
+        // `flush` syncs them together.
+        let options = WriteOptions::new().ttl(ttl).durability(Durability::Buffered);
+        self.store.put_with(key, value, &options)?;
+        Ok(())
+    }
+
+    fn write_batch(&mut self) -> Result<()> {
+        if !self.batch.is_empty() {
+            self.store.write(&self.batch)?;
+            self.batch = Batch::new();
+        }
+        Ok(())
+    }
+
     fn flush(&mut self) -> Result<()> {
-        self.store.write(&self.batch)?;
-        self.batch = Batch::new();
+        self.write_batch()?;
         self.bytes = 0;
-        if self.args.ttl.is_some() && self.args.writing.durability() == Durability::Synced {
+        if self.args.writing.durability() == Durability::Synced {
             self.store.sync()?;
         }
         // ORDERING: Relaxed; only the progress bar's thread reads it besides this one.
@@ -143,7 +179,7 @@ impl Loader<'_> {
 
     /// Loads all pairs; before an error is returned, those read so far are written.
     fn load(&mut self, input: impl BufRead, layout: &Layout) -> Result<()> {
-        let read = read(input, layout, &mut |key, value| self.add(key, value));
+        let read = read(input, layout, &mut |pair| self.add(pair));
         let flushed = self.flush();
         // ORDERING: Relaxed; this thread stored it.
         let loaded = self.written.load(Relaxed);
@@ -152,29 +188,44 @@ impl Loader<'_> {
     }
 }
 
+/// In milliseconds since 1970.
+fn now() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+}
+
 pub(super) fn load(args: &LoadArgs) -> Result<()> {
+    let interrupt = Interrupt::watch()?;
     let (input, total) = open_input(&args.file)?;
     let started = Instant::now();
     let store = create(&args.dir, &args.writing.options())?;
     let written = Arc::new(AtomicU64::new(0));
     let progress = progress(total, written.clone());
-    let input = BufReader::with_capacity(1 << 20, progress.wrap_read(input));
-    let mut loader =
-        Loader { store: &store, args, batch: Batch::new(), bytes: 0, pairs: 0, written };
+    let input = progress.wrap_read(interrupt.guard(input));
+    let input = BufReader::with_capacity(1 << 20, input);
+    let batch = Batch::new();
+    let mut loader = Loader { store: &store, args, batch, bytes: 0, pairs: 0, expired: 0, written };
     let loaded = loader.load(input, &args.layout());
-    let pairs = loader.pairs;
-    progress.finish_and_clear();
-    loaded.with_context(|| match &args.file {
+    let loaded = loaded.with_context(|| match &args.file {
         input if input == Path::new("-") => "standard input".to_owned(),
         file => file.display().to_string(),
+    });
+    let (pairs, expired) = (loader.pairs, loader.expired);
+    progress.finish_and_clear();
+    let stats = store.stats();
+    // Also what was loaded before an error is on the device then.
+    let closed = store.close();
+    if loaded.is_ok() || interrupt.came() {
+        closed?;
+    }
+    interrupt.or_stopped(loaded, || {
+        format!("{} loaded, and on the device; the rest was not read", counted(pairs, "pair"))
     })?;
-    report(store, pairs, progress.position(), started)
+    report(&stats, pairs, expired, progress.position(), started)
 }
 
-/// Closes the store, and says on standard error what was loaded and how fast.
-fn report(store: Store, pairs: u64, bytes: u64, started: Instant) -> Result<()> {
-    let stats = store.stats();
-    store.close()?;
+/// Says on standard error what was loaded and how fast.
+fn report(stats: &Stats, pairs: u64, expired: u64, bytes: u64, started: Instant) -> Result<()> {
     let seconds = started.elapsed().as_secs_f64();
     let mut err = io::stderr();
     writeln!(
@@ -185,21 +236,11 @@ fn report(store: Store, pairs: u64, bytes: u64, started: Instant) -> Result<()> 
         HumanCount((pairs as f64 / seconds) as u64),
         counted(stats.keys, "key")
     )?;
+    if expired > 0 {
+        writeln!(err, "{} of them had expired before, and left out", HumanCount(expired))?;
+    }
     if stats.merges.merges > 0 {
         writeln!(err, "merges meanwhile: {}", super::stat::merges_line(&stats.merges))?;
     }
     Ok(())
-}
-
-/// The input, and its length if it is a regular file.
-fn open_input(path: &Path) -> Result<(Box<dyn Read>, Option<u64>)> {
-    if path == Path::new("-") {
-        return Ok((Box::new(io::stdin()), None));
-    }
-    let file = File::open(path).with_context(|| format!("{}", path.display()))?;
-    let metadata = file.metadata().with_context(|| format!("{}", path.display()))?;
-    if metadata.is_dir() {
-        bail!("{} is a directory", path.display());
-    }
-    Ok((Box::new(file), metadata.is_file().then_some(metadata.len())))
 }

@@ -1,6 +1,7 @@
 //! `merge`: reclaims the space of dead frames.
 
 use super::open::open_existing;
+use crate::interrupt::Interrupt;
 use crate::stdio::output;
 use crate::units::{counted, size};
 use anyhow::Result;
@@ -9,7 +10,6 @@ use indicatif::{BinaryBytes, ProgressBar};
 use serde_json::{Value, json};
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
-use std::thread;
 use std::time::Duration;
 use tailcask::{Maintenance, MergeError, MergeReport, Stats, Store};
 
@@ -33,12 +33,13 @@ pub(crate) struct MergeArgs {
 }
 
 pub(super) fn merge(args: &MergeArgs) -> Result<()> {
+    let interrupt = Interrupt::watch()?;
     let options = Store::options().maintenance(Maintenance::Manual).segment_size(args.segment_size);
     let store = open_existing(&args.dir, &options)?;
     let before = sealed_bytes(&store.stats());
     let merge =
         || if args.only_if_needed { merge_needed(&store) } else { Ok(vec![store.merge()?]) };
-    let reports = with_spinner(&store, merge)?;
+    let reports = with_spinner(&interrupt, &store, merge)?;
     let after = sealed_bytes(&store.stats());
     store.close()?;
     let totals = Totals::of(&reports, before, after);
@@ -70,23 +71,29 @@ fn merge_needed(store: &Store) -> Result<Vec<MergeReport>, MergeError> {
 }
 
 /// Shows the store's size on disk while `work` runs.
-fn with_spinner<R: Send>(store: &Store, work: impl FnOnce() -> R + Send) -> R {
-    if !io::stderr().is_terminal() {
-        return work();
-    }
-    let bar = ProgressBar::new_spinner();
-    let result = thread::scope(|scope| {
-        let work = scope.spawn(work);
-        while !work.is_finished() {
+fn with_spinner<R: Send>(
+    interrupt: &Interrupt,
+    store: &Store,
+    work: impl FnOnce() -> R + Send,
+) -> R {
+    let bar = match io::stderr().is_terminal() {
+        true => ProgressBar::new_spinner(),
+        false => ProgressBar::hidden(),
+    };
+    let tick = || {
+        if !bar.is_hidden() {
             let disk = BinaryBytes(store.stats().disk_bytes);
             bar.set_message(format!("merging for {:.0?}: {disk} on disk", bar.elapsed()));
             bar.tick();
-            thread::sleep(Duration::from_millis(100));
         }
-        work.join()
+    };
+    let result = interrupt.beside(work, tick, || {
+        bar.finish_and_clear();
+        let done = super::stat::merges_line(&store.stats().merges);
+        format!("merges done: {done}; the next open undoes what was under way")
     });
     bar.finish_and_clear();
-    result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    result
 }
 
 /// The sums of several merges.

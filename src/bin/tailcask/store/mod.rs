@@ -1,7 +1,7 @@
 //! The store commands.
 
 mod backup;
-mod damage;
+mod encoding;
 mod export;
 mod input;
 mod load;
@@ -26,8 +26,9 @@ pub(crate) enum StoreCommand {
     Load(load::LoadArgs),
     /// Print a key's value; exit code 1 if the key is missing
     ///
-    /// Prints the value's bytes as they are, followed by a newline only if the output is a terminal.
-    Get(values::KeyArgs),
+    /// Prints the value's bytes as they are, followed by a newline only if the output is a terminal, or encoded
+    /// (--value-encoding), followed by a newline.
+    Get(values::GetArgs),
     /// Set a key's value
     Put(values::PutArgs),
     /// Delete a key; exit code 1 if the key is missing
@@ -74,9 +75,4 @@ pub(crate) fn run(command: &StoreCommand) -> Result<ExitCode> {
         StoreCommand::Repair(args) => repair::repair(args),
         StoreCommand::Export(args) => export::export(args),
     }
-}
-
-/// 3 for damage, 2 for any other error. (1 is not an error: the key is missing, or already exists.)
-pub(crate) fn exit_code(error: &anyhow::Error) -> ExitCode {
-    ExitCode::from(if damage::is_damage(error) { 3 } else { 2 })
 }

@@ -1,6 +1,7 @@
 //! All pairs of a store, for `scan` and `export`; with `--skip-damaged` those that are sound.
 
 use super::open::{open, open_salvaging};
+use crate::exit;
 use anyhow::Result;
 use std::collections::BTreeSet;
 use std::io::{self, Write};
@@ -72,6 +73,6 @@ impl PairSource {
         let mut err = io::stderr().lock();
         writeln!(err, "tailcask: damaged, and left out: {}", self.left_out.len())?;
         self.left_out.iter().try_for_each(|one| writeln!(err, "  {one}"))?;
-        Ok(ExitCode::from(4))
+        Ok(exit::incomplete())
     }
 }

@@ -1,8 +1,11 @@
 //! `repair`: a repaired copy of a store or log in a new directory, and a list of what is lost.
 
 use super::text::to_base64;
-use crate::stdio::{message, output};
-use anyhow::{Error, Result, anyhow};
+use crate::exit;
+use crate::interrupt::Interrupt;
+use crate::stdio::output;
+use crate::units::counted;
+use anyhow::{Error, Result};
 use clap::Args;
 use serde_json::{Value, json};
 use std::io::Write;
@@ -38,14 +41,18 @@ pub(crate) struct RepairArgs {
 
 pub(super) fn repair(args: &RepairArgs) -> Result<ExitCode> {
     let (dir, new_dir) = (&args.dir, &args.new_dir);
-    let (report, is_store) = match Store::repair(dir, new_dir) {
+    let repair = || match Store::repair(dir, new_dir) {
         Err(RepairError::Open(OpenError::NotAStore)) => (CommitLog::repair(dir, new_dir), false),
         other => (other, true),
     };
-    // As text, without its causes: if one is damage, the exit code would be 3, which promises a list of
-    // what is lost.
-    let report =
-        report.map_err(|error| anyhow!("{}: {}", dir.display(), message(&Error::from(error))))?;
+    let (report, is_store) = Interrupt::watch()?.beside(
+        repair,
+        || {},
+        || format!("nothing was repaired; {}", super::backup::unfinished(new_dir)),
+    );
+    // If a cause is damage, the exit code would be 3, which promises a list of what is lost.
+    let report = report
+        .map_err(|error| exit::undamaged(&Error::from(error).context(dir.display().to_string())))?;
     let mut out = output();
     if args.json {
         writeln!(out, "{:#}", to_json(&report, is_store))?;
@@ -53,7 +60,7 @@ pub(super) fn repair(args: &RepairArgs) -> Result<ExitCode> {
         write_text(&mut out, args, &report, is_store)?;
     }
     out.flush()?;
-    Ok(if report.nothing_is_lost() { ExitCode::SUCCESS } else { ExitCode::from(3) })
+    Ok(exit::sound(report.nothing_is_lost()))
 }
 
 fn write_text(
@@ -76,8 +83,8 @@ fn write_text(
     });
     write_list(out, "contradictions", &contradictions.collect::<Vec<_>>())?;
     let aside = report.set_aside.iter().map(|file| match file.reason {
-        Some(reason) => format!("{}, {} bytes: {reason}", file.name, file.bytes),
-        None => format!("{}, {} bytes", file.name, file.bytes),
+        Some(reason) => format!("{}, {}: {reason}", file.name, counted(file.bytes, "byte")),
+        None => format!("{}, {}", file.name, counted(file.bytes, "byte")),
     });
     write_list(out, "set aside", &aside.collect::<Vec<_>>())
 }

@@ -1,10 +1,13 @@
 //! `get`, `put`, `delete` and `count`.
 
+use super::encoding::Encoding;
 use super::open::{StoreDir, WritingArgs, create, open, open_existing};
+use crate::exit::answer;
 use crate::stdio::output;
 use crate::units::time;
 use anyhow::{Context, Result};
 use clap::Args;
+use std::borrow::Cow;
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -19,20 +22,39 @@ pub(crate) struct KeyArgs {
     dir: PathBuf,
     /// The key
     key: OsString,
+    /// How KEY is given
+    #[arg(long, value_name = "ENCODING", value_enum, default_value = "raw")]
+    key_encoding: Encoding,
+}
+
+impl KeyArgs {
+    fn key(&self) -> Result<Cow<'_, [u8]>> {
+        self.key_encoding.decode(self.key.as_bytes(), "the key")
+    }
+}
+
+#[derive(Args)]
+pub(crate) struct GetArgs {
+    #[command(flatten)]
+    key: KeyArgs,
+    /// How to print the value
+    #[arg(long, value_name = "ENCODING", value_enum, default_value = "raw")]
+    value_encoding: Encoding,
 }
 
 #[derive(Args)]
 pub(crate) struct PutArgs {
-    /// The store's directory; created if it does not exist
-    dir: PathBuf,
-    /// The key
-    key: OsString,
+    #[command(flatten)]
+    key: KeyArgs,
     /// The value; `-` reads all of standard input
     #[arg(required_unless_present = "file")]
     value: Option<OsString>,
     /// Read the value from a file
     #[arg(long, conflicts_with = "value")]
     file: Option<PathBuf>,
+    /// How the value is given
+    #[arg(long, value_name = "ENCODING", value_enum, default_value = "raw")]
+    value_encoding: Encoding,
     /// Time until the value expires: 500ms, 90s, 15m, 12h, 7d
     #[arg(long, value_name = "TIME", value_parser = time)]
     ttl: Option<Duration>,
@@ -57,34 +79,36 @@ pub(crate) struct DeleteArgs {
     writing: WritingArgs,
 }
 
-pub(super) fn get(args: &KeyArgs) -> Result<ExitCode> {
-    let store = open(&args.dir)?;
-    let Some(value) = store.get(args.key.as_bytes())? else { return Ok(ExitCode::FAILURE) };
+pub(super) fn get(args: &GetArgs) -> Result<ExitCode> {
+    let key = args.key.key()?;
+    let store = open(&args.key.dir)?;
+    let Some(value) = store.get(&key)? else { return Ok(answer(false)) };
     let mut out = output();
-    out.write_all(&value)?;
-    if io::stdout().is_terminal() {
+    out.write_all(&args.value_encoding.encode(&value))?;
+    if args.value_encoding != Encoding::Raw || io::stdout().is_terminal() {
         out.write_all(b"\n")?;
     }
     out.flush()?;
-    Ok(ExitCode::SUCCESS)
+    Ok(answer(true))
 }
 
 pub(super) fn put(args: &PutArgs) -> Result<ExitCode> {
+    let key = args.key.key()?;
     let value = value_of(args)?;
-    let store = create(&args.dir, &args.writing.options())?;
-    let key = args.key.as_bytes();
+    let value = args.value_encoding.decode(&value, "the value")?;
+    let store = create(&args.key.dir, &args.writing.options())?;
     let was_put = if args.if_absent {
-        store.put_if_absent(key, value)?
+        store.put_if_absent(&key, value)?
     } else {
         if args.force {
-            give_up_damaged(&store, key)?;
+            give_up_damaged(&store, &key)?;
         }
         let options = args.ttl.map_or_else(WriteOptions::new, |ttl| WriteOptions::new().ttl(ttl));
-        store.put_with(key, value, &options)?;
+        store.put_with(&key, value, &options)?;
         true
     };
     store.close()?;
-    Ok(if was_put { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(answer(was_put))
 }
 
 fn value_of(args: &PutArgs) -> Result<Vec<u8>> {
@@ -112,11 +136,11 @@ fn give_up_damaged(store: &Store, key: &[u8]) -> Result<()> {
 }
 
 pub(super) fn delete(args: &DeleteArgs) -> Result<ExitCode> {
+    let key = args.key.key()?;
     let store = open_existing(&args.key.dir, &args.writing.options())?;
-    let key = args.key.key.as_bytes();
-    let was_there = if args.force { store.delete_damaged(key)? } else { store.delete(key)? };
+    let was_there = if args.force { store.delete_damaged(&key)? } else { store.delete(&key)? };
     store.close()?;
-    Ok(if was_there { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(answer(was_there))
 }
 
 pub(super) fn count(args: &StoreDir) -> Result<()> {

@@ -1,7 +1,7 @@
 //! `verify`: every checksum of a store or a backup.
 
-use super::damage::is_damage;
 use super::open::{StoreDir, open};
+use crate::exit::is_damage;
 use crate::stdio::output;
 use crate::units::counted;
 use anyhow::{Error, Result};
