@@ -533,6 +533,9 @@ pub enum WriteError {
         /// Bytes allowed.
         max: u64,
     },
+    /// A time to live of zero: the value would never be there. Nothing was changed.
+    #[error("a TTL of zero; a value cannot expire before it is written")]
+    ZeroTtl,
     /// The batch is too large. Nothing was changed.
     #[error("a batch of {len} bytes is above the limit of {max}")]
     BatchTooLarge {

@@ -53,7 +53,8 @@
 //! | opening | [`LogOptions`], [`StoreOptions`], [`RecoveryMode`], [`RecoveryReport`] |
 //! | when a write counts as done | [`Durability`], [`WriteOptions`] |
 //! | many writes at once | [`CommitLog::append_batch`], [`BatchWriter`], [`Batch`] |
-//! | writes that depend on the current value | [`Store::put_if_absent`], [`Store::compare_and_swap`], [`Store::update`] |
+//! | writes that depend on the current value | [`Store::put_if_absent`], [`Store::compare_and_swap`], [`Store::update`], [`Store::try_update`] |
+//! | values that expire | [`WriteOptions::ttl`], [`Ttl`], [`Store::ttl`], [`Store::touch`] |
 //! | reading a log, and following its tail | [`LogReader`], [`Entry`] |
 //! | reading many keys, or all of them | [`Store::get_many`], [`Pairs`], [`Keys`] |
 //! | reading beside a writer in another process | [`CommitLog::open_read_only`], [`Store::open_read_only`] |
@@ -122,6 +123,7 @@ pub use random::seeded::seed_random;
 #[cfg(feature = "testing")]
 pub use storage::simulated::{DiskOperation, Fate, SimulatedDisk, Unsynced};
 pub use store::{
-    BackupReport, Batch, CacheStats, DamagedSegment, Keys, MergePolicy, MergeReport, MergeTotals,
-    Pair, Pairs, ReadView, SegmentStats, Stats, Store, StoreOptions, Value, WriteOptions,
+    BackupReport, Batch, CacheStats, Change, DamagedSegment, Expiry, Keys, MergePolicy,
+    MergeReport, MergeTotals, Pair, Pairs, ReadView, SegmentStats, Stats, Store, StoreOptions, Ttl,
+    Updated, Value, WriteOptions,
 };

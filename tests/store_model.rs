@@ -4,7 +4,6 @@
 
 mod common;
 
-use common::content::Map as Found;
 use common::{contents, small_store};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -13,7 +12,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tailcask::{
-    Batch, DiskOperation, MergePolicy, SimulatedDisk, Store, StoreOptions, WriteOptions,
+    Batch, Change, DiskOperation, Expiry, MergePolicy, SimulatedDisk, Store, StoreOptions,
+    WriteError, WriteOptions,
 };
 
 /// Small, so that there are many.
@@ -33,28 +33,75 @@ impl Entry {
     fn is_visible(&self, now: u64) -> bool {
         self.expiry.is_none_or(|expiry| now < expiry)
     }
+
+    /// What is left of its life, while it is visible.
+    fn life(&self, now: u64) -> Expiry {
+        let left = |expiry| Expiry::In(Duration::from_millis(expiry - now));
+        self.expiry.map_or(Expiry::Never, left)
+    }
 }
 
-/// Whether a store that holds `found` may be the one that the map describes.
-fn agrees(found: &Found, map: &Map, now: u64) -> bool {
-    found.keys().all(|key| map.contains_key(key))
-        && map.iter().all(|(key, entry)| match found.get(key) {
-            Some(value) => entry.is_visible(now) && *value == entry.value,
-            None => !entry.is_visible(now) || entry.reclaimed,
-        })
+/// Whether a store may be the one that the map describes, and how many pairs it has.
+fn agrees(store: &Store, map: &Map, now: u64) -> (bool, usize) {
+    let found = contents(store);
+    let is_there = |key: &Vec<u8>, value: &Vec<u8>| {
+        let entry = map.get(key).filter(|entry| entry.is_visible(now) && entry.value == *value);
+        entry.is_some_and(|entry| store.ttl(key).unwrap() == Some(entry.life(now)))
+    };
+    let may_be_absent = |entry: &Entry| !entry.is_visible(now) || entry.reclaimed;
+    let agrees = found.iter().all(|(key, value)| is_there(key, value))
+        && map.iter().all(|(key, entry)| found.contains_key(key) || may_be_absent(entry));
+    (agrees, found.len())
+}
+
+/// What the options of a write say of the TTL.
+#[derive(Clone, Copy, Debug)]
+enum Life {
+    Usual,
+    Kept,
+    /// This many milliseconds.
+    For(u64),
+    Ever,
+}
+
+impl Life {
+    fn options(self) -> WriteOptions {
+        match self {
+            Self::Usual => WriteOptions::new(),
+            Self::Kept => WriteOptions::new().keep_ttl(),
+            Self::For(ms) => WriteOptions::new().ttl(Duration::from_millis(ms)),
+            Self::Ever => WriteOptions::new().no_ttl(),
+        }
+    }
+
+    /// If it is the usual one, `usual`.
+    fn or(self, usual: Self) -> Self {
+        if matches!(self, Self::Usual) { usual } else { self }
+    }
+
+    /// The expiry of a value that takes the place of another one.
+    fn expiry(self, old: Option<&Entry>, now: u64) -> Option<u64> {
+        match self {
+            Self::Kept => old.and_then(|old| old.expiry),
+            Self::For(ms) => Some(now + ms),
+            Self::Ever | Self::Usual => None,
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
 enum Op {
     Put(u8, usize),
-    /// Expires after this many milliseconds.
-    PutFor(u8, usize, u64),
+    PutWith(u8, usize, Life),
+    Touch(u8, Life),
     /// Leaves this many bytes at the end of the segment.
     FillBut(u8, u32),
     Delete(u8),
-    PutIfAbsent(u8, usize),
-    Swap(u8, bool, Option<usize>),
-    Update(u8, Option<usize>),
+    PutIfAbsent(u8, usize, Life),
+    Swap(u8, bool, Option<usize>, Life),
+    Update(u8, Option<usize>, Life),
+    /// The closure leaves the value as it is, or fails.
+    Decline(u8, bool),
     Get(u8),
     Batch(Vec<(u8, Option<usize>)>),
     Iterate,
@@ -87,19 +134,31 @@ fn size() -> impl Strategy<Value = usize> {
     prop_oneof![40 => 0usize..50, 10 => 50usize..5000, 1 => 5000usize..80_000]
 }
 
+fn life() -> impl Strategy<Value = Life> {
+    prop_oneof![
+        2 => Just(Life::Usual),
+        2 => Just(Life::Kept),
+        3 => (0u64..100).prop_map(Life::For),
+        1 => Just(Life::Ever),
+    ]
+}
+
 fn simple() -> BoxedStrategy<Op> {
     let key = || 0u8..12;
     prop_oneof![
         8 => (key(), size()).prop_map(|(key, len)| Op::Put(key, len)),
         4 => key().prop_map(Op::Delete),
-        2 => (key(), size()).prop_map(|(key, len)| Op::PutIfAbsent(key, len)),
-        2 => (key(), any::<bool>(), prop::option::of(size()))
-            .prop_map(|(key, right, new)| Op::Swap(key, right, new)),
-        2 => (key(), prop::option::of(size())).prop_map(|(key, new)| Op::Update(key, new)),
+        2 => (key(), size(), life()).prop_map(|(key, len, life)| Op::PutIfAbsent(key, len, life)),
+        2 => (key(), any::<bool>(), prop::option::of(size()), life())
+            .prop_map(|(key, right, new, life)| Op::Swap(key, right, new, life)),
+        2 => (key(), prop::option::of(size()), life())
+            .prop_map(|(key, new, life)| Op::Update(key, new, life)),
+        1 => (key(), any::<bool>()).prop_map(|(key, fails)| Op::Decline(key, fails)),
+        1 => (key(), life()).prop_map(|(key, life)| Op::Touch(key, life)),
         4 => key().prop_map(Op::Get),
         3 => prop::collection::vec((key(), prop::option::of(0usize..2000)), 0..8)
             .prop_map(Op::Batch),
-        3 => (key(), 0usize..100, 0u64..100).prop_map(|(key, len, ms)| Op::PutFor(key, len, ms)),
+        3 => (key(), size(), life()).prop_map(|(key, len, life)| Op::PutWith(key, len, life)),
         1 => Just(Op::Sync),
         1 => Just(Op::Maintain),
         2 => Just(Op::Roll),
@@ -209,15 +268,26 @@ impl World {
         self.history.push(self.map.clone());
     }
 
-    /// What the key has now. Whether a value is there that a merge may have reclaimed is looked up.
     fn current(&mut self, key: &[u8]) -> Option<Vec<u8>> {
+        self.current_entry(key).map(|entry| entry.value)
+    }
+
+    /// What the key has now. Whether a value is there that a merge may have reclaimed is looked up.
+    fn current_entry(&mut self, key: &[u8]) -> Option<Entry> {
         let now = self.now();
         let entry = self.map.get(key).filter(|entry| entry.is_visible(now))?.clone();
         if entry.reclaimed && self.store().get(key).unwrap().is_none() {
             // It stays in the map: if the merge failed, it may be back once the store is reopened.
             return None;
         }
-        Some(entry.value)
+        Some(entry)
+    }
+
+    /// Whether a write was refused because of its TTL, which it has to be if that is zero.
+    fn is_refused<T>(life: Life, result: &Result<T, WriteError>) -> bool {
+        let is_refused = matches!(result, Err(WriteError::ZeroTtl));
+        assert_eq!(is_refused, matches!(life, Life::For(0)));
+        is_refused
     }
 
     /// What has expired may be removed.
@@ -238,11 +308,36 @@ impl World {
                 self.store().put(key(*k), &value).unwrap();
                 self.set(key(*k), Some(value));
             }
-            Op::PutFor(k, len, ttl) => {
-                let (value, expiry) = (self.value(*len), self.now() + ttl);
-                let options = WriteOptions::new().ttl(Duration::from_millis(*ttl));
-                self.store().put_with(key(*k), &value, &options).unwrap();
-                self.set_until(key(*k), Some(value), Some(expiry));
+            Op::PutWith(k, len, life) => {
+                let (value, old) = (self.value(*len), self.current_entry(&key(*k)));
+                let put = self.store().put_with(key(*k), &value, &life.options());
+                if !Self::is_refused(*life, &put) {
+                    put.unwrap();
+                    self.set_until(key(*k), Some(value), life.expiry(old.as_ref(), self.now()));
+                }
+            }
+            Op::Touch(k, life) => {
+                let old = self.current_entry(&key(*k));
+                let touched = self.store().touch_with(key(*k), &life.options());
+                if Self::is_refused(*life, &touched) {
+                    return;
+                }
+                assert_eq!(touched.unwrap().is_some(), old.is_some());
+                if let Some(old) = old {
+                    let expiry = life.or(Life::Kept).expiry(Some(&old), self.now());
+                    self.set_until(key(*k), Some(old.value), expiry);
+                }
+            }
+            Op::Decline(k, fails) => {
+                let expected = self.current(&key(*k));
+                let tail = self.store().log().tail();
+                let change = |old: Option<&[u8]>| {
+                    assert_eq!(old, expected.as_deref());
+                    if *fails { Err("declined") } else { Ok(Change::Keep) }
+                };
+                let declined = self.store().try_update(key(*k), change).unwrap();
+                assert_eq!(declined.is_err(), *fails);
+                assert_eq!(self.store().log().tail(), tail);
             }
             Op::FillBut(k, left) => {
                 let frame = 16 + key(*k).len().next_multiple_of(8) as u32;
@@ -257,31 +352,28 @@ impl World {
                     self.set(key(*k), None);
                 }
             }
-            Op::PutIfAbsent(k, len) => {
+            Op::PutIfAbsent(k, len, life) => {
                 let (value, was) = (self.value(*len), self.current(&key(*k)).is_some());
-                assert_eq!(self.store().put_if_absent(key(*k), &value).unwrap(), !was);
+                let put = self.store().put_if_absent_with(key(*k), &value, &life.options());
+                if Self::is_refused(*life, &put) {
+                    return;
+                }
+                assert_eq!(put.unwrap().is_some(), !was);
                 if !was {
-                    self.set(key(*k), Some(value));
+                    self.set_until(key(*k), Some(value), life.expiry(None, self.now()));
                 }
             }
-            Op::Swap(k, right, new) => self.swap(*k, *right, *new),
-            Op::Update(k, new) => {
-                let new = new.map(|len| self.value(len));
-                let expected = self.current(&key(*k));
-                let change = |old: Option<&[u8]>| {
-                    assert_eq!(old, expected.as_deref());
-                    new.clone()
-                };
-                assert_eq!(self.store().update(key(*k), change).unwrap(), new);
-                if new.is_some() || expected.is_some() {
-                    self.set(key(*k), new);
-                }
-            }
+            Op::Swap(k, right, new, life) => self.swap(*k, *right, *new, *life),
+            Op::Update(k, new, life) => self.update(*k, *new, *life),
             Op::Batch(writes) => self.batch(writes),
             Op::Get(k) => {
                 let expected = self.current(&key(*k));
                 let found = self.store().get(key(*k)).unwrap();
                 assert_eq!(found.as_deref(), expected.as_deref());
+                drop(found);
+                let now = self.now();
+                let expected = self.current_entry(&key(*k)).map(|entry| entry.life(now));
+                assert_eq!(self.store().ttl(key(*k)).unwrap(), expected);
             }
             Op::Iterate => self.check(),
             Op::IterateOver(operations) => self.iterate_over(operations),
@@ -343,20 +435,48 @@ impl World {
         }
     }
 
-    fn swap(&mut self, k: u8, right: bool, new: Option<usize>) {
+    fn swap(&mut self, k: u8, right: bool, new: Option<usize>, life: Life) {
         let new = new.map(|len| self.value(len));
-        let current = self.current(&key(k));
-        let expected = if right { current.clone() } else { Some(b"never".to_vec()) };
-        let store = self.store();
-        let swap = store.compare_and_swap(key(k), expected.as_deref(), new.as_deref());
+        let current = self.current_entry(&key(k));
+        let old = current.as_ref().map(|entry| entry.value.clone());
+        let expected = if right { old.clone() } else { Some(b"never".to_vec()) };
+        let (store, options) = (self.store(), life.options());
+        let swap =
+            store.compare_and_swap_with(key(k), expected.as_deref(), new.as_deref(), &options);
+        if Self::is_refused(life, &swap) {
+            return;
+        }
         match swap.unwrap() {
-            Ok(()) => {
+            Ok(position) => {
                 assert!(right);
-                if new.is_some() || current.is_some() {
-                    self.set(key(k), new);
+                assert_eq!(position.is_some(), new.is_some() || old.is_some());
+                if position.is_some() {
+                    let expiry = life.or(Life::Kept).expiry(current.as_ref(), self.now());
+                    self.set_until(key(k), new, expiry);
                 }
             }
-            Err(mismatch) => assert_eq!((mismatch.current, right), (current, false)),
+            Err(mismatch) => assert_eq!((mismatch.current, right), (old, false)),
+        }
+    }
+
+    fn update(&mut self, k: u8, new: Option<usize>, life: Life) {
+        let new = new.map(|len| self.value(len));
+        let current = self.current_entry(&key(k));
+        let expected = current.as_ref().map(|entry| &entry.value[..]);
+        let change = |old: Option<&[u8]>| {
+            assert_eq!(old, expected);
+            new.clone()
+        };
+        let updated = self.store().update_with(key(k), change, &life.options());
+        if Self::is_refused(life, &updated) {
+            return;
+        }
+        let updated = updated.unwrap();
+        assert_eq!(updated.value, new);
+        assert_eq!(updated.position.is_some(), new.is_some() || current.is_some());
+        if updated.position.is_some() {
+            let expiry = life.or(Life::Kept).expiry(current.as_ref(), self.now());
+            self.set_until(key(k), new, expiry);
         }
     }
 
@@ -387,11 +507,11 @@ impl World {
     }
 
     fn check(&self) {
-        let found = contents(self.store());
-        assert!(agrees(&found, &self.map, self.now()), "{:?}\n{:?}", found.keys(), self.map.keys());
+        let (agrees, pairs) = agrees(self.store(), &self.map, self.now());
+        assert!(agrees, "{:?}\n{:?}", contents(self.store()).keys(), self.map);
         let len = self.store().len();
-        assert!(found.len() as u64 <= len);
-        assert!(self.expires || found.len() as u64 == len);
+        assert!(pairs as u64 <= len);
+        assert!(self.expires || pairs as u64 == len);
     }
 
     fn start_again(&mut self, image: SimulatedDisk) {
@@ -405,9 +525,9 @@ impl World {
         let now = self.now();
         let is = |time| {
             self.clock.store(time, Ordering::Relaxed);
-            let found = contents(self.store());
+            let (agrees, _) = agrees(self.store(), map, time);
             self.clock.store(now, Ordering::Relaxed);
-            agrees(&found, map, time)
+            agrees
         };
         is(now) && is(0)
     }
@@ -438,16 +558,32 @@ impl World {
     /// The writes, and what may sync or merge; the map is what it would be if it succeeds.
     fn attempt(&mut self, operation: &Op) -> Result<(), Box<dyn std::error::Error>> {
         match operation {
-            Op::Put(k, len) | Op::PutIfAbsent(k, len) | Op::Swap(k, _, Some(len)) => {
+            Op::Put(k, len) | Op::PutIfAbsent(k, len, _) => {
                 let value = self.value(*len);
                 self.set(key(*k), Some(value.clone()));
                 self.store().put(key(*k), value)?;
             }
-            Op::PutFor(k, len, ttl) => {
-                let (value, expiry) = (self.value(*len), self.now() + ttl);
-                self.set_until(key(*k), Some(value.clone()), Some(expiry));
-                let options = WriteOptions::new().ttl(Duration::from_millis(*ttl));
-                self.store().put_with(key(*k), value, &options)?;
+            Op::PutWith(_, _, Life::For(0))
+            | Op::Update(_, _, Life::For(0))
+            | Op::Swap(_, _, _, Life::For(0)) => {}
+            Op::PutWith(k, len, life) => {
+                let (value, old) = (self.value(*len), self.current_entry(&key(*k)));
+                let expiry = life.expiry(old.as_ref(), self.now());
+                self.set_until(key(*k), Some(value.clone()), expiry);
+                self.store().put_with(key(*k), value, &life.options())?;
+            }
+            Op::Swap(k, _, Some(len), life) | Op::Update(k, Some(len), life) => {
+                let (value, old) = (self.value(*len), self.current_entry(&key(*k)));
+                let expiry = life.or(Life::Kept).expiry(old.as_ref(), self.now());
+                self.set_until(key(*k), Some(value.clone()), expiry);
+                let change = |_: Option<&[u8]>| Some(value.clone());
+                self.store().update_with(key(*k), change, &life.options())?;
+            }
+            Op::Touch(k, Life::For(ms)) if *ms > 0 => {
+                if let Some(old) = self.current_entry(&key(*k)) {
+                    self.set_until(key(*k), Some(old.value), Some(self.now() + ms));
+                    self.store().touch(key(*k), Duration::from_millis(*ms))?;
+                }
             }
             Op::Delete(k) if self.current(&key(*k)).is_some() => {
                 self.set(key(*k), None);
@@ -496,7 +632,7 @@ impl World {
 
     fn alter(&mut self, store: &Store, operation: &Op) {
         match operation {
-            Op::Put(k, len) | Op::PutIfAbsent(k, len) => {
+            Op::Put(k, len) | Op::PutIfAbsent(k, len, _) => {
                 store.put(key(*k), vec![1; *len]).unwrap();
                 self.set(key(*k), Some(vec![1; *len]));
             }

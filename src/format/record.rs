@@ -44,6 +44,9 @@ fn header_of(word: u64) -> Option<Header> {
     Header::from_word(word).filter(|header| header.kind.has_key())
 }
 
+/// The expiry of a value that does not expire, where there is room for one nevertheless.
+pub(crate) const NEVER: u64 = u64::MAX;
+
 /// A record to be written. The bytes of its value are not in it, so that they are copied once, to where
 /// they stay.
 #[derive(Clone, Copy, Debug)]
@@ -81,6 +84,14 @@ impl<'k> NewRecord<'k> {
     pub(crate) const fn moved_from(mut self, origin: LogPosition) -> Self {
         self.header.flags |= MOVED;
         self.origin = origin.as_u64();
+        self
+    }
+
+    /// The same put, with another expiry.
+    pub(crate) fn expiring(mut self, expiry: Option<u64>) -> Self {
+        let flag = if expiry.is_some() { EXPIRES } else { 0 };
+        self.header.flags = self.header.flags & !EXPIRES | flag;
+        self.expiry = expiry.unwrap_or_default();
         self
     }
 
@@ -360,6 +371,15 @@ mod tests {
             let new = new.unwrap();
             let new = origin.map_or(new, |origin| new.moved_from(LogPosition::from_u64(origin)));
             prop_assert_eq!(new.is_put(), value.is_some());
+            if value.is_some() {
+                for first in [None, Some(7)] {
+                    let again = new.expiring(first).expiring(expiry);
+                    prop_assert_eq!(
+                        again.to_frame(salt, offset, &bytes),
+                        new.to_frame(salt, offset, &bytes)
+                    );
+                }
+            }
             let frame = new.to_frame(salt, offset, &bytes);
             prop_assert_eq!(frame.len() as u64, new.frame_len());
             prop_assert!(new.value_at() + bytes.len() as u64 == HEADER + new.body_len());

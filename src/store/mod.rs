@@ -2,13 +2,14 @@
 //!
 //! [`Store`] is the way in. It holds the log, and a `StoreInner` that it shares with the thread which
 //! merges. Reading is in `view`, which knows no writer, and a [`ReadView`] is built on the same view;
-//! writing is in `write` and `batch`; `open` opens a store, and `load` makes its keydir from hints and
+//! writing is in `write`, `conditional` and `batch`; `open` opens a store, and `load` makes its keydir from hints and
 //! frames; `merge` reclaims space; `backup`, `verify`, `salvage` and `repair` are what their names say.
 
 mod backup;
 mod batch;
 mod clock;
 mod cold;
+mod conditional;
 mod counters;
 mod found;
 mod get_many;
@@ -33,14 +34,17 @@ mod usage;
 mod value;
 mod verify;
 mod view;
+mod with_options;
 mod write;
 
 pub use backup::BackupReport;
 pub use batch::Batch;
+pub use clock::Expiry;
+pub use conditional::{Change, Updated};
 pub use iter::{Keys, Pair, Pairs};
 pub use merge::policy::MergePolicy;
 pub use merge::{MergeReport, MergeTotals};
-pub use options::{StoreOptions, WriteOptions};
+pub use options::{StoreOptions, Ttl, WriteOptions};
 pub use read_view::ReadView;
 pub use stats::{CacheStats, DamagedSegment, SegmentStats, Stats};
 pub use value::Value;
@@ -95,10 +99,12 @@ impl Store {
         key: impl AsRef<[u8]>,
         value: impl AsRef<[u8]>,
     ) -> Result<LogPosition, WriteError> {
-        self.put_with(key, value, &WriteOptions::new())
+        self.inner.put(key.as_ref(), value.as_ref(), None, None)
     }
 
-    /// As [`put`](Self::put), with a durability or an expiry for this write.
+    /// As [`put`](Self::put), with a durability or a TTL for this write. The value does not expire unless the
+    /// options say so. Keeping the TTL makes it a conditional write: the old value is read, and the new one
+    /// is copied under the lock of the key's shard.
     ///
     /// # Errors
     /// As `put`.
@@ -108,7 +114,7 @@ impl Store {
         value: impl AsRef<[u8]>,
         options: &WriteOptions,
     ) -> Result<LogPosition, WriteError> {
-        self.inner.put(key.as_ref(), value.as_ref(), options.ttl, options.durability)
+        self.inner.put_with(key.as_ref(), value.as_ref(), options)
     }
 
     /// Deletes a key. True if it had a value.
@@ -116,7 +122,7 @@ impl Store {
     /// # Errors
     /// As [`put`](Self::put).
     pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<bool, WriteError> {
-        self.inner.delete(key.as_ref())
+        Ok(self.delete_with(key, &WriteOptions::new())?.is_some())
     }
 
     /// Deletes a key without reading its value; true if there was one. [`delete`](Self::delete) refuses
@@ -139,10 +145,11 @@ impl Store {
         key: impl AsRef<[u8]>,
         value: impl AsRef<[u8]>,
     ) -> Result<bool, WriteError> {
-        self.inner.put_if_absent(key.as_ref(), value.as_ref())
+        Ok(self.put_if_absent_with(key, value, &WriteOptions::new())?.is_some())
     }
 
-    /// Sets a key's value to `new` if it is `expected`. `None` stands for no value, in both.
+    /// Sets a key's value to `new` if it is `expected`. `None` stands for no value, in both. The TTL stays
+    /// as it is.
     ///
     /// # Errors
     /// As [`put`](Self::put). The inner error says that the value was another one, and which.
@@ -152,12 +159,14 @@ impl Store {
         expected: Option<&[u8]>,
         new: Option<&[u8]>,
     ) -> Result<Result<(), CasMismatch>, WriteError> {
-        self.inner.compare_and_swap(key.as_ref(), expected, new)
+        let swapped = self.compare_and_swap_with(key, expected, new, &WriteOptions::new())?;
+        Ok(swapped.map(drop))
     }
 
     /// Replaces a key's value by what `change` returns for it, and returns the new value. `change` gets
     /// `None` if the key has no value; returning `None` deletes the key. It runs without a lock, and
-    /// again if another write to the key came in between.
+    /// again if another write to the key came in between. The TTL stays as it is. For a closure that can fail
+    /// or leave the value as it is see [`try_update`](Self::try_update).
     ///
     /// # Errors
     /// As [`put`](Self::put).
@@ -166,7 +175,7 @@ impl Store {
         key: impl AsRef<[u8]>,
         change: impl FnMut(Option<&[u8]>) -> Option<Vec<u8>>,
     ) -> Result<Option<Vec<u8>>, WriteError> {
-        self.inner.update(key.as_ref(), change)
+        Ok(self.update_with(key, change, &WriteOptions::new())?.value)
     }
 
     /// Does all writes of a batch, in their order, or none. Together they may have almost 2 GiB.

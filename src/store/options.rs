@@ -157,16 +157,52 @@ impl StoreOptions {
     }
 }
 
+/// What a put does to the time to live of a key: the time after which its value expires, by the wall clock,
+/// in milliseconds. A part of a millisecond counts as a whole one; zero is an error, and
+/// [`Duration::MAX`] is the same as none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ttl {
+    /// The value expires when the one before would have. If there was none, or it did not expire, this one
+    /// does not either.
+    Keep,
+    /// The value expires after this time.
+    Set(Duration),
+    /// The value does not expire.
+    Remove,
+}
+
+impl From<Duration> for Ttl {
+    fn from(ttl: Duration) -> Self {
+        Self::Set(ttl)
+    }
+}
+
 /// Options of a single write.
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// # let store = tailcask::Store::open(dir.path().join("store"))?;
+/// use std::time::Duration;
+/// use tailcask::{Durability, WriteOptions};
+///
+/// let for_a_minute = WriteOptions::new().ttl(Duration::from_secs(60));
+/// store.put_if_absent_with("session", "ann", &for_a_minute)?;
+/// // Durable when it returns, and still gone after that minute: a swap keeps the TTL.
+/// let durable = WriteOptions::new().durability(Durability::Synced);
+/// store.compare_and_swap_with("session", Some(b"ann"), Some(b"bob"), &durable)??;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 #[must_use]
 pub struct WriteOptions {
     pub(super) durability: Option<Durability>,
-    pub(super) ttl: Option<Duration>,
+    pub(super) ttl: Option<Ttl>,
 }
 
 impl WriteOptions {
-    /// The store's default durability, and no expiry.
+    /// The store's default durability, and what is usual for the TTL: `put` and `put_if_absent` set values
+    /// that do not expire; `compare_and_swap`, `update` and `try_update` keep the TTL that there is; in a
+    /// batch each put has its own. To a delete the TTL does not matter.
     pub const fn new() -> Self {
         Self { durability: None, ttl: None }
     }
@@ -177,9 +213,21 @@ impl WriteOptions {
         self
     }
 
-    /// The time after which the value expires, by the wall clock, in milliseconds.
+    /// The time after which the value expires: [`Ttl::Set`].
     pub const fn ttl(mut self, ttl: Duration) -> Self {
-        self.ttl = Some(ttl);
+        self.ttl = Some(Ttl::Set(ttl));
+        self
+    }
+
+    /// The value expires when the one before would have: [`Ttl::Keep`].
+    pub const fn keep_ttl(mut self) -> Self {
+        self.ttl = Some(Ttl::Keep);
+        self
+    }
+
+    /// The value does not expire: [`Ttl::Remove`].
+    pub const fn no_ttl(mut self) -> Self {
+        self.ttl = Some(Ttl::Remove);
         self
     }
 }

@@ -7,6 +7,7 @@
 //! merges included, changes what the view shows.
 
 use super::backup::{self, BackupReport};
+use super::clock::Expiry;
 use super::inner::{Contents, Damaged};
 use super::load::Loading;
 use super::stats::{CacheStats, Stats};
@@ -208,6 +209,14 @@ impl ReadView {
     /// As [`get`](Self::get).
     pub fn value_len(&self, key: impl AsRef<[u8]>) -> Result<Option<usize>, ReadError> {
         self.view.value_len(key.as_ref())
+    }
+
+    /// As [`Store::ttl`](super::Store::ttl).
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub fn ttl(&self, key: impl AsRef<[u8]>) -> Result<Option<Expiry>, ReadError> {
+        self.view.ttl(key.as_ref())
     }
 
     /// All keys and values, each once, in no particular order.

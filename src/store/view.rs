@@ -24,7 +24,7 @@
 
 #![allow(unsafe_code, reason = "reads frames that slots point at")]
 
-use super::clock::Clock;
+use super::clock::{Clock, Expiry};
 use super::counters::ReadCounters;
 use super::found::{FoundCorruption, FoundRecord, has_key, is_live, record_at, stale};
 use super::pending::{ActiveScans, Extent};
@@ -221,6 +221,12 @@ impl StoreView {
 
     pub(crate) fn value_len(&self, key: &[u8]) -> Result<Option<usize>, ReadError> {
         Ok(self.find(key)?.map(|found| found.value().len()))
+    }
+
+    /// When a key's value expires, if it has one.
+    pub(crate) fn ttl(&self, key: &[u8]) -> Result<Option<Expiry>, ReadError> {
+        let found = self.find(key)?;
+        Ok(found.and_then(|found| self.clock.remaining(found.record().expiry())))
     }
 
     /// A key's newest record, if it has one that has not expired.

@@ -1,4 +1,5 @@
-//! Writing: puts, deletes, and writes that depend on the current value.
+//! Puts, and what all writes of single keys have in common. Those that depend on the current value are in
+//! `conditional`.
 //!
 //! A put works in two halves. Under the write lock of its key's shard it reserves and claims a frame,
 //! writes the header and the key, and points the key's slot at the frame. After the lock it copies the
@@ -21,9 +22,8 @@
 
 use super::cold::{KnownFrames, Wanted};
 use super::found::FoundCorruption;
-use super::found::FoundRecord;
 use super::inner::StoreInner;
-use crate::error::{AppendError, CasMismatch, WriteError};
+use crate::error::{AppendError, WriteError};
 use crate::format::frame::{self, HEADER};
 use crate::format::record::NewRecord;
 use crate::log::append::claim::Claim;
@@ -34,29 +34,6 @@ use crate::position::LogPosition;
 use crate::segment::Segment;
 use std::time::Duration;
 
-/// The decision of a conditional write, made under the lock.
-enum Decision<R> {
-    Put(R),
-    Delete(R),
-    Leave(R),
-}
-
-/// A conditional write, before it is decided.
-struct Conditional<'v> {
-    put: Option<(NewRecord<'v>, &'v [u8])>,
-    delete: NewRecord<'v>,
-}
-
-/// What a conditional write has written.
-#[derive(Clone, Copy)]
-struct Written {
-    position: LogPosition,
-    is_put: bool,
-}
-
-/// What a conditional write did: the frame that it wrote, if it wrote one, and what it decided.
-type Decided<R> = (Option<Written>, R);
-
 impl StoreInner {
     pub(super) fn put(
         &self,
@@ -66,12 +43,17 @@ impl StoreInner {
         durability: Option<Durability>,
     ) -> Result<LogPosition, WriteError> {
         let durability = durability.unwrap_or(self.writer.durability());
-        let expiry = ttl.map(|ttl| self.clock.expiry_after(ttl));
+        let expiry = ttl.map(|ttl| self.expiry_after(ttl)).transpose()?;
         let put = self.new_put(key, value.len(), expiry)?;
         let claim = self.place(&put)?;
         let position = finish(claim, &put, value);
         self.writes.puts.add(1);
         Ok(self.writer.acknowledge_as(position, durability)?)
+    }
+
+    /// The expiry of a value that is written now.
+    pub(super) fn expiry_after(&self, ttl: Duration) -> Result<u64, WriteError> {
+        self.clock.expiry_after(ttl).ok_or(WriteError::ZeroTtl)
     }
 
     pub(super) fn new_put<'k>(
@@ -126,12 +108,6 @@ impl StoreInner {
         Ok(Some(claim))
     }
 
-    pub(super) fn delete(&self, key: &[u8]) -> Result<bool, WriteError> {
-        self.decide(key, None, |found| {
-            if found.is_some() { Decision::Delete(true) } else { Decision::Leave(false) }
-        })
-    }
-
     pub(super) fn delete_damaged(&self, key: &[u8]) -> Result<bool, WriteError> {
         let (tombstone, damage) = (new_tombstone(key)?, FoundCorruption::default());
         self.warm_up(&[self.keydir.tag(key)], |_| key.len(), Wanted::Key);
@@ -183,136 +159,6 @@ impl StoreInner {
         Some(Some(position))
     }
 
-    pub(super) fn put_if_absent(&self, key: &[u8], value: &[u8]) -> Result<bool, WriteError> {
-        self.decide(key, Some(value), |found| {
-            if found.is_some() { Decision::Leave(false) } else { Decision::Put(true) }
-        })
-    }
-
-    pub(super) fn compare_and_swap(
-        &self,
-        key: &[u8],
-        expected: Option<&[u8]>,
-        new: Option<&[u8]>,
-    ) -> Result<Result<(), CasMismatch>, WriteError> {
-        self.decide(key, new, |found| {
-            let current = found.map(FoundRecord::value);
-            match (current == expected, new, current) {
-                (false, _, _) => {
-                    Decision::Leave(Err(CasMismatch { current: current.map(<[u8]>::to_vec) }))
-                }
-                (true, Some(_), _) => Decision::Put(Ok(())),
-                (true, None, Some(_)) => Decision::Delete(Ok(())),
-                (true, None, None) => Decision::Leave(Ok(())),
-            }
-        })
-    }
-
-    pub(super) fn update(
-        &self,
-        key: &[u8],
-        mut change: impl FnMut(Option<&[u8]>) -> Option<Vec<u8>>,
-    ) -> Result<Option<Vec<u8>>, WriteError> {
-        new_tombstone(key)?;
-        loop {
-            let found = self.find(key)?;
-            let seen = found.as_ref().map(FoundRecord::position);
-            let new = change(found.as_ref().map(FoundRecord::value));
-            drop(found);
-            let done = self.decide(key, new.as_deref(), |found| {
-                match (found.map(FoundRecord::position) == seen, &new) {
-                    (false, _) => Decision::Leave(false),
-                    (true, Some(_)) => Decision::Put(true),
-                    (true, None) if found.is_some() => Decision::Delete(true),
-                    (true, None) => Decision::Leave(true),
-                }
-            })?;
-            if done {
-                return Ok(new);
-            }
-        }
-    }
-
-    /// A write that depends on the current value, all of it under the lock of the key's shard.
-    fn decide<R>(
-        &self,
-        key: &[u8],
-        value: Option<&[u8]>,
-        mut decide: impl FnMut(Option<&FoundRecord<'_>>) -> Decision<R>,
-    ) -> Result<R, WriteError> {
-        let delete = new_tombstone(key)?;
-        let put = value.map(|value| self.new_put(key, value.len(), None)).transpose()?;
-        let change = Conditional { put: put.zip(value), delete };
-        let writer = &*self.writer;
-        let len = put.unwrap_or(delete).frame_len();
-        if writer.is_oversize(len)
-            && let Decision::Leave(result) = decide(self.find(key)?.as_ref())
-        {
-            // Decide first: do not create a segment that may not be used.
-            return Ok(result);
-        }
-        let mut need = if put.is_some() { Need::Put } else { Need::Delete };
-        let mut oversize = writer.oversize_segment(len, need)?;
-        let (is_oversize, mut known) = (oversize.is_some(), KnownFrames::none(Wanted::Record));
-        loop {
-            match self.try_decide(&change, &mut oversize, &mut need, &mut known, &mut decide)? {
-                None => self.roll_for(len, need)?,
-                Some((None, result)) => return Ok(result),
-                Some((Some(Written { position, is_put }), result)) => {
-                    if is_oversize {
-                        writer.after_oversize_claim();
-                    }
-                    self.count_writes([is_put].into_iter());
-                    writer.acknowledge(position)?;
-                    return Ok(result);
-                }
-            }
-        }
-    }
-
-    /// As `decide`, under the lock of the key's shard; `None` if there is no room for the frame decided
-    /// on, whose kind is then in `need`.
-    #[inline]
-    fn try_decide<'s, R>(
-        &'s self,
-        change: &Conditional<'_>,
-        oversize: &mut Option<OversizeSegment<'s>>,
-        need: &mut Need,
-        known: &mut KnownFrames<'s>,
-        decide: impl FnOnce(Option<&FoundRecord<'_>>) -> Decision<R>,
-    ) -> Result<Option<Decided<R>>, WriteError> {
-        let entry = self.lock_entry(change.delete.key(), known).map_err(WriteError::Read)?;
-        let old = entry.position();
-        let read;
-        let found = match old.map(|at| (at, known.record(at))) {
-            None => None,
-            Some((_, Some(found))) => Some(found),
-            Some((at, None)) => {
-                read = self.read(at).map_err(WriteError::Read)?;
-                Some(&read)
-            }
-        };
-        let found = found.filter(|found| found.is_live(&self.clock));
-        let ((record, value), result) = match decide(found) {
-            Decision::Leave(result) => return Ok(Some((None, result))),
-            Decision::Put(result) => (change.put.expect("there is a value to put"), result),
-            Decision::Delete(result) => ((change.delete, &[][..]), result),
-        };
-        let is_put = record.is_put();
-        *need = if is_put { Need::Put } else { Need::Delete };
-        let len = record.frame_len();
-        let Some(mut claim) = self.writer.try_claim(oversize, len, *need) else { return Ok(None) };
-        record.write_head(|at, part| claim.write(at, part));
-        let position = finish(claim, &record, value);
-        let old_len = old.and_then(|old| known.len_of(old));
-        if is_put {
-            self.set_slot(entry, position, old_len);
-        } else {
-            self.keydir.shrink(self.remove_slot(entry, old_len));
-        }
-        Ok(Some((Some(Written { position, is_put }), result)))
-    }
-
     /// Counts puts, and deletes.
     pub(super) fn count_writes(&self, are_puts: impl ExactSizeIterator<Item = bool>) {
         let all = are_puts.len() as u64;
@@ -336,7 +182,11 @@ fn position(claim: &Claim<'_, Segment>) -> LogPosition {
 }
 
 /// Writes the value behind the head, and commits the frame.
-fn finish(mut claim: Claim<'_, Segment>, record: &NewRecord<'_>, value: &[u8]) -> LogPosition {
+pub(super) fn finish(
+    mut claim: Claim<'_, Segment>,
+    record: &NewRecord<'_>,
+    value: &[u8],
+) -> LogPosition {
     claim.write(record.value_at(), value);
     let body = claim.offset() + HEADER;
     // SAFETY: inside the claimed range, which only this thread writes, and it has written all of it;

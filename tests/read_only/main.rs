@@ -12,8 +12,8 @@ mod places;
 mod views;
 mod writers;
 
-use common::Random;
 use common::content::Map;
+use common::{Random, until};
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -98,8 +98,9 @@ fn change(store: &Store, model: &mut Map, random: &mut Random, count: u64) {
                 assert_eq!(store.delete(&key).unwrap(), model.remove(&key).is_some());
             }
             75..80 => {
-                let past = WriteOptions::new().ttl(Duration::ZERO);
-                store.put_with(&key, &value, &past).unwrap();
+                let soon = WriteOptions::new().ttl(Duration::from_millis(1));
+                store.put_with(&key, &value, &soon).unwrap();
+                until("it has expired", || store.ttl(&key).unwrap().is_none());
                 model.remove(&key);
             }
             80..95 => {

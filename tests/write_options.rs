@@ -1,0 +1,333 @@
+//! Writes with options: what they do to the time at which a value expires, where they wrote, and when they
+//! count as done.
+
+mod common;
+
+use common::{small_store, value};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tailcask::{
+    Change, Durability, Expiry, LogPosition, SimulatedDisk, Store, StoreOptions, Ttl, WriteError,
+    WriteOptions,
+};
+
+/// A store whose clock is set by hand, in segments of 32 KiB.
+struct Place {
+    disk: SimulatedDisk,
+    clock: Arc<AtomicU64>,
+}
+
+impl Place {
+    fn new() -> Self {
+        Self { disk: SimulatedDisk::new(), clock: Arc::new(AtomicU64::new(1_000_000)) }
+    }
+
+    fn options(&self) -> StoreOptions {
+        small_store(32 << 10).clock(self.clock.clone())
+    }
+
+    fn open(&self) -> Store {
+        self.options().open_simulated(&self.disk).unwrap()
+    }
+
+    fn tick(&self, ms: u64) {
+        self.clock.fetch_add(ms, Ordering::Relaxed);
+    }
+}
+
+const fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+const fn left(left: u64) -> Option<Expiry> {
+    Some(Expiry::In(ms(left)))
+}
+
+const NEVER: Option<Expiry> = Some(Expiry::Never);
+const NEW: WriteOptions = WriteOptions::new();
+
+/// Each write that replaces a value, with what it does to the TTL if the options do not say.
+type Write = fn(&Store, &str, &[u8], &WriteOptions) -> Result<Option<LogPosition>, WriteError>;
+
+const WRITES: [(&str, bool, Write); 5] = [
+    ("put", false, |store, key, new, options| store.put_with(key, new, options).map(Some)),
+    ("compare_and_swap", true, |store, key, new, options| {
+        let old = value(store, key);
+        let swapped = store.compare_and_swap_with(key, old.as_deref(), Some(new), options)?;
+        Ok(swapped.expect("nobody else writes"))
+    }),
+    ("update", true, |store, key, new, options| {
+        let updated = store.update_with(key, |_| Some(new.to_vec()), options)?;
+        assert_eq!(updated.value.as_deref(), Some(new));
+        Ok(updated.position)
+    }),
+    ("try_update", true, |store, key, new, options| {
+        let set = |_: Option<&[u8]>| Ok::<_, ()>(Change::Set(new.to_vec()));
+        Ok(store.try_update_with(key, set, options)?.unwrap().position)
+    }),
+    ("touch", true, |store, key, new, options| {
+        if value(store, key).as_deref() != Some(new) {
+            // It writes the value that there is.
+            store.put_with(key, new, &NEW.keep_ttl()).unwrap();
+        }
+        store.touch_with(key, options)
+    }),
+];
+
+/// Values that share a segment, that nearly do, and that have one of their own.
+fn lengths() -> impl Iterator<Item = usize> {
+    // A segment has a head of 128 bytes, and these frames one of 24.
+    let most = (32 << 10) - 128 - 24;
+    [0, 5, 100, 80_000].into_iter().chain((most - 32..most + 32).step_by(8))
+}
+
+#[test]
+fn the_ttl_stays_or_goes_as_the_options_say() {
+    let place = Place::new();
+    let store = place.open();
+    for (what, keeps, write) in WRITES {
+        for len in lengths() {
+            let new = vec![7; len];
+            let after = |options: &WriteOptions, old: &WriteOptions| {
+                store.put_with("key", "old", old).unwrap();
+                place.tick(10);
+                let at = write(&store, "key", &new, options).unwrap().unwrap();
+                let found = store.get("key").unwrap().unwrap();
+                assert_eq!((&*found, found.position()), (&new[..], at), "{what} of {len} bytes");
+                store.ttl("key").unwrap()
+            };
+            let old = NEW.ttl(ms(100));
+            let usual = if keeps { left(90) } else { NEVER };
+            assert_eq!(after(&NEW, &old), usual, "{what} of {len} bytes");
+            assert_eq!(after(&NEW.keep_ttl(), &old), left(90), "{what} of {len} bytes");
+            assert_eq!(after(&NEW.ttl(ms(30)), &old), left(30), "{what} of {len} bytes");
+            assert_eq!(after(&NEW.no_ttl(), &old), NEVER, "{what} of {len} bytes");
+            assert_eq!(after(&NEW, &NEW), NEVER, "{what} of {len} bytes");
+            assert_eq!(after(&NEW.keep_ttl(), &NEW), NEVER, "{what} of {len} bytes");
+            assert_eq!(after(&NEW.ttl(ms(30)), &NEW), left(30), "{what} of {len} bytes");
+        }
+    }
+}
+
+#[test]
+fn what_is_kept_stays_through_reopening_and_merges() {
+    let place = Place::new();
+    let mut store = place.open();
+    for len in [10, 80_000] {
+        let key = format!("{len} bytes");
+        store.put_with(&key, "old", &NEW.ttl(ms(100))).unwrap();
+        store.update(&key, |_| Some(vec![1; len])).unwrap();
+        let key = format!("{len} bytes for ever");
+        store.put(&key, "old").unwrap();
+        store.update(&key, |_| Some(vec![1; len])).unwrap();
+        let key = format!("{len} bytes touched");
+        store.put_with(&key, vec![2; len], &NEW.ttl(ms(10))).unwrap();
+        assert!(store.touch(&key, ms(100)).unwrap());
+    }
+    place.tick(40);
+    for _ in 0..2 {
+        store.merge().unwrap();
+        for len in [10, 80_000] {
+            let ttl = |of: &str| store.ttl(format!("{len} bytes{of}")).unwrap();
+            assert_eq!((ttl(""), ttl(" for ever")), (left(60), NEVER));
+            assert_eq!(ttl(" touched"), left(60));
+            assert_eq!(value(&store, format!("{len} bytes touched")), Some(vec![2; len]));
+        }
+        store.verify().unwrap();
+        store.abort();
+        store = place.open();
+    }
+    place.tick(60);
+    assert_eq!(store.ttl("10 bytes").unwrap(), None);
+    assert_eq!(store.iter().count(), 2);
+    store.merge().unwrap();
+    assert_eq!(store.len(), 2);
+}
+
+#[test]
+fn what_has_expired_has_no_ttl_to_keep() {
+    let place = Place::new();
+    let store = place.open();
+    for (what, _, write) in WRITES.into_iter().filter(|write| write.0 != "touch") {
+        store.put_with("key", "old", &NEW.ttl(ms(10))).unwrap();
+        place.tick(10);
+        assert_eq!(store.ttl("key").unwrap(), None);
+        assert_eq!(store.touch_with("key", &NEW.ttl(ms(50))).unwrap(), None);
+        assert_eq!(store.delete_with("key", &NEW).unwrap(), None);
+        write(&store, "key", b"new", &NEW.keep_ttl()).unwrap();
+        assert_eq!(store.ttl("key").unwrap(), NEVER, "{what}");
+        place.tick(1000);
+        assert_eq!(value(&store, "key").unwrap(), b"new", "{what}");
+    }
+}
+
+#[test]
+fn the_life_of_a_value_is_told_from_none_and_from_no_end() {
+    let place = Place::new();
+    let store = place.open();
+    assert_eq!(store.ttl("key").unwrap(), None);
+    store.put("key", "value").unwrap();
+    assert_eq!(store.ttl("key").unwrap(), NEVER);
+    store.put_with("key", "value", &NEW.ttl(Duration::MAX)).unwrap();
+    assert_eq!(store.ttl("key").unwrap(), NEVER);
+    assert!(store.touch("key", ms(50)).unwrap());
+    assert_eq!(store.ttl("key").unwrap(), left(50));
+    place.tick(49);
+    assert_eq!(store.ttl("key").unwrap(), left(1));
+    assert!(store.touch("key", Ttl::Keep).unwrap());
+    assert_eq!(store.ttl("key").unwrap(), left(1));
+    assert!(store.touch("key", Ttl::Remove).unwrap());
+    assert_eq!(store.ttl("key").unwrap(), NEVER);
+    assert!(!store.touch("nothing", ms(50)).unwrap());
+    // A part of a millisecond is a whole one.
+    assert!(store.touch("key", Duration::from_nanos(1)).unwrap());
+    assert_eq!(store.ttl("key").unwrap(), left(1));
+    place.tick(1);
+    assert_eq!(store.ttl("key").unwrap(), None);
+}
+
+#[test]
+fn a_ttl_of_zero_is_an_error_and_changes_nothing() {
+    let place = Place::new();
+    let store = place.open();
+    let at = store.put_with("key", "old", &NEW.ttl(ms(10))).unwrap();
+    let zero = NEW.ttl(Duration::ZERO);
+    let refused = |what: &str, error: WriteError| {
+        assert!(matches!(error, WriteError::ZeroTtl), "{what}: {error}");
+    };
+    let before = store.log().tail();
+    refused("put", store.put_with("key", "new", &zero).unwrap_err());
+    refused("put_if_absent", store.put_if_absent_with("other", "new", &zero).unwrap_err());
+    let swap = store.compare_and_swap_with("key", Some(b"old"), Some(b"new"), &zero);
+    refused("compare_and_swap", swap.unwrap_err());
+    let never = |_: Option<&[u8]>| -> Option<Vec<u8>> { panic!("it is refused before") };
+    refused("update", store.update_with("key", never, &zero).unwrap_err());
+    let never = |_: Option<&[u8]>| -> Result<Change, ()> { panic!("it is refused before") };
+    refused("try_update", store.try_update_with("key", never, &zero).unwrap_err());
+    refused("touch", store.touch("key", Duration::ZERO).unwrap_err());
+    refused("touch", store.touch("nothing", Duration::ZERO).unwrap_err());
+    assert_eq!(store.log().tail(), before);
+    assert_eq!(store.get("key").unwrap().unwrap().position(), at);
+    assert_eq!(store.ttl("key").unwrap(), left(10));
+}
+
+#[test]
+fn a_closure_decides_what_becomes_of_a_key() {
+    let place = Place::new();
+    let store = place.open();
+    let before = store.log().tail();
+    let keep = |_: Option<&[u8]>| Ok::<_, ()>(Change::Keep);
+    assert_eq!(store.try_update("key", keep).unwrap().unwrap().position, None);
+    let delete = |_: Option<&[u8]>| Ok::<_, ()>(Change::Delete);
+    assert_eq!(store.try_update("key", delete).unwrap().unwrap().position, None);
+    assert_eq!(store.log().tail(), before, "nothing is written");
+
+    let set = |old: Option<&[u8]>| {
+        assert_eq!(old, None);
+        Ok::<_, ()>(Change::Set(b"1".to_vec()))
+    };
+    let set = store.try_update("key", set).unwrap().unwrap();
+    assert_eq!(set.value.unwrap(), b"1");
+    let at = store.get("key").unwrap().unwrap().position();
+    assert_eq!(set.position, Some(at));
+    let refused = store.try_update("key", |old| Err(old.unwrap().to_vec())).unwrap();
+    assert_eq!(refused.unwrap_err(), b"1");
+    let before = store.log().tail();
+    assert!(store.try_update("key", keep).unwrap().is_ok());
+    assert_eq!(store.log().tail(), before, "nothing is written");
+    let deleted = store.try_update("key", delete).unwrap().unwrap();
+    assert_eq!((deleted.value, deleted.position), (None, Some(before)));
+    assert!(store.is_empty());
+}
+
+/// The closure sees the value that its change replaces.
+#[test]
+fn a_closure_runs_again_if_the_key_has_changed() {
+    let place = Place::new();
+    let store = place.open();
+    for len in [3, 80_000] {
+        let mut seen = Vec::new();
+        store.put("key", "0").unwrap();
+        let change = |old: Option<&[u8]>| {
+            seen.push(old.map(<[u8]>::to_vec));
+            match seen.len() {
+                1 => drop(store.put("key", "1").unwrap()),
+                // The same value is another one.
+                2 => assert!(store.touch("key", ms(1000)).unwrap()),
+                3 => assert!(store.delete("key").unwrap()),
+                _ => {}
+            }
+            Ok::<_, ()>(Change::Set(vec![seen.len() as u8; len]))
+        };
+        store.try_update("key", change).unwrap().unwrap();
+        let expected = [Some("0"), Some("1"), Some("1"), None];
+        assert_eq!(seen, expected.map(|old| old.map(|old| old.as_bytes().to_vec())));
+        assert_eq!(value(&store, "key").unwrap(), vec![4; len]);
+        assert_eq!(store.ttl("key").unwrap(), NEVER);
+    }
+}
+
+#[test]
+fn each_conditional_write_says_where_it_wrote() {
+    let place = Place::new();
+    let store = place.open();
+    let at = |key: &str| store.get(key).unwrap().map(|value| value.position());
+    let put = store.put_if_absent_with("key", "1", &NEW).unwrap();
+    assert!(put.is_some() && put == at("key"));
+    assert_eq!(store.put_if_absent_with("key", "2", &NEW).unwrap(), None);
+    let swap = |old: Option<&[u8]>, new: Option<&[u8]>| {
+        store.compare_and_swap_with("key", old, new, &NEW).unwrap()
+    };
+    let swapped = swap(Some(b"1"), Some(b"2")).unwrap();
+    assert!(swapped > put && swapped == at("key"));
+    assert_eq!(swap(Some(b"1"), None).unwrap_err().current.unwrap(), b"2");
+    let end = store.log().tail();
+    assert_eq!(swap(Some(b"2"), None).unwrap(), Some(end), "the tombstone");
+    assert_eq!(swap(None, None).unwrap(), None);
+    assert_eq!(store.delete_with("key", &NEW).unwrap(), None);
+    store.put("key", "3").unwrap();
+    let end = store.log().tail();
+    assert_eq!(store.delete_with("key", &NEW).unwrap(), Some(end));
+    assert_eq!(store.update_with("key", |_| None, &NEW).unwrap().position, None);
+}
+
+/// What any of the writes did is there after a power loss that nothing unsynced survives.
+#[test]
+fn a_synced_conditional_write_survives_power_loss() {
+    let synced = NEW.durability(Durability::Synced);
+    type Write = fn(&Store, &WriteOptions);
+    let writes: [(&str, Write); 6] = [
+        ("new", |store, synced| {
+            assert!(store.put_if_absent_with("k", "new", synced).unwrap().is_some());
+        }),
+        ("new", |store, synced| {
+            store.compare_and_swap_with("k", None, Some(b"new"), synced).unwrap().unwrap();
+        }),
+        ("new", |store, synced| {
+            store.update_with("k", |_| Some(b"new".to_vec()), synced).unwrap();
+        }),
+        ("new", |store, synced| _ = store.put_with("k", "new", &synced.keep_ttl()).unwrap()),
+        ("other", |store, synced| {
+            store.put("k", "other").unwrap();
+            assert!(store.touch_with("k", &synced.ttl(ms(1000))).unwrap().is_some());
+        }),
+        ("", |store, synced| {
+            store.put("k", "other").unwrap();
+            assert!(store.delete_with("k", synced).unwrap().is_some());
+        }),
+    ];
+    for (expected, write) in writes {
+        let after_power_loss = |options: &WriteOptions| {
+            let place = Place::new();
+            let store = place.open();
+            write(&store, options);
+            let lost = place.disk.power_loss(|_, _| false);
+            store.abort();
+            let store = place.options().open_simulated(&lost).unwrap();
+            value(&store, "k").unwrap_or_default()
+        };
+        assert_eq!(after_power_loss(&synced), expected.as_bytes());
+        assert_eq!(after_power_loss(&NEW), b"", "without a sync nothing has to be there");
+    }
+}
