@@ -77,15 +77,26 @@
 //! * Keys have 1 to 65,535 bytes, values and entries up to 1 GiB by default. All keys have a slot in memory.
 //! * Iteration over a store is in no particular order.
 //!
+//! # More
+//!
+//! In the repository, and in the package: `docs/guide.md` (how to use it well), `docs/operations.md` (sizing, tuning,
+//! monitoring, backup, damage), `docs/comparison.md` (beside redb, fjall, RocksDB, LMDB, sled), `docs/faq.md`,
+//! `docs/compatibility.md` (platforms, what a version number says), and `examples/`: three programs, among them a
+//! durable async service with a worker that follows its log.
+//!
 //! # Features
 //!
-//! Both are off by default.
+//! All are off by default.
 //!
 //! * `cli`: the command `tailcask`. The library does not need it.
 //! * `testing`: for tests of programs that use tailcask; enable it in `[dev-dependencies]`. `SimulatedDisk` is
 //!   a disk in memory that fails and loses power where a test says so, for `open_simulated`;
 //!   `StoreOptions::clock` sets the time that values expire by; `segment_unit` allows segments of 4 KiB; `abort`
 //!   ends a log or a store as a dying process would.
+//! * `zerocopy`: `Value::get_as`, `Entry::get_as` and `Pair::value_as` give a value as a type, in place.
+//!
+//! Types of two other crates are part of the public face: `bytes` 1 (`Value::into_bytes`) and, with its feature,
+//! `zerocopy` 0.8.
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr))]
 
@@ -127,3 +138,10 @@ pub use store::{
     MergeReport, MergeTotals, Pair, Pairs, ReadView, SegmentStats, Stats, Store, StoreOptions, Ttl,
     Updated, Value, WriteOptions,
 };
+
+/// The code in the documents compiles.
+#[cfg(doctest)]
+mod documents {
+    #[doc = include_str!("../docs/guide.md")]
+    struct Guide;
+}

@@ -222,11 +222,58 @@ fn every_mutation_names_a_file_and_tests() {
     });
 }
 
+// ---- links ----
+
+const FRONT: [&str; 4] = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"];
+
+/// The anchors of a document, as GitHub makes them of its headings.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let headings = text.lines().filter(|line| line.starts_with('#'));
+    let anchor = |line: &str| {
+        let title = line.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
+        title.chars().filter(|c| c.is_alphanumeric() || "-_".contains(*c)).collect()
+    };
+    headings.map(anchor).collect()
+}
+
+#[test]
+fn every_link_between_documents_leads_somewhere() {
+    let mut documents = FRONT.map(PathBuf::from).to_vec();
+    for entry in std::fs::read_dir(root().join("docs")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|e| e == "md") {
+            documents.push(path.strip_prefix(root()).unwrap().to_owned());
+        }
+    }
+    let (mut wrong, mut checked) = (String::new(), 0);
+    for document in &documents {
+        let text = read(document.to_str().unwrap());
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if link.starts_with("http") {
+                continue;
+            }
+            checked += 1;
+            let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let beside = root().join(document).parent().unwrap().join(path);
+            let to = if path.is_empty() { root().join(document) } else { beside };
+            let has = |text: String| anchors(&text).contains(anchor);
+            let is_there =
+                to.exists() && (anchor.is_empty() || std::fs::read_to_string(&to).is_ok_and(has));
+            if !is_there {
+                let _ = writeln!(wrong, "{}: {link} leads nowhere", document.display());
+            }
+        }
+    }
+    assert!(checked > 50, "the test sees links: {checked}");
+    assert!(wrong.is_empty(), "\n{wrong}");
+}
+
 // ---- everything else that is named ----
 
 #[test]
 fn every_path_and_test_that_a_document_names_exists() {
-    let mut documents = vec!["README.md".to_owned(), "CHANGELOG.md".into(), ".ci/run".into()];
+    let mut documents = FRONT.map(str::to_owned).to_vec();
+    documents.push(".ci/run".into());
     for dir in ["docs", "scripts"] {
         for entry in std::fs::read_dir(root().join(dir)).unwrap() {
             let entry = entry.unwrap();
@@ -237,7 +284,7 @@ fn every_path_and_test_that_a_document_names_exists() {
         }
     }
     let mut everything = String::new();
-    for dir in ["src", "tests", "loom-tests", "benches"] {
+    for dir in ["src", "tests", "loom-tests", "benches", "examples"] {
         for (name, text) in sources(dir) {
             documents.push(format!("{dir}/{name}"));
             everything += &text;
