@@ -329,6 +329,10 @@ pub enum OpenError {
     /// merged; [`LogOptions::on_store`](crate::LogOptions::on_store) opens it nevertheless.
     #[error("this log belongs to a store; appending to it needs the option `on_store`")]
     HoldsStore,
+    /// The log belongs to a store, whose values may be anywhere in it, and has a
+    /// [`retention`](crate::LogOptions::retention).
+    #[error("this log belongs to a store, so it cannot have a retention policy")]
+    StoreRetention,
     /// There is no log in this directory, and opening it was not to create one.
     #[error("there is no log in {}", path.display())]
     NotFound {

@@ -58,7 +58,7 @@
 //! | reading a log, and following its tail | [`LogReader`], [`Entry`] |
 //! | reading many keys, or all of them | [`Store::get_many`], [`Pairs`], [`Keys`] |
 //! | reading beside a writer in another process | [`CommitLog::open_read_only`], [`Store::open_read_only`] |
-//! | reclaiming space | [`CommitLog::truncate_before`], [`Store::merge`], [`MergePolicy`], [`Maintenance`] |
+//! | reclaiming space | [`CommitLog::truncate_before`], [`Retention`], [`Store::merge`], [`MergePolicy`], [`Maintenance`] |
 //! | backup, verification, repair | [`Store::backup`], [`Store::verify`], [`Store::repair`], [`CommitLog::repair`] |
 //! | errors | [`Error`], and a type for each operation |
 //! | testing against failing disks and power loss | `SimulatedDisk` (feature `testing`), [`CommitLog::in_memory`] |
@@ -113,6 +113,7 @@ mod storage;
 mod store;
 mod sync;
 mod threads;
+mod wall_clock;
 
 #[cfg(feature = "zerocopy")]
 pub use error::LayoutError;
@@ -124,10 +125,10 @@ pub use error::{
 pub use log::FailPoint;
 pub use log::{
     BatchWriter, CommitLog, Contradiction, DamagedRange, Distribution, Doubt, Entry, FrameInfo,
-    Frames, InDoubt, LogOptions, LogReader, LogStats, LostFrame, LostKind, RecoveryReport,
-    SetAside, VerifyReport,
+    Frames, InDoubt, LogOptions, LogReader, LogSegment, LogStats, LostFrame, LostKind,
+    RecoveryReport, SetAside, TruncateReport, VerifyReport,
 };
-pub use options::{Durability, Maintenance, RecoveryMode};
+pub use options::{Durability, Maintenance, RecoveryMode, Retention};
 pub use position::{LogPosition, ParsePositionError};
 #[cfg(feature = "testing")]
 pub use random::seeded::seed_random;

@@ -1,5 +1,6 @@
 //! The options that the log and the store share.
 
+use crate::wall_clock::WallClock;
 use std::time::Duration;
 
 /// When a write counts as done.
@@ -44,6 +45,50 @@ pub enum Maintenance {
     Manual,
 }
 
+/// How much of a log is kept: what is neither among its newest bytes nor young enough is dropped, by
+/// whole segments, the oldest first.
+///
+/// ```
+/// # use std::time::Duration;
+/// use tailcask::{CommitLog, Retention};
+///
+/// // A week, but not more than about 100 GiB.
+/// let retention = Retention::new().age(Duration::from_secs(7 * 86_400)).bytes(100 << 30);
+/// # let dir = tempfile::tempdir()?;
+/// # let dir = dir.path().join("log");
+/// let log = CommitLog::options().retention(retention).open(&dir)?; // in the background
+/// let dropped = log.retain(retention)?; // or by hand
+/// assert_eq!((dropped.segments, dropped.begin), (0, log.begin()));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[must_use]
+pub struct Retention {
+    pub(crate) bytes: Option<u64>,
+    pub(crate) age: Option<Duration>,
+}
+
+impl Retention {
+    /// Everything is kept.
+    pub const fn new() -> Self {
+        Self { bytes: None, age: None }
+    }
+
+    /// Drops a segment once those after it hold this many bytes of frames. So at least the newest `bytes`
+    /// bytes are kept, and at most one segment more, besides the space that is allocated ahead.
+    pub const fn bytes(mut self, bytes: u64) -> Self {
+        self.bytes = Some(bytes);
+        self
+    }
+
+    /// Drops a segment once it was sealed longer ago than this, by the wall clock, in milliseconds: then
+    /// everything in it is older. If the clock is set ahead, what seems to be older goes, too.
+    pub const fn age(mut self, age: Duration) -> Self {
+        self.age = Some(age);
+        self
+    }
+}
+
 /// Whether opening for writing creates a log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Creation {
@@ -60,7 +105,7 @@ pub(crate) const SEGMENT_UNIT: u64 = 2 << 20;
 pub(crate) const MAX_SEGMENT: u64 = (4 << 30) - SEGMENT_UNIT;
 
 /// The validated configuration of a log.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Config {
     /// Segment sizes are multiples of this.
     pub(crate) segment_unit: u64,
@@ -79,6 +124,9 @@ pub(crate) struct Config {
     /// Whether members of the group may own and write to the directory.
     pub(crate) shared_directory: bool,
     pub(crate) any_file_system: bool,
+    /// What is dropped in the background.
+    pub(crate) retention: Option<Retention>,
+    pub(crate) clock: WallClock,
 }
 
 impl Default for Config {
@@ -96,6 +144,8 @@ impl Default for Config {
             on_store: false,
             shared_directory: false,
             any_file_system: false,
+            retention: None,
+            clock: WallClock::System,
         }
     }
 }

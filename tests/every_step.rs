@@ -9,7 +9,7 @@ mod common;
 use common::{Random, rounds, small_log, small_store};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use tailcask::{CommitLog, LogPosition, SimulatedDisk, Store};
+use tailcask::{CommitLog, LogPosition, Retention, SimulatedDisk, Store};
 
 const UNIT: u64 = 16 << 10;
 
@@ -215,6 +215,14 @@ impl Life {
                 self.change(|promise| promise.first = promise.first.max(to));
                 // What is sealed up to there is durable.
                 log.truncate_before(position).unwrap();
+            }
+            10 if next > 0 => {
+                let retention = Retention::new().bytes(self.random.below(60_000));
+                // What is not sealed yet counts as full: once it is sealed, it may hold less.
+                let from = log.retained_from(retention).unwrap();
+                let to = self.positions.partition_point(|&at| at < from) as u64;
+                self.change(|promise| promise.first = promise.first.max(to));
+                assert!(log.retain(retention).unwrap().begin <= from);
             }
             7 => {
                 log.abandon_reservation(40);

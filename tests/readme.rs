@@ -92,5 +92,5 @@ fn the_commands_and_their_options_exist() {
         }
         checked += 1;
     }
-    assert_eq!(checked, 20);
+    assert_eq!(checked, 21);
 }

@@ -2,11 +2,12 @@
 //!
 //! ```text
 //!   0  u64  magic "tailcask"        64  u64  seal magic "sealed\n\0"
-//!   8  u32  format version          72  u64  end: bytes in use, this head included
-//!  12  u32  kind (1: log, 2: merged) 80 u64  frames below it
-//!  16  u32  id                      88  u64  checksum of the three, with the salt
-//!  20  u32  id of the one before    96       reserved, zero
-//!           (0: none, or merged)
+//!   8  u32  format version          72  u32  end: bytes in use, this head included
+//!  12  u32  kind (1: log, 2: merged) 76 u32  time: low half of when it was sealed
+//!  16  u32  id                      80  u32  frames below the end
+//!  20  u32  id of the one before    84  u32  time: high half
+//!           (0: none, or merged)    88  u64  checksum of these 16 bytes, with the salt
+//!                                   96       reserved, zero
 //!  24  u64  salt
 //!  32  u128 boot id of the kernel
 //!  48  u64  capacity: bytes preallocated
@@ -31,6 +32,8 @@ const MAGIC: u64 = u64::from_le_bytes(*b"tailcask");
 pub(crate) const SEAL_MAGIC: u64 = u64::from_le_bytes(*b"sealed\n\0");
 const KIND_LOG: u32 = 1;
 const KIND_MERGED: u32 = 2;
+/// The low half of a word.
+const LOW: u64 = u32::MAX as u64;
 /// Offset of the seal.
 pub(crate) const SEAL: u64 = 64;
 /// Offset of the first frame.
@@ -168,23 +171,30 @@ fn origin_crc(salt: u64, head: &[u8; FIRST_FRAME as usize]) -> u32 {
 /// The seal: the segment is finished, and everything in it is durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Seal {
+    /// Below 2^32, as the number of frames is: segments are smaller than 4 GiB.
     pub(crate) end: u64,
     pub(crate) frames: u64,
+    /// In milliseconds since 1970; 0 if it is unknown, as in seals of earlier versions.
+    pub(crate) time: u64,
 }
 
 impl Seal {
     /// The four words at [`SEAL`].
     pub(crate) fn words(self, salt: u64) -> [u64; 4] {
+        debug_assert!(self.end <= LOW && self.frames <= LOW);
+        let end = self.end & LOW | self.time << 32;
+        let frames = self.frames & LOW | self.time & !LOW;
         let mut bytes = [0; 24];
         bytes[..8].copy_from_slice(&salt.to_le_bytes());
-        bytes[8..16].copy_from_slice(&self.end.to_le_bytes());
-        bytes[16..].copy_from_slice(&self.frames.to_le_bytes());
-        [SEAL_MAGIC, self.end, self.frames, u64::from(crc32fast::hash(&bytes))]
+        bytes[8..16].copy_from_slice(&end.to_le_bytes());
+        bytes[16..].copy_from_slice(&frames.to_le_bytes());
+        [SEAL_MAGIC, end, frames, u64::from(crc32fast::hash(&bytes))]
     }
 
     /// `None` if there is no valid seal of this segment.
     pub(crate) fn from_words(words: [u64; 4], salt: u64, len: u64) -> Option<Self> {
-        let seal = Self { end: words[1], frames: words[2] };
+        let time = words[1] >> 32 | words[2] & !LOW;
+        let seal = Self { end: words[1] & LOW, frames: words[2] & LOW, time };
         let sound = (FIRST_FRAME..=len).contains(&seal.end) && seal.end.is_multiple_of(8);
         (sound && seal.words(salt) == words).then_some(seal)
     }
@@ -255,7 +265,7 @@ mod tests {
 
     #[test]
     fn a_seal_is_bound_to_its_segment() {
-        let seal = Seal { end: 4096, frames: 9 };
+        let seal = Seal { end: 4096, frames: 9, time: 0x0102_0304_0506_0708 };
         let words = seal.words(1);
         assert_eq!(Seal::from_words(words, 1, 8192), Some(seal));
         assert_eq!(Seal::from_words(words, 2, 8192), None);
@@ -265,5 +275,22 @@ mod tests {
             words[bit / 64] ^= 1 << (bit % 64);
             assert_eq!(Seal::from_words(words, 1, 8192), None, "bit {bit}");
         }
+    }
+
+    #[test]
+    fn golden_words_of_a_seal_and_of_one_without_a_time() {
+        let seal = Seal { end: 4096, frames: 9, time: 0x0102_0304_0506_0708 };
+        let [magic, end, frames, crc] = seal.words(1);
+        assert_eq!(magic.to_le_bytes(), *b"sealed\n\0");
+        assert_eq!(end.to_le_bytes(), [0, 16, 0, 0, 8, 7, 6, 5]);
+        assert_eq!(frames.to_le_bytes(), [9, 0, 0, 0, 4, 3, 2, 1]);
+        let bytes = [1u64, end, frames].map(u64::to_le_bytes).concat();
+        assert_eq!(crc, u64::from(crc32fast::hash(&bytes)));
+        // As earlier versions wrote it, with numbers of 8 bytes.
+        let bytes = [1u64, 4096, 9].map(u64::to_le_bytes).concat();
+        let words = [magic, 4096, 9, u64::from(crc32fast::hash(&bytes))];
+        let old = Seal { end: 4096, frames: 9, time: 0 };
+        assert_eq!(Seal::from_words(words, 1, 8192), Some(old));
+        assert_eq!(old.words(1), words);
     }
 }

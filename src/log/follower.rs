@@ -18,6 +18,7 @@ use crate::segment::frames::frame_at;
 use crate::segment::set::{Pin, SegmentSet, locate};
 use crate::storage::Storage;
 use crate::sync::{Mutex, lock};
+use crate::wall_clock::WallClock;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -37,6 +38,7 @@ pub(crate) struct Follower {
     pub(crate) next_id: AtomicU32,
     /// Segments that do not belong to the log: merged ones, and those that recovery would discard.
     pub(crate) ignored: Mutex<BTreeSet<u32>>,
+    pub(crate) clock: WallClock,
 }
 
 /// Where readers get segments from, and what they may read of them.

@@ -23,6 +23,8 @@ use std::time::{Duration, Instant};
 const IDLE: Duration = Duration::from_millis(100);
 /// How long to wait before trying again to create a standby on a full disk, at first and at most.
 const RETRY: Range<Duration> = Duration::from_millis(50)..Duration::from_secs(5);
+/// How often to drop what the log's retention policy does not keep.
+const RETENTION: Duration = Duration::from_secs(1);
 /// The shortest pause between periodic syncs, so that a period of 0 does not occupy a processor.
 const SHORTEST: Duration = Duration::from_micros(100);
 
@@ -131,6 +133,7 @@ fn keep_synced(writer: &LogWriter) -> ThreadEnd {
     // A period too long for the clock never ends.
     let next = || period.and_then(|period| Instant::now().checked_add(period));
     let mut due = next();
+    let mut retained = None;
     while !writer.signals().stopped() {
         writer.signals().fail_point(FailPoint::Sync);
         // A failed sync is recorded, and every caller gets the error; here there is no caller.
@@ -141,6 +144,10 @@ fn keep_synced(writer: &LogWriter) -> ThreadEnd {
         if due.is_some_and(|due| due <= Instant::now()) {
             let _ = writer.sync_in_background();
             due = next();
+        }
+        if retained.is_none_or(|at: Instant| at.elapsed() >= RETENTION) {
+            writer.apply_retention();
+            retained = Some(Instant::now());
         }
         writer.reap();
         let left = due.map_or(IDLE, |due| due.saturating_duration_since(Instant::now()).min(IDLE));

@@ -9,6 +9,7 @@ mod open;
 mod options;
 mod reader;
 pub(crate) mod recovery;
+mod retention;
 #[cfg(test)]
 mod slow_allocation;
 mod stats;
@@ -24,7 +25,7 @@ pub(crate) use recovery::FrameEvidence;
 pub use recovery::{
     Contradiction, DamagedRange, Doubt, InDoubt, LostFrame, LostKind, RecoveryReport, SetAside,
 };
-pub use stats::{Distribution, LogStats};
+pub use stats::{Distribution, LogSegment, LogStats, TruncateReport};
 #[cfg_attr(
     not(feature = "testing"),
     allow(unreachable_pub, reason = "public with the feature")
@@ -295,8 +296,7 @@ impl CommitLog {
         if self.stored {
             return Err(TruncateError::Store);
         }
-        writer.truncate_before(position)?;
-        Ok(self.begin())
+        Ok(writer.truncate_before(position)?.begin)
     }
 
     /// Does the work of the background threads: seals full segments, creates a standby, and unmaps
@@ -328,10 +328,9 @@ impl CommitLog {
             stats.committed = stats.tail;
         }
         stats.oldest_unfinished = (stats.committed < stats.tail).then_some(stats.committed);
-        self.source.table().with(|all| {
-            stats.segments = all.len();
-            stats.disk_bytes = all.iter().map(|s| s.map.len() as u64).sum();
-        });
+        stats.segment_list = self.segment_list(stats.tail);
+        stats.segments = stats.segment_list.len();
+        stats.disk_bytes = stats.segment_list.iter().map(|segment| segment.file_bytes).sum();
         let (waiting, since) = self.source.table().waiting();
         stats.segments_waiting_for_readers = waiting;
         stats.longest_reader_wait = since.map(|since| since.elapsed());

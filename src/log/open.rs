@@ -55,7 +55,14 @@ impl LogOptions {
         let (table, ignored) = (SegmentSet::new(segments), Mutex::new(ignored));
         let (id, next_id) = (found.manifest.log_id, AtomicU32::new(found.manifest.next));
         Ok(CommitLog {
-            source: Source::Follower(Follower { storage, table, gaps, next_id, ignored }),
+            source: Source::Follower(Follower {
+                storage,
+                table,
+                gaps,
+                next_id,
+                ignored,
+                clock: config.clock,
+            }),
             threads: None,
             id,
             report: found.report,
@@ -73,10 +80,12 @@ impl LogOptions {
 
 impl CommitLog {
     pub(super) fn start(mut storage: Box<dyn Storage>, config: Config) -> Result<Self, OpenError> {
-        if !config.on_store && recovery::is_store(&*storage)? {
-            return Err(OpenError::HoldsStore);
+        if (!config.on_store || config.retention.is_some()) && recovery::is_store(&*storage)? {
+            let allowed = config.on_store;
+            return Err(if allowed { OpenError::StoreRetention } else { OpenError::HoldsStore });
         }
-        let (found, report) = recovery::recover(&mut *storage, config.recovery_mode)?;
+        let (found, report) =
+            recovery::recover(&mut *storage, config.recovery_mode, &config.clock)?;
         let stored = found.manifest.is_store();
         let writer = LogWriter::start(storage, config, found);
         let writer = Arc::new(writer.map_err(|e| io_error("create a segment", e))?);

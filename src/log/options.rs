@@ -2,7 +2,7 @@
 
 use crate::error::OpenError;
 use crate::options::{
-    Config, Creation, Durability, MAX_SEGMENT, Maintenance, RecoveryMode, SEGMENT_UNIT,
+    Config, Creation, Durability, MAX_SEGMENT, Maintenance, RecoveryMode, Retention, SEGMENT_UNIT,
 };
 use crate::storage::dir::{Directory, TrustRules};
 use std::path::Path;
@@ -104,8 +104,17 @@ impl LogOptions {
         self
     }
 
+    /// Drops old segments in the background, soon after they have been sealed or have become old enough.
+    /// (With [`Maintenance::Manual`], [`CommitLog::maintain`](crate::CommitLog::maintain) does.) Readers
+    /// that are still there get [`ReadError::Truncated`](crate::ReadError::Truncated). Default: nothing is
+    /// dropped. The log of a store cannot have one: its values may be anywhere.
+    pub fn retention(mut self, retention: Retention) -> Self {
+        self.config.retention = Some(retention);
+        self
+    }
+
     pub(crate) fn check(&self) -> Result<Config, OpenError> {
-        let mut config = self.config;
+        let mut config = self.config.clone();
         let range = "a multiple of 2 MiB, from 2 MiB to 4 GiB less 2 MiB";
         for (option, value) in [
             ("segment_size", config.segment_size),

@@ -8,7 +8,7 @@ use crate::position::LogPosition;
 use crate::sync::{Mutex, lock};
 use hdrhistogram::Histogram;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// Counters since the log was opened, and its current state. In a read-only log the counters are zero.
 #[derive(Clone, Debug, Default)]
@@ -28,6 +28,8 @@ pub struct LogStats {
     pub segments_created: u64,
     /// Segments sealed.
     pub segments_sealed: u64,
+    /// Segments dropped from the beginning, by truncation or retention.
+    pub segments_truncated: u64,
     /// Times that a writer found a full segment and no standby.
     pub standby_waits: u64,
     /// Total time that those writers waited.
@@ -52,6 +54,9 @@ pub struct LogStats {
     pub oldest_unfinished: Option<LogPosition>,
     /// Number of segments.
     pub segments: usize,
+    /// The segments, each by itself, in the order of their ids: those of the log, the standby that is to
+    /// follow them, and in the log of a store those that merges wrote.
+    pub segment_list: Vec<LogSegment>,
     /// The length of their files in bytes. Preallocated space counts, and so does the space that
     /// sealing has released.
     pub disk_bytes: u64,
@@ -59,6 +64,39 @@ pub struct LogStats {
     pub segments_waiting_for_readers: usize,
     /// How long the oldest of those has been waiting.
     pub longest_reader_wait: Option<Duration>,
+}
+
+/// A segment, as [`LogStats`] lists it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LogSegment {
+    /// Its id: the number in the name of its file.
+    pub id: u32,
+    /// Where its frames begin. A log that is truncated before this position begins here.
+    pub begin: LogPosition,
+    /// Where its frames end, by now.
+    pub end: LogPosition,
+    /// The length of its file in bytes.
+    pub file_bytes: u64,
+    /// Whether it is complete and durable, and never written to again.
+    pub sealed: bool,
+    /// When it was sealed, by the wall clock: everything in it is older. `None` if it is not sealed, or
+    /// was sealed by a version that did not record the time (0.1.0).
+    pub sealed_at: Option<SystemTime>,
+    /// Whether a merge wrote it.
+    pub merged: bool,
+}
+
+/// What [`CommitLog::retain`](crate::CommitLog::retain) dropped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TruncateReport {
+    /// Where the log begins now.
+    pub begin: LogPosition,
+    /// Segments dropped.
+    pub segments: u64,
+    /// The length of their files in bytes.
+    pub bytes: u64,
 }
 
 /// A distribution of values, to three significant digits.
@@ -99,6 +137,7 @@ struct Syncs {
 pub(crate) struct LogCounters {
     created: AtomicU64,
     sealed: AtomicU64,
+    truncated: AtomicU64,
     waits: AtomicU64,
     wait_nanoseconds: AtomicU64,
     failures: AtomicU64,
@@ -111,6 +150,7 @@ impl Default for LogCounters {
         Self {
             created: AtomicU64::new(1),
             sealed: AtomicU64::new(0),
+            truncated: AtomicU64::new(0),
             waits: AtomicU64::new(0),
             wait_nanoseconds: AtomicU64::new(0),
             failures: AtomicU64::new(0),
@@ -127,6 +167,10 @@ impl LogCounters {
 
     pub(crate) fn sealed_segment(&self) {
         self.sealed.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn truncated_segments(&self, segments: u64) {
+        self.truncated.fetch_add(segments, Relaxed);
     }
 
     pub(crate) fn waited_for_standby(&self, time: Duration) {
@@ -150,6 +194,7 @@ impl LogCounters {
     pub(crate) fn read(&self, stats: &mut LogStats) {
         stats.segments_created = self.created.load(Relaxed);
         stats.segments_sealed = self.sealed.load(Relaxed);
+        stats.segments_truncated = self.truncated.load(Relaxed);
         stats.standby_waits = self.waits.load(Relaxed);
         stats.standby_wait_time = Duration::from_nanos(self.wait_nanoseconds.load(Relaxed));
         stats.sync_failures = self.failures.load(Relaxed);

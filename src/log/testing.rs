@@ -3,6 +3,9 @@
 use super::{CommitLog, FailPoint, LogOptions};
 use crate::error::OpenError;
 use crate::storage::simulated::SimulatedDisk;
+use crate::wall_clock::WallClock;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 /// With the feature `testing`.
 impl LogOptions {
@@ -12,6 +15,13 @@ impl LogOptions {
     /// [`OpenError`].
     pub fn open_simulated(&self, disk: &SimulatedDisk) -> Result<CommitLog, OpenError> {
         self.open_on(disk)
+    }
+
+    /// Segments are sealed, and found by time, by this time instead of the system's: milliseconds since
+    /// 1970, which the test sets and may change while the log is open.
+    pub fn clock(mut self, milliseconds: Arc<AtomicU64>) -> Self {
+        self.config.clock = WallClock::Set(milliseconds);
+        self
     }
 
     /// Segment sizes are multiples of this, instead of 2 MiB, so that a short test fills many segments. At

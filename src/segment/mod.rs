@@ -3,6 +3,7 @@
 pub(crate) mod cold;
 mod counter;
 pub(crate) mod frames;
+pub(crate) mod history;
 pub(crate) mod live;
 mod pins;
 pub(crate) mod quiet;
@@ -56,6 +57,8 @@ pub(crate) struct Segment {
     /// The end of its frames: the capacity, or what the seal says.
     end: AtomicU64,
     sealed: AtomicBool,
+    /// When it was sealed, as its seal says, once that is known; 0 if it does not say.
+    sealed_at: OnceLock<u64>,
     /// Offsets at which frames begin, for reads behind an unfinished one; see `log::append::prefix`.
     pub(crate) found_frames: OnceLock<Box<[AtomicU64]>>,
     /// The number of the roll that made it active, modulo 2^24; `None` for segments found on opening.
@@ -138,6 +141,7 @@ impl Segment {
             census: OnceLock::new(),
             end,
             sealed,
+            sealed_at: OnceLock::new(),
             found_frames: OnceLock::new(),
             roll,
             gaps: Vec::new(),
@@ -248,9 +252,7 @@ impl Segment {
         let word = |at: u64| self.map.word(SEAL + at * 8).load(Ordering::Relaxed);
         let words = [SEAL_MAGIC, word(1), word(2), word(3)];
         let seal = Seal::from_words(words, self.header.salt, self.map.len() as u64)?;
-        self.set_end(seal.end);
-        // ORDERING: Release; pairs with the Acquire load in `is_sealed`.
-        self.sealed.store(true, Ordering::Release);
+        self.set_sealed(seal);
         Some(seal)
     }
 
@@ -264,10 +266,21 @@ impl Segment {
         // ORDERING: Release; pairs with the Acquire load in `load_seal`: a reader in another process
         // that sees the magic sees the rest.
         self.map.word(SEAL).store(words[0], Ordering::Release);
+        self.set_sealed(seal);
+        self.protect();
+    }
+
+    fn set_sealed(&self, seal: Seal) {
         self.set_end(seal.end);
+        let _ = self.sealed_at.set(seal.time);
         // ORDERING: Release; pairs with the Acquire load in `is_sealed`.
         self.sealed.store(true, Ordering::Release);
-        self.protect();
+    }
+
+    /// When it was sealed, in milliseconds since 1970; `None` if it is not sealed, or the seal does not
+    /// say: it is of an earlier version.
+    pub(crate) fn sealed_at(&self) -> Option<u64> {
+        self.sealed_at.get().copied().filter(|&time| time > 0)
     }
 
     /// A sealed segment is never written to, so it is made read-only. If the kernel cannot do that (it
@@ -308,6 +321,11 @@ impl Segment {
 
     pub(crate) const fn salt(&self) -> u64 {
         self.header.salt
+    }
+
+    /// Where its frames begin.
+    pub(crate) const fn begin(&self) -> LogPosition {
+        self.position(FIRST_FRAME)
     }
 
     pub(crate) const fn position(&self, offset: u64) -> LogPosition {

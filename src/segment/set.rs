@@ -511,7 +511,7 @@ mod tests {
 
     fn sealed(writer: &crate::log::writer::LogWriter) -> Arc<Segment> {
         let segment = writer.create_merged(64, &[1]).map(Arc::new).expect("there is room");
-        segment.seal(crate::format::header::Seal { end: segment.end(), frames: 1 });
+        segment.seal(crate::format::header::Seal { end: segment.end(), frames: 1, time: 0 });
         segment
     }
 
@@ -545,7 +545,7 @@ mod tests {
         assert_told(&table);
         // Sealed, and added, after it was decided.
         table.set_cache_budget(0);
-        unsealed.seal(crate::format::header::Seal { end: unsealed.end(), frames: 1 });
+        unsealed.seal(crate::format::header::Seal { end: unsealed.end(), frames: 1, time: 0 });
         table.weigh();
         table.insert(sealed(writer));
         table.advise();
@@ -577,7 +577,11 @@ mod tests {
                 for _ in 0..ROUNDS / 4 {
                     let segment = writer.create_merged(64, &[1]).map(Arc::new).expect("room");
                     table.insert(segment.clone());
-                    segment.seal(crate::format::header::Seal { end: segment.end(), frames: 1 });
+                    segment.seal(crate::format::header::Seal {
+                        end: segment.end(),
+                        frames: 1,
+                        time: 0,
+                    });
                     table.weigh();
                     table.advise();
                     table.look_at_cold();

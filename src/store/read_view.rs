@@ -406,7 +406,8 @@ fn copy(segment: &Segment, folder: &File, name: &str) -> io::Result<()> {
     let quiet = QuietSegment::of(segment);
     let sound = scan::verify_sealed(quiet).map_err(io::Error::other)?;
     let frames = sound.frames + segment.gaps.len() as u64;
-    let seal = Seal { end, frames }.words(segment.salt());
+    let time = segment.sealed_at().unwrap_or_default();
+    let seal = Seal { end, frames, time }.words(segment.salt());
     for (bytes, word) in head[SEAL as usize..].chunks_exact_mut(8).zip(seal) {
         bytes.copy_from_slice(&word.to_le_bytes());
     }

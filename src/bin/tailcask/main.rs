@@ -30,7 +30,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Work on a commit log: append, cat, tail, stat, verify, inspect
+    /// Work on a commit log: append, cat, tail, stat, verify, truncate, inspect
     #[command(subcommand)]
     Log(log::LogCommand),
     #[command(flatten)]

@@ -57,6 +57,7 @@ use crate::format::manifest::Manifest;
 use crate::log::writer::RecoveredLog;
 use crate::options::RecoveryMode;
 use crate::storage::{Access, Storage};
+use crate::wall_clock::WallClock;
 use std::time::Instant;
 
 /// Recovers the log in `storage`, for writing. The storage is borrowed exclusively: no writer of this
@@ -64,6 +65,7 @@ use std::time::Instant;
 pub(crate) fn recover(
     storage: &mut dyn Storage,
     mode: RecoveryMode,
+    clock: &WallClock,
 ) -> Result<(RecoveredLog, RecoveryReport), OpenError> {
     let started = Instant::now();
     let storage = &*storage;
@@ -71,7 +73,7 @@ pub(crate) fn recover(
     let brought = if salvaging { salvage::restore_cut_off(storage)? } else { Vec::new() };
     let mut inspection = classify::inspect(storage, mode, Access::Write)?;
     evidence::list_losses(storage, &mut inspection, &brought)?;
-    let (found, mut report) = repair::commit_plan(storage, inspection)?;
+    let (found, mut report) = repair::commit_plan(storage, inspection, clock.now())?;
     report.duration = started.elapsed();
     tracing::info!(%report, "opened");
     Ok((found, report))

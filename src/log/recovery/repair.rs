@@ -8,11 +8,11 @@ use super::inspection::{
 use super::report::{RecoveryReport, SetAside};
 use super::salvage;
 use crate::error::OpenError;
-use crate::format::header::FIRST_FRAME;
+use crate::format::header::{FIRST_FRAME, Seal};
 use crate::format::manifest::Manifest;
 use crate::format::names::{cut_tail_name, hint_id, is_own_temporary, segment_name};
 use crate::log::append::claim;
-use crate::log::writer::{RecoveredLog, seal_and_shrink};
+use crate::log::writer::{RecoveredLog, seal_and_shrink, seal_durably};
 use crate::options::RecoveryMode;
 use crate::random::{random_bytes, random_u64};
 use crate::segment::Segment;
@@ -26,11 +26,14 @@ use std::sync::Arc;
 struct SegmentRepair {
     inspected: InspectedSegment,
     clear_end: bool,
+    /// The time of this recovery, for seals.
+    now: u64,
 }
 
 pub(super) fn commit_plan(
     storage: &dyn Storage,
     inspection: Inspection,
+    now: u64,
 ) -> Result<(RecoveredLog, RecoveryReport), OpenError> {
     let mut report = inspection.report.clone();
     remove_temporary(storage)?;
@@ -46,7 +49,7 @@ pub(super) fn commit_plan(
     let (salvaging, heads) = (inspection.mode == RecoveryMode::Salvage, inspection.damaged_headers);
     let all = inspection.detached.into_iter().chain(inspection.log_segments).map(|inspected| {
         let clear_end = copy_torn_tail(storage, &inspected, &mut report)?;
-        Ok(SegmentRepair { inspected, clear_end })
+        Ok(SegmentRepair { inspected, clear_end, now })
     });
     let all = all.collect::<Result<Vec<_>, OpenError>>()?;
     let repaired = all.into_iter().map(|repairs| {
@@ -236,7 +239,7 @@ fn repair(
     head_is_damaged: bool,
     report: &mut RecoveryReport,
 ) -> Result<Arc<Segment>, OpenError> {
-    let SegmentRepair { inspected: InspectedSegment { segment, scan }, clear_end } = repairs;
+    let SegmentRepair { inspected: InspectedSegment { segment, scan }, clear_end, now } = repairs;
     let failed = |e| io_error(format!("repair segment {}", segment.id()), e);
     let Some(scan) = scan else {
         segment.sync_seal().map_err(failed)?;
@@ -246,13 +249,18 @@ fn repair(
         || segment.is_sealed()
         || head_is_damaged
     {
-        return salvage::rewrite(storage, segment, &scan, report).map(Arc::new);
+        return salvage::rewrite(storage, segment, &scan, now, report).map(Arc::new);
     }
-    repair_and_seal(&segment, &scan, clear_end).map_err(failed)?;
+    repair_and_seal(&segment, &scan, clear_end, now).map_err(failed)?;
     Ok(Arc::new(segment.into_segment()))
 }
 
-fn repair_and_seal(segment: &OfflineSegment, scan: &Scan, clear_end: bool) -> io::Result<()> {
+fn repair_and_seal(
+    segment: &OfflineSegment,
+    scan: &Scan,
+    clear_end: bool,
+    now: u64,
+) -> io::Result<()> {
     for &(gap, repair) in &scan.repairs {
         if repair == Repair::DeadClaim {
             // SAFETY: the process died, says the scan, and this thread is alone with the segment.
@@ -271,10 +279,8 @@ fn repair_and_seal(segment: &OfflineSegment, scan: &Scan, clear_end: bool) -> io
     }
     segment.dirty(scan.end);
     segment.sync(FIRST_FRAME, len)?;
-    if clear_end {
-        return seal_and_shrink(segment, scan.end, scan.frames);
-    }
-    crate::log::writer::seal_durably(segment, scan.end, scan.frames)
+    let seal = Seal { end: scan.end, frames: scan.frames, time: now };
+    if clear_end { seal_and_shrink(segment, seal) } else { seal_durably(segment, seal) }
 }
 
 /// Lists the set-aside folder, with the reasons for what was set aside just now.

@@ -78,11 +78,13 @@ pub(super) fn rewrite(
     storage: &dyn Storage,
     segment: OfflineSegment,
     scan: &Scan,
+    now: u64,
     report: &mut RecoveryReport,
 ) -> Result<Segment, OpenError> {
     let (id, name, len) = (segment.id(), segment_name(segment.id()), segment.map.len() as u64);
     let mut head = segment.header.encode();
-    let seal = Seal { end: scan.end, frames: scan.frames }.words(segment.salt());
+    let time = segment.sealed_at().unwrap_or(now);
+    let seal = Seal { end: scan.end, frames: scan.frames, time }.words(segment.salt());
     for (word, to) in seal.iter().zip(head[SEAL as usize..].chunks_exact_mut(8)) {
         to.copy_from_slice(&word.to_le_bytes());
     }

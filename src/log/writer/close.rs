@@ -3,7 +3,7 @@
 use super::LogWriter;
 use super::seal::seal_and_shrink;
 use crate::error::SyncError;
-use crate::format::header::FIRST_FRAME;
+use crate::format::header::{FIRST_FRAME, Seal};
 use crate::format::manifest::LogEnd;
 use crate::segment::file_name;
 use crate::sync::lock;
@@ -29,7 +29,8 @@ impl LogWriter {
             unused.extend((!active.is_without_room()).then(|| active.id()));
         } else {
             active.sync(FIRST_FRAME, end).map_err(failed)?;
-            seal_and_shrink(&active, end, frames).map_err(failed)?;
+            let seal = Seal { end, frames, time: self.now() };
+            seal_and_shrink(&active, seal).map_err(failed)?;
         }
         // No id is used again, since a reader in another process may have the segment mapped. If that
         // cannot be recorded (on a full disk), unused segments are left to the next recovery.

@@ -189,6 +189,11 @@ impl LogWriter {
         })
     }
 
+    /// The time by the log's clock, in milliseconds since 1970.
+    pub(crate) fn now(&self) -> u64 {
+        self.config.clock.now()
+    }
+
     pub(crate) fn storage(&self) -> &dyn Storage {
         &*self.storage
     }
@@ -245,6 +250,7 @@ impl LogWriter {
     /// Does the work of the background threads, once.
     pub(crate) fn maintain(&self) -> Result<(), AppendError> {
         let sealed = self.seal_finished();
+        self.apply_retention();
         self.reap();
         sealed.map_err(|source| AppendError::Sync { position: None, source })?;
         if self.is_short_of_space() {

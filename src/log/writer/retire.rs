@@ -5,12 +5,14 @@
 //! only one with its content.
 
 use super::LogWriter;
-use crate::error::{AppendError, TruncateError};
+use crate::error::{AppendError, SyncError, TruncateError};
 use crate::format::frame;
 use crate::format::header::FIRST_FRAME;
 use crate::format::manifest::Manifest;
-use crate::options::MAX_SEGMENT;
+use crate::log::stats::TruncateReport;
+use crate::options::{MAX_SEGMENT, Retention};
 use crate::position::LogPosition;
+use crate::segment::history::History;
 use crate::segment::{Segment, file_name, hint_name};
 use crate::sync::lock;
 use std::io;
@@ -103,22 +105,55 @@ impl LogWriter {
         }
     }
 
+    /// Where the log begins once a policy has dropped what it does not keep.
+    pub(crate) fn retained_from(&self, retention: Retention) -> LogPosition {
+        let (tail, now) = (self.tail.position(), self.now());
+        self.table.with(|all| {
+            History::new(all.iter().map(|listed| &**listed), tail).retained_from(retention, now)
+        })
+    }
+
+    /// Drops what a policy does not keep.
+    pub(crate) fn retain(&self, retention: Retention) -> Result<TruncateReport, TruncateError> {
+        // What is full and not sealed yet may have to go, too.
+        self.seal_finished().map_err(io_failed)?;
+        self.truncate_before(self.retained_from(retention))
+    }
+
+    /// As `retain`, with the log's own policy, if it has one. If that fails, it is tried again.
+    pub(crate) fn apply_retention(&self) {
+        let Some(retention) = self.config.retention else { return };
+        let from = self.retained_from(retention);
+        if self.table.first().is_none_or(|first| first >= from.segment()) {
+            return;
+        }
+        match self.truncate_before(from) {
+            Ok(TruncateReport { begin, segments, bytes }) => {
+                tracing::debug!(%begin, segments, bytes, "old segments were dropped");
+            }
+            Err(error) => tracing::warn!(%error, "old segments could not be dropped"),
+        }
+    }
+
     /// Drops the segments that lie completely before a position. A file that cannot be removed stays
     /// listed in the MANIFEST, and the next open removes it.
-    pub(crate) fn truncate_before(&self, position: LogPosition) -> Result<(), TruncateError> {
+    pub(crate) fn truncate_before(
+        &self,
+        position: LogPosition,
+    ) -> Result<TruncateReport, TruncateError> {
         let io = |error: io::Error| TruncateError::Io { source: Arc::new(error) };
         let tail = self.tail.position();
         if position > tail {
             return Err(TruncateError::PastEnd { position, tail });
         }
-        self.seal_finished().map_err(|error| io(io::Error::other(error)))?;
+        self.seal_finished().map_err(io_failed)?;
         // One truncation at a time: a second one finds nothing left to do.
         let _turn = lock(&self.truncating);
-        let doomed: Vec<u32> = self.table.with(|all| {
+        let (doomed, bytes): (Vec<u32>, Vec<u64>) = self.table.with(|all| {
             let before = all.iter().take_while(|s| s.id() < position.segment() && s.is_sealed());
-            before.map(|s| s.id()).collect()
+            before.map(|s| (s.id(), s.map.len() as u64)).unzip()
         });
-        let Some(&last) = doomed.last() else { return Ok(()) };
+        let Some(&last) = doomed.last() else { return Ok(self.truncated(&[])) };
         let first = self.table.with(|all| all.iter().map(|s| s.id()).find(|&id| id > last));
         let first = first.or_else(|| self.first_to_come()).unwrap_or(tail.segment());
         let begin_there = |manifest: &mut Manifest| {
@@ -141,9 +176,21 @@ impl LogWriter {
                 _ => gone.push(id),
             }
         }
+        self.counters.truncated_segments(doomed.len() as u64);
         self.storage.sync_directory().map_err(io)?;
         self.files_are_gone(&gone);
-        failed.map_or(Ok(()), |error| Err(io(error)))
+        failed.map_or_else(|| Ok(self.truncated(&bytes)), |error| Err(io(error)))
+    }
+
+    /// What came of dropping segments of these lengths.
+    fn truncated(&self, bytes: &[u64]) -> TruncateReport {
+        let first = self.table.first();
+        TruncateReport {
+            begin: first
+                .map_or(self.tail.position(), |id| LogPosition::new(id, FIRST_FRAME as u32)),
+            segments: bytes.len() as u64,
+            bytes: bytes.iter().sum(),
+        }
     }
 
     /// Unmaps retired segments, here or in the background, and tells the kernel what the change of the
@@ -166,4 +213,8 @@ impl LogWriter {
     pub(crate) fn has_sync_thread(&self) -> bool {
         !self.is_manual() && self.signals.sync_failure().is_none()
     }
+}
+
+fn io_failed(error: SyncError) -> TruncateError {
+    TruncateError::Io { source: Arc::new(io::Error::other(error)) }
 }

@@ -205,7 +205,7 @@ impl LogWriter {
         while let Some(Finished { segment, frames, end }) = pending.finished.front() {
             let (frames, end, capacity) = (*frames, *end, segment.header.capacity);
             segment.sync(pending.from, capacity)?;
-            segment.seal(Seal { end, frames });
+            segment.seal(Seal { end, frames, time: self.now() });
             if capacity - end >= WORTH_RELEASING {
                 segment.shrink();
             }

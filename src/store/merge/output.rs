@@ -4,7 +4,7 @@
 
 use crate::error::MergeError;
 use crate::format::frame::{self, HEADER, Kind};
-use crate::format::header::FIRST_FRAME;
+use crate::format::header::{FIRST_FRAME, Seal};
 use crate::format::record::{NewRecord, Record};
 use crate::log::writer::seal_and_shrink;
 use crate::position::LogPosition;
@@ -102,7 +102,8 @@ impl<'i> MergeWriter<'i> {
         self.done.push(segment.clone());
         let io = |source| MergeError::Io { source: Arc::new(source) };
         segment.sync(FIRST_FRAME, at).map_err(io)?;
-        seal_and_shrink(&segment, at, frames).map_err(io)?;
+        let seal = Seal { end: at, frames, time: self.inner.writer.now() };
+        seal_and_shrink(&segment, seal).map_err(io)?;
         let SegmentSummary { census, entries, .. } = gather.finish(&segment);
         let inner = self.inner;
         segment.reclaimed_then.add(self.inner.reclaimed.get());

@@ -5,6 +5,7 @@ mod inspect;
 mod open;
 mod read;
 mod stat;
+mod truncate;
 mod verify;
 
 use anyhow::Result;
@@ -23,6 +24,8 @@ pub(crate) enum LogCommand {
     Stat(stat::LogStatArgs),
     /// Check every checksum
     Verify(open::LogDir),
+    /// Remove the oldest segments: those before a position, older than a time, or beyond a size
+    Truncate(truncate::TruncateArgs),
     /// Print the frames of the segments, for debugging
     Inspect(inspect::InspectArgs),
 }
@@ -34,6 +37,7 @@ pub(crate) fn run(command: &LogCommand) -> Result<ExitCode> {
         LogCommand::Tail(args) => read::tail(args),
         LogCommand::Stat(args) => stat::stat(args),
         LogCommand::Verify(args) => verify::verify(args),
+        LogCommand::Truncate(args) => truncate::truncate(args),
         LogCommand::Inspect(args) => inspect::inspect(args),
     }
     .map(|()| ExitCode::SUCCESS)
