@@ -8,6 +8,18 @@ use std::fmt;
 /// position is never used twice, not even after a crash, so it can be stored elsewhere, for example as a
 /// checkpoint. A stored position need not be trusted: [`CommitLog::read`](crate::CommitLog::read) checks it.
 /// It is written as `SEGMENT:OFFSET`.
+///
+/// ```
+/// use tailcask::{CommitLog, LogPosition};
+///
+/// let log = CommitLog::in_memory();
+/// let position = log.append(b"entry")?;
+/// let stored = position.as_u64(); // or `position.to_string()`
+/// assert_eq!(LogPosition::from_u64(stored), position);
+/// assert_eq!(position.to_string().parse::<LogPosition>()?, position);
+/// assert_eq!(position.to_string(), format!("{}:{}", position.segment(), position.offset()));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LogPosition(u64);
 

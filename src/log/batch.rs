@@ -9,6 +9,21 @@ use crate::position::LogPosition;
 /// Flushes when the gathered frames (each entry has a header of 16 bytes) reach the threshold, when
 /// [`flush`](Self::flush) is called, and when dropped. A drop cannot report an error: call `flush`
 /// before.
+///
+/// ```
+/// use tailcask::CommitLog;
+///
+/// let log = CommitLog::in_memory();
+/// let mut batch = log.batch_writer(1 << 20);
+/// for n in 0..1000u32 {
+///     batch.push(&n.to_le_bytes())?;
+/// }
+/// batch.push_vectored(&[b"the ", b"last"])?;
+/// batch.flush()?; // all of them at once
+/// # drop(batch);
+/// assert_eq!(log.stats().entries, 1001);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct BatchWriter<'a> {
     writer: Result<&'a LogWriter, AppendError>,

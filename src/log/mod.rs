@@ -65,6 +65,35 @@ use std::sync::Arc;
 /// log.close()?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+/// Filling an entry in place, waiting for the device, reading on from a position, and dropping the beginning:
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// # let dir = dir.path().join("log");
+/// use tailcask::CommitLog;
+///
+/// let log = CommitLog::open(&dir)?;
+/// let first = log.append_with(8, |bytes| bytes.copy_from_slice(&7u64.to_le_bytes()))?;
+/// log.append_vectored(&[b"key", b"=", b"value"])?; // one entry of several parts
+/// let mut batch = log.batch_writer(64 << 10); // flushes whenever it has 64 KiB
+/// for n in 0..1000u64 {
+///     batch.push(&n.to_le_bytes())?;
+/// }
+/// batch.flush()?;
+/// # drop(batch);
+/// log.wait_durable(first)?; // or `wait_durable_async(first).await`
+/// let end = log.sync()?; // everything before `end` is on the device
+///
+/// // Another process, or this one: without a lock, beside the writer.
+/// let follower = CommitLog::open_read_only(&dir)?;
+/// let mut reader = follower.reader_from(first);
+/// assert_eq!(reader.next_entry()?.expect("the first").position(), first);
+/// assert_eq!(follower.verify()?.damaged, 0); // reads everything
+///
+/// let begin = log.truncate_before(end)?; // drops whole segments that lie before `end`
+/// assert!(begin <= end);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct CommitLog {
     source: Source,
     /// None for reading only, or where maintenance is done by hand.
@@ -218,6 +247,17 @@ impl CommitLog {
     }
 
     /// All frames from a position on, for debugging.
+    ///
+    /// ```
+    /// use tailcask::{CommitLog, LogPosition};
+    ///
+    /// let log = CommitLog::in_memory();
+    /// log.append_batch(&[b"a", b"b"])?;
+    /// for frame in log.frames(LogPosition::START) {
+    ///     println!("{:?}", frame?);
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn frames(&self, from: LogPosition) -> Frames<'_> {
         Frames::new(self.reader_from(from))
@@ -301,6 +341,17 @@ impl CommitLog {
 
     /// Does the work of the background threads: seals full segments, creates a standby, and unmaps
     /// truncated segments.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use tailcask::{CommitLog, Maintenance};
+    ///
+    /// let options = CommitLog::options().maintenance(Maintenance::Manual);
+    /// let log = options.open(dir.path().join("log"))?;
+    /// log.append(b"entry")?;
+    /// log.maintain()?; // now and then, from a thread of the program
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`AppendError`], if there is no room for a standby, or a sync failed.

@@ -8,6 +8,25 @@ use crate::storage::dir::{Directory, TrustRules};
 use std::path::Path;
 
 /// How a log is opened: set what should differ from the defaults, then call [`open`](Self::open).
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// # let dir = dir.path().join("log");
+/// use std::time::Duration;
+/// use tailcask::{CommitLog, Durability};
+///
+/// let log = CommitLog::options()
+///     .segment_size(16 << 20)
+///     .durability(Durability::Periodic(Duration::from_millis(100)))
+///     .open(&dir)?;
+/// log.append(b"entry")?;
+///
+/// let beside = CommitLog::options().open_read_only(&dir)?;
+/// assert!(beside.reader().next_entry()?.is_some());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// [`Store::repair`](crate::Store::repair) and `SimulatedDisk` (feature `testing`) have examples of the other ways to open.
 #[derive(Clone, Debug, Default)]
 #[must_use]
 pub struct LogOptions {

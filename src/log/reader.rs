@@ -152,6 +152,27 @@ fn is_boundary(segment: &Segment, offset: u64, end: u64) -> bool {
 /// Reads forward, entry by entry, across segments and while writers append.
 ///
 /// It keeps the segment that it is in mapped, and nothing else.
+///
+/// ```
+/// use std::time::Duration;
+/// use tailcask::CommitLog;
+///
+/// let log = CommitLog::in_memory();
+/// log.append(b"one")?;
+/// let mut reader = log.reader();
+/// assert_eq!(&*reader.next_entry()?.expect("an entry"), b"one");
+/// assert!(reader.next_entry()?.is_none()); // so far
+///
+/// std::thread::scope(|threads| {
+///     threads.spawn(|| log.append(b"two"));
+///     let entry = reader.wait_entry(Duration::from_secs(60))?;
+///     assert_eq!(&*entry.expect("it sleeps until there is one"), b"two");
+///     Ok::<(), tailcask::Error>(())
+/// })?;
+/// let checkpoint = reader.position(); // where `reader_from` goes on
+/// # assert_eq!(checkpoint, log.tail());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct LogReader<'a> {
     source: &'a Source,

@@ -28,6 +28,18 @@ use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 
 /// Writes that are done together: all of them or none, even after a crash. See [`Store::write`](super::Store::write).
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// # let store = tailcask::Store::open(dir.path().join("store"))?;
+/// use tailcask::Batch;
+///
+/// let mut batch = Batch::new();
+/// batch.put("new name", "ann").delete("old name"); // in this order
+/// store.write(&batch)?;
+/// # assert_eq!(store.len(), 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, Default)]
 #[must_use]
 pub struct Batch {

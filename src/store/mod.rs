@@ -74,6 +74,66 @@ use std::thread::JoinHandle;
 /// store.close()?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+///
+/// Writes that depend on what is there, or that have options:
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// # let store = tailcask::Store::open(dir.path().join("store"))?;
+/// use std::time::Duration;
+/// use tailcask::{Batch, Durability, WriteOptions};
+///
+/// assert!(store.put_if_absent("lock", "ann")?);
+/// assert!(store.compare_and_swap("lock", Some(b"ann"), Some(b"bob"))?.is_ok());
+/// let count = |old: Option<&[u8]>| Some(vec![old.map_or(0, |old| old[0]) + 1]);
+/// assert_eq!(store.update("count", count)?, Some(vec![1]));
+/// let session = WriteOptions::new().ttl(Duration::from_secs(3600)).durability(Durability::Synced);
+/// store.put_with("session", "x", &session)?;
+/// let mut batch = Batch::new();
+/// batch.put("a", "1").delete("b");
+/// store.write(&batch)?; // all of it or nothing
+/// store.sync()?; // everything so far is on the device
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// Reading:
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// # let store = tailcask::Store::open(dir.path().join("store"))?;
+/// # store.put("a", "1")?; store.put("b", "22")?;
+/// assert!(store.contains_key("a")?);
+/// assert_eq!(store.value_len("b")?, Some(2));
+/// assert_eq!(store.get_with("b", |value| value.len())?, Some(2)); // the cheapest way
+/// let values = store.get_many(&["a", "b", "c"])?; // many at once are faster than one by one
+/// assert!(values[2].is_none());
+/// let mut bytes = 0;
+/// store.get_many_with(&["a", "b"], |_, value| bytes += value.map_or(0, |value| value.len()))?;
+/// assert_eq!(bytes, 3);
+/// for pair in &store {
+///     let pair = pair?;
+///     println!("{:?}: {:?}", pair.key(), pair.value());
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// What an operator does, while others read and write:
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// # let (path, backup) = (dir.path().join("store"), dir.path().join("backup"));
+/// # let (copy, store) = (dir.path().join("copy"), tailcask::Store::open(&path)?);
+/// use tailcask::Store;
+///
+/// store.put("a", "1")?;
+/// store.merge()?; // reclaims space, which the store also does by itself
+/// store.verify()?; // reads every byte
+/// store.set_cache_budget(4 << 30);
+/// store.backup(&backup)?;
+/// assert_eq!(Store::open_read_only(&backup)?.len(), 1); // a backup is a store
+/// Store::repair(&backup, &copy)?; // a good copy of a damaged one
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Store {
     log: CommitLog,

@@ -10,6 +10,25 @@ use crate::segment::cold::default_budget;
 use std::time::Duration;
 
 /// How a store is opened: set what should differ from the defaults, then call [`open`](Self::open).
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// # let dir = dir.path().join("store");
+/// use std::time::Duration;
+/// use tailcask::{Durability, MergePolicy, Store};
+///
+/// let store = Store::options()
+///     .durability(Durability::Periodic(Duration::from_millis(100)))
+///     .cache_budget(1 << 30)
+///     .max_value_size(1 << 20)
+///     .merge_policy(MergePolicy::new().space_goal(1.5))
+///     .open(&dir)?;
+/// store.put("key", "value")?;
+///
+/// let beside = Store::options().verify_on_read(false).open_read_only(&dir)?;
+/// assert_eq!(beside.len(), 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct StoreOptions {

@@ -249,7 +249,7 @@ impl ReadView {
 
     /// Verifies the store: reads every frame, including values that are no longer current, and checks
     /// its checksum; compares the frames with the hints and the keydir; then looks up every key. Damage
-    /// to frames that are no longer current is counted, and is no error.
+    /// to frames that are no longer current is counted, and is no error. As [`Store::verify`](super::Store::verify).
     ///
     /// # Errors
     /// [`ReadError::Corrupt`] at the first damage or contradiction.
@@ -291,7 +291,7 @@ impl ReadView {
     }
 
     /// Makes a backup of the view in a new directory, which opens as a store. Sealed segments are hard
-    /// links if possible.
+    /// links if possible. As [`Store::backup`](super::Store::backup).
     ///
     /// # Errors
     /// [`BackupError`]; nothing is left at the destination.

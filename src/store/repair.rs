@@ -30,6 +30,20 @@ const BLOCK: usize = 4096;
 impl Store {
     /// As [`StoreOptions::repair`], with the default options.
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let (damaged, copy) = (dir.path().join("store"), dir.path().join("copy"));
+    /// # tailcask::Store::open(&damaged)?.put("key", "value")?;
+    /// use tailcask::Store;
+    ///
+    /// let report = Store::repair(&damaged, &copy)?; // `damaged` stays as it is
+    /// for lost in &report.gone {
+    ///     println!("{lost:?}");
+    /// }
+    /// assert_eq!(Store::open(&copy)?.len(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// [`RepairError`].
     pub fn repair(
@@ -42,7 +56,7 @@ impl Store {
 
 impl StoreOptions {
     /// Makes a repaired copy of a damaged store in a new directory, with everything that can be read,
-    /// and reports what is lost or in doubt. The damaged store is not changed; no program may have it
+    /// and reports what is lost or in doubt; see [`Store::repair`] for an example. The damaged store is not changed; no program may have it
     /// open for writing meanwhile.
     ///
     /// # Errors
@@ -92,7 +106,7 @@ impl CommitLog {
 }
 
 impl LogOptions {
-    /// As [`CommitLog::repair`], with these options.
+    /// As [`CommitLog::repair`], with these options; see [`Store::repair`] for an example.
     ///
     /// # Errors
     /// [`RepairError`].

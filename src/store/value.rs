@@ -58,6 +58,15 @@ impl<'a> Value<'a> {
 
     /// The same bytes, without copying them and without borrowing the store. They keep their segment
     /// mapped as long as they exist, and nothing else.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let store = tailcask::Store::open(dir.path().join("store"))?;
+    /// store.put("page", "<html>")?;
+    /// let bytes = store.get("page")?.expect("just put").into_bytes();
+    /// std::thread::spawn(move || assert_eq!(bytes, "<html>")).join().expect("it is equal");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn into_bytes(self) -> Bytes {
         let segment = self.table.pinned(&self.pin);

@@ -160,7 +160,7 @@ impl Store {
         Ok(self.touch_with(key, &options)?.is_some())
     }
 
-    /// As [`touch`](Self::touch), with the TTL of the options, and a durability for this write. Returns the
+    /// As [`touch`](Self::touch) (and see [`ttl`](Self::ttl)), with the TTL of the options, and a durability for this write. Returns the
     /// position of the put; `None` if the key has no value. Options without a TTL keep the one that there is.
     ///
     /// # Errors

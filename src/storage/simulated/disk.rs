@@ -35,6 +35,87 @@ use std::sync::{Arc, Mutex, MutexGuard};
 ///
 /// The page cache, that is, what appends stored. If the image has an append, it also has all others
 /// that had returned before that one began.
+///
+/// # Examples
+///
+/// ```
+/// use tailcask::{CommitLog, SimulatedDisk};
+///
+/// let disk = SimulatedDisk::new();
+/// let log = CommitLog::options().open_simulated(&disk)?;
+/// log.append(b"durable")?;
+/// log.sync()?;
+/// log.append(b"buffered")?;
+///
+/// // What another process finds after `kill -9`, and after power losses: all kinds of them, by seed.
+/// let count = |disk: &SimulatedDisk| {
+///     let log = CommitLog::options().open_simulated(disk)?;
+///     let (mut reader, mut count) = (log.reader(), 0);
+///     while reader.next_entry()?.is_some() {
+///         count += 1;
+///     }
+///     Ok::<_, tailcask::Error>(count)
+/// };
+/// assert_eq!(count(&disk.process_death())?, 2);
+/// for seed in 0..20 {
+///     assert!((1..=2).contains(&count(&disk.power_loss_at_random(seed))?));
+/// }
+/// // Nothing of what was not synced, and all of it; `power_loss_by` chooses for each sector.
+/// assert_eq!(count(&disk.power_loss(|_, _| false))?, 1);
+/// assert_eq!(count(&disk.power_loss(|_, _| true))?, 2);
+///
+/// disk.fail_sync_after(0);
+/// assert!(log.sync().is_err());
+/// assert!(log.append(b"refused from now on").is_err());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// A full disk, and damage:
+///
+/// ```
+/// use tailcask::{SimulatedDisk, Store, WriteError};
+///
+/// let disk = SimulatedDisk::new();
+/// let store = Store::options().open_simulated(&disk)?;
+/// store.put("key", "value")?;
+/// disk.set_space(Some(0));
+/// let mut result = Ok(());
+/// for n in 0..100u32 {
+///     result = result.and_then(|()| store.put(n.to_le_bytes(), vec![0; 1 << 20]).map(drop));
+/// }
+/// assert!(matches!(result, Err(WriteError::Append(_))));
+/// disk.set_space(None);
+/// store.close()?;
+///
+/// let (name, bytes) = disk.files().into_iter().find(|(name, _)| name.ends_with("1.seg")).unwrap();
+/// let image = disk.read(&name).expect("it is there");
+/// assert_eq!(image.len(), bytes);
+/// disk.flip(&name, 200, 1);
+/// disk.copy(&name, "damaged");
+/// disk.write(&name, &image);
+/// disk.cut("damaged", 0); // removes it
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// Operations that fail, and machines that restart:
+///
+/// ```
+/// use std::io::{Error, ErrorKind};
+/// use tailcask::{CommitLog, DiskOperation, Fate, SimulatedDisk};
+///
+/// let disk = SimulatedDisk::new();
+/// disk.fail_once(DiskOperation::SyncDirectory, 0);
+/// assert!(CommitLog::options().open_simulated(&disk).is_err());
+/// disk.fail_once_with(DiskOperation::Create, "seg", 0, ErrorKind::StorageFull);
+/// disk.fail_after(1_000); // and from then on everything does
+/// disk.observe_operations(true); // contents in between may be left by a power loss, too
+/// disk.on_operation(|_, operation, name| {
+///     println!("{operation:?} {name}");
+///     if name == "forbidden" { Err(Error::from(ErrorKind::PermissionDenied)) } else { Ok(()) }
+/// });
+/// let moved = disk.on_another_device(|_| Fate::Kept); // a snapshot of the volume
+/// moved.set_boot_id(Some(7)); // another start of the machine
+/// ```
 #[derive(Clone)]
 pub struct SimulatedDisk(Arc<Disk>);
 

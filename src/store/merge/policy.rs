@@ -7,6 +7,14 @@ use std::collections::HashMap;
 /// When the store merges in the background, and how much of the machine it may use.
 ///
 /// A merge copies the live frames of some sealed segments into new ones and removes the old ones.
+///
+/// ```
+/// use tailcask::{MergePolicy, Store};
+///
+/// /// Less disk, and merges that disturb less.
+/// let policy = MergePolicy::new().space_goal(1.3).time_share(0.2).rate_limit(50 << 20);
+/// let options = Store::options().merge_policy(policy);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[must_use]
 pub struct MergePolicy {
