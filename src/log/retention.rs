@@ -52,7 +52,8 @@ impl CommitLog {
     }
 
     /// Where the log would begin if [`retain`](Self::retain) were called now, and all full segments were
-    /// sealed. Changes nothing, and works in a log that is open read-only.
+    /// sealed; see [`Retention`](crate::Retention) for an example. Changes nothing, and works in a log that is open
+    /// read-only.
     ///
     /// # Errors
     /// [`TruncateError::Store`].
