@@ -29,6 +29,7 @@ use super::Segment;
 use crate::storage::sys;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 /// Pages of a segment that must be in memory for it to count as warm.
 const PAGES_OF_A_SEGMENT: u64 = 32;
@@ -36,12 +37,60 @@ const PAGES_OF_A_SEGMENT: u64 = 32;
 /// Segments that are looked at in one [`CacheBudget::look`].
 const SEGMENTS_OF_A_LOOK: usize = 32;
 
-/// The budget, unless another one is set: half of the memory that this process may use. The other half is
-/// for the keydir (22 bytes a key: as much as a fifth of small values), for the segments that are being
-/// written and merged, and for everything else. A budget that is too high costs far more than one that is
-/// too low: what fits into memory is found there in either mode.
-pub(crate) fn default_budget() -> u64 {
-    sys::memory().map_or(u64::MAX, |bytes| bytes / 2)
+/// The active segment, the standby, and what a merge reads and writes at a time.
+const SEGMENTS_UNSEALED: u64 = 4;
+
+/// How often to look how much memory there is.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// A budget that follows the memory that there is, unless one was set: what is free, or would be if pages
+/// of files were given up, but for a sixteenth and for what the segments take that are being written and
+/// merged. Those of the sealed segments are among those pages; what the keydir and the rest of the process
+/// take is not. A budget that is too high costs more than one that is too low: what fits into memory is
+/// found there in either mode.
+pub(crate) struct FollowedMemory {
+    bytes: Box<dyn Fn() -> Option<u64> + Send + Sync>,
+    unsealed: u64,
+    looked: Instant,
+}
+
+impl FollowedMemory {
+    /// `unsealed` bytes are not for sealed segments, as far as they are not more than half.
+    pub(crate) fn new(
+        bytes: impl Fn() -> Option<u64> + Send + Sync + 'static,
+        unsealed: u64,
+    ) -> Self {
+        Self { bytes: Box::new(bytes), unsealed, looked: Instant::now() }
+    }
+
+    /// What there is for this process.
+    pub(crate) fn of_process(segment_size: u64) -> Self {
+        let memory = sys::AvailableMemory::find();
+        Self::new(move || memory.bytes(), SEGMENTS_UNSEALED * segment_size)
+    }
+
+    /// Whether it is time for another look.
+    pub(super) fn is_due(&mut self) -> bool {
+        let is_due = self.looked.elapsed() >= PERIOD;
+        if is_due {
+            self.looked = Instant::now();
+        }
+        is_due
+    }
+
+    /// The budget, if it is another one than `now` by more than what comes and goes all the time.
+    pub(super) fn budget(&self, now: u64) -> Option<u64> {
+        let budget = (self.bytes)().map_or(u64::MAX, |bytes| {
+            (bytes - bytes / 16).saturating_sub(self.unsealed).max(bytes / 2)
+        });
+        (budget.abs_diff(now) > now / 64).then_some(budget)
+    }
+}
+
+impl std::fmt::Debug for FollowedMemory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FollowedMemory").finish_non_exhaustive()
+    }
 }
 
 impl Segment {
@@ -89,6 +138,8 @@ pub(crate) struct CacheBudget {
     exceeded: AtomicBool,
     /// Whether any segment is cold.
     any_cold: AtomicBool,
+    /// Whether the sealed segments take more than half of it.
+    tight: AtomicBool,
     /// The segment at which the next look begins.
     next: AtomicUsize,
 }
@@ -100,6 +151,7 @@ impl Default for CacheBudget {
             bytes: AtomicU64::new(u64::MAX),
             exceeded: AtomicBool::new(false),
             any_cold: AtomicBool::new(false),
+            tight: AtomicBool::new(false),
             next: AtomicUsize::new(0),
         }
     }
@@ -129,18 +181,33 @@ impl CacheBudget {
         self.any_cold.load(Ordering::Relaxed)
     }
 
-    /// Compares all segments with the budget. Once exceeded, it stays so until an eighth of the budget is
+    /// The bytes of sealed segments that merges aim at where live ones are few enough: less than the budget
+    /// by what may die until a merge is done.
+    pub(crate) fn aim(&self) -> u64 {
+        let bytes = self.bytes();
+        bytes - bytes / 8
+    }
+
+    /// Whether the sealed segments take so much memory that other files should not.
+    pub(crate) fn is_tight(&self) -> bool {
+        // ORDERING: Relaxed; advice, see above.
+        self.tight.load(Ordering::Relaxed)
+    }
+
+    /// Compares all segments with the budget. Once exceeded, it stays so until a sixteenth of the budget is
     /// free. Returns whether the kernel is to be told of any segment. Callers are one at a time.
     pub(super) fn weigh(&self, segments: &[Arc<Segment>]) -> bool {
         let sealed = segments.iter().filter(|segment| segment.is_sealed());
         let bytes: u64 = sealed.clone().map(|segment| segment.end()).sum();
         let (budget, was) = (self.bytes(), self.is_exceeded());
-        let exceeded = bytes > if was { budget - budget / 8 } else { budget };
+        let exceeded = bytes > if was { budget - budget / 16 } else { budget };
         if exceeded != was {
             tracing::info!(bytes, budget, exceeded, "the cache budget");
         }
         // ORDERING: Relaxed; advice, see above.
         self.exceeded.store(exceeded, Ordering::Relaxed);
+        // ORDERING: Relaxed; as above.
+        self.tight.store(bytes > budget / 2, Ordering::Relaxed);
         let (mut differs, mut any_cold) = (false, false);
         for segment in segments {
             if segment.is_sealed() && segment.is_scattered() != exceeded {

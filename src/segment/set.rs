@@ -13,7 +13,7 @@
 #![allow(unsafe_code, reason = "epoch-protected snapshots and pinned segments")]
 
 use crate::position::LogPosition;
-use crate::segment::cold::CacheBudget;
+use crate::segment::cold::{CacheBudget, FollowedMemory};
 use crate::segment::{Segment, Stripe};
 use crate::sync::{Mutex, lock};
 use crossbeam_epoch::{self as epoch, Atomic, Owned};
@@ -69,6 +69,8 @@ pub(crate) struct SegmentSet {
     advising: Mutex<()>,
     /// How much of them is expected to fit into memory.
     pub(crate) cache: CacheBudget,
+    /// If the budget follows the memory that there is. Taken before `advising`.
+    followed: Mutex<Option<FollowedMemory>>,
 }
 
 /// A pinned segment: it stays mapped as long as this exists.
@@ -141,7 +143,8 @@ impl SegmentSet {
     pub(crate) fn new(segments: Vec<Arc<Segment>>) -> Self {
         let current = Atomic::new(list(&segments));
         let owned = Mutex::new(Kept { segments, retired: Vec::new(), untold: false });
-        Self { current, owned, advising: Mutex::new(()), cache: CacheBudget::default() }
+        let (cache, followed) = (CacheBudget::default(), Mutex::new(None));
+        Self { current, owned, advising: Mutex::new(()), cache, followed }
     }
 
     /// Enters an epoch.
@@ -291,8 +294,36 @@ impl SegmentSet {
         self.weigh_all(&mut owned);
     }
 
-    /// Sets how many bytes of sealed segments are expected to fit into memory.
+    /// Sets how many bytes of sealed segments are expected to fit into memory, for good.
     pub(crate) fn set_cache_budget(&self, bytes: u64) {
+        let mut followed = lock(&self.followed);
+        *followed = None;
+        self.change_cache_budget(bytes);
+    }
+
+    /// Has the budget follow the memory that there is, as far as [`look_at_memory`](Self::look_at_memory)
+    /// is called.
+    pub(crate) fn follow_memory(&self, memory: FollowedMemory) {
+        let mut followed = lock(&self.followed);
+        *followed = Some(memory);
+        self.follow(&followed);
+    }
+
+    /// Looks how much memory there is, if the budget follows that, and a second after the last look.
+    pub(crate) fn look_at_memory(&self) {
+        let mut followed = lock(&self.followed);
+        if followed.as_mut().is_some_and(FollowedMemory::is_due) {
+            self.follow(&followed);
+        }
+    }
+
+    fn follow(&self, followed: &Option<FollowedMemory>) {
+        if let Some(bytes) = followed.as_ref().and_then(|it| it.budget(self.cache.bytes())) {
+            self.change_cache_budget(bytes);
+        }
+    }
+
+    fn change_cache_budget(&self, bytes: u64) {
         {
             let mut owned = lock(&self.owned);
             self.cache.set(bytes);
@@ -436,6 +467,7 @@ impl Drop for SegmentSet {
 mod tests {
     use super::*;
     use crate::log::CommitLog;
+    use std::sync::atomic::AtomicU64;
 
     /// A thread that has loaded a snapshot may be about to pin what is in it.
     #[test]
@@ -551,6 +583,46 @@ mod tests {
         table.advise();
         assert_told(&table);
         assert_eq!(table.segments().iter().filter(|segment| segment.is_scattered()).count(), 5);
+    }
+
+    /// But for a sixteenth and what is not sealed; and not for a change that is not worth it; until a
+    /// budget is set.
+    #[test]
+    fn the_budget_follows_the_memory_that_there_is() {
+        let log = CommitLog::in_memory();
+        let writer = log.writer().expect("a log for writing");
+        let table = SegmentSet::new(Vec::new());
+        (0..4).for_each(|_| table.insert(sealed(writer)));
+        let bytes: u64 = table.segments().iter().map(|segment| segment.end()).sum();
+        let there = Arc::new(AtomicU64::new(u64::MAX));
+        let asked = there.clone();
+        let memory = move || {
+            // ORDERING: Relaxed; one thread.
+            Some(asked.load(Ordering::Relaxed)).filter(|&bytes| bytes != u64::MAX)
+        };
+        table.follow_memory(FollowedMemory::new(memory, 10 * bytes));
+        assert_eq!(table.cache.bytes(), u64::MAX, "where it is not known");
+        let look = |bytes| {
+            // ORDERING: Relaxed; one thread.
+            there.store(bytes, Ordering::Relaxed);
+            table.follow(&lock(&table.followed));
+            assert_told(&table);
+            (table.cache.bytes(), table.cache.is_exceeded())
+        };
+        assert_eq!(look(80 * bytes), (65 * bytes, false));
+        assert_eq!(look(81 * bytes), (65 * bytes, false), "hardly more");
+        assert_eq!(look(16 * bytes), (8 * bytes, false), "half at least");
+        assert!(!table.cache.is_tight());
+        assert_eq!(look(bytes), (bytes / 2, true));
+        assert!(table.cache.is_tight());
+        // Until a sixteenth of the budget is free.
+        assert!(look(2 * bytes + bytes / 10).1);
+        assert!(!look(2 * bytes + bytes / 5).1);
+        look(0);
+        table.look_at_memory();
+        assert_eq!(table.cache.bytes(), 0, "not due");
+        table.set_cache_budget(7 * bytes);
+        assert_eq!(look(0), (7 * bytes, false));
     }
 
     #[test]

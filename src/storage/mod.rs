@@ -90,6 +90,10 @@ pub(crate) trait Storage: Send + Sync + Debug {
     fn open(&self, name: &str, access: Access) -> Result<Opened, OpenError>;
     /// Creates or replaces a file. Nothing is synced.
     fn publish(&self, name: &str, bytes: &[u8]) -> io::Result<()>;
+    /// Has a file leave the memory that it takes as a cached one, which it can once it is on the device.
+    fn leave_memory(&self, _name: &str) -> io::Result<()> {
+        Ok(())
+    }
     /// Removes a name. It is not synced.
     fn remove(&self, name: &str) -> io::Result<()>;
     /// Makes all changes of names in the directory durable.

@@ -252,19 +252,24 @@ pub(super) fn open_index(
     Some(hint)
 }
 
-/// Writes a segment's hint. A failure only makes the next open slower.
+/// Writes a segment's hint. A failure only makes the next open slower. If memory is tight, it does not stay
+/// there: nothing reads it soon.
 pub(super) fn write(
     storage: &dyn Storage,
     keydir: &Keydir,
     segment: &Segment,
     census: &Census,
     entries: &[HintEntry],
+    is_tight: bool,
 ) {
     let bytes = hint::encode(subject(keydir, segment), census, entries);
     let (id, name) = (segment.id(), hint_name(segment.id()));
     match storage.publish(&name, &bytes) {
         Ok(()) => tracing::debug!(segment = id, keys = entries.len(), "wrote a hint"),
         Err(error) => tracing::warn!(segment = id, %error, "could not write a hint"),
+    }
+    if is_tight && let Err(error) = storage.leave_memory(&name) {
+        tracing::debug!(segment = id, %error, "the hint stays in memory");
     }
 }
 

@@ -84,7 +84,7 @@ impl Store {
             options.clock.clone(),
             options.verify,
         );
-        writer.segment_set().set_cache_budget(options.cache_bytes());
+        options.budget_for(writer.segment_set(), writer.segment_size());
         let (max_value, policy) = (options.max_value, options.merge_policy);
         let inner = Arc::new(StoreInner::new(writer, view, max_value, policy, damaged));
         let maintainer = maintenance::start(&inner).map_err(|e| io_error("start a thread", e))?;
@@ -190,7 +190,7 @@ impl Loading<'_> {
     fn read_frames(&self, segment: &Arc<Segment>) -> Result<LoadedSegment, Corruption> {
         let SegmentSummary { census, entries, .. } = hints::summarize(self.keydir, segment, None)?;
         if self.write_hints {
-            hints::write(self.storage, self.keydir, segment, &census, &entries);
+            hints::write(self.storage, self.keydir, segment, &census, &entries, false);
         }
         Ok(LoadedSegment::sound(segment, census, Listing::Read(entries)))
     }
@@ -207,7 +207,7 @@ impl Loading<'_> {
         let SegmentSummary { census, mut entries, gaps } = found;
         if damage.is_empty() {
             if self.write_hints && hint.is_none_or(|(hinted, _)| hinted != census) {
-                hints::write(self.storage, self.keydir, segment, &census, &entries);
+                hints::write(self.storage, self.keydir, segment, &census, &entries, false);
             }
             return Ok(LoadedSegment::sound(segment, census, Listing::Read(entries)));
         }

@@ -62,6 +62,7 @@ fn keep(inner: &StoreInner) -> ThreadEnd {
 fn once(inner: &StoreInner, by_hand: bool) -> Result<MergeReport, MergeError> {
     let mut merging = inner.merging();
     inner.list_sealed(true);
+    inner.writer.segment_set().look_at_memory();
     inner.writer.segment_set().look_at_cold();
     let (ids, goal_missed) = inner.due();
     if goal_missed && !by_hand {

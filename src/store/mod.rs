@@ -369,8 +369,8 @@ impl Store {
         self.inner.keydir.memory()
     }
 
-    /// Changes the [cache budget](StoreOptions::cache_budget) while the store is open. With 0 the store is
-    /// cold from now on, with `u64::MAX` never.
+    /// Changes the [cache budget](StoreOptions::cache_budget) while the store is open; it does not follow
+    /// the memory any longer. With 0 the store is cold from now on, with `u64::MAX` never.
     pub fn set_cache_budget(&self, bytes: u64) {
         self.writer().segment_set().set_cache_budget(bytes);
     }

@@ -6,7 +6,8 @@ use crate::error::OpenError;
 use crate::keydir::Keydir;
 use crate::log::LogOptions;
 use crate::options::{Durability, Maintenance, RecoveryMode};
-use crate::segment::cold::default_budget;
+use crate::segment::cold::FollowedMemory;
+use crate::segment::set::SegmentSet;
 use std::time::Duration;
 
 /// How a store is opened: set what should differ from the defaults, then call [`open`](Self::open).
@@ -123,20 +124,26 @@ impl StoreOptions {
         self
     }
 
-    /// How many bytes of full segments are expected to fit into memory. Default: half of the machine's
-    /// memory, or of the limit of this process's control group.
+    /// How many bytes of full segments are expected to fit into memory. Default: the memory that is
+    /// available to this process, on the machine and in its control groups, less a sixteenth and four
+    /// segments; it is looked at every second. Several large stores in one process, each of which would expect all of it, need to be told.
     ///
     /// Below the budget the operating system reads a stretch of the file around each value that is
     /// missing, so that everything is soon in memory. Beyond it the store is cold: only what is asked for
-    /// is read, and scans, merges and verification read ahead for themselves. The budget reserves
-    /// nothing; see [`Store::set_cache_budget`](super::Store::set_cache_budget) to change it later.
+    /// is read, and scans, merges and verification read ahead for themselves. While the live bytes fit
+    /// well, the store merges so that all of it does. The budget reserves nothing; see [`Store::set_cache_budget`](super::Store::set_cache_budget) to change it later.
     pub const fn cache_budget(mut self, bytes: u64) -> Self {
         self.cache_budget = Some(bytes);
         self
     }
 
-    pub(super) fn cache_bytes(&self) -> u64 {
-        self.cache_budget.unwrap_or_else(default_budget)
+    /// Gives segments the budget, or has it follow the memory that there is, where a writer makes others of
+    /// that size, or none.
+    pub(super) fn budget_for(&self, segments: &SegmentSet, segment_size: u64) {
+        match self.cache_budget {
+            Some(bytes) => segments.set_cache_budget(bytes),
+            None => segments.follow_memory(FollowedMemory::of_process(segment_size)),
+        }
     }
 
     /// The largest value in bytes. Default 1 GiB; at most 4 GiB less 4 MiB.

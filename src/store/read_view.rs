@@ -277,7 +277,7 @@ impl ReadView {
         let segments = self.view.table.segments();
         let usages: Vec<_> =
             segments.iter().filter(|s| s.is_sealed()).map(|s| usage_of(s, now)).collect();
-        stats.space_goal_missed = self.options.merge_policy.misses_goal(&usages);
+        stats.space_goal_missed = self.options.merge_policy.misses_goal(&usages, u64::MAX);
         for segment in segments {
             let SegmentUsage { used, dead, .. } = usage_of(&segment, now);
             stats.add_segment(&segment, used, dead);
@@ -345,7 +345,7 @@ fn load(
     let loading = Loading { storage, keydir: &keydir, segments, salvage, write_hints: false };
     let damaged = Mutex::new(loading.run(&mut report)?);
     let table = Arc::new(SegmentSet::new(found.segments.clone()));
-    table.set_cache_budget(options.cache_bytes());
+    options.budget_for(&table, 0);
     let view = StoreView::new(table, keydir, options.clock.clone(), options.verify);
     Ok((view, damaged, report))
 }

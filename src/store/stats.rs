@@ -177,7 +177,8 @@ impl Store {
             .collect();
         let full = self.inner.candidates();
         let usages: Vec<_> = full.iter().map(|candidate| candidate.usage).collect();
-        stats.space_goal_missed = self.inner.policy.misses_goal(&usages);
+        let memory = self.writer().segment_set().cache.aim();
+        stats.space_goal_missed = self.inner.policy.misses_goal(&usages, memory);
         let tail = self.log.tail();
         for segment in self.writer().segment_set().segments() {
             // In the order of their ids, as those of the set are.

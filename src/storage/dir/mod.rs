@@ -150,6 +150,12 @@ impl Storage for Directory {
         self.publish_with(name, Existing::Replace, |mut file| file.write_all(bytes))
     }
 
+    fn leave_memory(&self, name: &str) -> io::Result<()> {
+        let file = self.open_file(name, OpenMode::Read).map_err(io::Error::other)?;
+        file.sync_data()?;
+        sys::leave_memory(&file)
+    }
+
     fn directory(&self) -> Option<&File> {
         Some(&self.handle)
     }
@@ -232,6 +238,25 @@ mod tests {
         names.sort();
         assert_eq!(names, ["LOCK", "two"]);
         assert_eq!(std::fs::metadata(dir.path().join("two")).unwrap().len(), 1 << 20);
+    }
+
+    #[test]
+    fn a_file_leaves_memory_with_what_is_in_it_unharmed() {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = open(dir.path(), Access::Write);
+        directory.publish("hint", &[7; 1 << 20]).unwrap();
+        let resident = || {
+            let map = directory.open("hint", Access::Read).unwrap().map;
+            (0..1 << 20).step_by(4096).filter(|&at| map.is_resident(at) == Some(true)).count()
+        };
+        let before = resident();
+        directory.leave_memory("hint").unwrap();
+        // Nothing leaves a file system in memory, and not every system tells.
+        if sys::file_system(&directory.handle).unwrap().name != "tmpfs" && before > 0 {
+            assert!(resident() < before / 2, "{} of {before} pages", resident());
+        }
+        assert_eq!(std::fs::read(dir.path().join("hint")).unwrap(), [7; 1 << 20]);
+        assert!(directory.leave_memory("none").is_err());
     }
 
     #[test]

@@ -123,10 +123,29 @@ pub(super) unsafe fn is_resident(page: *const u8) -> Option<bool> {
     (done == 0).then_some(answer & 1 == 1)
 }
 
-/// Bytes of memory that this process may use: the machine's, or less if a control group limits it.
-/// `None`: not known.
-pub(crate) fn memory() -> Option<u64> {
-    super::memory::limit(|path| std::fs::read_to_string(path).ok())
+/// Tells how much memory there is for this process.
+#[derive(Debug)]
+pub(crate) struct AvailableMemory(super::memory::MemoryGroups);
+
+impl AvailableMemory {
+    pub(crate) fn find() -> Self {
+        Self(super::memory::MemoryGroups::find(text))
+    }
+
+    /// Bytes that are free now, or would be if pages of files were given up: of the machine, or less if a
+    /// control group limits this process. `None`: not known.
+    pub(crate) fn bytes(&self) -> Option<u64> {
+        self.0.available(text)
+    }
+}
+
+fn text(path: &std::path::Path) -> Option<String> {
+    std::fs::read_to_string(path).ok()
+}
+
+/// Gives up the pages of a file that are in memory, as far as they are on the device. A hint.
+pub(crate) fn leave_memory(file: &File) -> io::Result<()> {
+    Ok(rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed)?)
 }
 
 /// A file in memory, without a name, of this many zeros.

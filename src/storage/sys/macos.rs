@@ -101,17 +101,32 @@ pub(super) unsafe fn is_resident(_page: *const u8) -> Option<bool> {
     None
 }
 
-/// Bytes of memory that this process may use. `None`: not known.
-pub(crate) fn memory() -> Option<u64> {
-    let (mut bytes, mut len) = (0u64, size_of::<u64>());
-    let name = c"hw.memsize".as_ptr();
-    // SAFETY: the name ends with a zero, `len` is the length of the buffer, and the kernel writes no
-    // more to it. Nothing is set: the new value is null.
-    let done = unsafe {
-        let to = (&raw mut bytes).cast();
-        libc::sysctlbyname(name, to, &raw mut len, std::ptr::null_mut(), 0)
-    };
-    (done == 0 && len == size_of::<u64>()).then_some(bytes)
+/// Tells how much memory there is for this process.
+#[derive(Debug)]
+pub(crate) struct AvailableMemory;
+
+impl AvailableMemory {
+    pub(crate) fn find() -> Self {
+        Self
+    }
+
+    /// Half of the machine's memory: what is free is not asked for. `None`: not known.
+    pub(crate) fn bytes(&self) -> Option<u64> {
+        let (mut bytes, mut len) = (0u64, size_of::<u64>());
+        let name = c"hw.memsize".as_ptr();
+        // SAFETY: the name ends with a zero, `len` is the length of the buffer, and the kernel writes no
+        // more to it. Nothing is set: the new value is null.
+        let done = unsafe {
+            let to = (&raw mut bytes).cast();
+            libc::sysctlbyname(name, to, &raw mut len, std::ptr::null_mut(), 0)
+        };
+        (done == 0 && len == size_of::<u64>()).then_some(bytes / 2)
+    }
+}
+
+/// Gives up the pages of a file that are in memory. A hint that there is no call for.
+pub(crate) fn leave_memory(_file: &File) -> io::Result<()> {
+    Ok(())
 }
 
 /// A file without a name, of this many zeros. Not in memory: shared memory is not as large, and has

@@ -37,9 +37,9 @@ pub(crate) use files::{
 pub(crate) use locks::{cannot_lock, has_byte_lock, lock_byte, try_lock, unlock, unlock_byte};
 pub(crate) use mapping::{Mapping, move_to_huge_page};
 pub(crate) use platform::{
-    DIRECTORIES_LOCK, allocate, boot_id, discard_pages, ensure_own, file_system, fill_random,
-    huge_page, lock_holder, membarrier, memory, memory_file, prefer_huge_pages, punch,
-    register_membarrier, share_blocks,
+    AvailableMemory, DIRECTORIES_LOCK, allocate, boot_id, discard_pages, ensure_own, file_system,
+    fill_random, huge_page, leave_memory, lock_holder, membarrier, memory_file, prefer_huge_pages,
+    punch, register_membarrier, share_blocks,
 };
 
 /// The kind of file system that a directory is on.

@@ -1,5 +1,6 @@
 //! Which segments could be merged, and what a merge of each would gain.
 
+use crate::format::hint::{Census, HintEntry};
 use crate::segment::Segment;
 use crate::store::hints;
 use crate::store::inner::{Damaged, StoreInner};
@@ -66,8 +67,14 @@ impl StoreInner {
         };
         let all: Vec<_> = all.iter().map(rest).collect();
         let segment_size = self.writer.segment_size();
-        let ids = self.policy.choose(&all, segment_size, segment_size * RUN);
-        (ids, self.policy.misses_goal(&all))
+        let memory = self.writer.segment_set().cache.aim();
+        let ids = self.policy.choose(&all, segment_size, segment_size * RUN, memory);
+        (ids, self.policy.misses_goal(&all, memory))
+    }
+
+    pub(crate) fn write_hint(&self, segment: &Segment, census: &Census, entries: &[HintEntry]) {
+        let is_tight = self.writer.segment_set().cache.is_tight();
+        hints::write(self.writer.storage(), &self.keydir, segment, census, entries, is_tight);
     }
 
     /// Takes the census of sealed segments that have none, and writes their hints. Stops when the store
@@ -84,7 +91,7 @@ impl StoreInner {
                     let (census, entries) = (found.census, found.entries);
                     segment.reclaimed_then.clear();
                     segment.reclaimed_then.add(self.reclaimed.get());
-                    hints::write(self.writer.storage(), &self.keydir, &segment, &census, &entries);
+                    self.write_hint(&segment, &census, &entries);
                     // It is set only here, and before the store is open.
                     let _ = segment.census.set(census);
                 }

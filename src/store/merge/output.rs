@@ -9,7 +9,7 @@ use crate::format::record::{NewRecord, Record};
 use crate::log::writer::seal_and_shrink;
 use crate::position::LogPosition;
 use crate::segment::Segment;
-use crate::store::hints::{self, SegmentSummary, SummaryBuilder};
+use crate::store::hints::{SegmentSummary, SummaryBuilder};
 use crate::store::inner::StoreInner;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -107,7 +107,7 @@ impl<'i> MergeWriter<'i> {
         let SegmentSummary { census, entries, .. } = gather.finish(&segment);
         let inner = self.inner;
         segment.reclaimed_then.add(self.inner.reclaimed.get());
-        hints::write(inner.writer.storage(), &inner.keydir, &segment, &census, &entries);
+        inner.write_hint(&segment, &census, &entries);
         // A new segment has none yet.
         let _ = segment.census.set(census);
         Ok(())

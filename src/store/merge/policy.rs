@@ -72,7 +72,8 @@ impl MergePolicy {
     }
 
     /// Merge so that full segments take at most this many times their live bytes. Above 1. Default 2.
-    /// The active segment, the standby, and the outputs of a running merge are not counted.
+    /// Fewer times, so that all of them fit into the [cache budget](crate::StoreOptions::cache_budget),
+    /// if live bytes take at most three quarters of that. The active segment, the standby, and the outputs of a running merge are not counted.
     pub const fn space_goal(mut self, times: f64) -> Self {
         self.goal = times;
         self
@@ -116,11 +117,21 @@ impl MergePolicy {
 const PACK: usize = 4;
 
 impl MergePolicy {
-    /// Whether full segments take more space than the goal allows.
-    pub(crate) fn misses_goal(&self, all: &[SegmentUsage]) -> bool {
+    /// Whether full segments take more space than the goal allows, of which `memory` bytes are in memory.
+    pub(crate) fn misses_goal(&self, all: &[SegmentUsage], memory: u64) -> bool {
         let used: u64 = all.iter().map(|usage| usage.used).sum();
         let live: u64 = all.iter().map(SegmentUsage::live).sum();
-        used as f64 > self.goal * live as f64 && used - live >= self.min_dead
+        used > self.allowed(live, memory) && used - live >= self.min_dead
+    }
+
+    /// The bytes that full segments may take. What does not fit into memory costs a read of the device for
+    /// each of its values, which is far more than copying live ones: with seven eighths live, three of them
+    /// for each write.
+    fn allowed(&self, live: u64, memory: u64) -> u64 {
+        // Without a goal, infinitely many times nothing is no number.
+        let goal =
+            if self.goal.is_infinite() { u64::MAX } else { (self.goal * live as f64) as u64 };
+        if live <= memory / 8 * 7 { goal.min(memory) } else { goal }
     }
 
     /// The ids of the segments to merge now, in ascending order. At most about `max_live` bytes have to
@@ -130,10 +141,11 @@ impl MergePolicy {
         all: &[SegmentUsage],
         segment_size: u64,
         max_live: u64,
+        memory: u64,
     ) -> Vec<u32> {
         let mut chosen: Vec<_> = all.iter().filter(|f| f.mergeable && self.is_due(f)).collect();
-        if self.misses_goal(all) {
-            self.add_for_goal(all, &mut chosen);
+        if self.misses_goal(all, memory) {
+            self.add_for_goal(all, &mut chosen, memory);
         }
         let small = self.small.unwrap_or(segment_size / 4);
         let is_small = |f: &&SegmentUsage| f.mergeable && f.used < small;
@@ -167,7 +179,12 @@ impl MergePolicy {
     }
 
     /// Adds the segments with the largest dead part until the goal would be met.
-    fn add_for_goal<'a>(&self, all: &'a [SegmentUsage], chosen: &mut Vec<&'a SegmentUsage>) {
+    fn add_for_goal<'a>(
+        &self,
+        all: &'a [SegmentUsage],
+        chosen: &mut Vec<&'a SegmentUsage>,
+        memory: u64,
+    ) {
         let live: u64 = all.iter().map(SegmentUsage::live).sum();
         let taken = |chosen: &[&SegmentUsage], id| chosen.iter().any(|usage| usage.id == id);
         let mut used: u64 = all.iter().map(|usage| usage.used).sum();
@@ -178,7 +195,7 @@ impl MergePolicy {
         let mut rest: Vec<_> = all.iter().filter(gains).collect();
         rest.sort_by(|a, b| b.dead_ratio().total_cmp(&a.dead_ratio()));
         for usage in rest {
-            if used as f64 <= self.goal * live as f64 {
+            if used <= self.allowed(live, memory) {
                 break;
             }
             used -= usage.dead;
@@ -227,7 +244,7 @@ mod tests {
     }
 
     fn choose(policy: MergePolicy, all: &[SegmentUsage]) -> Vec<u32> {
-        policy.choose(all, 64 * MIB, 256 * MIB)
+        policy.choose(all, 64 * MIB, 256 * MIB, u64::MAX)
     }
 
     #[test]
@@ -252,11 +269,32 @@ mod tests {
     fn the_space_goal_takes_the_deadest_until_it_is_met() {
         let policy = MergePolicy::new().dead_ratio(1.0).space_goal(1.25);
         let all = [usage(1, 60, 10), usage(2, 60, 30), usage(3, 60, 29), usage(4, 60, 1)];
-        assert!(policy.misses_goal(&all));
+        assert!(policy.misses_goal(&all, u64::MAX));
         assert_eq!(choose(policy, &all), [2]);
         let tighter = policy.space_goal(1.1);
         assert_eq!(choose(tighter, &all), [2, 3]);
-        assert!(!policy.space_goal(2.0).misses_goal(&all));
+        assert!(!policy.space_goal(2.0).misses_goal(&all, u64::MAX));
+    }
+
+    /// 240 MiB, of which 170 are live.
+    #[test]
+    fn what_fits_into_memory_is_kept_there() {
+        let policy = MergePolicy::new();
+        let all = [usage(1, 60, 10), usage(2, 60, 25), usage(3, 60, 20), usage(4, 60, 15)];
+        let chosen = |memory| policy.choose(&all, 64 * MIB, 256 * MIB, memory * MIB);
+        for (memory, ids) in [
+            (240, &[][..]),
+            (239, &[2]),
+            (215, &[2]),
+            (214, &[2, 3]),
+            (195, &[2, 3]),
+            // More than seven eighths would be live.
+            (194, &[]),
+            (0, &[]),
+        ] {
+            assert_eq!(chosen(memory), ids, "{memory}");
+            assert_eq!(policy.misses_goal(&all, memory * MIB), !ids.is_empty(), "{memory}");
+        }
     }
 
     #[test]
@@ -264,7 +302,7 @@ mod tests {
         let all: Vec<_> = (1..=100).map(|id| usage(id, 60, 40)).collect();
         assert_eq!(choose(MergePolicy::new(), &all).len(), 12);
         let policy = MergePolicy::new();
-        assert_eq!(policy.choose(&[usage(1, 4000, 2000)], 64 * MIB, MIB), [1]);
+        assert_eq!(policy.choose(&[usage(1, 4000, 2000)], 64 * MIB, MIB, u64::MAX), [1]);
     }
 
     #[test]

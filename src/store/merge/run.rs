@@ -11,6 +11,7 @@ use super::tombstones::{Question, TombstoneFilter};
 use crate::error::{Corruption, CorruptionKind, MergeError};
 use crate::format::hint::KeyName;
 use crate::format::record::Record;
+use crate::keydir::LOOKUP_BATCH;
 use crate::options::RecoveryMode;
 use crate::position::LogPosition;
 use crate::segment::Segment;
@@ -28,6 +29,15 @@ struct Move {
     old: LogPosition,
     old_len: u64,
     new: LogPosition,
+}
+
+/// A put in an input, of which is not known yet whether a slot points at it.
+#[derive(Clone, Copy)]
+struct FoundPut<'s> {
+    record: Record<'s>,
+    tag: u32,
+    at: LogPosition,
+    len: u64,
 }
 
 /// A tombstone or an expired value in an input.
@@ -53,6 +63,18 @@ pub(super) struct Run<'i> {
     report: MergeReport,
 }
 
+impl StoreInner {
+    /// Points a key's slot at the copy of its frame, if it still points at that.
+    fn move_slot(&self, &Move { tag, old, old_len, new }: &Move) {
+        let entry = self.keydir.entry(tag, |at| at == old);
+        match entry.position() {
+            Some(_) => self.set_slot(entry, new, Some(old_len)),
+            // The key was written or deleted meanwhile.
+            None => self.died(new, None),
+        }
+    }
+}
+
 impl<'i> Run<'i> {
     pub(super) fn new(inner: &'i StoreInner, inputs: Vec<Arc<Segment>>, pace: Pace) -> Self {
         let live = |s: &Arc<Segment>| content_bytes(s).saturating_sub(s.dead.get());
@@ -76,6 +98,7 @@ impl<'i> Run<'i> {
         for nth in 0..self.inputs.len() {
             let segment = self.inputs[nth].clone();
             let (mut failed, mut lost, mut gather) = (None, Vec::new(), SummaryBuilder::new());
+            let mut found = Vec::with_capacity(LOOKUP_BATCH);
             let quiet = QuietSegment::of(&segment);
             scan::each_frame(quiet, Some(&mut lost), |offset, len, frame| {
                 let keydir = &self.inner.keydir;
@@ -83,7 +106,8 @@ impl<'i> Run<'i> {
                 let tag = name.map(|name| keydir.tag_of(name));
                 let done = self.throttle.after(len).and_then(|()| match (frame.record(), tag) {
                     (Some(record), Some(tag)) if record.is_put() => {
-                        self.put(nth, &segment, offset, len, record, tag)
+                        let put = FoundPut { record, tag, at: segment.position(offset), len };
+                        self.put(nth, &segment, put, &mut found)
                     }
                     (_, Some(_)) => {
                         self.tombstones.push((nth, offset));
@@ -95,6 +119,7 @@ impl<'i> Run<'i> {
                 if failed.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             })?;
             failed.map_or(Ok(()), Err)?;
+            self.copy_live(&segment, &mut found)?;
             self.check(&segment, &gather.finish(&segment), lost)?;
             self.report.bytes_read += segment.end() - crate::format::header::FIRST_FRAME;
         }
@@ -128,32 +153,51 @@ impl<'i> Run<'i> {
         Ok(())
     }
 
-    fn put(
+    /// Has a put copied with those that were found before it, unless it has expired, which makes it a
+    /// tombstone.
+    fn put<'s>(
         &mut self,
         nth: usize,
         segment: &Segment,
-        offset: u64,
-        len: u64,
-        record: Record<'_>,
-        tag: u32,
+        put: FoundPut<'s>,
+        found: &mut Vec<FoundPut<'s>>,
     ) -> Result<(), MergeError> {
-        let (keydir, here) = (&self.inner.keydir, segment.position(offset));
+        let (keydir, FoundPut { record, tag, at, len }) = (&self.inner.keydir, put);
         let is_over = |expiry| expiry <= self.inner.clock.now();
         if record.expiry().is_some_and(is_over) {
-            let entry = keydir.entry(tag, |at| at == here);
+            let entry = keydir.entry(tag, |here| here == at);
             keydir.shrink(self.inner.remove_slot(entry, Some(len)));
             // Whether it has a slot or not: a failed merge may have removed that.
-            self.tombstones.push((nth, offset));
+            self.tombstones.push((nth, at.offset().into()));
             self.report.expired += 1;
             return Ok(());
         }
-        if keydir.get(tag, |at| at == here, |_| ()).is_none() {
-            return Ok(());
+        found.push(put);
+        if found.len() == LOOKUP_BATCH { self.copy_live(segment, found) } else { Ok(()) }
+    }
+
+    /// Copies those of some puts that a slot points at: [`LOOKUP_BATCH`] at most, which are looked up
+    /// together.
+    fn copy_live(
+        &mut self,
+        segment: &Segment,
+        found: &mut Vec<FoundPut<'_>>,
+    ) -> Result<(), MergeError> {
+        let tags: Vec<u32> = found.iter().map(|put| put.tag).collect();
+        let mut is_live = [false; LOOKUP_BATCH];
+        let first = self.inner.keydir.read_all(&tags).slots(&tags, |nth, at| {
+            is_live[nth] |= at == found[nth].at;
+        });
+        for (nth, FoundPut { record, tag, at, len }) in found.drain(..).enumerate() {
+            if !is_live[nth] && first[nth] != Some(at) {
+                continue;
+            }
+            let new = self.output.copy(record, segment.origin_of(at.offset().into(), &record))?;
+            self.moves.push(Move { tag, old: at, old_len: len, new });
+            self.report.puts_moved += 1;
+            self.throttle.after(len)?;
         }
-        let new = self.output.copy(record, segment.origin_of(offset, &record))?;
-        self.moves.push(Move { tag, old: here, old_len: len, new });
-        self.report.puts_moved += 1;
-        self.throttle.after(len)
+        Ok(())
     }
 
     /// Copies the tombstones that are still needed.
@@ -224,13 +268,11 @@ impl<'i> Run<'i> {
         for output in &outputs {
             writer.add_merged(output.clone());
         }
-        for Move { tag, old, old_len, new } in std::mem::take(&mut self.moves) {
-            let entry = inner.keydir.entry(tag, |at| at == old);
-            match entry.position() {
-                Some(_) => inner.set_slot(entry, new, Some(old_len)),
-                // The key was written or deleted meanwhile.
-                None => inner.died(new, None),
-            }
+        for moves in std::mem::take(&mut self.moves).chunks(LOOKUP_BATCH) {
+            // Finds all of the slots first, so that waiting for memory overlaps.
+            let tags: Vec<u32> = moves.iter().map(|moved| moved.tag).collect();
+            inner.keydir.read_all(&tags).slots(&tags, |_, _| ());
+            moves.iter().for_each(|moved| inner.move_slot(moved));
         }
         self.check_slots()?;
         writer.sync()?;
