@@ -2,6 +2,7 @@
 //!
 //! A message names the place and includes its cause, in one line; the cause is also the error's `source`.
 
+use crate::checkpoint::{Checkpoint, ParseCheckpointError};
 use crate::position::{LogPosition, ParsePositionError};
 use std::ffi::OsString;
 use std::io;
@@ -39,6 +40,9 @@ pub enum Error {
     /// Dropping the beginning of a log failed.
     #[error(transparent)]
     Truncate(#[from] TruncateError),
+    /// Going on from a checkpoint is not possible.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
     /// Writing to a store failed.
     #[error(transparent)]
     Write(#[from] WriteError),
@@ -57,6 +61,15 @@ pub enum Error {
     /// A text is not a position.
     #[error(transparent)]
     ParsePosition(#[from] ParsePositionError),
+    /// A text is not a checkpoint.
+    #[error(transparent)]
+    ParseCheckpoint(#[from] ParseCheckpointError),
+    /// A place is damaged.
+    #[error(transparent)]
+    Corruption(#[from] Corruption),
+    /// A background thread has ended.
+    #[error(transparent)]
+    Thread(#[from] ThreadFailure),
     /// A value is not of a type.
     #[cfg(feature = "zerocopy")]
     #[error(transparent)]
@@ -491,6 +504,57 @@ pub enum ReadError {
         /// Its cause.
         source: Arc<io::Error>,
     },
+}
+
+/// Reading on from a [`Checkpoint`] is not possible.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CheckpointError {
+    /// The checkpoint is one of another log, or the log was created anew in its place.
+    #[error("{checkpoint} is a checkpoint of another log; this one is {log_id:016x}")]
+    OtherLog {
+        /// The checkpoint given.
+        checkpoint: Checkpoint,
+        /// The id of this log.
+        log_id: u64,
+    },
+    /// The checkpoint is before the beginning of the log: entries that were not read yet were truncated.
+    #[error("{position} is before the beginning of the log, {begin}")]
+    Truncated {
+        /// The checkpoint's position.
+        position: LogPosition,
+        /// Where the log begins now.
+        begin: LogPosition,
+    },
+    /// The checkpoint is after the end of the log, which is an older copy, or was cut off and is open
+    /// read-only: entries that were read are not there.
+    #[error("{position} is after the end of the log, {tail}")]
+    PastEnd {
+        /// The checkpoint's position.
+        position: LogPosition,
+        /// The end of the log.
+        tail: LogPosition,
+    },
+    /// Entries that were read are lost: a power loss, or a salvage, has cut the log off before the
+    /// checkpoint. What was appended since is behind `end`.
+    #[error(
+        "what was read up to {position} is lost: a power loss or a salvage cut it off at {end}"
+    )]
+    Lost {
+        /// The checkpoint's position.
+        position: LogPosition,
+        /// Where what is left of it ends.
+        end: LogPosition,
+    },
+    /// No entry begins or ends at the checkpoint: it was not taken in this log.
+    #[error("no entry begins or ends at {position}")]
+    NoBoundary {
+        /// The checkpoint's position.
+        position: LogPosition,
+    },
+    /// The place cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
 }
 
 /// Dropping the beginning of the log failed.

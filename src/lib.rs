@@ -55,7 +55,7 @@
 //! | many writes at once | [`CommitLog::append_batch`], [`BatchWriter`], [`Batch`] |
 //! | writes that depend on the current value | [`Store::put_if_absent`], [`Store::compare_and_swap`], [`Store::update`], [`Store::try_update`] |
 //! | values that expire | [`WriteOptions::ttl`], [`Ttl`], [`Store::ttl`], [`Store::touch`] |
-//! | reading a log, and following its tail | [`LogReader`], [`Entry`] |
+//! | reading a log, and following its tail | [`LogReader`], [`Entry`], [`Checkpoint`] |
 //! | reading many keys, or all of them | [`Store::get_many`], [`Pairs`], [`Keys`] |
 //! | reading beside a writer in another process | [`CommitLog::open_read_only`], [`Store::open_read_only`] |
 //! | reclaiming space | [`CommitLog::truncate_before`], [`Retention`], [`Store::merge`], [`MergePolicy`], [`Maintenance`] |
@@ -100,6 +100,7 @@
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr))]
 
+mod checkpoint;
 mod error;
 mod format;
 mod keydir;
@@ -115,11 +116,13 @@ mod sync;
 mod threads;
 mod wall_clock;
 
+pub use checkpoint::{Checkpoint, ParseCheckpointError};
 #[cfg(feature = "zerocopy")]
 pub use error::LayoutError;
 pub use error::{
-    AppendError, BackupError, CasMismatch, Corruption, CorruptionKind, Error, MergeError,
-    OpenError, ReadError, RepairError, SyncError, ThreadFailure, TruncateError, WriteError,
+    AppendError, BackupError, CasMismatch, CheckpointError, Corruption, CorruptionKind, Error,
+    MergeError, OpenError, ReadError, RepairError, SyncError, ThreadFailure, TruncateError,
+    WriteError,
 };
 #[cfg(feature = "testing")]
 pub use log::FailPoint;

@@ -10,6 +10,8 @@
     reason = "loom's cells are not Sync, and its threads ask for nothing"
 )]
 
+#[path = "../../src/checkpoint.rs"]
+mod checkpoint;
 #[path = "../../src/error.rs"]
 mod error;
 #[path = "../../src/format/mod.rs"]

@@ -39,6 +39,7 @@ pub(crate) struct Follower {
     /// Segments that do not belong to the log: merged ones, and those that recovery would discard.
     pub(crate) ignored: Mutex<BTreeSet<u32>>,
     pub(crate) clock: WallClock,
+    pub(crate) log_id: u64,
 }
 
 /// Where readers get segments from, and what they may read of them.

@@ -2,6 +2,7 @@
 
 pub(crate) mod append;
 mod batch;
+mod checkpoint;
 mod follower;
 pub(crate) mod group_commit;
 pub(crate) mod maintenance;
@@ -240,7 +241,10 @@ impl CommitLog {
         self.reader_from(LogPosition::START)
     }
 
-    /// A reader that starts at a position: that of an entry, of the tail, or of another reader.
+    /// A reader that starts at a position: that of an entry, of the tail, or of another reader. Whether it
+    /// is one is found out by the first read. For positions that are stored elsewhere, a
+    /// [`Checkpoint`](crate::Checkpoint) and
+    /// [`reader_from_checkpoint`](Self::reader_from_checkpoint) notice more, and at once.
     #[must_use]
     pub fn reader_from(&self, position: LogPosition) -> LogReader<'_> {
         LogReader::new(&self.source, position)

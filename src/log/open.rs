@@ -62,6 +62,7 @@ impl LogOptions {
                 next_id,
                 ignored,
                 clock: config.clock,
+                log_id: id,
             }),
             threads: None,
             id,

@@ -180,6 +180,9 @@ pub struct LogReader<'a> {
     /// gave it.
     at: LogPosition,
     pin: Option<Pin<'a>>,
+    /// Where the last entry ends that was read, and where the reader got to from there without another
+    /// one. Void once it has moved on.
+    skipped: Option<(LogPosition, LogPosition)>,
 }
 
 enum Next {
@@ -189,13 +192,34 @@ enum Next {
 
 impl<'a> LogReader<'a> {
     pub(crate) fn new(source: &'a Source, at: LogPosition) -> Self {
-        Self { source, at, pin: None }
+        Self { source, at, pin: None, skipped: None }
     }
 
     /// The position of the next frame, which may not exist yet.
     #[must_use]
     pub const fn position(&self) -> LogPosition {
         self.at
+    }
+
+    /// Where the last entry ends that was read, or where the reader began.
+    pub(super) fn read_to(&self) -> LogPosition {
+        self.skipped.filter(|&(_, to)| to == self.at).map_or(self.at, |(from, _)| from)
+    }
+
+    /// Moves on without an entry.
+    fn skip_to(&mut self, to: LogPosition) {
+        self.skipped = Some((self.read_to(), to));
+        self.at = to;
+    }
+
+    /// Pins the segment that the reader is in, if it is there yet; an error if the reader cannot go on
+    /// from where it is.
+    pub(super) fn enter_now(&mut self) -> Result<(), ReadError> {
+        self.enter().map(drop)
+    }
+
+    pub(super) const fn source(&self) -> &Source {
+        self.source
     }
 
     /// The next entry, or `None` at the end of the committed part; later calls return what was appended
@@ -298,7 +322,8 @@ impl<'a> LogReader<'a> {
                 (_, Some(Header { kind: Kind::Batch, .. })) => HEADER,
                 _ => frame.word.len,
             };
-            self.at = segment.position(offset + advance);
+            let to = segment.position(offset + advance);
+            self.skip_to(to);
         }
     }
 
@@ -324,8 +349,8 @@ impl<'a> LogReader<'a> {
         if self.pin.is_none() && self.at < self.source.tail() && self.source.is_store() {
             // Merged, so there were no entries in it.
             self.pin = self.source.segment_after(self.at.segment())?;
-            if let Some(next) = &self.pin {
-                self.at = next.position(FIRST_FRAME);
+            if let Some(to) = self.pin.as_ref().map(|next| next.begin()) {
+                self.skip_to(to);
             }
         }
         if self.pin.is_none() {
@@ -349,8 +374,8 @@ impl<'a> LogReader<'a> {
         if self.at < tail {
             self.pin = self.source.segment_after(id)?;
         }
-        let Some(next) = &self.pin else { return Ok(false) };
-        self.at = next.position(FIRST_FRAME);
+        let Some(to) = self.pin.as_ref().map(|next| next.begin()) else { return Ok(false) };
+        self.skip_to(to);
         Ok(true)
     }
 
@@ -405,7 +430,7 @@ impl<'a> LogReader<'a> {
             let begin = self.source.begin().max(next.position(FIRST_FRAME));
             return Err(ReadError::Truncated { position: self.at, begin });
         }
-        self.at = next.position(FIRST_FRAME);
+        self.skip_to(next.begin());
         self.pin = Some(next);
         Ok(true)
     }
@@ -416,7 +441,8 @@ impl<'a> LogReader<'a> {
         let segment = self.pin.as_ref().expect("entered").segment();
         let offset = u64::from(self.at.offset());
         if let Some(gap) = segment.gaps.iter().find(|gap| gap.offset == offset) {
-            self.at = segment.position(offset + gap.len);
+            let to = segment.position(offset + gap.len);
+            self.skip_to(to);
             return true;
         }
         if !matches!(self.source, Source::Follower(_)) || segment.is_sealed() {
@@ -429,7 +455,7 @@ impl<'a> LogReader<'a> {
         if offset == FIRST_FRAME
             && let Some(next) = self.source.replacement_for(segment)
         {
-            self.at = next.position(FIRST_FRAME);
+            self.skip_to(next.begin());
             self.pin = Some(next);
             return true;
         }

@@ -1,0 +1,230 @@
+//! Checkpoints of consumers: whatever happens to the log meanwhile, a consumer goes on with the next
+//! entry, or is told why it cannot.
+
+mod common;
+
+use common::{Random, rounds, segment, small_log};
+use tailcask::{
+    Checkpoint, CheckpointError, CommitLog, LogOptions, LogPosition, Retention, SimulatedDisk,
+};
+
+const UNIT: u64 = 16 << 10;
+
+fn options() -> LogOptions {
+    small_log(UNIT)
+}
+
+fn entry(number: u64, len: usize) -> Vec<u8> {
+    let mut bytes = number.to_le_bytes().to_vec();
+    bytes.resize(8 + len, 7);
+    bytes
+}
+
+/// The number of the next entry behind a checkpoint, which is stored as text and as bytes meanwhile.
+fn next(log: &CommitLog, checkpoint: &Checkpoint) -> Result<Option<u64>, CheckpointError> {
+    let text: Checkpoint = checkpoint.to_string().parse().unwrap();
+    let stored = Checkpoint::from_bytes(text.to_bytes());
+    assert_eq!(stored, *checkpoint);
+    let mut reader = log.reader_from_checkpoint(&stored)?;
+    assert!(log.reader_from_checkpoint(&reader.checkpoint()).is_ok(), "nothing was read meanwhile");
+    let entry = reader.next_entry().expect("it was checked");
+    Ok(entry.map(|entry| u64::from_le_bytes(entry[..8].try_into().unwrap())))
+}
+
+/// A consumer that follows a log, and its checkpoints by how much it had read.
+struct Consumer {
+    taken: Vec<(u64, Checkpoint)>,
+}
+
+impl Consumer {
+    fn start(log: &CommitLog) -> Self {
+        Self { taken: vec![(0, log.reader().checkpoint())] }
+    }
+
+    /// Reads everything from its last checkpoint on; at the end it looks once more, and is past what is
+    /// no entry.
+    fn read_on(&mut self, log: &CommitLog) {
+        let (mut read, last) = *self.taken.last().unwrap();
+        let mut reader = log.reader_from_checkpoint(&last).unwrap();
+        while let Some(found) = reader.next_entry().unwrap().map(|found| found[..8].to_vec()) {
+            assert_eq!(found, read.to_le_bytes(), "none is missed, none comes twice");
+            read += 1;
+            self.taken.push((read, reader.checkpoint()));
+        }
+        self.taken.push((read, reader.checkpoint()));
+    }
+}
+
+/// What a log and its consumer do, at random. Returns how many entries were appended.
+fn live(log: &CommitLog, consumer: &mut Consumer, first: u64, random: &mut Random) -> u64 {
+    let mut number = first;
+    for _ in 0..60 {
+        match random.below(12) {
+            0 => drop(log.sync().unwrap()),
+            1 => log.maintain().unwrap(),
+            2 => {
+                let all: Vec<_> = (number..number + 3).map(|n| entry(n, 300)).collect();
+                let all: Vec<_> = all.iter().map(|entry| &entry[..]).collect();
+                log.append_batch(&all).unwrap();
+                number += 3;
+            }
+            3..=5 => consumer.read_on(log),
+            _ => {
+                log.append(&entry(number, random.below(4000) as usize)).unwrap();
+                number += 1;
+            }
+        }
+    }
+    consumer.read_on(log);
+    number
+}
+
+#[test]
+fn a_consumer_goes_on_after_closes_and_deaths() {
+    for round in 0..rounds(4) {
+        let (disk, mut random) = (SimulatedDisk::new(), Random::new(round + 1));
+        let mut log = options().open_simulated(&disk).unwrap();
+        let (mut consumer, mut number) = (Consumer::start(&log), 0);
+        for _ in 0..6 {
+            number = live(&log, &mut consumer, number, &mut random);
+            if random.below(2) == 0 {
+                log.close().unwrap();
+            } else {
+                log.abort();
+            }
+            log = options().open_simulated(&disk).unwrap();
+            for (read, checkpoint) in &consumer.taken {
+                let found = next(&log, checkpoint).unwrap_or_else(|e| panic!("{checkpoint}: {e}"));
+                assert_eq!(found, (*read < number).then_some(*read), "{checkpoint}");
+            }
+        }
+    }
+}
+
+/// The heart of it: a power loss takes some of what was read. Whoever had read no more than what is left
+/// goes on, and whoever had read more is told, also when more was appended since.
+#[test]
+fn a_consumer_is_told_of_what_it_has_read_and_is_lost() {
+    let (mut fine, mut told) = (0, 0);
+    for round in 0..rounds(12) {
+        let (disk, mut random) = (SimulatedDisk::new(), Random::new(round + 100));
+        let log = options().open_simulated(&disk).unwrap();
+        let mut consumer = Consumer::start(&log);
+        live(&log, &mut consumer, 0, &mut random);
+        let image = match round % 3 {
+            0 => disk.power_loss(|_, _| false),
+            _ => disk.power_loss_at_random(round),
+        };
+        log.abort();
+        let log = options().open_simulated(&image).unwrap();
+        let kept = log.verify().unwrap().entries;
+        for more in [0, 100] {
+            (0..more).for_each(|n| assert!(log.append(&entry(kept + n, 200)).is_ok()));
+            for (read, checkpoint) in &consumer.taken {
+                match next(&log, checkpoint) {
+                    Ok(found) => {
+                        assert!(*read <= kept, "{checkpoint}: {read} were read, {kept} are left");
+                        assert_eq!(found, (*read < kept + more).then_some(*read), "{checkpoint}");
+                        fine += 1;
+                    }
+                    Err(CheckpointError::Lost { position, end }) => {
+                        assert!(*read > kept, "{checkpoint}: {read} were read, {kept} are left");
+                        assert!(end < position);
+                        // That is where to go on.
+                        let mut reader = log.reader_from(end);
+                        let found = reader.next_entry().unwrap().map(|found| found[..8].to_vec());
+                        assert_eq!(found, (more > 0).then(|| kept.to_le_bytes().to_vec()));
+                        told += 1;
+                    }
+                    Err(other) => panic!("{checkpoint}: {other}"),
+                }
+            }
+        }
+    }
+    assert!(fine > 100 && told > 100, "{fine} {told}");
+}
+
+#[test]
+fn truncating_what_was_read_loses_nothing_and_what_was_not_is_an_error() {
+    let disk = SimulatedDisk::new();
+    let log = options().open_simulated(&disk).unwrap();
+    let mut consumer = Consumer::start(&log);
+    (0..60).for_each(|n| assert!(log.append(&entry(n, 1000)).is_ok()));
+    log.append(&entry(60, 1000)).unwrap();
+    consumer.read_on(&log);
+    log.retain(Retention::new().bytes(0)).unwrap();
+    let begin = log.begin();
+    assert!(begin.segment() > 3);
+    let (read, last) = *consumer.taken.last().unwrap();
+    assert_eq!(next(&log, &last).unwrap(), None);
+    for (had_read, checkpoint) in &consumer.taken[1..] {
+        match next(&log, checkpoint) {
+            Ok(found) => assert_eq!(found, (*had_read < read).then_some(*had_read)),
+            Err(CheckpointError::Truncated { position, begin: now }) => {
+                assert!(*had_read < read && position < begin && now == begin);
+            }
+            Err(other) => panic!("{checkpoint}: {other}"),
+        }
+    }
+    assert!(matches!(next(&log, &consumer.taken[1].1), Err(CheckpointError::Truncated { .. })));
+}
+
+#[test]
+fn what_is_no_checkpoint_of_this_log_is_an_error() {
+    let (one, other) = (CommitLog::in_memory(), CommitLog::in_memory());
+    let first = one.append(b"entry").unwrap();
+    other.append(b"entry").unwrap();
+    let of_one = Checkpoint::new(one.id(), first);
+    assert_eq!(
+        &*one.reader_from_checkpoint(&of_one).unwrap().next_entry().unwrap().unwrap(),
+        b"entry"
+    );
+    match other.reader_from_checkpoint(&of_one).map(drop) {
+        Err(error @ CheckpointError::OtherLog { checkpoint, log_id }) => {
+            assert_eq!((checkpoint, log_id), (of_one, other.id()));
+            let said =
+                format!("{of_one} is a checkpoint of another log; this one is {:016x}", other.id());
+            assert_eq!(error.to_string(), said);
+        }
+        other => panic!("{other:?}"),
+    }
+    let at = |position| one.reader_from_checkpoint(&Checkpoint::new(one.id(), position)).map(drop);
+    let inside = LogPosition::from_u64(first.as_u64() + 8);
+    assert!(
+        matches!(at(inside), Err(CheckpointError::NoBoundary { position }) if position == inside)
+    );
+    let odd = LogPosition::from_u64(first.as_u64() + 1);
+    assert!(matches!(at(odd), Err(CheckpointError::NoBoundary { position }) if position == odd));
+    for beyond in [one.tail().as_u64() + 8, u64::MAX] {
+        let beyond = LogPosition::from_u64(beyond);
+        match at(beyond) {
+            Err(CheckpointError::PastEnd { position, tail }) => {
+                assert_eq!((position, tail), (beyond, one.tail()));
+            }
+            other => panic!("{beyond}: {other:?}"),
+        }
+    }
+    assert!(at(one.tail()).is_ok() && at(LogPosition::START).is_ok());
+}
+
+#[test]
+fn a_consumer_in_another_process_goes_on_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    let log = options().open(&path).unwrap();
+    let follower = options().open_read_only(&path).unwrap();
+    let mut consumer = Consumer::start(&follower);
+    let number = live(&log, &mut consumer, 0, &mut Random::new(3));
+    consumer.read_on(&follower);
+    for reader in [&log, &follower] {
+        for (read, checkpoint) in &consumer.taken {
+            assert_eq!(next(reader, checkpoint).unwrap(), (*read < number).then_some(*read));
+        }
+    }
+    log.close().unwrap();
+    let again = options().open_read_only(&path).unwrap();
+    for (read, checkpoint) in &consumer.taken {
+        assert_eq!(next(&again, checkpoint).unwrap(), (*read < number).then_some(*read));
+    }
+    assert!(path.join(segment(2)).exists());
+}
