@@ -46,7 +46,7 @@ pub(crate) struct Follower {
 #[derive(Debug)]
 pub(crate) enum Source {
     Writer(Arc<LogWriter>),
-    Follower(Follower),
+    Follower(Arc<Follower>),
 }
 
 impl Source {

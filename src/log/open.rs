@@ -55,7 +55,7 @@ impl LogOptions {
         let (table, ignored) = (SegmentSet::new(segments), Mutex::new(ignored));
         let (id, next_id) = (found.manifest.log_id, AtomicU32::new(found.manifest.next));
         Ok(CommitLog {
-            source: Source::Follower(Follower {
+            source: Source::Follower(Arc::new(Follower {
                 storage,
                 table,
                 gaps,
@@ -63,7 +63,7 @@ impl LogOptions {
                 ignored,
                 clock: config.clock,
                 log_id: id,
-            }),
+            })),
             threads: None,
             id,
             report: found.report,

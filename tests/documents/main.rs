@@ -1,6 +1,7 @@
 //! The documents name what exists: files, functions, tests and models; and each atomic operation is
 //! in the table of orderings.
 
+mod errors;
 mod examples;
 mod orderings;
 
