@@ -98,6 +98,7 @@
 //! Types of two other crates are part of the public face: `bytes` 1 (`Value::into_bytes`) and, with its feature,
 //! `zerocopy` 0.8.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr))]
 
 mod checkpoint;
