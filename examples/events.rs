@@ -10,7 +10,7 @@
 use serde::{Deserialize, Serialize};
 use std::io::BufRead;
 use std::time::Duration;
-use tailcask::{Batch, CommitLog, Durability, LogPosition, LogReader, ReadError, Store};
+use tailcask::{Batch, Checkpoint, CheckpointError, CommitLog, Durability, LogReader, Store};
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -51,23 +51,18 @@ fn record(dir: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Where the view is: the log it is of, and the position of the next event.
-fn checkpoint(log: &CommitLog, next: LogPosition) -> [u8; 16] {
-    let mut bytes = [0; 16];
-    bytes[..8].copy_from_slice(&log.id().to_le_bytes());
-    bytes[8..].copy_from_slice(&next.as_u64().to_le_bytes());
-    bytes
-}
-
-/// A reader that continues where the view is, or at the beginning if the view is not of this log.
+/// A reader that continues where the view is, or at the beginning if the log is not the one that the view
+/// is of, or has lost events that the view has: to a power loss, or because it was replaced.
 fn resume<'a>(log: &'a CommitLog, view: &Store) -> Result<LogReader<'a>, Failure> {
-    if let Some(found) = view.get("checkpoint")?
-        && let Some((id, next)) = found.split_first_chunk::<8>()
-        && u64::from_le_bytes(*id) == log.id()
-    {
-        return Ok(log.reader_from(LogPosition::from_u64(u64::from_le_bytes(next.try_into()?))));
+    let Some(bytes) = view.get("checkpoint")? else { return start_over(log, view) };
+    match log.reader_from_checkpoint(&Checkpoint::from_bytes(bytes[..].try_into()?)) {
+        Ok(reader) => Ok(reader),
+        Err(CheckpointError::Truncated { position, begin }) => {
+            Err(format!("the events from {position} to {begin} were dropped unseen").into())
+        }
+        Err(CheckpointError::Read(error)) => Err(error.into()),
+        Err(_) => start_over(log, view),
     }
-    start_over(log, view)
 }
 
 /// A view is derived: whatever is wrong with it, it can be made again.
@@ -85,22 +80,15 @@ fn project(dir: &str, view: &str) -> Result<(), Failure> {
     let view = Store::open(view)?;
     let mut reader = resume(&log, &view)?;
     loop {
-        let next = reader.wait_entry(Duration::from_secs(1));
-        let event = match next.map(|entry| entry.map(|entry| serde_json::from_slice(&entry))) {
-            Ok(Some(event)) => event?,
-            Ok(None) => continue,
-            // The log lost its last events to a power loss, and the view had them already.
-            Err(ReadError::PastEnd { .. }) => {
-                reader = start_over(&log, &view)?;
-                continue;
-            }
-            Err(error) => return Err(error.into()),
+        let event: Event = match reader.wait_entry(Duration::from_secs(1))? {
+            Some(entry) => serde_json::from_slice(&entry)?,
+            None => continue,
         };
-        let (account, effect) = Event::effect(&event);
+        let (account, effect) = event.effect();
         let key = format!("account/{account}");
         let mut batch = Batch::new();
         batch.put(&key, (balance(view.get(&key)?.as_deref())? + effect).to_le_bytes());
-        batch.put("checkpoint", checkpoint(&log, reader.position()));
+        batch.put("checkpoint", reader.checkpoint().to_bytes());
         view.write(&batch)?;
     }
 }

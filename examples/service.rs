@@ -19,6 +19,7 @@ use std::time::Duration;
 use tailcask::{Batch, CommitLog, LogPosition, Store};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
+type Answer<T> = Result<T, StatusCode>;
 
 /// Of an error a client learns that there was one, and the operator which.
 fn failed(error: impl Into<Failure>) -> StatusCode {
@@ -39,20 +40,14 @@ struct Shop {
 }
 
 /// Appending copies to mapped memory. The sync is awaited: all clients that wait share one.
-async fn place(
-    State(shop): State<Arc<Shop>>,
-    Json(order): Json<Order>,
-) -> Result<StatusCode, StatusCode> {
+async fn place(State(shop): State<Arc<Shop>>, Json(order): Json<Order>) -> Answer<StatusCode> {
     let bytes = serde_json::to_vec(&order).map_err(failed)?;
     let position = shop.orders.append(&bytes).map_err(failed)?;
     shop.orders.wait_durable_async(position).await.map_err(failed)?;
     Ok(StatusCode::CREATED)
 }
 
-async fn total(
-    State(shop): State<Arc<Shop>>,
-    Path(item): Path<String>,
-) -> Result<String, StatusCode> {
+async fn total(State(shop): State<Arc<Shop>>, Path(item): Path<String>) -> Answer<String> {
     read_u64(&shop.totals, &format!("total/{item}")).map(|n| n.to_string()).map_err(failed)
 }
 
@@ -74,8 +69,7 @@ fn follow(shop: &Shop) -> Result<(), Failure> {
         let key = format!("total/{}", order.item);
         let total = read_u64(&shop.totals, &key)? + order.count;
         let mut batch = Batch::new();
-        batch.put(key, total.to_le_bytes());
-        batch.put("place", reader.position().as_u64().to_le_bytes());
+        batch.put(key, total.to_le_bytes()).put("place", reader.position().as_u64().to_le_bytes());
         shop.totals.write(&batch)?;
     }
     Ok(())
@@ -90,10 +84,8 @@ async fn main() -> Result<(), Failure> {
     let orders = CommitLog::open(format!("{dir}/orders"))?;
     let totals = Store::open(format!("{dir}/totals"))?;
     let shop = Arc::new(Shop { orders, totals, stopping: AtomicBool::new(false) });
-    let worker = std::thread::spawn({
-        let shop = shop.clone();
-        move || follow(&shop)
-    });
+    let followed = shop.clone();
+    let worker = std::thread::spawn(move || follow(&followed));
     let routes = Router::new().route("/orders", post(place)).route("/totals/{item}", get(total));
     let listener = tokio::net::TcpListener::bind(address).await?;
     println!("listening on {}", listener.local_addr()?);
