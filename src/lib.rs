@@ -105,7 +105,10 @@ mod checkpoint;
 mod error;
 mod format;
 mod keydir;
+mod latency;
 mod log;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod options;
 mod position;
 mod prefetch;
@@ -139,9 +142,9 @@ pub use random::seeded::seed_random;
 #[cfg(feature = "testing")]
 pub use storage::simulated::{DiskOperation, Fate, SimulatedDisk, Unsynced};
 pub use store::{
-    BackupReport, Batch, CacheStats, Change, DamagedSegment, Expiry, Keys, MergePolicy,
-    MergeReport, MergeTotals, Pair, Pairs, ReadView, SegmentStats, Stats, Store, StoreOptions, Ttl,
-    Updated, Value, WriteOptions,
+    BackupReport, Batch, CacheStats, Change, DamagedSegment, Expiry, Keys, LatencyStats,
+    MergePolicy, MergeReport, MergeTotals, Pair, Pairs, ReadView, SegmentStats, Stats, Store,
+    StoreOptions, Ttl, Updated, Value, WriteOptions,
 };
 
 /// The code in the documents compiles.

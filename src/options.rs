@@ -127,6 +127,8 @@ pub(crate) struct Config {
     /// What is dropped in the background.
     pub(crate) retention: Option<Retention>,
     pub(crate) clock: WallClock,
+    /// One operation in so many is timed; 0: none.
+    pub(crate) latency_sampling: u32,
 }
 
 impl Default for Config {
@@ -146,6 +148,7 @@ impl Default for Config {
             any_file_system: false,
             retention: None,
             clock: WallClock::System,
+            latency_sampling: 0,
         }
     }
 }

@@ -37,6 +37,7 @@ use self::follower::Source;
 use self::maintenance::MaintenanceThreads;
 use self::writer::LogWriter;
 use crate::error::{AppendError, OpenError, ReadError, SyncError, TruncateError};
+use crate::latency::Operation;
 use crate::position::LogPosition;
 use crate::segment::quiet::QuietSegment;
 use crate::segment::scan;
@@ -182,7 +183,8 @@ impl CommitLog {
     /// [`AppendError`].
     #[inline]
     pub fn append(&self, entry: &[u8]) -> Result<LogPosition, AppendError> {
-        self.writable()?.append(entry)
+        let writer = self.writable()?;
+        writer.timer.time(Operation::Append, || writer.append(entry))
     }
 
     /// Appends one entry that is given in several parts.
@@ -190,7 +192,8 @@ impl CommitLog {
     /// # Errors
     /// [`AppendError`].
     pub fn append_vectored(&self, parts: &[&[u8]]) -> Result<LogPosition, AppendError> {
-        self.writable()?.append_vectored(parts)
+        let writer = self.writable()?;
+        writer.timer.time(Operation::Append, || writer.append_vectored(parts))
     }
 
     /// Appends an entry of `len` bytes, which `fill` writes in place; the bytes are zero before. If
@@ -205,7 +208,8 @@ impl CommitLog {
         len: usize,
         fill: impl FnOnce(&mut [u8]),
     ) -> Result<LogPosition, AppendError> {
-        self.writable()?.append_with(len, fill)
+        let writer = self.writable()?;
+        writer.timer.time(Operation::Append, || writer.append_with(len, fill))
     }
 
     /// Appends several entries as a batch, and returns their positions. It is atomic: no reader and no
@@ -216,7 +220,9 @@ impl CommitLog {
     /// [`AppendError`].
     pub fn append_batch(&self, entries: &[&[u8]]) -> Result<Vec<LogPosition>, AppendError> {
         let mut positions = Vec::with_capacity(entries.len());
-        self.writable()?.append_batch(entries.iter().copied(), |at| positions.push(at))?;
+        let writer = self.writable()?;
+        let append = || writer.append_batch(entries.iter().copied(), |at| positions.push(at));
+        writer.timer.time(Operation::Append, append)?;
         Ok(positions)
     }
 

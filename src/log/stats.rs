@@ -4,6 +4,7 @@
 //! once per segment or once per sync.
 
 use crate::error::ThreadFailure;
+use crate::latency::Recorded;
 use crate::position::LogPosition;
 use crate::sync::{Mutex, lock};
 use hdrhistogram::Histogram;
@@ -34,6 +35,9 @@ pub struct LogStats {
     pub standby_waits: u64,
     /// Total time that those writers waited.
     pub standby_wait_time: Duration,
+    /// Duration of appends, in nanoseconds, of those that were
+    /// [measured](crate::LogOptions::latency_sampling): to 3 %.
+    pub append_latency: Distribution,
     /// Duration of syncs, in nanoseconds.
     pub sync_latency: Distribution,
     /// Number of callers that a sync served; syncs without callers are not counted.
@@ -99,7 +103,7 @@ pub struct TruncateReport {
     pub bytes: u64,
 }
 
-/// A distribution of values, to three significant digits.
+/// A distribution of values, to three significant digits unless it is said otherwise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Distribution {
@@ -113,6 +117,18 @@ pub struct Distribution {
     pub p999: u64,
     /// The largest value.
     pub max: u64,
+}
+
+impl From<&Recorded> for Distribution {
+    fn from(recorded: &Recorded) -> Self {
+        Self {
+            count: recorded.count(),
+            p50: recorded.quantile(0.5),
+            p99: recorded.quantile(0.99),
+            p999: recorded.quantile(0.999),
+            max: recorded.max,
+        }
+    }
 }
 
 impl Distribution {

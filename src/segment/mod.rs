@@ -27,7 +27,7 @@ use crate::storage::map::Map;
 use crate::storage::{Access, Opened, Prepared, SegmentFile, Storage};
 use crate::sync::{Mutex, lock};
 pub(crate) use counter::StripedCounter;
-pub(crate) use pins::{Pins, Stripe};
+pub(crate) use pins::{Pins, Stripe, thread_number};
 use std::io;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -84,7 +84,7 @@ impl Pins {
 
 /// The number of the calling thread, in the order in which threads first asked for it.
 #[cfg(not(tailcask_loom))]
-pub(super) fn thread_number() -> usize {
+pub(crate) fn thread_number() -> usize {
     use std::sync::atomic::AtomicUsize;
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     // ORDERING: Relaxed; any number will do.
@@ -93,6 +93,6 @@ pub(super) fn thread_number() -> usize {
 }
 
 #[cfg(tailcask_loom)]
-pub(super) fn thread_number() -> usize {
+pub(crate) fn thread_number() -> usize {
     0
 }

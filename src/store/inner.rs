@@ -5,6 +5,7 @@ use super::merge::policy::{MergePolicy, Settled};
 use super::merge::report::MergeTotals;
 use super::view::StoreView;
 use crate::error::{AppendError, Corruption};
+use crate::latency::Timer;
 use crate::log::writer::{LogWriter, Need};
 use crate::options::RecoveryMode;
 use crate::segment::{Segment, StripedCounter};
@@ -27,6 +28,8 @@ pub(crate) struct StoreInner {
     view: StoreView,
     pub(crate) writer: Arc<LogWriter>,
     pub(crate) writes: WriteCounters,
+    /// The log's, for operations of the store.
+    pub(crate) timer: Timer,
     /// The longest value allowed.
     pub(crate) max_value: u64,
     pub(crate) policy: MergePolicy,
@@ -95,6 +98,7 @@ impl StoreInner {
             .add(writer.segment_set().segments().iter().map(reclaimed_then).max().unwrap_or(0));
         Self {
             view,
+            timer: writer.timer.clone(),
             writer,
             writes: WriteCounters::default(),
             max_value,

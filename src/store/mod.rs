@@ -46,11 +46,14 @@ pub use merge::policy::MergePolicy;
 pub use merge::{MergeReport, MergeTotals};
 pub use options::{StoreOptions, Ttl, WriteOptions};
 pub use read_view::ReadView;
-pub use stats::{CacheStats, DamagedSegment, SegmentStats, Stats};
+pub use stats::{CacheStats, DamagedSegment, LatencyStats, SegmentStats, Stats};
 pub use value::Value;
 
 use self::inner::StoreInner;
 use crate::error::{CasMismatch, ReadError, SyncError, WriteError};
+use crate::latency::Operation;
+#[cfg(feature = "metrics")]
+use crate::latency::Timer;
 use crate::log::writer::LogWriter;
 use crate::log::{CommitLog, RecoveryReport};
 use crate::position::LogPosition;
@@ -148,6 +151,16 @@ impl Store {
         &self.inner.writer
     }
 
+    #[cfg(feature = "metrics")]
+    pub(crate) fn timer(&self) -> &Timer {
+        &self.inner.timer
+    }
+
+    #[inline(always)]
+    fn time<R>(&self, operation: Operation, run: impl FnOnce() -> R) -> R {
+        self.inner.timer.time(operation, run)
+    }
+
     // ---- writing ----
 
     /// Sets a key's value, and returns the position of its frame in the log.
@@ -159,7 +172,7 @@ impl Store {
         key: impl AsRef<[u8]>,
         value: impl AsRef<[u8]>,
     ) -> Result<LogPosition, WriteError> {
-        self.inner.put(key.as_ref(), value.as_ref(), None, None)
+        self.time(Operation::Put, || self.inner.put(key.as_ref(), value.as_ref(), None, None))
     }
 
     /// As [`put`](Self::put), with a durability or a TTL for this write. The value does not expire unless the
@@ -174,7 +187,7 @@ impl Store {
         value: impl AsRef<[u8]>,
         options: &WriteOptions,
     ) -> Result<LogPosition, WriteError> {
-        self.inner.put_with(key.as_ref(), value.as_ref(), options)
+        self.time(Operation::Put, || self.inner.put_with(key.as_ref(), value.as_ref(), options))
     }
 
     /// Deletes a key. True if it had a value.
@@ -193,7 +206,7 @@ impl Store {
     /// # Errors
     /// As [`put`](Self::put).
     pub fn delete_damaged(&self, key: impl AsRef<[u8]>) -> Result<bool, WriteError> {
-        self.inner.delete_damaged(key.as_ref())
+        self.time(Operation::Delete, || self.inner.delete_damaged(key.as_ref()))
     }
 
     /// Sets a key's value if it has none. True if it was set.
@@ -244,7 +257,10 @@ impl Store {
     /// # Errors
     /// As [`put`](Self::put).
     pub fn write(&self, batch: &Batch) -> Result<LogPosition, WriteError> {
-        if batch.is_empty() { Ok(self.log.tail()) } else { self.inner.write(batch) }
+        if batch.is_empty() {
+            return Ok(self.log.tail());
+        }
+        self.time(Operation::Batch, || self.inner.write(batch))
     }
 
     // ---- reading ----
@@ -254,7 +270,7 @@ impl Store {
     /// # Errors
     /// [`ReadError::Corrupt`] if the value, or the key that it is stored with, is damaged.
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Value<'_>>, ReadError> {
-        self.inner.get(key.as_ref())
+        self.time(Operation::Get, || self.inner.get(key.as_ref()))
     }
 
     /// The values of several keys, in the order of the keys. Each [batch](Batch) is seen whole or not
@@ -266,7 +282,7 @@ impl Store {
         &self,
         keys: &[K],
     ) -> Result<Vec<Option<Value<'_>>>, ReadError> {
-        self.inner.get_many(keys)
+        self.time(Operation::GetMany, || self.inner.get_many(keys))
     }
 
     /// Calls `read` with a key's value, in place, and returns what it returns; `None` if the key has no
@@ -281,7 +297,7 @@ impl Store {
         key: impl AsRef<[u8]>,
         read: impl FnOnce(&[u8]) -> R,
     ) -> Result<Option<R>, ReadError> {
-        self.inner.get_with(key.as_ref(), read)
+        self.time(Operation::Get, || self.inner.get_with(key.as_ref(), read))
     }
 
     /// Calls `each` with the index and the value of several keys, in the order of the keys, as
@@ -296,7 +312,7 @@ impl Store {
         keys: &[K],
         each: impl FnMut(usize, Option<&[u8]>),
     ) -> Result<(), ReadError> {
-        self.inner.get_many_with(keys, each)
+        self.time(Operation::GetMany, || self.inner.get_many_with(keys, each))
     }
 
     /// Whether a key has a value.

@@ -117,6 +117,23 @@ impl StoreOptions {
         self
     }
 
+    /// Measures how long operations take: one in so many, at random, 1 for each of them. Default 0: none.
+    /// See [`Stats::latency`](crate::Stats::latency); what it costs is in `docs/metrics.md`.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use tailcask::Store;
+    ///
+    /// let store = Store::options().latency_sampling(1).open(dir.path().join("store"))?;
+    /// store.put("colour", "green")?;
+    /// assert_eq!(store.stats().latency.put.count, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn latency_sampling(mut self, one_in: u32) -> Self {
+        self.log = self.log.latency_sampling(one_in);
+        self
+    }
+
     /// Whether reads verify the checksum of the value. Default true. Without it, damage to a value goes
     /// unnoticed until [`Store::verify`](super::Store::verify) or a merge reads it.
     pub const fn verify_on_read(mut self, verify: bool) -> Self {

@@ -5,7 +5,8 @@ use super::merge::report::MergeTotals;
 use super::usage::disk_bytes;
 use crate::error::Corruption;
 use crate::format::header::FIRST_FRAME;
-use crate::log::LogStats;
+use crate::latency::{Operation, Timer};
+use crate::log::{Distribution, LogStats};
 use crate::segment::Segment;
 use crate::segment::set::SegmentSet;
 use crate::sync::lock;
@@ -40,6 +41,8 @@ pub struct Stats {
     pub damaged: Vec<DamagedSegment>,
     /// What of the store is expected to fit into memory, and is there.
     pub cache: CacheStats,
+    /// How long operations take, of those that were measured.
+    pub latency: LatencyStats,
     /// Totals of the merges since the store was opened.
     pub merges: MergeTotals,
     /// Reads that found a value.
@@ -106,6 +109,43 @@ impl CacheStats {
     }
 }
 
+/// How long operations on a store take, in nanoseconds, to 3 %. They are measured if
+/// [`latency_sampling`](crate::StoreOptions::latency_sampling) says so; merges always are. (For syncs see
+/// [`LogStats::sync_latency`].)
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LatencyStats {
+    /// `get` and `get_with`, until the value is found; the closure of `get_with` counts.
+    pub get: Distribution,
+    /// `get_many` and `get_many_with`: all keys of a call.
+    pub get_many: Distribution,
+    /// `put` and `put_with`, until the write counts as done.
+    pub put: Distribution,
+    /// `delete` and `delete_damaged`.
+    pub delete: Distribution,
+    /// Writes that depend on the current value, whether they wrote anything or not.
+    pub update: Distribution,
+    /// `write`: all writes of a batch.
+    pub batch: Distribution,
+    /// Merges: runs of some segments each.
+    pub merge: Distribution,
+}
+
+impl LatencyStats {
+    fn of(timer: &Timer) -> Self {
+        let of = |operation| (&timer.latencies(operation)).into();
+        Self {
+            get: of(Operation::Get),
+            get_many: of(Operation::GetMany),
+            put: of(Operation::Put),
+            delete: of(Operation::Delete),
+            update: of(Operation::Update),
+            batch: of(Operation::Batch),
+            merge: of(Operation::Merge),
+        }
+    }
+}
+
 /// A segment of a store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -159,6 +199,7 @@ impl Store {
             keys: self.len(),
             keydir_bytes: self.keydir_memory(),
             cache: CacheStats::of(self.writer().segment_set()),
+            latency: LatencyStats::of(&self.inner.timer),
             merges: *lock(&self.inner.totals),
             hits: counters.hits.get(),
             misses: counters.misses.get(),

@@ -6,6 +6,7 @@ use super::clock::Expiry;
 use super::conditional::{Change, Updated};
 use super::options::{Ttl, WriteOptions};
 use crate::error::{CasMismatch, ReadError, WriteError};
+use crate::latency::Operation;
 use crate::position::LogPosition;
 use std::convert::Infallible;
 
@@ -20,7 +21,7 @@ impl Store {
         key: impl AsRef<[u8]>,
         options: &WriteOptions,
     ) -> Result<Option<LogPosition>, WriteError> {
-        self.inner.delete(key.as_ref(), options)
+        self.time(Operation::Delete, || self.inner.delete(key.as_ref(), options))
     }
 
     /// As [`put_if_absent`](Self::put_if_absent), with a durability or a TTL for this write; see
@@ -34,7 +35,9 @@ impl Store {
         value: impl AsRef<[u8]>,
         options: &WriteOptions,
     ) -> Result<Option<LogPosition>, WriteError> {
-        self.inner.put_if_absent(key.as_ref(), value.as_ref(), options)
+        self.time(Operation::Update, || {
+            self.inner.put_if_absent(key.as_ref(), value.as_ref(), options)
+        })
     }
 
     /// As [`compare_and_swap`](Self::compare_and_swap), with a durability or a TTL for this write; see
@@ -50,7 +53,9 @@ impl Store {
         new: Option<&[u8]>,
         options: &WriteOptions,
     ) -> Result<Result<Option<LogPosition>, CasMismatch>, WriteError> {
-        self.inner.compare_and_swap(key.as_ref(), expected, new, options)
+        self.time(Operation::Update, || {
+            self.inner.compare_and_swap(key.as_ref(), expected, new, options)
+        })
     }
 
     /// As [`update`](Self::update), with a durability or a TTL for this write. The TTL stays as it is unless
@@ -67,7 +72,8 @@ impl Store {
         let change = |old: Option<&[u8]>| {
             Ok::<_, Infallible>(change(old).map_or(Change::Delete, Change::Set))
         };
-        let Ok(updated) = self.inner.try_update(key.as_ref(), options, change)?;
+        let update = || self.inner.try_update(key.as_ref(), options, change);
+        let Ok(updated) = self.time(Operation::Update, update)?;
         Ok(updated)
     }
 
@@ -120,7 +126,7 @@ impl Store {
         change: impl FnMut(Option<&[u8]>) -> Result<Change, E>,
         options: &WriteOptions,
     ) -> Result<Result<Updated, E>, WriteError> {
-        self.inner.try_update(key.as_ref(), options, change)
+        self.time(Operation::Update, || self.inner.try_update(key.as_ref(), options, change))
     }
 
     /// When a key's value expires. `None` if the key has no value.
@@ -170,6 +176,6 @@ impl Store {
         key: impl AsRef<[u8]>,
         options: &WriteOptions,
     ) -> Result<Option<LogPosition>, WriteError> {
-        self.inner.touch(key.as_ref(), options)
+        self.time(Operation::Update, || self.inner.touch(key.as_ref(), options))
     }
 }

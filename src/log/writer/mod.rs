@@ -45,6 +45,7 @@ use crate::error::{AppendError, ThreadFailure};
 use crate::format::frame;
 use crate::format::header::FIRST_FRAME;
 use crate::format::manifest::Manifest;
+use crate::latency::{Operation, Timer};
 use crate::log::append::prefix::{Finished, Prefix};
 use crate::log::append::tail::Tail;
 use crate::log::group_commit::GroupCommit;
@@ -100,6 +101,7 @@ pub(crate) struct LogWriter {
     /// Readers of a store share it.
     table: Arc<SegmentSet>,
     counters: LogCounters,
+    pub(crate) timer: Timer,
     signals: Signals,
     manifest: Mutex<Manifest>,
     truncating: Mutex<()>,
@@ -171,6 +173,7 @@ impl LogWriter {
             group: GroupCommit::new(start.as_u64()),
             table: Arc::new(SegmentSet::new(segments)),
             counters: LogCounters::default(),
+            timer: Timer::new(config.latency_sampling),
             signals: Signals::default(),
             manifest: Mutex::new(recovered.manifest),
             truncating: Mutex::default(),
@@ -243,6 +246,7 @@ impl LogWriter {
         (stats.entries, stats.batches) = (counts.entries, counts.batches);
         (stats.bytes, stats.voids) = (counts.bytes, counts.voids);
         self.counters.read(stats);
+        stats.append_latency = (&self.timer.latencies(Operation::Append)).into();
         stats.failed_thread = self.signals.failure().cloned();
         stats.durable = self.durable();
     }

@@ -15,6 +15,7 @@ use super::{LastSyncMark, LogWriter};
 use crate::error::SyncError;
 use crate::format::frame::{self, Header, Kind};
 use crate::format::header::{FIRST_FRAME, Seal};
+use crate::latency::Operation;
 use crate::log::append::prefix::Finished;
 use crate::log::append::tail::rolls_between;
 use crate::log::group_commit::{Failure, TaskTurn};
@@ -181,6 +182,7 @@ impl LogWriter {
         let result = self.sync_pending(goal.is_some());
         let took = started.elapsed();
         self.counters.synced(took, served);
+        self.timer.record(Operation::Sync, took);
         if goal.is_some() {
             self.group_delay.record(callers(), took);
             lock(&self.next).syncs += 1;

@@ -6,6 +6,7 @@ use super::report::MergeReport;
 use super::run::Run;
 use super::throttle::Pace;
 use crate::error::{AppendError, MergeError};
+use crate::latency::Operation;
 use crate::segment::Segment;
 use crate::store::Store;
 use crate::store::inner::{Merging, StoreInner};
@@ -194,6 +195,7 @@ impl StoreInner {
         totals.bytes_written += report.bytes_written;
         totals.bytes_reclaimed += report.bytes_reclaimed;
         totals.time += report.duration;
+        self.timer.record(Operation::Merge, report.duration);
         Ok(report)
     }
 }
