@@ -313,6 +313,69 @@ fn an_export_or_scan_that_is_stopped_says_how_far_it_came() {
     }
 }
 
+// ---- what stat shows of another process ----
+
+#[test]
+fn stat_names_the_process_that_writes_and_its_memory() {
+    let place = Place::new();
+    let json = |args: &[&str]| -> serde_json::Value {
+        serde_json::from_str(&run_to(0, &[args, &["--json"]].concat()).0).unwrap()
+    };
+    let (of_store, of_log) = (["stat", place.store.as_str()], ["log", "stat", place.log.as_str()]);
+    assert!(
+        json(&of_store)["writer_process"].is_null() && json(&of_log)["writer_process"].is_null()
+    );
+    let store = Store::open(&place.store).unwrap();
+    let log = CommitLog::open(&place.log).unwrap();
+    assert_eq!(json(&of_store)["writer_process"], std::process::id());
+    assert_eq!(json(&of_log)["writer_process"], std::process::id());
+    let memory = &json(&of_store)["writer_memory"];
+    let bytes = |name: &str| memory[name].as_u64().unwrap();
+    assert!(bytes("anonymous") > 0 && bytes("resident") >= bytes("anonymous"), "{memory}");
+    let text = run_to(0, &of_store).0;
+    let by = format!("open for writing by process {}", std::process::id());
+    for part in [&by, "of its own", "bytes per key", "times the live bytes", "fit into a budget"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    store.close().unwrap();
+    log.close().unwrap();
+}
+
+#[test]
+fn watching_counts_what_another_process_writes_until_it_is_stopped() {
+    let place = Place::new();
+    let store = Store::open(&place.store).unwrap();
+    let args = ["stat", &place.store, "--watch", "50ms", "--json"];
+    let mut child = tailcask(&args).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut next = || -> serde_json::Value {
+        serde_json::from_str(&lines.next().expect("it goes on").unwrap()).unwrap()
+    };
+    assert_eq!((&next()["puts"], &next()["bytes_written"]), (&0.into(), &0.into()));
+    let begin = store.log().tail();
+    (0..100).for_each(|n| drop(store.put(format!("key {n}"), "value")));
+    let mut batch = tailcask::Batch::new();
+    batch.put("in a", "batch").delete("key 1");
+    store.write(&batch).unwrap();
+    assert!(store.delete("key 2").unwrap());
+    let end = store.log().tail();
+    let (mut puts, mut deletes, mut bytes) = (0, 0, 0);
+    while (puts, deletes) != (101, 2) {
+        let line = next();
+        puts += line["puts"].as_u64().unwrap();
+        deletes += line["deletes"].as_u64().unwrap();
+        bytes += line["bytes_written"].as_u64().unwrap();
+        assert_eq!(line["writer_process"], std::process::id());
+        assert!(line["disk_bytes"].as_u64().unwrap() > 0 && line["missed"] == false);
+        assert!(puts <= 101 && deletes <= 2, "nothing is counted twice: {puts}, {deletes}");
+    }
+    assert_eq!(begin.segment(), end.segment());
+    assert!(bytes >= u64::from(end.offset() - begin.offset()), "{bytes}: {begin} to {end}");
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    assert!(child.wait().unwrap().success());
+    store.close().unwrap();
+}
+
 // ---- completions and man pages ----
 
 #[test]

@@ -369,6 +369,16 @@ impl CommitLog {
         self.writable()?.maintain()
     }
 
+    /// The id of the process that has the log open for writing now. `None` if there is none, or the
+    /// system does not tell: Linux does, of processes that this one can see.
+    #[must_use]
+    pub fn writer_process(&self) -> Option<u32> {
+        match &self.source {
+            Source::Writer(_) => Some(std::process::id()),
+            Source::Follower(log) => log.storage.writer_process(),
+        }
+    }
+
     /// What opening the log found.
     #[must_use]
     pub const fn recovery(&self) -> &RecoveryReport {

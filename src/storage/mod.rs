@@ -125,6 +125,10 @@ pub(crate) trait Storage: Send + Sync + Debug {
     fn writer(&self) -> Result<WriterState, OpenError> {
         Ok(WriterState::None)
     }
+    /// The process that has the directory open for writing, if the system tells.
+    fn writer_process(&self) -> Option<u32> {
+        None
+    }
     /// Lets readers know that this writer has finished recovery.
     fn note_recovered(&self) -> io::Result<()> {
         Ok(())

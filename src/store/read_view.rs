@@ -141,6 +141,13 @@ impl ReadView {
         self.live
     }
 
+    /// The id of the process that has the store open for writing now. `None` if there is none, or the
+    /// system does not tell: Linux does, of processes that this one can see.
+    #[must_use]
+    pub fn writer_process(&self) -> Option<u32> {
+        self.storage.writer_process()
+    }
+
     /// What opening, or the last refresh, found. Nothing was repaired.
     #[must_use]
     pub const fn recovery(&self) -> &RecoveryReport {

@@ -164,6 +164,10 @@ impl Storage for Directory {
         self.find_writer()
     }
 
+    fn writer_process(&self) -> Option<u32> {
+        self.lock_holder()
+    }
+
     fn note_recovered(&self) -> io::Result<()> {
         self.lock_recovered()
     }

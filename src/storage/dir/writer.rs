@@ -46,9 +46,13 @@ impl Directory {
 
     /// The error for a directory that someone else has locked, with the one who has, if that is known.
     fn locked(&self) -> OpenError {
+        OpenError::Locked { path: self.path.clone(), process: self.lock_holder() }
+    }
+
+    /// The process that has it open for writing, if the system tells.
+    pub(super) fn lock_holder(&self) -> Option<u32> {
         let lock = self.open_file(LOCK, OpenMode::Read).ok();
-        let process = lock.iter().chain([&*self.handle]).find_map(sys::lock_holder);
-        OpenError::Locked { path: self.path.clone(), process }
+        lock.iter().chain([&*self.handle]).find_map(sys::lock_holder)
     }
 
     fn lock_error(&self, error: io::Error) -> OpenError {

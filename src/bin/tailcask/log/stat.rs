@@ -57,6 +57,7 @@ fn to_json(log: &CommitLog, totals: &EntryTotals) -> Value {
         "disk_bytes": disk_bytes,
         "entries": totals.entries,
         "entry_bytes": totals.bytes,
+        "writer_process": log.writer_process(),
         "clean": recovery.is_clean(),
         "unsealed_segments": recovery.recovered_segments,
         "holes": recovery.holes,
@@ -76,6 +77,9 @@ fn write_text(out: &mut impl Write, log: &CommitLog, totals: &EntryTotals) -> Re
     writeln!(out, "entries      {}", totals.entries)?;
     writeln!(out, "entry bytes  {}", totals.bytes)?;
     writeln!(out, "state        {recovery}")?;
+    if let Some(process) = log.writer_process() {
+        writeln!(out, "writer       process {process} has it open")?;
+    }
     for file in &recovery.set_aside {
         writeln!(out, "set aside    {} ({})", file.name, counted(file.bytes, "byte"))?;
     }

@@ -5,6 +5,7 @@ mod encoding;
 mod export;
 mod input;
 mod load;
+mod memory;
 mod merge;
 mod open;
 mod pairs;
@@ -14,6 +15,7 @@ mod stat;
 mod text;
 mod values;
 mod verify;
+mod watch;
 
 use anyhow::Result;
 use clap::Subcommand;

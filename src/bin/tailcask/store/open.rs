@@ -5,7 +5,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use std::io;
 use std::path::{Path, PathBuf};
-use tailcask::{Durability, OpenError, ReadView, Store, StoreOptions};
+use tailcask::{CommitLog, Durability, OpenError, ReadView, Store, StoreOptions};
 
 #[derive(Args)]
 pub(crate) struct StoreDir {
@@ -44,6 +44,11 @@ impl WritingArgs {
 /// Opens a store read-only: it may be open for writing in another process, and nothing is changed.
 pub(super) fn open(dir: &Path) -> Result<ReadView> {
     name_store(dir, Store::open_read_only(dir))
+}
+
+/// Opens the log of a store read-only, which loads no keys.
+pub(super) fn open_log(dir: &Path) -> Result<CommitLog> {
+    name_store(dir, CommitLog::open_read_only(dir))
 }
 
 /// As [`open`], taking everything that can be read of a damaged store.

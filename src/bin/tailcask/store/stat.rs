@@ -1,8 +1,9 @@
 //! `stat`: how many keys a store has, and what it takes of memory and disk.
 
+use super::memory::Memory;
 use super::open::open;
 use crate::stdio::output;
-use crate::units::counted;
+use crate::units::{counted, time};
 use anyhow::Result;
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
@@ -17,18 +18,36 @@ use tailcask::{
 
 pub(super) const HELP: &str = "\
 keys       number of keys, including expired ones that are not reclaimed yet
-live       bytes of the frames (header, key, value, padding) that hold the keys' current values
+live       bytes of the frames (header, key, value, padding) that hold the keys' current values, and of \
+those that a merge has to keep
 dead       bytes of the frames that a merge would not copy: overwritten, deleted, expired
 keydir     memory that the index of all keys takes while the store is open
 disk       space that the segments take: the used part of sealed ones, the full size of the others
+cache      the bytes of full segments, the budget for them in memory, and how much of them is there
 tail       where the log ended when this command read it
-state      how the store was closed, or that a program has it open for writing
+state      how the store was closed, or that a process has it open for writing
+memory     what that process takes: memory of its own, and pages of mapped files
 set aside  files that an earlier opening moved to set-aside/
 
-Works while a program has the store open, and changes nothing. Counters that only that program has \
-(reads, writes, merges, syncs) are zero here.
+Works while a program has the store open, and changes nothing. It loads the keydir, as opening does. \
+Counters that only the other program has (reads, writes, merges, syncs) are zero here: that program \
+can publish them as metrics. With --watch it loads nothing, and prints a line for each interval: puts, \
+deletes and syncs, counted in the log as they are written by any process, bytes written, space on disk, \
+and memory of the writing process. Reads leave no trace, so no other process can count them.
 
-In JSON, sizes are in bytes, times in seconds and latencies in nanoseconds.";
+In JSON, sizes are in bytes, times in seconds and latencies in nanoseconds.
+
+Why does the disk take more than the live bytes? Dead frames stay until a merge, and the store merges on \
+its own once full segments take more than twice their live bytes, or a segment is half dead. The active \
+segment and the standby behind it are preallocated, and count in full.
+
+Why do live bytes grow after a merge? A frame that is moved for the first time remembers where it was \
+written first, which takes 8 bytes more; and tombstones that hide older frames are kept, and count as \
+live. The dead bytes that the merge removed are more than that.
+
+Why is the process so large? Its resident memory (RSS) contains the pages of mapped segments that are in \
+the page cache. The kernel takes these back when memory is short; they are not memory that the program \
+has allocated. What it has allocated, the keydir among it, is anonymous memory.";
 
 #[derive(Args)]
 pub(crate) struct StatArgs {
@@ -37,12 +56,25 @@ pub(crate) struct StatArgs {
     /// Also print a line for each segment
     #[arg(long)]
     segments: bool,
-    /// Print everything as JSON, including the segments
+    /// Print everything as JSON, including the segments; with --watch an object a line
     #[arg(long)]
     json: bool,
+    /// Print what is written, once in so many seconds, until Ctrl-C
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        value_parser = time,
+        num_args = 0..=1,
+        default_missing_value = "2",
+        conflicts_with = "segments"
+    )]
+    watch: Option<Duration>,
 }
 
 pub(super) fn stat(args: &StatArgs) -> Result<()> {
+    if let Some(every) = args.watch {
+        return super::watch::watch(&args.dir, every, args.json);
+    }
     let store = open(&args.dir)?;
     let stats = store.stats();
     let mut out = output();
@@ -69,17 +101,36 @@ fn overview(stats: &Stats, store: &ReadView) -> Table {
     let per_key = stats.keydir_bytes as f64 / stats.keys.max(1) as f64;
     let goal = if stats.space_goal_missed { ", above the space goal" } else { "" };
     row("keys", HumanCount(stats.keys).to_string());
-    row("live", BinaryBytes(stats.live_bytes).to_string());
+    let live_per_key = stats.live_bytes as f64 / stats.keys.max(1) as f64;
+    row("live", format!("{} ({live_per_key:.1} bytes per key)", BinaryBytes(stats.live_bytes)));
     row("dead", format!("{} ({})", BinaryBytes(stats.dead_bytes), percent(stats.dead_ratio())));
     row("keydir", format!("{} ({per_key:.1} bytes per key)", BinaryBytes(stats.keydir_bytes)));
     let segments = counted(stats.segments.len() as u64, "segment");
-    row("disk", format!("{} in {segments}{goal}", BinaryBytes(stats.disk_bytes)));
+    let times = stats.disk_bytes as f64 / stats.live_bytes.max(1) as f64;
+    let disk = BinaryBytes(stats.disk_bytes);
+    row("disk", format!("{disk} in {segments}: {times:.1} times the live bytes{goal}"));
+    row("cache", cache(stats));
     row("tail", stats.log.tail.to_string());
     row("state", state(store));
+    if let Some(memory) = store.writer_process().and_then(Memory::of) {
+        row("memory", memory.to_string());
+    }
     for file in &store.recovery().set_aside {
         row("set aside", format!("set-aside/{}, {}", file.name, BinaryBytes(file.bytes)));
     }
     table
+}
+
+/// Bytes of full segments, the budget for them, and how much of them is in memory.
+fn cache(stats: &Stats) -> String {
+    let full: u64 = stats.segments.iter().filter(|s| s.sealed).map(|s| s.disk_bytes).sum();
+    let budget = BinaryBytes(stats.cache.budget);
+    let fit = if stats.cache.is_exceeded { "exceed" } else { "fit into" };
+    let resident = match stats.cache.resident {
+        Some(part) => format!("; {} of them in memory", percent(part)),
+        None => String::new(),
+    };
+    format!("full segments of {} {fit} a budget of {budget}{resident}", BinaryBytes(full))
 }
 
 /// How many merges ran, and what they read, wrote and reclaimed.
@@ -103,7 +154,11 @@ pub(super) fn merges_line(merges: &MergeTotals) -> String {
 
 fn state(store: &ReadView) -> String {
     let recovery = store.recovery();
-    let live = if store.is_live() { "open for writing; " } else { "" };
+    let live = match store.writer_process() {
+        Some(process) if store.is_live() => format!("open for writing by process {process}; "),
+        _ if store.is_live() => "open for writing; ".to_owned(),
+        _ => String::new(),
+    };
     format!("{live}{recovery}, read in {:.2?}", recovery.duration)
 }
 
@@ -158,7 +213,14 @@ fn to_json(stats: &Stats, store: &ReadView) -> Value {
         "merges": merges_json(&stats.merges),
         "segments": stats.segments.iter().map(segment_json).collect::<Vec<_>>(),
         "log": log_json(&stats.log),
+        "cache": {
+            "budget": stats.cache.budget,
+            "is_exceeded": stats.cache.is_exceeded,
+            "resident": stats.cache.resident,
+        },
         "open_for_writing": store.is_live(),
+        "writer_process": store.writer_process(),
+        "writer_memory": store.writer_process().and_then(Memory::of).map(Memory::to_json),
         "recovery": recovery_json(store.recovery()),
         "set_aside": store.recovery().set_aside.iter().map(|file| json!({
             "name": file.name,
