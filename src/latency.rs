@@ -61,6 +61,10 @@ impl Timer {
         Self { on: every > 0, all: Arc::new(all) }
     }
 
+    pub(crate) const fn is_on(&self) -> bool {
+        self.on
+    }
+
     #[inline(always)]
     pub(crate) fn time<R>(&self, operation: Operation, run: impl FnOnce() -> R) -> R {
         if self.on { self.time_sampled(operation, run) } else { run() }

@@ -154,6 +154,8 @@ fn what_has_expired_is_not_loaded_and_hides_what_came_before() {
     assert!(message.contains("1 of them had expired before"), "{message}");
     place.has(1, "k");
     place.has(0, "other");
+    place.load(0, "a.tsv", "last\told\nlast\tnew\texpires=99999999999999\n", &[]);
+    assert_eq!(place.get("last"), "new", "the last line counts, whether it expires or not");
     place.load(0, "a.csv", "key,value,expires_ms\nk,v,\nother,v,1\n", &[]);
     place.has(0, "k");
     place.has(1, "other");

@@ -183,8 +183,7 @@ impl CommitLog {
     /// [`AppendError`].
     #[inline]
     pub fn append(&self, entry: &[u8]) -> Result<LogPosition, AppendError> {
-        let writer = self.writable()?;
-        writer.timer.time(Operation::Append, || writer.append(entry))
+        self.writable()?.append(entry)
     }
 
     /// Appends one entry that is given in several parts.

@@ -133,8 +133,8 @@ impl LogOptions {
     }
 
     /// Measures how long appends take: one in so many, at random, 1 for each of them. Default 0: none. See
-    /// [`LogStats::append_latency`](crate::LogStats::append_latency). An append that is measured takes some
-    /// 50 ns longer, for two looks at the clock; at one in 16 the others take some 3 ns longer.
+    /// [`LogStats::append_latency`](crate::LogStats::append_latency). What it
+    /// costs is in `docs/metrics.md`.
     pub fn latency_sampling(mut self, one_in: u32) -> Self {
         self.config.latency_sampling = one_in;
         self

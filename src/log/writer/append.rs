@@ -10,6 +10,7 @@ use super::capacity::Need;
 use crate::error::AppendError;
 use crate::format::frame::{self, Header, Kind};
 use crate::format::header::FIRST_FRAME;
+use crate::latency::Operation;
 use crate::log::append::claim::Claim;
 use crate::options::{Durability, MAX_SEGMENT};
 use crate::position::LogPosition;
@@ -61,24 +62,27 @@ impl LogWriter {
     #[inline]
     pub(crate) fn append(&self, body: &[u8]) -> Result<LogPosition, AppendError> {
         let len = body.len() as u64;
-        let claim = if len <= self.max_plain {
+        let claim = if len < self.plain_end {
             self.tail.reserve_unguarded(frame::frame_len(len))
         } else {
             None
         };
         let position = match claim {
             Some(claim) => claim.finish(body, Header::entry(body), frame::crc(body)),
-            None => self.append_over_a_roll(body)?,
+            None => return self.append_slowly(body),
         };
         self.acknowledge(position)
     }
 
+    /// Over a roll, or in a segment of its own, or with a look at the clock.
     #[cold]
     #[inline(never)]
-    fn append_over_a_roll(&self, body: &[u8]) -> Result<LogPosition, AppendError> {
-        let mut claim = self.make_room(self.frame_len(body.len() as u64)?)?;
-        claim.write(frame::HEADER, body);
-        Ok(claim.commit(Header::entry(body), frame::crc(body)))
+    fn append_slowly(&self, body: &[u8]) -> Result<LogPosition, AppendError> {
+        self.timer.time(Operation::Append, || {
+            let mut claim = self.make_room(self.frame_len(body.len() as u64)?)?;
+            claim.write(frame::HEADER, body);
+            self.acknowledge(claim.commit(Header::entry(body), frame::crc(body)))
+        })
     }
 
     pub(crate) fn append_vectored(&self, parts: &[&[u8]]) -> Result<LogPosition, AppendError> {

@@ -111,8 +111,9 @@ pub(crate) struct LogWriter {
     reserve: Mutex<()>,
     /// The largest frame that shares a segment with others.
     max_shared: u64,
-    /// The largest entry that is allowed and shares a segment with others.
-    max_plain: u64,
+    /// Shorter entries are allowed, share a segment with others, and are not timed: so the fast path has
+    /// one test for all of that.
+    plain_end: u64,
     next: Mutex<NextSegment>,
     pending: Mutex<Pending>,
     mark: Mutex<LastSyncMark>,
@@ -155,7 +156,12 @@ impl LogWriter {
         };
         let next = Mutex::new(next);
         let first = create_first(&next, &*storage, &config)?;
+        let timer = Timer::new(config.latency_sampling);
         let max_shared = (config.segment_size - FIRST_FRAME).min(MAX_SHARED);
+        let plain_end = match timer.is_on() {
+            false => config.max_entry_size.min(max_shared - frame::HEADER) + 1,
+            true => 0,
+        };
         let mut segments = recovered.segments;
         let mut unpopulated = VecDeque::new();
         if !first.is_without_room() {
@@ -173,14 +179,14 @@ impl LogWriter {
             group: GroupCommit::new(start.as_u64()),
             table: Arc::new(SegmentSet::new(segments)),
             counters: LogCounters::default(),
-            timer: Timer::new(config.latency_sampling),
+            timer,
             signals: Signals::default(),
             manifest: Mutex::new(recovered.manifest),
             truncating: Mutex::default(),
             short_of_space: AtomicBool::new(storage.reserve_is_given()),
             reserve: Mutex::default(),
             max_shared,
-            max_plain: config.max_entry_size.min(max_shared - frame::HEADER),
+            plain_end,
             next,
             pending: Mutex::new(pending),
             mark: Mutex::new(LastSyncMark::default()),
