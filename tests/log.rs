@@ -304,7 +304,8 @@ fn a_log_that_is_dropped_leaves_no_map_and_no_descriptor() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("log");
     let log = CommitLog::options().segment_size(2 << 20).open(&path).unwrap();
-    let last = (0..100).map(|_| log.append(&[1; 200_000]).unwrap()).last().unwrap();
+    let append = |_, _| log.append(&[1; 200_000]).unwrap();
+    let last = (0..100).fold(log.begin(), append);
     log.sync().unwrap();
     log.truncate_before(last).unwrap();
     drop(log);
