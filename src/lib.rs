@@ -81,7 +81,7 @@
 //!
 //! In the repository, and in the package: `docs/guide.md` (how to use it well), `docs/operations.md` (sizing, tuning,
 //! monitoring, backup, damage), `docs/comparison.md` (beside redb, fjall, RocksDB, LMDB, sled), `docs/faq.md`,
-//! `docs/compatibility.md` (platforms, what a version number says), and `examples/`: three programs, among them a
+//! `docs/compatibility.md` (platforms, what a version number says), and `examples/`: programs, among them a
 //! durable async service with a worker that follows its log.
 //!
 //! # Features
