@@ -424,6 +424,9 @@ pub enum AppendError {
     /// The log was opened read-only.
     #[error("the log is open read-only")]
     ReadOnly,
+    /// The log, or its store, was closed.
+    #[error("the log is closed")]
+    Closed,
     /// All 2^32 segment ids are used up.
     #[error("all 2^32 segment ids are used up")]
     IdsExhausted,
@@ -447,6 +450,9 @@ pub enum SyncError {
     /// Called inside an `append_with` closure: the sync would wait for that closure's own frame.
     #[error("called inside an append_with closure, whose frame is unfinished")]
     InsideAppend,
+    /// The log, or its store, was closed.
+    #[error("the log is closed")]
+    Closed,
     /// The log was opened read-only.
     #[error("the log is open read-only")]
     ReadOnly,
@@ -504,6 +510,9 @@ pub enum ReadError {
         /// Its cause.
         source: Arc<io::Error>,
     },
+    /// The log, or the store, was closed. What was read before stays valid.
+    #[error("it is closed")]
+    Closed,
 }
 
 /// Reading on from a [`Checkpoint`] is not possible.
@@ -578,6 +587,9 @@ pub enum TruncateError {
         /// Its cause.
         source: Arc<io::Error>,
     },
+    /// The log, or its store, was closed.
+    #[error("the log is closed")]
+    Closed,
     /// The log was opened read-only.
     #[error("the log is open read-only")]
     ReadOnly,
@@ -618,11 +630,17 @@ pub enum WriteError {
     /// The write depends on the key's current value, which cannot be read.
     #[error("the current value cannot be read: {0}")]
     Read(#[source] ReadError),
+    /// The store was closed. Nothing was changed.
+    #[error("the store is closed")]
+    Closed,
 }
 
 impl From<ReadError> for WriteError {
     fn from(error: ReadError) -> Self {
-        Self::Read(error)
+        match error {
+            ReadError::Closed => Self::Closed,
+            error => Self::Read(error),
+        }
     }
 }
 
@@ -653,7 +671,7 @@ pub enum MergeError {
     /// The log could not be made durable, which must happen before inputs are removed.
     #[error("could not make the log durable: {0}")]
     Sync(#[from] SyncError),
-    /// The store is being closed.
+    /// The store is being closed, or was closed.
     #[error("the store is being closed")]
     Closing,
 }
@@ -683,6 +701,9 @@ pub enum BackupError {
     /// The store is not in a directory: it is in memory, or on a simulated disk.
     #[error("only a store in a directory can be backed up")]
     NotADirectory,
+    /// The store was closed.
+    #[error("the store is closed")]
+    Closed,
     /// An I/O error.
     #[error("could not {operation}: {source}")]
     Io {

@@ -11,6 +11,7 @@ use crate::format::frame::State;
 use crate::format::header::FIRST_FRAME;
 use crate::log::append::prefix::is_frame_before;
 use crate::log::recovery;
+use crate::log::stats::LogStats;
 use crate::log::writer::LogWriter;
 use crate::position::LogPosition;
 use crate::segment::Segment;
@@ -43,7 +44,7 @@ pub(crate) struct Follower {
 }
 
 /// Where readers get segments from, and what they may read of them.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Source {
     Writer(Arc<LogWriter>),
     Follower(Arc<Follower>),
@@ -76,6 +77,26 @@ impl Source {
             Self::Writer(writer) => writer.committed(),
             Self::Follower(log) => log.committed(),
         }
+    }
+
+    /// The figures of the log.
+    pub(crate) fn stats(&self) -> LogStats {
+        let mut stats = LogStats::default();
+        if let Self::Writer(writer) = self {
+            writer.read_stats(&mut stats);
+        }
+        (stats.begin, stats.tail) = (self.begin(), self.tail());
+        if let Self::Follower(_) = self {
+            stats.committed = stats.tail;
+        }
+        stats.oldest_unfinished = (stats.committed < stats.tail).then_some(stats.committed);
+        stats.segment_list = self.segment_list(stats.tail);
+        stats.segments = stats.segment_list.len();
+        stats.disk_bytes = stats.segment_list.iter().map(|segment| segment.file_bytes).sum();
+        let (waiting, since) = self.table().waiting();
+        stats.segments_waiting_for_readers = waiting;
+        stats.longest_reader_wait = since.map(|since| since.elapsed());
+        stats
     }
 
     /// The lowest id that no segment has had yet.
@@ -250,8 +271,10 @@ impl Follower {
 
 /// Where the first frame begins whose state is not `wanted`, or where the frames end.
 fn end_of_frames(segment: &Segment, wanted: impl Fn(State) -> bool) -> u64 {
+    // What its writer has closed ends where the seal says, and not behind the pad.
+    let sealed = segment.is_sealed() || segment.load_seal().is_some();
     let end = segment.end();
-    let mut offset = if segment.is_sealed() { end } else { FIRST_FRAME };
+    let mut offset = if sealed { end } else { FIRST_FRAME };
     while offset < end {
         // SAFETY: a frame begins at `offset`: the first one, or behind the one before.
         match unsafe { frame_at(segment, offset, end - offset) } {

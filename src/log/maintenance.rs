@@ -59,9 +59,16 @@ impl Drop for MaintenanceThreads {
         for handle in self.handles.drain(..) {
             // Including one that the signals do not know yet.
             handle.thread().unpark();
-            // They catch their panics, and report them through the signals.
-            let _ = handle.join();
+            join(handle);
         }
+    }
+}
+
+/// Joins a background thread, which catches its panics and reports them. A thread cannot join itself: it
+/// wakes tasks, and a task that is dropped then may have the last handle on the log. It ends soon after.
+pub(crate) fn join(handle: JoinHandle<()>) {
+    if handle.thread().id() != thread::current().id() {
+        let _ = handle.join();
     }
 }
 

@@ -5,6 +5,7 @@ mod batch;
 mod checkpoint;
 mod follower;
 pub(crate) mod group_commit;
+pub(crate) mod handle;
 pub(crate) mod maintenance;
 mod open;
 mod options;
@@ -34,7 +35,7 @@ pub use stats::{Distribution, LogSegment, LogStats, TruncateReport};
 pub use writer::FailPoint;
 
 use self::follower::Source;
-use self::maintenance::MaintenanceThreads;
+use self::handle::{SharedLog, Tenant};
 use self::writer::LogWriter;
 use crate::error::{AppendError, OpenError, ReadError, SyncError, TruncateError};
 use crate::latency::Operation;
@@ -47,8 +48,8 @@ use std::sync::Arc;
 
 /// A lock-free, memory-mapped commit log.
 ///
-/// Any number of threads append and read through one shared handle. At every [`Durability`](crate::Durability) an
-/// acknowledged append survives the death of the process.
+/// Any number of threads append and read, through one handle or clones of it, which are cheap. At every
+/// [`Durability`](crate::Durability) an acknowledged append survives the death of the process.
 ///
 /// ```
 /// # let dir = tempfile::tempdir()?;
@@ -96,18 +97,41 @@ use std::sync::Arc;
 /// assert!(begin <= end);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+///
+/// The log is closed by [`close`](Self::close) on any handle, or when the last one is dropped:
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// use tailcask::{AppendError, CommitLog};
+///
+/// let log = CommitLog::open(dir.path().join("log"))?;
+/// let worker = std::thread::spawn({
+///     let log = log.clone();
+///     move || log.append(b"from another thread")
+/// });
+/// worker.join().expect("no panic")?;
+/// let other = log.clone();
+/// log.close()?;
+/// assert!(matches!(other.append(b"too late"), Err(AppendError::Closed)));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
 pub struct CommitLog {
+    /// That of `shared`: so an append finds the writer at once.
     source: Source,
-    /// None for reading only, or where maintenance is done by hand.
-    threads: Option<MaintenanceThreads>,
-    id: u64,
-    report: RecoveryReport,
-    closed: bool,
-    /// Whether it is the log of a store.
-    pub(crate) stored: bool,
+    shared: Arc<SharedLog>,
 }
 
 impl CommitLog {
+    fn new(shared: SharedLog) -> Self {
+        Self { source: shared.source.clone(), shared: Arc::new(shared) }
+    }
+
+    /// Lets a store use the log. It is closed with the log from now on.
+    pub(crate) fn let_to(&self, tenant: Arc<dyn Tenant>) {
+        self.shared.let_to(tenant);
+    }
+
     /// Opens the log in a directory with the default options.
     ///
     /// # Errors
@@ -305,26 +329,26 @@ impl CommitLog {
     /// or any other copy, has the id of the original. The id of a log written by version 0.1.0 is 0
     /// until it is opened for writing.
     #[must_use]
-    pub const fn id(&self) -> u64 {
-        self.id
+    pub fn id(&self) -> u64 {
+        self.shared.id
     }
 
     /// Where the log begins.
     #[must_use]
     pub fn begin(&self) -> LogPosition {
-        self.source.begin()
+        self.shared.last().map_or_else(|| self.source.begin(), |last| last.begin)
     }
 
     /// Where the next frame will begin: the end of what is reserved.
     #[must_use]
     pub fn tail(&self) -> LogPosition {
-        self.source.tail()
+        self.shared.last().map_or_else(|| self.source.tail(), |last| last.tail)
     }
 
     /// The end of the contiguous committed part: every append before it is finished.
     #[must_use]
     pub fn committed(&self) -> LogPosition {
-        self.source.committed()
+        self.shared.last().map_or_else(|| self.source.committed(), |last| last.committed)
     }
 
     /// The durable watermark: everything before it is on the device. [`LogPosition::START`] if the log
@@ -342,7 +366,7 @@ impl CommitLog {
     /// [`TruncateError`].
     pub fn truncate_before(&self, position: LogPosition) -> Result<LogPosition, TruncateError> {
         let writer = self.writer().ok_or(TruncateError::ReadOnly)?;
-        if self.stored {
+        if self.shared.is_of_a_store() {
             return Err(TruncateError::Store);
         }
         Ok(writer.truncate_before(position)?.begin)
@@ -380,31 +404,15 @@ impl CommitLog {
 
     /// What opening the log found.
     #[must_use]
-    pub const fn recovery(&self) -> &RecoveryReport {
-        &self.report
+    pub fn recovery(&self) -> &RecoveryReport {
+        &self.shared.report
     }
 
     /// Counters since the log was opened, and its current state. Walks over what was committed since
-    /// the last call, which takes some nanoseconds per entry.
+    /// the last call, which takes some nanoseconds per entry. Once the log is closed, those at its end.
     #[must_use]
     pub fn stats(&self) -> LogStats {
-        let mut stats = LogStats::default();
-        if let Some(writer) = self.writer() {
-            writer.read_stats(&mut stats);
-        }
-        stats.begin = self.begin();
-        stats.tail = self.tail();
-        if self.writer().is_none() {
-            stats.committed = stats.tail;
-        }
-        stats.oldest_unfinished = (stats.committed < stats.tail).then_some(stats.committed);
-        stats.segment_list = self.segment_list(stats.tail);
-        stats.segments = stats.segment_list.len();
-        stats.disk_bytes = stats.segment_list.iter().map(|segment| segment.file_bytes).sum();
-        let (waiting, since) = self.source.table().waiting();
-        stats.segments_waiting_for_readers = waiting;
-        stats.longest_reader_wait = since.map(|since| since.elapsed());
-        stats
+        self.shared.last().cloned().unwrap_or_else(|| self.source.stats())
     }
 
     /// Reads every committed frame and checks its checksum.
@@ -439,26 +447,19 @@ impl CommitLog {
     }
 
     /// Syncs and seals the log and unlocks its directory, so that the next open has nothing to scan.
-    /// Dropping the log does the same, but only logs an error.
+    /// If it is the log of a store, that is closed, too. Dropping the last handle does the same, but only
+    /// logs an error.
+    ///
+    /// From then on every call, on any handle, that would read or write gives `Closed`, and so do those
+    /// that wait for an entry. What was read before stays valid; figures and positions are those at the
+    /// end. Appends, merges and backups in progress are waited for. Closing again does nothing and
+    /// returns the same result.
     ///
     /// # Errors
-    /// As [`sync`](Self::sync).
-    pub fn close(mut self) -> Result<(), SyncError> {
-        self.close_inner()
-    }
-
-    #[allow(unsafe_code, reason = "the end of the log, at which nobody else uses it")]
-    pub(crate) fn close_inner(&mut self) -> Result<(), SyncError> {
-        // They end here.
-        self.threads = None;
-        match &self.source {
-            Source::Writer(writer) if !std::mem::replace(&mut self.closed, true) => {
-                // SAFETY: the log is borrowed mutably, its own threads have ended, and a store on it
-                // has ended its own before.
-                unsafe { writer.close() }
-            }
-            _ => Ok(()),
-        }
+    /// As [`sync`](Self::sync). The log is closed all the same, but for
+    /// [`SyncError::InsideAppend`].
+    pub fn close(&self) -> Result<(), SyncError> {
+        self.shared.close()
     }
 }
 
@@ -466,16 +467,8 @@ impl std::fmt::Debug for CommitLog {
     /// Id and positions only, not the whole state.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut log = f.debug_struct("CommitLog");
-        log.field("id", &self.id).field("begin", &self.begin()).field("tail", &self.tail());
+        log.field("id", &self.id()).field("begin", &self.begin()).field("tail", &self.tail());
         log.field("read_only", &self.writer().is_none()).finish_non_exhaustive()
-    }
-}
-
-impl Drop for CommitLog {
-    fn drop(&mut self) {
-        if let Err(error) = self.close_inner() {
-            tracing::error!(%error, "closing a dropped log failed");
-        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Opening a log: on a directory or a simulated disk, for writing or for reading only.
 
 use super::follower::{Follower, Source};
+use super::handle::SharedLog;
 use super::maintenance::MaintenanceThreads;
 use super::options::{LogOptions, rules};
 use super::writer::LogWriter;
@@ -54,22 +55,11 @@ impl LogOptions {
         ignored.extend(beside.iter().map(|segment| segment.id()));
         let (table, ignored) = (SegmentSet::new(segments), Mutex::new(ignored));
         let (id, next_id) = (found.manifest.log_id, AtomicU32::new(found.manifest.next));
-        Ok(CommitLog {
-            source: Source::Follower(Arc::new(Follower {
-                storage,
-                table,
-                gaps,
-                next_id,
-                ignored,
-                clock: config.clock,
-                log_id: id,
-            })),
-            threads: None,
-            id,
-            report: found.report,
-            closed: false,
-            stored,
-        })
+        let clock = config.clock;
+        let follower =
+            Follower { storage, table, gaps, next_id, ignored, clock, log_id: id };
+        let source = Source::Follower(Arc::new(follower));
+        Ok(CommitLog::new(SharedLog::new(source, None, id, found.report, stored)))
     }
 
     pub(crate) fn open_on(&self, disk: &SimulatedDisk) -> Result<CommitLog, OpenError> {
@@ -94,7 +84,7 @@ impl CommitLog {
         let threads = (!writer.is_manual()).then(|| MaintenanceThreads::start(&writer)).transpose();
         let threads = threads.map_err(|e| io_error("start a thread", e))?;
         let id = writer.log_id();
-        Ok(Self { source: Source::Writer(writer), threads, id, report, closed: false, stored })
+        Ok(Self::new(SharedLog::new(Source::Writer(writer), threads, id, report, stored)))
     }
 }
 

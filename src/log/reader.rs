@@ -90,6 +90,12 @@ pub(crate) fn read_at(source: &Source, position: LogPosition) -> Result<Entry<'_
 /// As `read_at`; if nothing begins at the position, the error says why.
 #[cold]
 fn read_slow(source: &Source, position: LogPosition) -> Result<Entry<'_>, ReadError> {
+    // A log that is closed has no segments, and what is missed because of that says nothing.
+    let read = read_or_say_why(source, position);
+    if read.is_err() && source.table().is_closed() { Err(ReadError::Closed) } else { read }
+}
+
+fn read_or_say_why(source: &Source, position: LogPosition) -> Result<Entry<'_>, ReadError> {
     let begin = source.begin();
     if position < begin {
         return Err(ReadError::Truncated { position, begin });
@@ -229,7 +235,8 @@ impl<'a> LogReader<'a> {
     /// [`ReadError::Truncated`] if the log was truncated beyond the reader's position;
     /// [`ReadError::Corrupt`] at damage. If the reader was given a position to start at:
     /// [`ReadError::PastEnd`] if it is behind the end of the log, and [`ReadError::NotAnEntry`] if no
-    /// entry begins there, most likely because it is a position of another log. After an error the
+    /// entry begins there, most likely because it is a position of another log. [`ReadError::Closed`]
+    /// once the log is closed and the reader has read the segment that it is in. After an error the
     /// reader stays where it is.
     #[inline]
     pub fn next_entry(&mut self) -> Result<Option<Entry<'_>>, ReadError> {
@@ -269,7 +276,7 @@ impl<'a> LogReader<'a> {
     }
 
     /// As [`next_entry`](Self::next_entry), but waits up to `timeout` for an entry. The thread sleeps
-    /// meanwhile.
+    /// meanwhile. Closing the log ends the wait.
     ///
     /// # Errors
     /// As `next_entry`.
@@ -288,8 +295,16 @@ impl<'a> LogReader<'a> {
         Ok(self.entry(found))
     }
 
-    /// Steps past the next entry.
+    /// Steps past the next entry. In a log that is closed, only in the segment that is pinned.
     fn step(&mut self) -> Result<Next, ReadError> {
+        match self.step_in_open() {
+            Ok(Next::Entry(offset, header)) => Ok(Next::Entry(offset, header)),
+            _ if self.source.table().is_closed() => Err(ReadError::Closed),
+            other => other,
+        }
+    }
+
+    fn step_in_open(&mut self) -> Result<Next, ReadError> {
         loop {
             if !self.enter()? {
                 return Ok(Next::Nothing);
@@ -492,6 +507,14 @@ impl<'a> Frames<'a> {
     }
 
     fn step(&mut self) -> Result<Option<FrameInfo>, ReadError> {
+        match self.step_in_open() {
+            Ok(Some(frame)) => Ok(Some(frame)),
+            _ if self.reader.source.table().is_closed() => Err(ReadError::Closed),
+            other => other,
+        }
+    }
+
+    fn step_in_open(&mut self) -> Result<Option<FrameInfo>, ReadError> {
         let reader = &mut self.reader;
         loop {
             if !reader.enter()? {

@@ -18,7 +18,8 @@ impl CommitLog {
     /// log that fills a segment in an hour, it is up to an hour early.
     ///
     /// Segments sealed by version 0.1.0 have no time; they count as sealed when the next one was. If the
-    /// clock was set back, the position is one that holds for the earlier times, too.
+    /// clock was set back, the position is one that holds for the earlier times, too. Of a log that was
+    /// closed, it is where the log began.
     ///
     /// ```
     /// # use std::time::{Duration, SystemTime};
@@ -32,7 +33,11 @@ impl CommitLog {
     /// ```
     #[must_use]
     pub fn position_at(&self, time: SystemTime) -> LogPosition {
-        self.with_history(|history| history.position_at(milliseconds(time)))
+        match self.shared.last() {
+            // Where all of it begins, which holds for any time.
+            Some(last) => last.begin,
+            None => self.with_history(|history| history.position_at(milliseconds(time))),
+        }
     }
 
     /// Drops what a retention policy does not keep, by whole segments, and says what that was. Segments
@@ -45,7 +50,7 @@ impl CommitLog {
     /// [`TruncateError`].
     pub fn retain(&self, retention: Retention) -> Result<TruncateReport, TruncateError> {
         let writer = self.writer().ok_or(TruncateError::ReadOnly)?;
-        if self.stored {
+        if self.shared.is_of_a_store() {
             return Err(TruncateError::Store);
         }
         writer.retain(retention)
@@ -58,8 +63,11 @@ impl CommitLog {
     /// # Errors
     /// [`TruncateError::Store`].
     pub fn retained_from(&self, retention: Retention) -> Result<LogPosition, TruncateError> {
-        if self.stored {
+        if self.shared.is_of_a_store() {
             return Err(TruncateError::Store);
+        }
+        if self.shared.last().is_some() {
+            return Err(TruncateError::Closed);
         }
         let now = match &self.source {
             Source::Writer(writer) => writer.now(),
@@ -73,10 +81,12 @@ impl CommitLog {
         self.source.find_seals();
         self.source.table().with(|all| look(&History::new(all.iter().map(|s| &**s), tail)))
     }
+}
 
+impl Source {
     /// All segments, where the log ends at `tail`.
     pub(super) fn segment_list(&self, tail: LogPosition) -> Vec<LogSegment> {
-        self.source.find_seals();
+        self.find_seals();
         let list = |all: &[_]| {
             let all = all.iter().map(|segment: &crate::segment::set::Listed| {
                 let sealed = segment.is_sealed();
@@ -98,11 +108,9 @@ impl CommitLog {
             });
             all.collect()
         };
-        self.source.table().with(list)
+        self.table().with(list)
     }
-}
 
-impl Source {
     /// Looks for seals that another process has set.
     fn find_seals(&self) {
         if let Self::Follower(log) = self {

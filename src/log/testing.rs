@@ -36,15 +36,13 @@ impl LogOptions {
 /// With the feature `testing`.
 impl CommitLog {
     /// Abandons the log as a dying process would: nothing is synced or sealed, so that the next open has
-    /// something to recover.
-    pub fn abort(mut self) {
+    /// something to recover. Other handles are closed.
+    pub fn abort(self) {
         self.abandon();
     }
 
-    pub(crate) fn abandon(&mut self) {
-        self.closed = true;
-        // They end here.
-        self.threads = None;
+    pub(crate) fn abandon(&self) {
+        self.shared.abandon();
     }
 
     /// Makes a background thread panic when it next comes to a point.

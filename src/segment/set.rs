@@ -9,6 +9,9 @@
 //!   get none, and until no thread can see a snapshot that lists it; then `reap`, and nothing else,
 //!   unmaps it. So an epoch lasts for nanoseconds, and a slow reader holds up only the one segment that
 //!   it reads.
+//! * A closed set is empty, and stays so. Closing it is how reading ends when a log is closed: pins that
+//!   were taken keep their segments mapped, and nobody finds a segment any more. So a read that finds
+//!   what it wants pays nothing for that; one that does not asks `is_closed` before it says so.
 
 #![allow(unsafe_code, reason = "epoch-protected snapshots and pinned segments")]
 
@@ -63,6 +66,8 @@ struct Kept {
 #[derive(Debug)]
 pub(crate) struct SegmentSet {
     current: Atomic<Snapshot>,
+    /// Set before the last snapshot, which is empty, is.
+    closed: AtomicBool,
     /// Also makes replacing exclusive, and weighing.
     owned: Mutex<Kept>,
     /// Held by the one who tells the kernel what to do with the segments. Taken before `owned`.
@@ -144,7 +149,8 @@ impl SegmentSet {
         let current = Atomic::new(list(&segments));
         let owned = Mutex::new(Kept { segments, retired: Vec::new(), untold: false });
         let (cache, followed) = (CacheBudget::default(), Mutex::new(None));
-        Self { current, owned, advising: Mutex::new(()), cache, followed }
+        let (closed, advising) = (AtomicBool::new(false), Mutex::new(()));
+        Self { current, closed, owned, advising, cache, followed }
     }
 
     /// Enters an epoch.
@@ -265,6 +271,9 @@ impl SegmentSet {
 
     pub(crate) fn insert(&self, segment: Arc<Segment>) {
         let mut owned = lock(&self.owned);
+        if self.is_closed() {
+            return;
+        }
         let at = owned.segments.partition_point(|s| s.id() < segment.id());
         if owned.segments.get(at).is_some_and(|there| there.id() == segment.id()) {
             // Two readers found the same segment of another process at the same time.
@@ -276,6 +285,26 @@ impl SegmentSet {
         if is_sealed {
             self.weigh_all(&mut owned);
         }
+    }
+
+    /// Empties the set for good, and unmaps what nobody reads. What is pinned, or kept otherwise, stays
+    /// mapped until the set is dropped.
+    pub(crate) fn close(&self) {
+        {
+            let _owned = lock(&self.owned);
+            // ORDERING: Release; pairs with the Acquire load in `is_closed`. The snapshot without segments
+            // is stored after this: a thread that misses a segment because of that sees this set.
+            self.closed.store(true, Ordering::Release);
+        }
+        self.remove(|_| true);
+        self.reap();
+    }
+
+    /// Whether the set was closed: whoever does not find a segment, or a key, asks this before it says so.
+    #[inline]
+    pub(crate) fn is_closed(&self) -> bool {
+        // ORDERING: Acquire; pairs with the Release store in `close`.
+        self.closed.load(Ordering::Acquire)
     }
 
     /// Removes segments: new readers do not find them, and `reap` frees them after the last one.

@@ -129,6 +129,8 @@ pub(crate) trait Storage: Send + Sync + Debug {
     fn writer_process(&self) -> Option<u32> {
         None
     }
+    /// Lets another writer in. From here on the one that unlocks changes nothing here.
+    fn unlock(&self) {}
     /// Lets readers know that this writer has finished recovery.
     fn note_recovered(&self) -> io::Result<()> {
         Ok(())

@@ -58,6 +58,7 @@ impl Store {
         then: impl FnOnce(),
     ) -> Result<BackupReport, BackupError> {
         let started = Instant::now();
+        let _inside = self.enter().ok_or(BackupError::Closed)?;
         let writer = self.writer();
         let from = writer.storage().directory().ok_or(BackupError::NotADirectory)?;
         // No merge removes a segment meanwhile.

@@ -205,7 +205,8 @@ impl StoreInner {
         let all = epoch.snapshot();
         let mut entries = self.keydir.entries(tags);
         // Damage is found before anything is written.
-        let old = old_positions(&self.keydir, all, &entries, batch, tags)?;
+        let old = old_positions(&self.keydir, all, &entries, batch, tags)
+            .map_err(|error| if self.table.is_closed() { ReadError::Closed } else { error })?;
         if let Some(crowded) = entries.crowded(new_slots(&batch.writes, &old, tags)) {
             return Ok(Err(NoRoom::InKeydir(crowded)));
         }

@@ -136,7 +136,7 @@ impl StoreView {
         }
         match (met.get(), corruption.take()) {
             (None, None) => Ok(entry),
-            (None, Some(corruption)) => Err(ReadError::Corrupt(corruption)),
+            (None, Some(corruption)) => Err(self.error(corruption)),
             (Some(met), _) => {
                 drop(entry);
                 self.lock_cold_entry(tag, key, met, known)
@@ -181,7 +181,7 @@ impl StoreView {
             }
             if unknown.is_empty() {
                 let found = corruption.take();
-                return found.map_or(Ok(entry), |found| Err(ReadError::Corrupt(found)));
+                return found.map_or(Ok(entry), |found| Err(self.error(found)));
             }
         }
     }

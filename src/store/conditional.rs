@@ -250,7 +250,7 @@ impl StoreInner {
             && let Decision::Leave(result) = decide(self.find(key)?.as_ref())
         {
             // Decide first: do not create a segment that may not be used.
-            return Ok((None, result));
+            return self.unchanged((None, result));
         }
         let expiry = match ttl {
             Ttl::Keep if writer.is_oversize(len) => NewExpiry::KeptInField,
@@ -289,20 +289,20 @@ impl StoreInner {
         known: &mut KnownFrames<'s>,
         decide: impl FnOnce(Option<&FoundRecord<'_>>) -> Decision<R>,
     ) -> Result<Option<Decided<Written, R>>, WriteError> {
-        let entry = self.lock_entry(change.delete.key(), known).map_err(WriteError::Read)?;
+        let entry = self.lock_entry(change.delete.key(), known)?;
         let old = entry.position();
         let read;
         let found = match old.map(|at| (at, known.record(at))) {
             None => None,
             Some((_, Some(found))) => Some(found),
             Some((at, None)) => {
-                read = self.read(at).map_err(WriteError::Read)?;
+                read = self.read(at)?;
                 Some(&read)
             }
         };
         let found = found.filter(|found| found.is_live(&self.clock));
         let ((record, value), result) = match decide(found) {
-            Decision::Leave(result) => return Ok(Some((None, result))),
+            Decision::Leave(result) => return self.unchanged(Some((None, result))),
             Decision::Put(result) => (change.put(found), result),
             Decision::Delete(result) => ((change.delete, &[][..]), result),
         };

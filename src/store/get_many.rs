@@ -223,6 +223,15 @@ impl StoreView {
         groups.map(|tags| slots(&locked, tags)).collect()
     }
 
+    /// A lookup that failed, or did not find all keys, says nothing about them if the store is closed.
+    #[inline]
+    fn unless_closed(&self, read: Result<(), ReadError>, found_all: bool) -> Result<(), ReadError> {
+        if (read.is_err() || !found_all) && self.table.is_closed() {
+            return Err(ReadError::Closed);
+        }
+        read
+    }
+
     /// Each batch is seen whole or not at all, by however many keys.
     pub(crate) fn get_many<K: AsRef<[u8]>>(
         &self,
@@ -231,7 +240,7 @@ impl StoreView {
         self.with_tags(keys, |keys, tags| {
             let (mut values, mut hits) = (Vec::with_capacity(keys.len()), 0);
             let slots = |locked: &ReadShards<'_>, tags: &[u32]| self.pinned_slots(locked, tags);
-            self.each_slot(keys, tags, slots, |slot| {
+            let read = self.each_slot(keys, tags, slots, |slot| {
                 let mut value = None;
                 if let Some((at, pin)) = slot {
                     // SAFETY: the value keeps the pin beside what is borrowed from the segment.
@@ -243,7 +252,8 @@ impl StoreView {
                 }
                 values.push(value);
                 Ok(())
-            })?;
+            });
+            self.unless_closed(read, hits == keys.len())?;
             self.count_reads(hits, values.len() - hits);
             Ok(values)
         })
@@ -260,7 +270,7 @@ impl StoreView {
             let slots = |locked: &ReadShards<'_>, tags: &[u32]| {
                 GroupSlots::in_snapshot(epoch.snapshot(), locked, tags)
             };
-            self.each_slot(keys, tags, slots, |slot| {
+            let read = self.each_slot(keys, tags, slots, |slot| {
                 let mut value = None;
                 if let Some((at, segment)) = slot {
                     let record = record_at(segment, at, self.verify)?;
@@ -272,7 +282,8 @@ impl StoreView {
                 each(nth, value);
                 nth += 1;
                 Ok(())
-            })?;
+            });
+            self.unless_closed(read, hits == keys.len())?;
             self.count_reads(hits, nth - hits);
             Ok(())
         })

@@ -48,7 +48,7 @@ pub(crate) struct StoreInner {
     next: Mutex<()>,
     pub(crate) totals: Mutex<MergeTotals>,
     /// Set when the store is being closed: maintenance ends, and so does a merge.
-    pub(crate) stop: AtomicBool,
+    stop: AtomicBool,
 }
 
 /// The damage in a segment.
@@ -159,8 +159,14 @@ impl StoreInner {
         self.waiting.load(Ordering::Relaxed) > 0
     }
 
+    /// Ends maintenance, and a merge.
+    pub(crate) fn stop(&self) {
+        // ORDERING: Release; pairs with the Acquire load in `is_stopping`.
+        self.stop.store(true, Ordering::Release);
+    }
+
     pub(crate) fn is_stopping(&self) -> bool {
-        // ORDERING: Acquire; pairs with the Release store in `end_maintenance`.
+        // ORDERING: Acquire; pairs with the Release store in `stop`.
         self.stop.load(Ordering::Acquire)
     }
 }

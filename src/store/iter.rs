@@ -249,6 +249,15 @@ impl<'a> Pairs<'a> {
     #[inline(never)]
     fn next_place(&mut self) -> Next<'a> {
         let view = self.scan.view;
+        if view.table.is_closed() && !matches!(self.place, Place::End) {
+            // What was not read yet cannot be read any more.
+            self.place.leave();
+            if matches!(self.place, Place::Segment { .. }) {
+                lock(&self.scan.turn).working -= 1;
+            }
+            self.place = Place::End;
+            return Next::Found(Err(ReadError::Closed));
+        }
         match &self.place {
             Place::Segment { .. } => self.leave(),
             Place::Between => self.place = self.scan.next(false),
@@ -259,7 +268,7 @@ impl<'a> Pairs<'a> {
                     return Next::End;
                 };
                 self.taken += 1;
-                let segment = segment.ok_or_else(|| ReadError::Corrupt(stale(at)));
+                let segment = segment.ok_or_else(|| view.error(stale(at)));
                 let found = segment.and_then(|segment| HeldRecord::read(segment, at, view.verify));
                 if found.as_ref().map_or(true, |found| found.is_live(&view.clock)) {
                     return Next::Found(found);

@@ -5,6 +5,7 @@
 //! not, that is known when the keydir has been filled: then the hint's segment is read instead, and the
 //! keydir filled anew.
 
+use super::end::StoreEnd;
 use super::hints::{self, HintMap, Listing, SegmentSummary};
 use super::inner::{Damaged, StoreInner};
 use super::maintenance;
@@ -60,9 +61,8 @@ enum WalkPlace {
 }
 
 impl Store {
-    pub(super) fn load(mut log: CommitLog, options: &StoreOptions) -> Result<Self, OpenError> {
+    pub(super) fn load(log: CommitLog, options: &StoreOptions) -> Result<Self, OpenError> {
         let started = Instant::now();
-        log.stored = true;
         let writer = log.writer().expect("a store's log is open for writing").clone();
         let keydir = options.keydir(secret_of(&writer, options.log.creation())?);
         let mut report = log.recovery().clone();
@@ -87,8 +87,10 @@ impl Store {
         options.budget_for(writer.segment_set(), writer.segment_size());
         let (max_value, policy) = (options.max_value, options.merge_policy);
         let inner = Arc::new(StoreInner::new(writer, view, max_value, policy, damaged));
-        let maintainer = maintenance::start(&inner).map_err(|e| io_error("start a thread", e))?;
-        Ok(Self { log, inner, maintainer, report })
+        let thread = maintenance::start(&inner).map_err(|e| io_error("start a thread", e))?;
+        let end = Arc::new(StoreEnd::new(inner.clone(), thread));
+        log.let_to(end.clone());
+        Ok(Self { log, inner, end, report: Arc::new(report) })
     }
 }
 

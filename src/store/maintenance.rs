@@ -3,13 +3,12 @@
 use super::Store;
 use super::inner::StoreInner;
 use super::merge::{MergeReport, Pace};
-use crate::error::{MergeError, SyncError};
+use crate::error::MergeError;
 use crate::keydir::{FillRate, Settling};
 use crate::log::FailPoint;
 use crate::log::maintenance::{ThreadEnd, spawn};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -81,32 +80,11 @@ impl Store {
     /// # Errors
     /// [`MergeError`].
     pub fn maintain(&self) -> Result<MergeReport, MergeError> {
+        let _inside = self.enter().ok_or(MergeError::Closing)?;
         self.log.maintain()?;
         let merged = once(&self.inner, true);
         self.writer().reap();
         self.inner.keydir.move_to_huge_pages(|| false);
         merged
-    }
-
-    /// Stops the store's thread, and a merge that it is running.
-    pub(super) fn end_maintenance(&mut self) {
-        // ORDERING: Release; pairs with the Acquire load in `is_stopping`.
-        self.inner.stop.store(true, Ordering::Release);
-        if let Some(thread) = self.maintainer.take() {
-            thread.thread().unpark();
-            // It catches its panics, which the log then reports.
-            let _ = thread.join();
-        }
-    }
-
-    pub(super) fn close_inner(&mut self) -> Result<(), SyncError> {
-        if self.inner.is_stopping() {
-            return Ok(());
-        }
-        self.end_maintenance();
-        self.log.close_inner()?;
-        let _alone = self.inner.merging();
-        self.inner.list_sealed(false);
-        Ok(())
     }
 }

@@ -1,6 +1,6 @@
 //! The store's statistics.
 
-use super::Store;
+use super::inner::StoreInner;
 use super::merge::report::MergeTotals;
 use super::usage::disk_bytes;
 use crate::error::Corruption;
@@ -188,46 +188,45 @@ pub struct DamagedSegment {
     pub bytes: u64,
 }
 
-impl Store {
-    /// Counters since the store was opened, and its current state. Takes some nanoseconds per write
-    /// since the last call, and per segment, and some 50 us to look at what is in memory.
-    #[must_use]
-    pub fn stats(&self) -> Stats {
-        let log = self.log.stats();
-        let (counters, writes) = (&self.inner.counters, &self.inner.writes);
+impl StoreInner {
+    /// The figures of the store, without those of its log.
+    pub(super) fn stats(&self) -> Stats {
+        let (counters, writes) = (&self.counters, &self.writes);
+        let (waiting, since) = self.table.waiting();
         let mut stats = Stats {
-            keys: self.len(),
-            keydir_bytes: self.keydir_memory(),
-            cache: CacheStats::of(self.writer().segment_set()),
-            latency: LatencyStats::of(&self.inner.timer),
-            merges: *lock(&self.inner.totals),
+            keys: self.keydir.len(),
+            keydir_bytes: self.keydir.memory(),
+            cache: CacheStats::of(&self.table),
+            latency: LatencyStats::of(&self.timer),
+            merges: *lock(&self.totals),
             hits: counters.hits.get(),
             misses: counters.misses.get(),
             puts: writes.puts.get(),
             deletes: writes.deletes.get(),
             expired: counters.expired.get(),
-            segments_waiting_for_readers: log.segments_waiting_for_readers,
-            longest_reader_wait: log.longest_reader_wait,
-            log,
+            segments_waiting_for_readers: waiting,
+            longest_reader_wait: since.map(|since| since.elapsed()),
             ..Stats::default()
         };
-        let damaged = lock(&self.inner.damaged).clone();
+        let damaged = lock(&self.damaged).clone();
         stats.damaged = damaged
             .into_iter()
             .map(|(id, damaged)| DamagedSegment { id, first: damaged.first, bytes: damaged.bytes })
             .collect();
-        let full = self.inner.candidates();
+        let full = self.candidates();
         let usages: Vec<_> = full.iter().map(|candidate| candidate.usage).collect();
-        let memory = self.writer().segment_set().cache.aim();
-        stats.space_goal_missed = self.inner.policy.misses_goal(&usages, memory);
-        let tail = self.log.tail();
-        for segment in self.writer().segment_set().segments() {
+        stats.space_goal_missed = self.policy.misses_goal(&usages, self.table.cache.aim());
+        let tail = self.writer.tail();
+        for segment in self.table.segments() {
             // In the order of their ids, as those of the set are.
             let known = usages.binary_search_by_key(&segment.id(), |usage| usage.id);
             let known = known.ok().map(|at| usages[at]);
             let used = match known {
                 Some(usage) => usage.used,
-                None if segment.id() == tail.segment() => u64::from(tail.offset()) - FIRST_FRAME,
+                // Sealed, once the log is closed.
+                None if segment.id() == tail.segment() => {
+                    segment.end().min(tail.offset().into()) - FIRST_FRAME
+                }
                 None => 0,
             };
             let dead = known.map_or_else(|| segment.dead.get().min(used), |usage| usage.dead);

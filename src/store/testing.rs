@@ -64,9 +64,8 @@ impl StoreOptions {
 /// With the feature `testing`.
 impl Store {
     /// Abandons the store as a dying process would: nothing is synced or sealed, so that the next open has
-    /// something to recover.
-    pub fn abort(mut self) {
-        self.end_maintenance();
+    /// something to recover. Other handles are closed.
+    pub fn abort(self) {
         self.log.abandon();
     }
 
@@ -75,6 +74,7 @@ impl Store {
     /// # Errors
     /// As [`merge`](Self::merge).
     pub fn roll(&self) -> Result<(), MergeError> {
+        let _inside = self.enter().ok_or(MergeError::Closing)?;
         self.writer().force_roll()?;
         self.writer().sync()?;
         Ok(())
@@ -98,6 +98,7 @@ impl Store {
         ids: &[u32],
         meanwhile: impl FnOnce() + Send + 'static,
     ) -> Result<MergeReport, MergeError> {
+        let _inside = self.enter().ok_or(MergeError::Closing)?;
         self.inner.merge_these(ids, meanwhile)
     }
 

@@ -38,6 +38,7 @@ impl Store {
     /// # Errors
     /// [`ReadError::Corrupt`] at the first damage or contradiction.
     pub fn verify(&self) -> Result<VerifyReport, ReadError> {
+        let _inside = self.enter().ok_or(ReadError::Closed)?;
         let _still = self.inner.merging();
         let mut check = Verification::new(self.inner.contents());
         check.everything(&self.inner.writer).map_err(ReadError::Corrupt)?;

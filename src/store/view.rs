@@ -21,6 +21,10 @@
 //!   pin.
 //!
 //! If this does not hold for a slot, because a hint was wrong, reading it is an error, never a panic.
+//!
+//! Closing a store empties its set of segments (`segment::set`). From then on slots point at nothing; so
+//! where a read would say "damaged", or "no such key", it asks whether the store is closed, and that is
+//! the error then.
 
 #![allow(unsafe_code, reason = "reads frames that slots point at")]
 
@@ -202,7 +206,7 @@ impl StoreView {
                 record = record_at(segment, at, self.verify)?;
                 Some(&record)
             }
-            Some(_) => match self.slot_of_several(tag, key).map_err(ReadError::Corrupt)? {
+            Some(_) => match self.slot_of_several(tag, key).map_err(|found| self.error(found))? {
                 None => None,
                 Some((at, pin)) => {
                     pinned = FoundRecord::read(pin, at, self.verify)?;
@@ -210,9 +214,16 @@ impl StoreView {
                 }
             },
         };
-        let live = record.filter(|record| self.is_live(record));
-        self.count_read(live.is_some());
-        Ok(live.map(|record| read(record.value())))
+        match record.filter(|record| self.is_live(record)) {
+            Some(record) => {
+                self.count_read(true);
+                Ok(Some(read(record.value())))
+            }
+            None => {
+                self.count_read(false);
+                self.nothing()
+            }
+        }
     }
 
     pub(crate) fn contains_key(&self, key: &[u8]) -> Result<bool, ReadError> {
@@ -229,11 +240,23 @@ impl StoreView {
         Ok(found.and_then(|found| self.clock.remaining(found.record().expiry())))
     }
 
+    /// Of what is not there: `None`, unless that says nothing, because the store is closed.
+    #[inline]
+    pub(super) fn nothing<T>(&self) -> Result<Option<T>, ReadError> {
+        if self.table.is_closed() { Err(ReadError::Closed) } else { Ok(None) }
+    }
+
+    /// Why a read failed: a store that is closed has no segments for slots to point into.
+    #[cold]
+    pub(super) fn error(&self, found: Corruption) -> ReadError {
+        if self.table.is_closed() { ReadError::Closed } else { ReadError::Corrupt(found) }
+    }
+
     /// A key's newest record, if it has one that has not expired.
     #[inline]
     pub(crate) fn find(&self, key: &[u8]) -> Result<Option<FoundRecord<'_>>, ReadError> {
-        let slot = self.slot(self.keydir.tag(key), key).map_err(ReadError::Corrupt)?;
-        let Some((position, pin)) = slot else { return Ok(None) };
+        let slot = self.slot(self.keydir.tag(key), key).map_err(|found| self.error(found))?;
+        let Some((position, pin)) = slot else { return self.nothing() };
         let found = FoundRecord::read(pin, position, self.verify)?;
         Ok(self.is_there(&found).then_some(found))
     }
@@ -289,7 +312,7 @@ impl StoreView {
         position: LogPosition,
         pin: Option<Pin<'a>>,
     ) -> Result<FoundRecord<'a>, ReadError> {
-        let pin = pin.ok_or_else(|| ReadError::Corrupt(stale(position)))?;
+        let pin = pin.ok_or_else(|| self.error(stale(position)))?;
         FoundRecord::read(pin, position, self.verify)
     }
 

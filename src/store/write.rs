@@ -97,7 +97,7 @@ impl StoreInner {
         oversize: &mut Option<OversizeSegment<'s>>,
         known: &mut KnownFrames<'s>,
     ) -> Result<Option<Claim<'s, Segment>>, WriteError> {
-        let entry = self.lock_entry(put.key(), known).map_err(WriteError::Read)?;
+        let entry = self.lock_entry(put.key(), known)?;
         let len = put.frame_len();
         let Some(mut claim) = self.writer.try_claim(oversize, len, Need::Put) else {
             return Ok(None);
@@ -131,7 +131,7 @@ impl StoreInner {
         loop {
             match self.try_remove(tombstone, &is) {
                 None => self.roll_for(tombstone.frame_len(), Need::Delete)?,
-                Some(None) => return Ok(false),
+                Some(None) => return self.unchanged(false),
                 Some(Some(position)) => {
                     self.writes.deletes.add(1);
                     writer.acknowledge(position)?;
@@ -157,6 +157,18 @@ impl StoreInner {
         let position = finish(claim, tombstone, &[]);
         self.keydir.shrink(self.remove_slot(entry, None));
         Some(Some(position))
+    }
+
+    /// What a write decided that leaves everything as it is: it met no refusal of the log, so it asks
+    /// whether the store is closed.
+    #[inline]
+    pub(super) fn unchanged<R>(&self, result: R) -> Result<R, WriteError> {
+        if self.table.is_closed() { Err(WriteError::Closed) } else { Ok(result) }
+    }
+
+    /// The end of the log, where an empty batch is.
+    pub(super) fn tail_if_open(&self) -> Result<LogPosition, WriteError> {
+        self.unchanged(self.writer.tail())
     }
 
     /// Counts puts, and deletes.
@@ -197,6 +209,9 @@ pub(super) fn finish(
 
 impl From<AppendError> for WriteError {
     fn from(error: AppendError) -> Self {
-        Self::Append(error)
+        match error {
+            AppendError::Closed => Self::Closed,
+            error => Self::Append(error),
+        }
     }
 }

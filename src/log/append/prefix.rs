@@ -33,6 +33,14 @@ pub(crate) struct Finished<S> {
     pub(crate) end: u64,
 }
 
+/// How far the walk has come.
+pub(crate) struct Walked<S> {
+    pub(crate) segment: Arc<S>,
+    pub(crate) offset: u64,
+    /// Where what was written up to there ends: of a pad, that is its first word.
+    pub(crate) written: u64,
+}
+
 /// Where the walk is.
 struct Cursor<S> {
     walker: Walker,
@@ -117,9 +125,11 @@ impl<S: SegmentMemory> Prefix<S> {
     }
 
     /// Returns the segments that were finished since the last call, and the walk's position.
-    pub(crate) fn take_finished(&self) -> (Arc<S>, u64, Vec<Finished<S>>) {
+    pub(crate) fn take_finished(&self) -> (Walked<S>, Vec<Finished<S>>) {
         let mut cursor = lock(&self.cursor);
-        (cursor.segment.clone(), cursor.offset, std::mem::take(&mut cursor.finished))
+        let written = cursor.pad.map_or(cursor.offset, |pad| pad + frame::WORD);
+        let walked = Walked { segment: cursor.segment.clone(), offset: cursor.offset, written };
+        (walked, std::mem::take(&mut cursor.finished))
     }
 
     /// The roll of the first segment that `take_finished` has not given out.

@@ -428,23 +428,6 @@ impl<'t, S: SegmentMemory> Preparer<'t, S> {
         claim
     }
 
-    /// Withdraws the standby when the log is closed, and leaves the active segment as it is.
-    ///
-    /// # Safety
-    /// No thread appends or rolls any more.
-    pub(crate) unsafe fn withdraw_for_close(&mut self) -> Option<Arc<S>> {
-        if !self.has_standby() {
-            return None;
-        }
-        // ORDERING: Relaxed; no thread rolls any more.
-        self.tail.standby.store(0, Ordering::Relaxed);
-        self.preparing.next_roll -= 1;
-        self.tail.slot(self.preparing.next_roll).segment.with_mut(|cell| {
-            // SAFETY: the roll never became active, and no thread rolls any more.
-            unsafe { (*cell).take() }
-        })
-    }
-
     /// Closes the active segment and takes back the standby, unless that became active meanwhile.
     /// Until the next `publish` no thread can roll.
     ///

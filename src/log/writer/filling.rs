@@ -35,7 +35,7 @@ impl LogWriter {
 
     /// An error inside a closure of this log: the caller would wait for a frame that this thread is
     /// filling.
-    pub(super) fn check_outside_append(&self) -> Result<(), SyncError> {
+    pub(crate) fn check_outside_append(&self) -> Result<(), SyncError> {
         let innermost = INNERMOST.get();
         let inside = ptr::eq(innermost, self)
             || !innermost.is_null()

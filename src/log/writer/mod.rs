@@ -6,7 +6,8 @@
 //! * `append`, `oversize`: a frame's way into the log; `filling` marks a thread inside a closure of it;
 //! * `roll`: the next segment becomes active; `space`, `reserve`: where its space comes from;
 //! * `sync`: group commit, seals and sync marks; `read`: what readers in this process ask;
-//! * `manifest`, `retire`, `close`: which segments exist, which are removed, and the end of the log.
+//! * `manifest`, `retire`, `close`: which segments exist, which are removed, and the end of the log;
+//! * `gate`: who changes files, and that nobody does once the log is closed.
 //!
 //! Types that these share are in files that do not use the writer: `capacity`, `next`, `seal`,
 //! `segment_memory`, `group_delay`, and `signals`, through which the writer and its threads
@@ -16,6 +17,7 @@ mod append;
 mod capacity;
 mod close;
 mod filling;
+mod gate;
 mod group_delay;
 mod manifest;
 mod next;
@@ -38,6 +40,9 @@ pub(crate) use self::seal::{seal_and_shrink, seal_durably};
 )]
 pub use self::signals::FailPoint;
 
+pub(crate) use self::gate::Inside;
+
+use self::gate::Gate;
 use self::group_delay::GroupDelay;
 use self::next::{NextSegment, create_first};
 use self::signals::Signals;
@@ -103,6 +108,7 @@ pub(crate) struct LogWriter {
     counters: LogCounters,
     pub(crate) timer: Timer,
     signals: Signals,
+    gate: Gate,
     manifest: Mutex<Manifest>,
     truncating: Mutex<()>,
     /// Whether the reserve is released: a store then takes no puts.
@@ -181,6 +187,7 @@ impl LogWriter {
             counters: LogCounters::default(),
             timer,
             signals: Signals::default(),
+            gate: Gate::default(),
             manifest: Mutex::new(recovered.manifest),
             truncating: Mutex::default(),
             short_of_space: AtomicBool::new(storage.reserve_is_given()),
@@ -257,8 +264,14 @@ impl LogWriter {
         stats.durable = self.durable();
     }
 
+    /// Enters, to change files of the log. `None`: it is closed. See `gate`.
+    pub(crate) fn enter(&self) -> Option<Inside<'_>> {
+        self.gate.enter()
+    }
+
     /// Does the work of the background threads, once.
     pub(crate) fn maintain(&self) -> Result<(), AppendError> {
+        let _inside = self.enter().ok_or(AppendError::Closed)?;
         let sealed = self.seal_finished();
         self.apply_retention();
         self.reap();

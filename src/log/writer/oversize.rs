@@ -11,6 +11,7 @@
 
 use super::LogWriter;
 use super::capacity::Need;
+use super::gate::Inside;
 use crate::error::AppendError;
 use crate::format::header::FIRST_FRAME;
 use crate::log::append::claim::Claim;
@@ -26,6 +27,8 @@ pub(crate) struct OversizeSegment<'c> {
     preparer: Preparer<'c, Segment>,
     segment: Option<Arc<Segment>>,
     len: u64,
+    /// Until it is claimed or removed.
+    _inside: Inside<'c>,
 }
 
 impl<'c> OversizeSegment<'c> {
@@ -96,6 +99,7 @@ impl LogWriter {
         if len > max {
             return Err(AppendError::TooLarge { len, max });
         }
+        let inside = self.enter().ok_or(AppendError::Closed)?;
         self.check_writable()?;
         if need == Need::Put {
             self.check_space()?;
@@ -122,7 +126,7 @@ impl LogWriter {
         }
         self.find_slot(&preparer)?;
         let segment = self.create_of(&preparer, prepared)?;
-        Ok(OversizeSegment { writer: self, preparer, segment: Some(segment), len })
+        Ok(OversizeSegment { writer: self, preparer, segment: Some(segment), len, _inside: inside })
     }
 
     /// As `after_roll`, after an `OversizeSegment` was claimed. Its frame is finished in any case, since

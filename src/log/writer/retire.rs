@@ -142,6 +142,7 @@ impl LogWriter {
         position: LogPosition,
     ) -> Result<TruncateReport, TruncateError> {
         let io = |error: io::Error| TruncateError::Io { source: Arc::new(error) };
+        let _inside = self.enter().ok_or(TruncateError::Closed)?;
         let tail = self.tail.position();
         if position > tail {
             return Err(TruncateError::PastEnd { position, tail });

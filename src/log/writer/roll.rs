@@ -30,6 +30,7 @@ impl LogWriter {
     /// there is no standby. The caller then tries to reserve again: others may have filled that, too.
     #[cold]
     pub(crate) fn roll(&self, len: u64, need: Need) -> Result<(), AppendError> {
+        let _inside = self.enter().ok_or(AppendError::Closed)?;
         self.check_writable()?;
         if need == Need::Put {
             self.check_space()?;
@@ -65,11 +66,15 @@ impl LogWriter {
         self.check_writable().inspect_err(|_| self.tail.close())
     }
 
-    /// An error if a sync or a background thread has failed.
+    /// An error if a sync or a background thread has failed, or the log is closed.
     pub(super) fn check_writable(&self) -> Result<(), AppendError> {
         let failed = self.group.failure().map(|source| SyncError::Failed { source });
         let failed = failed.or_else(|| self.signals.failure().cloned().map(SyncError::Background));
-        failed.map_or(Ok(()), |source| Err(AppendError::Sync { position: None, source }))
+        match failed {
+            Some(source) => Err(AppendError::Sync { position: None, source }),
+            None if self.gate.is_closed() => Err(AppendError::Closed),
+            None => Ok(()),
+        }
     }
 
     /// Creates a standby if there is none, and if that leaves space for others.

@@ -16,7 +16,7 @@ use crate::error::SyncError;
 use crate::format::frame::{self, Header, Kind};
 use crate::format::header::{FIRST_FRAME, Seal};
 use crate::latency::Operation;
-use crate::log::append::prefix::Finished;
+use crate::log::append::prefix::{Finished, Walked};
 use crate::log::append::tail::rolls_between;
 use crate::log::group_commit::{Failure, TaskTurn};
 use crate::position::LogPosition;
@@ -52,11 +52,19 @@ impl LogWriter {
     }
 
     fn sync_for(&self, leader: Leader) -> Result<LogPosition, SyncError> {
+        if self.is_closed() {
+            return Err(SyncError::Closed);
+        }
         let target = self.tail.position();
         if !self.is_durable(target) {
             self.wait_strictly(target, leader)?;
         }
         Ok(self.durable())
+    }
+
+    /// Makes everything before a position durable.
+    pub(super) fn sync_to(&self, target: LogPosition) -> Result<(), SyncError> {
+        if self.is_durable(target) { Ok(()) } else { self.wait_strictly(target, Leader::Caller) }
     }
 
     /// The durable watermark: everything before it is on the device.
@@ -67,8 +75,7 @@ impl LogWriter {
     /// Waits until the frame at `position` is durable; for a position at or after the tail, until
     /// everything before the tail is.
     pub(crate) fn wait_durable(&self, position: LogPosition) -> Result<(), SyncError> {
-        let target = self.target(position);
-        if self.is_durable(target) { Ok(()) } else { self.wait_strictly(target, Leader::Caller) }
+        self.sync_to(self.target(position))
     }
 
     /// As `wait_durable`, for a task: the background thread syncs for it.
@@ -87,10 +94,13 @@ impl LogWriter {
                 TaskTurn::Done => Poll::Ready(Ok(())),
                 TaskTurn::Failed(source) => Poll::Ready(Err(SyncError::Failed { source })),
                 TaskTurn::Registered => {
-                    // Only now: a task that looks before it is registered may miss both the failure
-                    // and the waking of all tasks.
+                    // Only now: a task that looks before it is registered may miss the failure, or the
+                    // end of the log, and the waking of all tasks.
                     if let Some(failure) = self.signals.sync_failure() {
                         return Poll::Ready(Err(SyncError::Background(failure.clone())));
+                    }
+                    if self.is_closed() {
+                        return Poll::Ready(Err(SyncError::Closed));
                     }
                     self.signals.wake_sync();
                     Poll::Pending
@@ -115,6 +125,9 @@ impl LogWriter {
     /// Waits until the watermark itself has reached `target`, including the last sync mark.
     fn wait_strictly(&self, target: LogPosition, leader: Leader) -> Result<(), SyncError> {
         self.check_outside_append()?;
+        if self.is_closed() {
+            return Err(SyncError::Closed);
+        }
         let lead = || {
             self.wait_for_group(leader);
             self.lead(Some(self.tail.position()), leader)
@@ -201,7 +214,7 @@ impl LogWriter {
     /// Syncs what is finished and not synced yet, and seals full segments. Returns the new watermark.
     fn sync_pending(&self, with_active: bool) -> io::Result<LogPosition> {
         let mut pending = lock(&self.pending);
-        let (current, offset, finished) = self.prefix.take_finished();
+        let (Walked { segment: current, offset, written }, finished) = self.prefix.take_finished();
         pending.finished.extend(finished);
         let sealed = pending.finished.len();
         while let Some(Finished { segment, frames, end }) = pending.finished.front() {
@@ -225,7 +238,7 @@ impl LogWriter {
             }
         }
         if with_active && offset > pending.from {
-            current.sync(pending.from, offset)?;
+            current.sync(pending.from, written)?;
             pending.from = offset;
         }
         Ok(current.position(pending.from))

@@ -10,6 +10,7 @@ use crate::options::Creation;
 use crate::storage::sys::{self, OpenMode};
 use crate::storage::temporary::{Existing, TemporaryFile};
 use crate::storage::{Access, Pieces, io_error};
+use crate::sync::Mutex;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
@@ -25,7 +26,8 @@ pub(crate) struct Directory {
     /// Its path when it was opened, for messages.
     pub(super) path: PathBuf,
     pub(super) handle: Arc<File>,
-    pub(super) lock: Option<Lock>,
+    /// Of a writer, until it unlocks the directory.
+    pub(super) lock: Mutex<Option<Lock>>,
     pub(super) access: Access,
     pub(super) trust: TrustRules,
     pub(super) boot_id: Option<u128>,
@@ -88,10 +90,10 @@ impl Directory {
         let boot_id = sys::boot_id().map_err(|e| io_error("read the boot id", e))?;
         // For messages only: if the current directory is unknown, the path as given will do.
         let path = std::path::absolute(path).unwrap_or_else(|_| path.into());
-        let mut directory = Self {
+        let directory = Self {
             path,
             handle: Arc::new(handle),
-            lock: None,
+            lock: Mutex::new(None),
             access,
             trust,
             boot_id,

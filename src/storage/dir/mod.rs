@@ -168,6 +168,10 @@ impl Storage for Directory {
         self.lock_holder()
     }
 
+    fn unlock(&self) {
+        self.release_lock();
+    }
+
     fn note_recovered(&self) -> io::Result<()> {
         self.lock_recovered()
     }

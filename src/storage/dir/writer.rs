@@ -8,6 +8,7 @@ use crate::format::names::LOCK;
 use crate::format::u32_at;
 use crate::storage::sys::{self, OpenMode};
 use crate::storage::{Access, WriterState, io_error};
+use crate::sync::lock;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -17,12 +18,16 @@ const READERS: Duration = Duration::from_secs(10);
 impl Directory {
     /// Locks the directory for a writer; a reader holds no lock. The kernel unlocks it when the holder
     /// dies.
-    pub(super) fn take_lock(&mut self) -> Result<(), OpenError> {
-        self.lock = match self.access {
-            Access::Write => Some(self.lock_alone()?),
-            Access::Read => None,
-        };
+    pub(super) fn take_lock(&self) -> Result<(), OpenError> {
+        if self.access == Access::Write {
+            *lock(&self.lock) = Some(self.lock_alone()?);
+        }
         Ok(())
+    }
+
+    /// Unlocks the directory, if this is its writer.
+    pub(super) fn release_lock(&self) {
+        *lock(&self.lock) = None;
     }
 
     /// Waits for readers, which hold the lock for a moment only, but not for another writer.
@@ -133,7 +138,7 @@ impl Directory {
     }
 
     pub(super) fn lock_recovered(&self) -> io::Result<()> {
-        match self.lock.as_ref().map_or(Ok(()), |lock| lock.lock_byte(LockByte::Recovered)) {
+        match lock(&self.lock).as_ref().map_or(Ok(()), |lock| lock.lock_byte(LockByte::Recovered)) {
             // Then readers try to take the lock.
             Err(error) if sys::cannot_lock(&error) => Ok(()),
             other => other,

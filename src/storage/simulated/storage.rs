@@ -9,16 +9,17 @@ use crate::format::header::FileIdentity;
 use crate::format::names::{self, MANIFEST, SET_ASIDE, set_aside_path};
 use crate::storage::map::Map;
 use crate::storage::{Access, HeadEncoder, Opened, Pieces, SegmentFile, Storage, io_error};
+use crate::sync::{Mutex, lock};
 use std::io;
 use std::sync::Arc;
 
-/// The lock on a simulated disk, and its directory.
+/// A simulated disk and its directory, and whether the lock on it is held here.
 #[derive(Debug)]
-pub(crate) struct SimulatedStorage(pub(super) SimulatedDisk);
+pub(crate) struct SimulatedStorage(pub(super) SimulatedDisk, Mutex<bool>);
 
 impl Drop for SimulatedStorage {
     fn drop(&mut self) {
-        self.0.state().locked = false;
+        self.unlock();
     }
 }
 
@@ -50,7 +51,7 @@ impl SimulatedStorage {
             let process = Some(std::process::id());
             return Err(OpenError::Locked { path: "simulated disk".into(), process });
         }
-        Ok(Self(disk.clone()))
+        Ok(Self(disk.clone(), Mutex::new(true)))
     }
 
     fn step(&self, operation: DiskOperation, name: &str) -> io::Result<()> {
@@ -144,6 +145,12 @@ impl SimulatedStorage {
 }
 
 impl Storage for SimulatedStorage {
+    fn unlock(&self) {
+        if std::mem::take(&mut *lock(&self.1)) {
+            self.0.state().locked = false;
+        }
+    }
+
     fn boot_id(&self) -> Option<u128> {
         self.0.state().boot_id
     }

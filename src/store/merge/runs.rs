@@ -23,6 +23,7 @@ impl Store {
     /// # Errors
     /// [`MergeError`]; nothing is lost, and runs completed before the error stay merged.
     pub fn merge(&self) -> Result<MergeReport, MergeError> {
+        let _inside = self.enter().ok_or(MergeError::Closing)?;
         let writer = self.writer();
         match writer.roll_if_used() {
             // Merge the segments that are full already, which may make room.
