@@ -279,6 +279,37 @@ impl CommitLog {
         LogReader::new(&self.source, position)
     }
 
+    /// As [`reader`](Self::reader), without borrowing the log: for a thread or a task of its own. It is a
+    /// handle, so it keeps the log open, until that is [closed](Self::close). To start elsewhere, let it
+    /// [`seek`](LogReader::seek).
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let log = tailcask::CommitLog::open(dir.path().join("log"))?;
+    /// use std::time::Duration;
+    /// use tailcask::ReadError;
+    ///
+    /// let mut reader = log.reader_owned();
+    /// let worker = std::thread::spawn(move || {
+    ///     let mut seen = 0;
+    ///     loop {
+    ///         match reader.wait_entry(Duration::MAX) {
+    ///             Ok(entry) => seen += entry.iter().count(),
+    ///             Err(ReadError::Closed) => return Ok(seen),
+    ///             Err(error) => return Err(error),
+    ///         }
+    ///     }
+    /// });
+    /// log.append(b"followed")?;
+    /// log.close()?; // ends the wait
+    /// worker.join().expect("no panic")?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn reader_owned(&self) -> LogReader<'static> {
+        LogReader::owned(self.source.clone(), self.shared.clone())
+    }
+
     /// All frames from a position on, for debugging.
     ///
     /// ```

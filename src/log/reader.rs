@@ -9,21 +9,42 @@ use crate::log::follower::Source;
 use crate::position::LogPosition;
 use crate::segment::Segment;
 use crate::segment::frames::{VerifiedFrame, entry_at, frame_at};
+use crate::segment::held::{self, Hold};
 use crate::segment::set::Pin;
+use bytes::Bytes;
 use std::fmt;
 use std::ops::Deref;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// An entry, in place in the mapped segment. Dereferences to its bytes.
 ///
 /// Its checksum was verified. While it is kept, its segment stays mapped, even if the log is truncated;
 /// other segments are not affected.
+///
+/// An `Entry<'static>`, which [`into_owned`](Self::into_owned) makes, borrows nothing: it can be sent to
+/// another thread, and kept after the log is closed.
 pub struct Entry<'a> {
-    /// Lent out only while the entry, and with it the pin, is borrowed.
+    /// Lent out only while the entry, and with it the segment, is borrowed.
     bytes: &'a [u8],
     position: LogPosition,
-    /// `None`: it is from a reader, which has the pin and is borrowed by the entry.
-    _pin: Option<Pin<'a>>,
+    keep: Keep<'a>,
+}
+
+/// What keeps the segment of an entry.
+enum Keep<'a> {
+    /// The reader, which is borrowed.
+    Reader(&'a Arc<Segment>),
+    Entry(Hold<'a>),
+}
+
+impl Keep<'_> {
+    fn into_segment(self) -> Arc<Segment> {
+        match self {
+            Self::Reader(segment) => segment.clone(),
+            Self::Entry(hold) => hold.into_segment(),
+        }
+    }
 }
 
 impl Entry<'_> {
@@ -31,6 +52,36 @@ impl Entry<'_> {
     #[must_use]
     pub const fn position(&self) -> LogPosition {
         self.position
+    }
+
+    /// The same entry, without copying its bytes, and without borrowing the log or the reader. It keeps
+    /// its segment mapped as long as it exists, and nothing else.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let log = tailcask::CommitLog::open(dir.path().join("log"))?;
+    /// log.append_batch(&[b"one", b"two"])?;
+    /// let (mut reader, mut entries) = (log.reader(), Vec::new());
+    /// while let Some(entry) = reader.next_entry()? {
+    ///     entries.push(entry.into_owned());
+    /// }
+    /// assert_eq!(&*entries[1], b"two");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn into_owned(self) -> Entry<'static> {
+        // SAFETY: the entry owns the segment, and lends its bytes out only while it is borrowed.
+        let bytes = unsafe { held::unbound(self.bytes) };
+        let hold = Hold::Owned(self.keep.into_segment());
+        Entry { bytes, position: self.position, keep: Keep::Entry(hold) }
+    }
+
+    /// Its bytes, without copying them, and without borrowing the log or the reader. They keep their
+    /// segment mapped as long as they exist, and nothing else.
+    #[must_use]
+    pub fn into_bytes(self) -> Bytes {
+        // SAFETY: the bytes of a committed entry.
+        unsafe { held::into_bytes(self.keep.into_segment(), self.bytes) }
     }
 }
 
@@ -81,7 +132,8 @@ pub(crate) fn read_at(source: &Source, position: LogPosition) -> Result<Entry<'_
             // SAFETY: up to `end` frames are finished, or one begins here, says `readable_until`.
             && let Some(bytes) = unsafe { entry_at(segment, offset, end) }
         {
-            return Ok(Entry { bytes, position, _pin: Some(pin) });
+            let keep = Keep::Entry(Hold::Pinned(pin, source.table()));
+            return Ok(Entry { bytes, position, keep });
         }
     }
     read_slow(source, position)
@@ -128,7 +180,10 @@ fn read_or_say_why(source: &Source, position: LogPosition) -> Result<Entry<'_>, 
         Ok(None) if is_boundary(segment, offset, end) => Err(ReadError::Unfinished { position }),
         Ok(Some(VerifiedFrame {
             header: Some(Header { kind: Kind::Entry, .. }), body, ..
-        })) => Ok(Entry { bytes: body, position, _pin: Some(pin) }),
+        })) => {
+            let keep = Keep::Entry(Hold::Pinned(pin, source.table()));
+            Ok(Entry { bytes: body, position, keep })
+        }
         Ok(Some(VerifiedFrame { word: Word { state: State::Claimed, .. }, .. })) => {
             Err(ReadError::Unfinished { position })
         }
@@ -157,7 +212,9 @@ fn is_boundary(segment: &Segment, offset: u64, end: u64) -> bool {
 
 /// Reads forward, entry by entry, across segments and while writers append.
 ///
-/// It keeps the segment that it is in mapped, and nothing else.
+/// It keeps the segment that it is in mapped, and nothing else. A `LogReader<'static>`, which
+/// [`CommitLog::reader_owned`](crate::CommitLog::reader_owned) makes, borrows nothing, and is a handle on
+/// its log.
 ///
 /// ```
 /// use std::time::Duration;
@@ -181,14 +238,43 @@ fn is_boundary(segment: &Segment, offset: u64, end: u64) -> bool {
 /// ```
 #[derive(Debug)]
 pub struct LogReader<'a> {
-    source: &'a Source,
-    /// Where a frame begins, or the next one will, if its segment is the pinned one; else as the user
-    /// gave it.
+    source: SourceRef<'a>,
+    /// Where a frame begins, or the next one will, if its segment is the one that is kept; else as the
+    /// user gave it.
     at: LogPosition,
-    pin: Option<Pin<'a>>,
+    segment: Option<Arc<Segment>>,
     /// Where the last entry ends that was read, and where the reader got to from there without another
     /// one. Void once it has moved on.
     skipped: Option<(LogPosition, LogPosition)>,
+}
+
+/// What a reader reads from.
+#[derive(Debug)]
+enum SourceRef<'a> {
+    Borrowed(&'a Source),
+    /// With a handle, which keeps the log open.
+    Owned {
+        source: Source,
+        _handle: Arc<dyn fmt::Debug + Send + Sync>,
+    },
+}
+
+impl Deref for SourceRef<'_> {
+    type Target = Source;
+
+    fn deref(&self) -> &Source {
+        match self {
+            Self::Borrowed(source) => source,
+            Self::Owned { source, .. } => source,
+        }
+    }
+}
+
+impl SourceRef<'_> {
+    /// A segment that was pinned, kept without the pin.
+    fn keep(&self, pin: Option<Pin<'_>>) -> Option<Arc<Segment>> {
+        pin.map(|pin| self.table().pinned(&pin))
+    }
 }
 
 enum Next {
@@ -197,8 +283,17 @@ enum Next {
 }
 
 impl<'a> LogReader<'a> {
-    pub(crate) fn new(source: &'a Source, at: LogPosition) -> Self {
-        Self { source, at, pin: None, skipped: None }
+    pub(crate) const fn new(source: &'a Source, at: LogPosition) -> Self {
+        Self { source: SourceRef::Borrowed(source), at, segment: None, skipped: None }
+    }
+
+    /// One that keeps the log open.
+    pub(crate) fn owned(
+        source: Source,
+        _handle: Arc<dyn fmt::Debug + Send + Sync>,
+    ) -> LogReader<'static> {
+        let source = SourceRef::Owned { source, _handle };
+        LogReader { source, at: LogPosition::START, segment: None, skipped: None }
     }
 
     /// The position of the next frame, which may not exist yet.
@@ -224,8 +319,26 @@ impl<'a> LogReader<'a> {
         self.enter().map(drop)
     }
 
-    pub(super) const fn source(&self) -> &Source {
-        self.source
+    pub(super) fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// Goes to a position: that of an entry, of the tail, or of another reader, before or behind this one.
+    /// Whether an entry begins there is checked when the next one is read.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let log = tailcask::CommitLog::open(dir.path().join("log"))?;
+    /// let positions = log.append_batch(&[b"one", b"two", b"three"])?;
+    /// let mut reader = log.reader();
+    /// reader.seek(positions[2]);
+    /// assert_eq!(&*reader.next_entry()?.expect("the third"), b"three");
+    /// reader.seek(positions[0]);
+    /// assert_eq!(&*reader.next_entry()?.expect("the first"), b"one");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn seek(&mut self, position: LogPosition) {
+        (self.at, self.segment, self.skipped) = (position, None, None);
     }
 
     /// The next entry, or `None` at the end of the committed part; later calls return what was appended
@@ -241,19 +354,20 @@ impl<'a> LogReader<'a> {
     #[inline]
     pub fn next_entry(&mut self) -> Result<Option<Entry<'_>>, ReadError> {
         if let Some((position, bytes)) = self.next_fast() {
-            // SAFETY: committed bytes of the pinned segment, and nothing lets go of the pin while the
+            // SAFETY: committed bytes of the segment that is kept, which nothing lets go of while the
             // entry borrows the reader. (A reference would borrow it up to here also if there is none.)
             let bytes = unsafe { &*bytes };
-            return Ok(Some(Entry { bytes, position, _pin: None }));
+            let keep = Keep::Reader(self.segment.as_ref().expect("an entry is in a segment"));
+            return Ok(Some(Entry { bytes, position, keep }));
         }
         let found = self.step()?;
         Ok(self.entry(found))
     }
 
-    /// Fast path: steps past the next entry if its frame is in the pinned segment.
+    /// Fast path: steps past the next entry if its frame is in the segment that is kept.
     #[inline]
     fn next_fast(&mut self) -> Option<(LogPosition, *const [u8])> {
-        let segment = self.pin.as_ref()?.segment();
+        let segment = &**self.segment.as_ref()?;
         let position = self.at;
         if segment.id() != position.segment() {
             return None;
@@ -268,11 +382,11 @@ impl<'a> LogReader<'a> {
 
     fn entry(&self, found: Next) -> Option<Entry<'_>> {
         let Next::Entry(offset, header) = found else { return None };
-        let segment = self.pin.as_ref().expect("an entry is in a segment").segment();
-        // SAFETY: `step` has found it, in the segment that is still pinned.
+        let segment = self.segment.as_ref().expect("an entry is in a segment");
+        // SAFETY: `step` has found it, in the segment that is still kept.
         let bytes = unsafe { body(segment, offset, header) };
         let position = segment.position(offset);
-        Some(Entry { bytes, position, _pin: None })
+        Some(Entry { bytes, position, keep: Keep::Reader(segment) })
     }
 
     /// As [`next_entry`](Self::next_entry), but waits up to `timeout` for an entry. The thread sleeps
@@ -284,7 +398,7 @@ impl<'a> LogReader<'a> {
         let deadline = Instant::now().checked_add(timeout);
         let mut found = self.step()?;
         if matches!(found, Next::Nothing) {
-            let source = self.source;
+            let source = (*self.source).clone();
             let mut result = Ok(Next::Nothing);
             source.wait(deadline, || {
                 result = self.step();
@@ -309,7 +423,7 @@ impl<'a> LogReader<'a> {
             if !self.enter()? {
                 return Ok(Next::Nothing);
             }
-            let segment = self.pin.as_ref().expect("entered").segment();
+            let segment = &**self.segment.as_ref().expect("entered");
             // The end is loaded once: a seal moves it to before the pad, at any time.
             let (offset, end) = (u64::from(self.at.offset()), segment.end());
             if offset >= end {
@@ -348,9 +462,9 @@ impl<'a> LogReader<'a> {
         if is_finished { Err(corrupt(self.at, CorruptionKind::Missing)) } else { Ok(Next::Nothing) }
     }
 
-    /// Pins the segment that `at` is in.
+    /// Keeps the segment that `at` is in.
     fn enter(&mut self) -> Result<bool, ReadError> {
-        if self.pin.as_ref().is_some_and(|pin| pin.id() == self.at.segment()) {
+        if self.segment.as_ref().is_some_and(|segment| segment.id() == self.at.segment()) {
             return Ok(true);
         }
         let begin = self.source.begin();
@@ -360,19 +474,20 @@ impl<'a> LogReader<'a> {
         if self.at < begin && !self.source.is_store() {
             return Err(ReadError::Truncated { position: self.at, begin });
         }
-        self.pin = self.source.table().pin(self.at.segment()).filter(|pin| !pin.header.merged);
-        if self.pin.is_none() && self.at < self.source.tail() && self.source.is_store() {
+        let pin = self.source.table().pin(self.at.segment()).filter(|pin| !pin.header.merged);
+        self.segment = self.source.keep(pin);
+        if self.segment.is_none() && self.at < self.source.tail() && self.source.is_store() {
             // Merged, so there were no entries in it.
-            self.pin = self.source.segment_after(self.at.segment())?;
-            if let Some(to) = self.pin.as_ref().map(|next| next.begin()) {
+            self.segment = self.source.keep(self.source.segment_after(self.at.segment())?);
+            if let Some(to) = self.segment.as_ref().map(|next| next.begin()) {
                 self.skip_to(to);
             }
         }
-        if self.pin.is_none() {
+        if self.segment.is_none() {
             return self.enter_behind_a_gap();
         }
         if !self.is_place() {
-            self.pin = None;
+            self.segment = None;
             return Err(self.no_place());
         }
         Ok(true)
@@ -387,9 +502,9 @@ impl<'a> LogReader<'a> {
             return Err(self.no_place());
         }
         if self.at < tail {
-            self.pin = self.source.segment_after(id)?;
+            self.segment = self.source.keep(self.source.segment_after(id)?);
         }
-        let Some(to) = self.pin.as_ref().map(|next| next.begin()) else { return Ok(false) };
+        let Some(to) = self.segment.as_ref().map(|next| next.begin()) else { return Ok(false) };
         self.skip_to(to);
         Ok(true)
     }
@@ -407,7 +522,7 @@ impl<'a> LogReader<'a> {
     /// Whether a frame begins, or the log ends, at the untrusted position `at`.
     fn is_place(&self) -> bool {
         let (tail, offset) = (self.source.tail(), u64::from(self.at.offset()));
-        let segment = self.pin.as_ref().expect("just pinned").segment();
+        let segment = &**self.segment.as_ref().expect("just kept");
         // The end of a segment is where its frames end, or behind the pad that fills it.
         let end = segment.end();
         let ends = [end, segment.header.capacity];
@@ -445,22 +560,23 @@ impl<'a> LogReader<'a> {
             let begin = self.source.begin().max(next.position(FIRST_FRAME));
             return Err(ReadError::Truncated { position: self.at, begin });
         }
-        self.skip_to(next.begin());
-        self.pin = Some(next);
+        let (to, next) = (next.begin(), self.source.keep(Some(next)));
+        self.skip_to(to);
+        self.segment = next;
         Ok(true)
     }
 
     /// At a frame that is not there (yet): what a dead writer left, or a log of another process
     /// that was closed or went another way.
     fn step_over(&mut self) -> bool {
-        let segment = self.pin.as_ref().expect("entered").segment();
+        let segment = &**self.segment.as_ref().expect("entered");
         let offset = u64::from(self.at.offset());
         if let Some(gap) = segment.gaps.iter().find(|gap| gap.offset == offset) {
             let to = segment.position(offset + gap.len);
             self.skip_to(to);
             return true;
         }
-        if !matches!(self.source, Source::Follower(_)) || segment.is_sealed() {
+        if !matches!(*self.source, Source::Follower(_)) || segment.is_sealed() {
             return false;
         }
         if segment.load_seal().is_some() {
@@ -470,8 +586,9 @@ impl<'a> LogReader<'a> {
         if offset == FIRST_FRAME
             && let Some(next) = self.source.replacement_for(segment)
         {
-            self.skip_to(next.begin());
-            self.pin = Some(next);
+            let (to, next) = (next.begin(), self.source.keep(Some(next)));
+            self.skip_to(to);
+            self.segment = next;
             return true;
         }
         false
@@ -520,7 +637,7 @@ impl<'a> Frames<'a> {
             if !reader.enter()? {
                 return Ok(None);
             }
-            let segment = reader.pin.as_ref().expect("entered").segment();
+            let segment = &**reader.segment.as_ref().expect("entered");
             let (position, offset) = (reader.at, u64::from(reader.at.offset()));
             let end = segment.end();
             if offset >= end {

@@ -3,6 +3,7 @@
 pub(crate) mod cold;
 mod counter;
 pub(crate) mod frames;
+pub(crate) mod held;
 pub(crate) mod history;
 pub(crate) mod live;
 mod pins;

@@ -252,8 +252,11 @@ impl SegmentSet {
     /// The owner of a pinned segment, even if it was removed, to keep it without the pin.
     pub(crate) fn pinned(&self, pin: &Pin<'_>) -> Arc<Segment> {
         let owned = lock(&self.owned);
-        let all = owned.segments.iter().chain(owned.retired.iter().map(|r| &r.segment));
-        let found = all.into_iter().find(|segment| segment.id() == pin.id());
+        let is = |segment: &Arc<Segment>| std::ptr::eq(&**segment, pin.segment());
+        let at = owned.segments.partition_point(|segment| segment.id() < pin.id());
+        let listed = owned.segments.get(at).filter(|segment| is(segment));
+        let mut retired = owned.retired.iter().map(|retired| &retired.segment);
+        let found = listed.or_else(|| retired.find(|segment| is(segment)));
         found.expect("a pinned segment is kept").clone()
     }
 

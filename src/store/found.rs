@@ -22,8 +22,9 @@ use crate::format::record::Record;
 use crate::keydir::Keydir;
 use crate::position::LogPosition;
 use crate::segment::set::{Pin, SegmentSet};
-use crate::segment::{Segment, frames};
+use crate::segment::{Segment, frames, held};
 use crate::sync::Backoff;
+use bytes::Bytes;
 use std::cell::Cell;
 use std::mem::ManuallyDrop;
 use std::sync::Arc;
@@ -90,7 +91,7 @@ pub(crate) struct HeldRecord<'a> {
     /// Only lent out while this is borrowed: it is valid for as long as the segment is kept.
     record: Record<'a>,
     /// Kept for that.
-    _segment: KeptSegment,
+    segment: KeptSegment,
     position: LogPosition,
 }
 
@@ -113,7 +114,26 @@ impl Drop for KeptSegment {
     }
 }
 
-impl HeldRecord<'_> {
+impl<'a> HeldRecord<'a> {
+    /// The same record, which borrows nothing.
+    pub(crate) fn into_owned(self) -> HeldRecord<'static> {
+        let Self { record, segment, position } = self;
+        // SAFETY: only the lifetime differs, and it borrows from the segment that is kept beside it, by which
+        // it is lent out.
+        let record = unsafe { std::mem::transmute::<Record<'a>, Record<'static>>(record) };
+        HeldRecord { record, segment, position }
+    }
+
+    /// Key and value, as bytes that own their segment.
+    pub(crate) fn into_parts(self) -> (Bytes, Bytes) {
+        let segment = Arc::clone(&self.segment.0);
+        // SAFETY: the key of a committed frame of this segment.
+        let key = unsafe { held::into_bytes(segment.clone(), self.record.key()) };
+        // SAFETY: its value.
+        let value = unsafe { held::into_bytes(segment, self.record.value()) };
+        (key, value)
+    }
+
     /// As [`FoundRecord::read`], in line.
     #[inline(always)]
     pub(crate) fn read(
@@ -127,7 +147,7 @@ impl HeldRecord<'_> {
             Some(record) => record,
             None => record_later(unbound, position, verify)?,
         };
-        Ok(Self { record, _segment: KeptSegment::new(segment), position })
+        Ok(Self { record, segment: KeptSegment::new(segment), position })
     }
 
     pub(crate) const fn position(&self) -> LogPosition {

@@ -224,7 +224,7 @@ impl StoreView {
     }
 
     /// A lookup that failed, or did not find all keys, says nothing about them if the store is closed.
-    #[inline]
+    #[inline(always)]
     fn unless_closed(&self, read: Result<(), ReadError>, found_all: bool) -> Result<(), ReadError> {
         if (read.is_err() || !found_all) && self.table.is_closed() {
             return Err(ReadError::Closed);

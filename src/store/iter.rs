@@ -5,16 +5,21 @@
 //! it takes the next mark, and yields the frame there. What it yields keeps the segment mapped. Between
 //! items it holds nothing but its marks and a weak reference to the segment that it is in, so merges and writes go on, and an iterator that is kept for long keeps no segment.
 
+use super::clock::Clock;
 use super::found::{HeldRecord, stale};
+use super::inner::StoreInner;
 use super::pending::{ScanMarks, SegmentMarks};
 use super::view::{StoreView, extent_of};
 use crate::error::ReadError;
+use crate::log::CommitLog;
 use crate::position::LogPosition;
 use crate::segment::Segment;
 use crate::segment::read_ahead::ReadAhead;
 use crate::sync::{Mutex, lock};
+use bytes::Bytes;
 use std::collections::VecDeque;
 use std::fmt;
+use std::ops::Deref;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
@@ -24,7 +29,11 @@ const PASSES: u32 = 3;
 /// If no more than this many keys are left, another pass is not worth it.
 const FEW: u64 = 1024;
 
-/// A key and its value, in place.
+/// A key and its value, in place. It keeps its segment mapped.
+///
+/// A `Pair<'static>` borrows nothing: it can be sent to another thread, and kept after the store is closed.
+/// [`Store::iter_owned`](super::Store::iter_owned) yields such pairs, and [`into_owned`](Self::into_owned) makes
+/// one.
 pub struct Pair<'a> {
     found: HeldRecord<'a>,
 }
@@ -42,6 +51,29 @@ impl Pair<'_> {
     #[inline]
     pub fn value(&self) -> &[u8] {
         self.found.value()
+    }
+
+    /// The same pair, without copying its bytes and without borrowing the store.
+    #[must_use]
+    pub fn into_owned(self) -> Pair<'static> {
+        Pair { found: self.found.into_owned() }
+    }
+
+    /// Key and value, without copying their bytes and without borrowing the store. Each keeps their
+    /// segment mapped as long as it exists, and nothing else.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let store = tailcask::Store::open(dir.path().join("store"))?;
+    /// store.put("colour", "green")?;
+    /// let (key, value) = store.iter().next().expect("one pair")?.into_parts();
+    /// store.close()?;
+    /// assert_eq!((&*key, &*value), (&b"colour"[..], &b"green"[..]));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn into_parts(self) -> (Bytes, Bytes) {
+        self.found.into_parts()
     }
 
     /// When the pair expires, in milliseconds of the wall clock. `None`: it does not.
@@ -72,10 +104,29 @@ impl fmt::Debug for Pair<'_> {
     }
 }
 
+/// The view that is iterated over.
+#[derive(Debug)]
+enum ViewRef<'a> {
+    Borrowed(&'a StoreView),
+    /// With a handle, which keeps the store open.
+    Owned { inner: Arc<StoreInner>, _handle: CommitLog },
+}
+
+impl Deref for ViewRef<'_> {
+    type Target = StoreView;
+
+    fn deref(&self) -> &StoreView {
+        match self {
+            Self::Borrowed(view) => view,
+            Self::Owned { inner, .. } => inner,
+        }
+    }
+}
+
 /// An iteration, which one or several [`Pairs`] share.
 #[derive(Debug)]
 struct Scan<'a> {
-    view: &'a StoreView,
+    view: ViewRef<'a>,
     marks: Arc<ScanMarks>,
     turn: Mutex<Turn>,
 }
@@ -92,7 +143,7 @@ struct Turn {
 }
 
 impl<'a> Scan<'a> {
-    fn new(view: &'a StoreView) -> Self {
+    fn new(view: ViewRef<'a>) -> Self {
         let segments = view.table.with(|all| {
             let extents = all.iter().map(|segment| (segment.id(), extent_of(segment)));
             extents.collect::<Vec<_>>()
@@ -187,6 +238,9 @@ enum Next<'a> {
 #[must_use]
 pub struct Pairs<'a> {
     scan: Arc<Scan<'a>>,
+    /// Those of the view.
+    clock: Clock,
+    verify: bool,
     place: Place,
     /// Marks that were taken and are still counted as remaining.
     taken: u64,
@@ -194,16 +248,23 @@ pub struct Pairs<'a> {
 
 impl<'a> Pairs<'a> {
     pub(super) fn new(view: &'a StoreView) -> Self {
-        Self::of(Arc::new(Scan::new(view)))
+        Self::of(Arc::new(Scan::new(ViewRef::Borrowed(view))))
     }
 
-    const fn of(scan: Arc<Scan<'a>>) -> Self {
-        Self { scan, place: Place::Between, taken: 0 }
+    fn of(scan: Arc<Scan<'a>>) -> Self {
+        let (clock, verify) = (scan.view.clock.clone(), scan.view.verify);
+        Self { scan, clock, verify, place: Place::Between, taken: 0 }
+    }
+
+    /// One that keeps the store open.
+    pub(super) fn owned(inner: &Arc<StoreInner>, log: &CommitLog) -> Pairs<'static> {
+        let view = ViewRef::Owned { inner: inner.clone(), _handle: log.clone() };
+        Pairs::of(Arc::new(Scan::new(view)))
     }
 
     /// Several that share one iteration.
     pub(super) fn parts(view: &'a StoreView, count: usize) -> Vec<Self> {
-        let scan = Arc::new(Scan::new(view));
+        let scan = Arc::new(Scan::new(ViewRef::Borrowed(view)));
         (0..count).map(|_| Self::of(scan.clone())).collect()
     }
 
@@ -216,7 +277,6 @@ impl<'a> Pairs<'a> {
         &mut self,
         give: impl FnOnce(HeldRecord<'a>) -> R,
     ) -> Option<Result<R, ReadError>> {
-        let view = self.scan.view;
         loop {
             // The segment comes first: once the mark is taken, nobody would move it away.
             if let Place::Segment { marks, segment, from, ahead } = &mut self.place
@@ -229,8 +289,8 @@ impl<'a> Pairs<'a> {
                     ahead.at(&segment, offset);
                 }
                 let at = LogPosition::new(marks.id(), offset as u32);
-                match HeldRecord::read(segment, at, view.verify) {
-                    Ok(found) if found.is_live(&view.clock) => return Some(Ok(give(found))),
+                match HeldRecord::read(segment, at, self.verify) {
+                    Ok(found) if found.is_live(&self.clock) => return Some(Ok(give(found))),
                     Ok(_) => {}
                     Err(error) => return Some(Err(error)),
                 }
@@ -248,7 +308,8 @@ impl<'a> Pairs<'a> {
     #[cold]
     #[inline(never)]
     fn next_place(&mut self) -> Next<'a> {
-        let view = self.scan.view;
+        let scan = self.scan.clone();
+        let view = &*scan.view;
         if view.table.is_closed() && !matches!(self.place, Place::End) {
             // What was not read yet cannot be read any more.
             self.place.leave();

@@ -389,6 +389,27 @@ impl Store {
         Pairs::parts(&self.inner, parts)
     }
 
+    /// As [`iter`](Self::iter), without borrowing the store: for a thread or a task of its own. It is a
+    /// handle, so it keeps the store open, until that is [closed](Self::close).
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let store = tailcask::Store::open(dir.path().join("store"))?;
+    /// store.put("colour", "green")?;
+    /// let pairs = store.iter_owned();
+    /// let counting = std::thread::spawn(move || pairs.filter(Result::is_ok).count());
+    /// assert_eq!(counting.join().expect("no panic"), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn iter_owned(&self) -> Pairs<'static> {
+        Pairs::owned(&self.inner, &self.log)
+    }
+
+    /// As [`keys`](Self::keys), without borrowing the store; see [`iter_owned`](Self::iter_owned).
+    pub fn keys_owned(&self) -> Keys<'static> {
+        Keys(self.iter_owned())
+    }
+
     /// All keys, with the guarantees of [`iter`](Self::iter).
     pub fn keys(&self) -> Keys<'_> {
         Keys(self.iter())

@@ -1,12 +1,13 @@
 //! Values in place.
 
+#![allow(unsafe_code, reason = "bytes that are kept beside their segment")]
+
 use crate::position::LogPosition;
-use crate::segment::Segment;
+use crate::segment::held::{self, Hold};
 use crate::segment::set::{Pin, SegmentSet};
 use bytes::Bytes;
 use std::fmt;
 use std::ops::Deref;
-use std::sync::Arc;
 
 /// A value, in place in the mapped segment, 8-byte aligned. Dereferences to its bytes.
 ///
@@ -26,11 +27,14 @@ use std::sync::Arc;
 /// assert_eq!(in_place.as_ptr().cast(), value.as_ptr());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+///
+/// A `Value<'static>`, which [`into_owned`](Self::into_owned) makes, borrows nothing: it can be returned, sent
+/// to another thread, and kept after the store is closed.
 pub struct Value<'a> {
+    /// Lent out only while the value, and with it the segment, is borrowed.
     bytes: &'a [u8],
     position: LogPosition,
-    pin: Pin<'a>,
-    table: &'a SegmentSet,
+    hold: Hold<'a>,
 }
 
 impl<'a> Value<'a> {
@@ -41,7 +45,7 @@ impl<'a> Value<'a> {
         pin: Pin<'a>,
         table: &'a SegmentSet,
     ) -> Self {
-        Self { bytes, position, pin, table }
+        Self { bytes, position, hold: Hold::Pinned(pin, table) }
     }
 
     /// The position of its frame.
@@ -54,6 +58,33 @@ impl<'a> Value<'a> {
     #[must_use]
     pub fn to_vec(&self) -> Vec<u8> {
         self.bytes.to_vec()
+    }
+
+    /// The same value, without copying its bytes and without borrowing the store. It keeps its segment
+    /// mapped as long as it exists, and nothing else.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let store = tailcask::Store::open(dir.path().join("store"))?;
+    /// use tailcask::{ReadError, Store, Value};
+    ///
+    /// fn read(store: &Store, key: &str) -> Result<Option<Value<'static>>, ReadError> {
+    ///     Ok(store.get(key)?.map(Value::into_owned))
+    /// }
+    ///
+    /// store.put("colour", "green")?;
+    /// let value = read(&store, "colour")?.expect("just put");
+    /// drop(store);
+    /// let sent = std::thread::spawn(move || assert_eq!(&*value, b"green"));
+    /// # sent.join().expect("no panic");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn into_owned(self) -> Value<'static> {
+        // SAFETY: the value owns the segment, and lends its bytes out only while it is borrowed.
+        let bytes = unsafe { held::unbound(self.bytes) };
+        let hold = Hold::Owned(self.hold.into_segment());
+        Value { bytes, position: self.position, hold }
     }
 
     /// The same bytes, without copying them and without borrowing the store. They keep their segment
@@ -69,24 +100,8 @@ impl<'a> Value<'a> {
     /// ```
     #[must_use]
     pub fn into_bytes(self) -> Bytes {
-        let segment = self.table.pinned(&self.pin);
-        // Its range in the map, from which the slice is taken again.
-        let start = self.bytes.as_ptr() as usize - segment.map.address();
-        Bytes::from_owner(Owned { start: start as u64, len: self.bytes.len() as u64, segment })
-    }
-}
-
-struct Owned {
-    segment: Arc<Segment>,
-    start: u64,
-    len: u64,
-}
-
-impl AsRef<[u8]> for Owned {
-    #[allow(unsafe_code, reason = "committed bytes of a segment that it owns")]
-    fn as_ref(&self) -> &[u8] {
-        // SAFETY: the range is that of a committed value, which never changes.
-        unsafe { self.segment.map.slice(self.start, self.len) }
+        // SAFETY: the bytes of a committed value.
+        unsafe { held::into_bytes(self.hold.into_segment(), self.bytes) }
     }
 }
 
