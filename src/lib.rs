@@ -56,6 +56,8 @@
 //! | writes that depend on the current value | [`Store::put_if_absent`], [`Store::compare_and_swap`], [`Store::update`], [`Store::try_update`] |
 //! | values that expire | [`WriteOptions::ttl`], [`Ttl`], [`Store::ttl`], [`Store::touch`] |
 //! | reading a log, and following its tail | [`LogReader`], [`Entry`], [`Checkpoint`] |
+//! | threads and tasks: handles, and what borrows nothing | [`Store::close`], [`Store::iter_owned`], [`CommitLog::reader_owned`], [`Value::into_owned`] |
+//! | async code | [`Store::sync_async`], [`CommitLog::wait_durable_async`], `CommitLog::stream_from`, `docs/async.md` |
 //! | reading many keys, or all of them | [`Store::get_many`], [`Pairs`], [`Keys`] |
 //! | reading beside a writer in another process | [`CommitLog::open_read_only`], [`Store::open_read_only`] |
 //! | reclaiming space | [`CommitLog::truncate_before`], [`Retention`], [`Store::merge`], [`MergePolicy`], [`Maintenance`] |
@@ -70,8 +72,8 @@
 //! # Guarantees and limits
 //!
 //! * `docs/durability.md` lists the promises, each with the tests that show it, and what they assume.
-//! * Any number of threads share one handle; one process at a time writes, and any number read meanwhile.
-//!   Operations on one key are linearizable, and batches are atomic.
+//! * Any number of threads share one handle, or have clones of it; one process at a time writes, and any number
+//!   read meanwhile. Operations on one key are linearizable, and batches are atomic.
 //! * Linux, on ext4, xfs or tmpfs. Other file systems are refused unless asked for, since they may kill the
 //!   process with SIGBUS on a full disk ([`LogOptions::any_file_system`]).
 //! * Keys have 1 to 65,535 bytes, values and entries up to 1 GiB by default. All keys have a slot in memory.
@@ -89,14 +91,15 @@
 //! All are off by default.
 //!
 //! * `cli`: the command `tailcask`. The library does not need it.
+//! * `stream`: [`CommitLog`]`::stream_from` gives a log's entries as a `Stream` that follows it.
 //! * `testing`: for tests of programs that use tailcask; enable it in `[dev-dependencies]`. `SimulatedDisk` is
 //!   a disk in memory that fails and loses power where a test says so, for `open_simulated`;
 //!   `StoreOptions::clock` sets the time that values expire by; `segment_unit` allows segments of 4 KiB; `abort`
 //!   ends a log or a store as a dying process would.
 //! * `zerocopy`: `Value::get_as`, `Entry::get_as` and `Pair::value_as` give a value as a type, in place.
 //!
-//! Types of two other crates are part of the public face: `bytes` 1 (`Value::into_bytes`) and, with its feature,
-//! `zerocopy` 0.8.
+//! Types of other crates are part of the public face: `bytes` 1 (`Value::into_bytes`) and, with their
+//! features, `zerocopy` 0.8 and `futures-core` 0.3.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr))]
@@ -128,6 +131,8 @@ pub use error::{
     MergeError, OpenError, ReadError, RepairError, SyncError, ThreadFailure, TruncateError,
     WriteError,
 };
+#[cfg(feature = "stream")]
+pub use log::EntryStream;
 #[cfg(feature = "testing")]
 pub use log::FailPoint;
 pub use log::{
@@ -152,4 +157,7 @@ pub use store::{
 mod documents {
     #[doc = include_str!("../docs/guide.md")]
     struct Guide;
+    #[cfg(feature = "stream")]
+    #[doc = include_str!("../docs/async.md")]
+    struct Async;
 }

@@ -9,8 +9,8 @@ use std::sync::{Barrier, mpsc};
 use std::thread;
 use std::time::Duration;
 use tailcask::{
-    AppendError, BackupError, Batch, CommitLog, Durability, LogPosition, Maintenance,
-    MergeError, OpenError, ReadError, SimulatedDisk, Store, SyncError, TruncateError, WriteError,
+    AppendError, BackupError, Batch, CommitLog, Durability, LogPosition, Maintenance, MergeError,
+    OpenError, ReadError, SimulatedDisk, Store, SyncError, TruncateError, WriteError,
 };
 
 /// A log of a few segments on a disk in memory.
@@ -34,6 +34,7 @@ fn every_call_on_a_closed_log_says_so() {
     let mut begun = log.batch_writer(1 << 20);
     begun.push(b"gathered").unwrap();
     let (begin, tail, stats) = (log.begin(), log.tail(), log.stats());
+    let checkpoint = log.reader_from(positions[50]).checkpoint();
     let other = log.clone();
     other.close().unwrap();
     assert!(matches!(log.append(b"x"), Err(AppendError::Closed)));
@@ -54,6 +55,12 @@ fn every_call_on_a_closed_log_says_so() {
     assert!(matches!(log.verify(), Err(ReadError::Closed)));
     assert!(matches!(log.sync(), Err(SyncError::Closed)));
     assert!(matches!(log.truncate_before(tail), Err(TruncateError::Closed)));
+    let retention = tailcask::Retention::new().bytes(1);
+    assert!(matches!(log.retain(retention), Err(TruncateError::Closed)));
+    assert!(matches!(log.retained_from(retention), Err(TruncateError::Closed)));
+    assert_eq!(log.position_at(std::time::SystemTime::now()), begin);
+    let again = log.reader_from_checkpoint(&checkpoint);
+    assert!(matches!(again, Err(tailcask::CheckpointError::Read(ReadError::Closed))));
     assert!(matches!(log.maintain(), Err(AppendError::Closed)));
     // All of it is durable.
     log.wait_durable(positions[99]).unwrap();
@@ -181,7 +188,9 @@ fn what_was_read_outlives_the_close() {
         let position = value.position();
         assert_eq!(value.into_bytes(), vec![n as u8; 300], "{position}");
     }
-    assert!(many.iter().enumerate().all(|(n, value)| value.as_deref() == Some(&[n as u8 + 1; 300])));
+    assert!(
+        many.iter().enumerate().all(|(n, value)| value.as_deref() == Some(&[n as u8 + 1; 300]))
+    );
     assert_eq!(pair.value(), [pair.key()[0]; 300]);
     assert_eq!((&*entry, &*bytes), (&b"an entry"[..], &[7; 300][..]));
     drop((many, pair, entry));
@@ -352,7 +361,10 @@ fn a_failed_close_closes_and_says_so_each_time() {
     let (log, disk, _) = log();
     disk.fail_after(0);
     let errors = [log.clone().close(), log.close()];
-    assert!(errors.iter().all(|error| matches!(error, Err(SyncError::Failed { .. }))), "{errors:?}");
+    assert!(
+        errors.iter().all(|error| matches!(error, Err(SyncError::Failed { .. }))),
+        "{errors:?}"
+    );
     assert!(matches!(log.read(LogPosition::START), Err(ReadError::Closed)));
     assert!(log.append(b"x").is_err());
 }
@@ -520,5 +532,7 @@ fn the_last_handle_may_be_dropped_by_the_logs_own_thread() {
     drop(waiting);
     drop(handle);
     drop(waker);
-    until("the lock is free", || CommitLog::options().segment_unit(4096).open_simulated(&disk).is_ok());
+    until("the lock is free", || {
+        CommitLog::options().segment_unit(4096).open_simulated(&disk).is_ok()
+    });
 }

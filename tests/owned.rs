@@ -5,8 +5,8 @@ mod common;
 use common::{small_log, small_store};
 use std::thread;
 use tailcask::{
-    CommitLog, Entry, Keys, LogPosition, LogReader, OpenError, Pair, Pairs, ReadError, SimulatedDisk,
-    Store, Value,
+    CommitLog, Entry, Keys, LogPosition, LogReader, OpenError, Pair, Pairs, ReadError,
+    SimulatedDisk, Store, Value,
 };
 
 #[test]
@@ -106,8 +106,9 @@ fn owned_iterators_and_readers_keep_the_store_open_until_it_is_closed() {
     let entry = store.log().append(b"entry").unwrap();
     drop(store);
     assert!(matches!(open(), Err(OpenError::Locked { .. })));
-    let counting = thread::spawn(move || pairs.map(|pair| pair.unwrap().into_parts()).count());
-    assert_eq!(counting.join().unwrap(), 60);
+    let parts = thread::spawn(move || pairs.map(|pair| pair.unwrap().into_parts()).collect());
+    let parts: Vec<_> = parts.join().unwrap();
+    assert_eq!(parts.len(), 60);
     assert_eq!(keys.map(|key| key.unwrap().len()).sum::<usize>(), 60);
     assert!(matches!(open(), Err(OpenError::Locked { .. })));
     assert_eq!(reader.next_entry().unwrap().unwrap().position(), entry);

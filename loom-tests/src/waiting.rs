@@ -263,6 +263,43 @@ fn reader_beside(room: u64, entries: usize, beside: fn(&Log)) {
     });
 }
 
+/// A task looks, registers, looks once more, and then sleeps until it is woken; each time that it is, it
+/// does so again. Two frames are appended by two threads.
+pub fn no_commit_is_slept_through_by_a_task() {
+    struct Unpark(loom::thread::Thread);
+    impl std::task::Wake for Unpark {
+        fn wake(self: std::sync::Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    followed(2, || {
+        let log = Arc::new(Log::new(2, 2 * FRAME));
+        let task = {
+            let log = log.clone();
+            spawn(move || {
+                let waker = std::sync::Arc::new(Unpark(loom::thread::current())).into();
+                let mut ticket = 0;
+                while !finds_an_entry(&log, 2) {
+                    log.tail.waiters.register_task(&mut ticket, &waker);
+                    if finds_an_entry(&log, 2) {
+                        break;
+                    }
+                    loom::thread::park();
+                }
+                log.tail.waiters.forget_task(&mut ticket);
+            })
+        };
+        let other = {
+            let log = log.clone();
+            spawn(move || _ = log.append(&[ENTRY; 8]))
+        };
+        begin_main();
+        log.append(&[ENTRY; 8]);
+        other.join().unwrap();
+        task.join().unwrap();
+    });
+}
+
 /// The other frame is committed without a guard, as `append` does.
 pub fn no_append_is_slept_through() {
     reader_beside(2 * FRAME, 2, |log| {

@@ -62,5 +62,6 @@ models! {
         no_void_is_slept_through
         no_pad_is_slept_through
         no_commit_is_slept_through_by_two
+        no_commit_is_slept_through_by_a_task
         what_is_pinned_stays_mapped;
 }

@@ -38,9 +38,12 @@ impl CommitLog {
         let from = if is_past { position } else { read_to };
         let mut reader = self.reader_from(from);
         let entered = reader.enter_now();
-        if !matches!(entered, Err(ReadError::Truncated { .. } | ReadError::PastEnd { .. })) {
-            self.source.check_kept(from)?;
+        let told = matches!(entered, Err(ReadError::Truncated { .. } | ReadError::PastEnd { .. }));
+        let kept = if told { Ok(()) } else { self.source.check_kept(from) };
+        if self.source.table().is_closed() {
+            return Err(CheckpointError::Read(ReadError::Closed));
         }
+        kept?;
         entered.map(|()| reader).map_err(CheckpointError::of)
     }
 }

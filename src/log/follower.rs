@@ -26,7 +26,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long to sleep between checks of a log that another process writes.
-const POLL: std::ops::Range<Duration> = Duration::from_micros(200)..Duration::from_millis(20);
+pub(super) const POLL: std::ops::Range<Duration> =
+    Duration::from_micros(200)..Duration::from_millis(20);
 
 /// A log that is open for reading only. Another process may be writing to it.
 #[derive(Debug)]

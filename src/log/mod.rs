@@ -15,6 +15,8 @@ mod retention;
 #[cfg(test)]
 mod slow_allocation;
 mod stats;
+#[cfg(feature = "stream")]
+mod stream;
 #[cfg(feature = "testing")]
 mod testing;
 mod waiters;
@@ -28,6 +30,8 @@ pub use recovery::{
     Contradiction, DamagedRange, Doubt, InDoubt, LostFrame, LostKind, RecoveryReport, SetAside,
 };
 pub use stats::{Distribution, LogSegment, LogStats, TruncateReport};
+#[cfg(feature = "stream")]
+pub use stream::EntryStream;
 #[cfg_attr(
     not(feature = "testing"),
     allow(unreachable_pub, reason = "public with the feature")
@@ -310,6 +314,46 @@ impl CommitLog {
         LogReader::owned(self.source.clone(), self.shared.clone())
     }
 
+    /// The entries from a position on, as a stream that follows the log, for a task on any executor. It is a
+    /// handle, so it keeps the log open, until that is [closed](Self::close). Needs the feature `stream`.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let log = tailcask::CommitLog::open(dir.path().join("log"))?;
+    /// # mod tokio_stream { pub use futures_core::Stream; pub trait StreamExt: Stream + Unpin {
+    /// #     async fn next(&mut self) -> Option<Self::Item> {
+    /// #         std::future::poll_fn(|context| std::pin::Pin::new(&mut *self).poll_next(context)).await
+    /// #     } }
+    /// # impl<S: Stream + Unpin> StreamExt for S {} }
+    /// use tailcask::{LogPosition, ReadError};
+    /// use tokio_stream::StreamExt; // or that of `futures`
+    ///
+    /// let mut entries = log.stream_from(LogPosition::START);
+    /// let worker = async move {
+    ///     let mut seen = 0;
+    ///     while let Some(entry) = entries.next().await {
+    ///         match entry {
+    ///             Ok(entry) => seen += entry.len(),
+    ///             Err(ReadError::Closed) => break,
+    ///             Err(error) => return Err(error),
+    ///         }
+    ///     }
+    ///     Ok(seen)
+    /// };
+    /// # log.append(b"12345")?;
+    /// # let closing = std::thread::spawn(move || log.close());
+    /// # let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    /// # runtime.block_on(worker)?;
+    /// # closing.join().expect("no panic")?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[cfg(feature = "stream")]
+    pub fn stream_from(&self, position: LogPosition) -> EntryStream {
+        let mut reader = self.reader_owned();
+        reader.seek(position);
+        EntryStream::new(reader)
+    }
+
     /// All frames from a position on, for debugging.
     ///
     /// ```
@@ -353,6 +397,28 @@ impl CommitLog {
     /// As [`sync`](Self::sync).
     pub async fn wait_durable_async(&self, position: LogPosition) -> Result<(), SyncError> {
         self.writer().ok_or(SyncError::ReadOnly)?.wait_durable_async(position).await
+    }
+
+    /// As [`sync`](Self::sync), for async callers on any executor; as
+    /// [`wait_durable_async`](Self::wait_durable_async) in all else. It is the async form of every durable
+    /// write: write with [`Durability::Buffered`](crate::Durability::Buffered), then await this.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let log = tailcask::CommitLog::open(dir.path().join("log"))?;
+    /// # let task = async {
+    /// log.append(b"an entry")?;
+    /// log.sync_async().await?; // it is on the device
+    /// # Ok::<(), tailcask::Error>(())
+    /// # };
+    /// # tokio::runtime::Builder::new_current_thread().build()?.block_on(task)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As `sync`.
+    pub async fn sync_async(&self) -> Result<LogPosition, SyncError> {
+        self.writer().ok_or(SyncError::ReadOnly)?.sync_async().await
     }
 
     /// The log's id, a random number drawn when it was created. Store it beside positions that are kept

@@ -56,8 +56,7 @@ impl LogOptions {
         let (table, ignored) = (SegmentSet::new(segments), Mutex::new(ignored));
         let (id, next_id) = (found.manifest.log_id, AtomicU32::new(found.manifest.next));
         let clock = config.clock;
-        let follower =
-            Follower { storage, table, gaps, next_id, ignored, clock, log_id: id };
+        let follower = Follower { storage, table, gaps, next_id, ignored, clock, log_id: id };
         let source = Source::Follower(Arc::new(follower));
         Ok(CommitLog::new(SharedLog::new(source, None, id, found.report, stored)))
     }

@@ -78,6 +78,15 @@ impl Entry<'_> {
 
     /// Its bytes, without copying them, and without borrowing the log or the reader. They keep their
     /// segment mapped as long as they exist, and nothing else.
+    ///
+    /// ```
+    /// # let log = tailcask::CommitLog::in_memory();
+    /// let position = log.append(b"an entry")?;
+    /// let bytes: bytes::Bytes = log.read(position)?.into_bytes();
+    /// drop(log);
+    /// assert_eq!(&bytes[..2], b"an");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn into_bytes(self) -> Bytes {
         // SAFETY: the bytes of a committed entry.
@@ -316,7 +325,8 @@ impl<'a> LogReader<'a> {
     /// Pins the segment that the reader is in, if it is there yet; an error if the reader cannot go on
     /// from where it is.
     pub(super) fn enter_now(&mut self) -> Result<(), ReadError> {
-        self.enter().map(drop)
+        let entered = self.enter();
+        if self.source.table().is_closed() { Err(ReadError::Closed) } else { entered.map(drop) }
     }
 
     pub(super) fn source(&self) -> &Source {
@@ -584,11 +594,10 @@ impl<'a> LogReader<'a> {
         }
         // A standby that was taken back: its place in the chain is another segment's.
         if offset == FIRST_FRAME
-            && let Some(next) = self.source.replacement_for(segment)
+            && let Some(next) = self.source.keep(self.source.replacement_for(segment))
         {
-            let (to, next) = (next.begin(), self.source.keep(Some(next)));
-            self.skip_to(to);
-            self.segment = next;
+            self.skip_to(next.begin());
+            self.segment = Some(next);
             return true;
         }
         false

@@ -12,18 +12,32 @@
 //! for both, with membarrier(2): that runs a full barrier in every running thread of the process, at
 //! some point between two of its instructions. The writer's own barrier is then one for the compiler
 //! only, which keeps store and load in their order.
+//!
+//! A task waits in the same way, but registers its waker, looks once more, and returns. Its waker is called
+//! by the thread that finishes the frame, so it runs there, after the frame is finished.
 
 use crate::sync::{
     AtomicUsize, Mutex, Ordering, Thread, current, heavy_barrier, light_barrier, lock, park_timeout,
 };
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::task::Waker;
 use std::time::Instant;
 
 #[derive(Debug, Default)]
 pub(crate) struct Waiters {
-    /// How many are in `wait`.
+    /// How many are in `wait`, and how many tasks have a ticket.
     waiting: AtomicUsize,
     /// Those to be woken by the next frame that is finished.
-    threads: Mutex<Vec<Thread>>,
+    sleepers: Mutex<Sleepers>,
+}
+
+#[derive(Debug, Default)]
+struct Sleepers {
+    threads: Vec<Thread>,
+    /// Each with its ticket.
+    tasks: Vec<(u64, Waker)>,
+    /// Tickets given so far.
+    tickets: u64,
 }
 
 impl Waiters {
@@ -41,16 +55,67 @@ impl Waiters {
 
     #[cold]
     fn wake(&self) {
-        let threads = std::mem::take(&mut *lock(&self.threads));
+        let (threads, tasks) = {
+            let mut sleepers = lock(&self.sleepers);
+            (std::mem::take(&mut sleepers.threads), std::mem::take(&mut sleepers.tasks))
+        };
         threads.into_iter().for_each(|thread| thread.unpark());
+        for (_, waker) in tasks {
+            // A waker runs code of the async runtime. If it panics, the writer, whose frame is finished,
+            // goes on, and the others are woken; the panic hook has reported it.
+            let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
+        }
     }
 
     /// Each waiter is in the list at most once.
     fn register(&self) {
-        let (mut threads, me) = (lock(&self.threads), current());
-        if threads.iter().all(|thread| thread.id() != me.id()) {
-            threads.push(me);
+        let (mut sleepers, me) = (lock(&self.sleepers), current());
+        if sleepers.threads.iter().all(|thread| thread.id() != me.id()) {
+            sleepers.threads.push(me);
         }
+    }
+
+    /// Has a task woken, once, by the next frame that is finished. It has to look once more after this: what
+    /// was finished before does not wake it. `ticket` stands for the task (0: it has none yet).
+    #[allow(dead_code, reason = "only with the feature `stream`, which the models do not have")]
+    pub(crate) fn register_task(&self, ticket: &mut u64, waker: &Waker) {
+        if *ticket == 0 {
+            // ORDERING: Relaxed; comes before the heavy barrier below.
+            self.waiting.fetch_add(1, Ordering::Relaxed);
+        }
+        // Cloned and dropped without the lock: a waker runs code of the async runtime.
+        let mut waker = Some(waker.clone());
+        {
+            let mut sleepers = lock(&self.sleepers);
+            if *ticket == 0 {
+                sleepers.tickets += 1;
+                *ticket = sleepers.tickets;
+            }
+            match sleepers.tasks.iter_mut().find(|(of, _)| of == ticket) {
+                Some((_, old)) => std::mem::swap(old, waker.as_mut().expect("just cloned")),
+                None => sleepers.tasks.extend(waker.take().map(|waker| (*ticket, waker))),
+            }
+        }
+        drop(waker);
+        // ORDERING: SeqCst; pairs with the light barrier in `notify`, as explained there.
+        heavy_barrier();
+    }
+
+    /// Takes a task off the list, and its ticket.
+    #[allow(dead_code, reason = "as above")]
+    pub(crate) fn forget_task(&self, ticket: &mut u64) {
+        let ticket = std::mem::take(ticket);
+        if ticket == 0 {
+            return;
+        }
+        let waker = {
+            let mut sleepers = lock(&self.sleepers);
+            let at = sleepers.tasks.iter().position(|(of, _)| *of == ticket);
+            at.map(|at| sleepers.tasks.swap_remove(at))
+        };
+        drop(waker);
+        // ORDERING: Relaxed; a writer that still sees this task does not find it in the list.
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Waits until `ready` or the deadline; true if it was ready. `None` waits forever.
@@ -84,6 +149,6 @@ impl Drop for Registered<'_> {
         // unparks it once for nothing.
         self.0.waiting.fetch_sub(1, Ordering::Relaxed);
         let me = current().id();
-        lock(&self.0.threads).retain(|thread| thread.id() != me);
+        lock(&self.0.sleepers).threads.retain(|thread| thread.id() != me);
     }
 }

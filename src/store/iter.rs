@@ -53,7 +53,8 @@ impl Pair<'_> {
         self.found.value()
     }
 
-    /// The same pair, without copying its bytes and without borrowing the store.
+    /// The same pair, without copying its bytes and without borrowing the store; see
+    /// [`Value::into_owned`](super::Value::into_owned).
     #[must_use]
     pub fn into_owned(self) -> Pair<'static> {
         Pair { found: self.found.into_owned() }
@@ -109,7 +110,10 @@ impl fmt::Debug for Pair<'_> {
 enum ViewRef<'a> {
     Borrowed(&'a StoreView),
     /// With a handle, which keeps the store open.
-    Owned { inner: Arc<StoreInner>, _handle: CommitLog },
+    Owned {
+        inner: Arc<StoreInner>,
+        _handle: CommitLog,
+    },
 }
 
 impl Deref for ViewRef<'_> {

@@ -458,6 +458,28 @@ impl Store {
         self.log.sync()
     }
 
+    /// As [`sync`](Self::sync), for async callers on any executor. It is the async form of every durable
+    /// write: write with [`Durability::Buffered`](crate::Durability::Buffered), then await this. Tasks that
+    /// wait share syncs.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let store = tailcask::Store::open(dir.path().join("store"))?;
+    /// # let task = async {
+    /// store.put("colour", "green")?;
+    /// store.sync_async().await?; // it is on the device
+    /// # Ok::<(), tailcask::Error>(())
+    /// # };
+    /// # tokio::runtime::Builder::new_current_thread().build()?.block_on(task)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`SyncError`].
+    pub async fn sync_async(&self) -> Result<LogPosition, SyncError> {
+        self.log.sync_async().await
+    }
+
     /// The log below. Entries appended to it are kept beside the values; they are not keys.
     #[must_use]
     pub const fn log(&self) -> &CommitLog {

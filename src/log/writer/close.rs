@@ -13,6 +13,7 @@
 use super::LogWriter;
 use super::seal::seal_and_shrink;
 use crate::error::SyncError;
+use crate::format::frame::WORD;
 use crate::format::header::{FIRST_FRAME, Seal};
 use crate::format::manifest::LogEnd;
 use crate::position::LogPosition;
@@ -42,7 +43,8 @@ impl LogWriter {
             active.shrink();
             unused.extend((!active.is_without_room()).then(|| active.id()));
         } else {
-            active.sync(FIRST_FRAME, end).map_err(failed)?;
+            // With the word of the pad, if there is one: a reader may be behind that, and come back.
+            active.sync(FIRST_FRAME, (end + WORD).min(active.header.capacity)).map_err(failed)?;
             let seal = Seal { end, frames, time: self.now() };
             seal_and_shrink(&active, seal).map_err(failed)?;
         }

@@ -48,4 +48,16 @@ impl LogWriter {
     ) -> bool {
         self.tail.waiters.wait(deadline, ready)
     }
+
+    /// Has a task woken by the next finished frame, or by the end of the log; see `Waiters`.
+    #[cfg(feature = "stream")]
+    pub(crate) fn register_task(&self, ticket: &mut u64, waker: &std::task::Waker) {
+        self.tail.waiters.register_task(ticket, waker);
+    }
+
+    /// The task waits no longer.
+    #[cfg(feature = "stream")]
+    pub(crate) fn forget_task(&self, ticket: &mut u64) {
+        self.tail.waiters.forget_task(ticket);
+    }
 }

@@ -80,11 +80,23 @@ impl LogWriter {
 
     /// As `wait_durable`, for a task: the background thread syncs for it.
     pub(crate) async fn wait_durable_async(&self, position: LogPosition) -> Result<(), SyncError> {
+        self.sync_to_async(self.target(position)).await
+    }
+
+    /// As `sync`, for a task.
+    pub(crate) async fn sync_async(&self) -> Result<LogPosition, SyncError> {
+        if self.is_closed() {
+            return Err(SyncError::Closed);
+        }
+        self.sync_to_async(self.tail.position()).await?;
+        Ok(self.durable())
+    }
+
+    async fn sync_to_async(&self, target: LogPosition) -> Result<(), SyncError> {
         if !self.signals.is_running() {
-            return self.wait_durable(position);
+            return self.sync_to(target);
         }
         self.check_outside_append()?;
-        let target = self.target(position);
         let mut waiting = WaitingTask { writer: self, ticket: 0 };
         std::future::poll_fn(|context| {
             if self.is_durable(target) {

@@ -1,0 +1,227 @@
+//! A log's entries as a stream.
+
+#![cfg(feature = "stream")]
+
+mod common;
+
+use common::tasks::{block_on, spawn_task};
+use common::{HANG, small_log, until};
+use futures_core::Stream;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread;
+use tailcask::{CommitLog, EntryStream, LogPosition, ReadError, SimulatedDisk};
+
+fn log() -> CommitLog {
+    small_log(8192).open_simulated(&SimulatedDisk::new()).unwrap()
+}
+
+async fn next(stream: &mut EntryStream) -> Option<Result<Vec<u8>, ReadError>> {
+    let next = poll_fn(|context| Pin::new(&mut *stream).poll_next(context)).await;
+    next.map(|entry| entry.map(|entry| entry.to_vec()))
+}
+
+#[derive(Default)]
+struct Count(AtomicUsize);
+
+impl Wake for Count {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, SeqCst);
+    }
+}
+
+fn poll(stream: &mut EntryStream, waker: &Waker) -> Poll<Option<Result<Vec<u8>, ReadError>>> {
+    let polled = Pin::new(stream).poll_next(&mut Context::from_waker(waker));
+    polled.map(|next| next.map(|entry| entry.map(|entry| entry.to_vec())))
+}
+
+/// Whatever threads append, and however they and the tasks come to run: each task sees all entries, in
+/// order, and sleeps through none.
+#[test]
+fn tasks_follow_what_threads_append() {
+    const EACH: u64 = 3000;
+    let log = log();
+    let tasks: Vec<_> = (0..3)
+        .map(|_| {
+            let mut stream = log.stream_from(LogPosition::START);
+            spawn_task(async move {
+                let (mut seen, mut last) = ([0; 2], None);
+                while seen != [EACH; 2] {
+                    let before = stream.position();
+                    let entry = next(&mut stream).await.unwrap().unwrap();
+                    let n = u64::from_le_bytes(entry[1..].try_into().unwrap());
+                    let writer = usize::from(entry[0]);
+                    assert_eq!(seen[writer], n);
+                    seen[writer] += 1;
+                    assert!(last < Some(before));
+                    last = Some(before);
+                }
+            })
+        })
+        .collect();
+    thread::scope(|scope| {
+        for writer in 0..2u8 {
+            let log = &log;
+            scope.spawn(move || {
+                for n in 0..EACH {
+                    log.append(&[&[writer][..], &n.to_le_bytes()].concat()).unwrap();
+                    if n % 64 == 0 {
+                        thread::yield_now();
+                    }
+                }
+            });
+        }
+    });
+    tasks.into_iter().for_each(|task| task.recv_timeout(HANG).unwrap());
+}
+
+#[test]
+fn a_close_wakes_a_stream_and_ends_it() {
+    let log = log();
+    log.append(b"one").unwrap();
+    let mut stream = log.stream_from(LogPosition::START);
+    assert_eq!(block_on(next(&mut stream)).unwrap().unwrap(), b"one");
+    let task = spawn_task(async move {
+        let closed = next(&mut stream).await;
+        assert!(matches!(closed, Some(Err(ReadError::Closed))), "{closed:?}");
+        assert!(next(&mut stream).await.is_none());
+    });
+    log.close().unwrap();
+    task.recv_timeout(HANG).unwrap();
+
+    let log = self::log();
+    let at = LogPosition::from_u64(log.tail().as_u64() + 64);
+    let mut wrong = log.stream_from(at);
+    assert!(matches!(block_on(next(&mut wrong)), Some(Err(ReadError::PastEnd { .. }))));
+    assert!(block_on(next(&mut wrong)).is_none());
+}
+
+/// Nothing of a stream that is dropped, or has what it waited for, is left with the log.
+#[test]
+fn a_stream_that_is_dropped_is_forgotten() {
+    let log = log();
+    let count = Arc::new(Count::default());
+    let waker = Waker::from(count.clone());
+    let mut stream = log.stream_from(LogPosition::START);
+    assert!(poll(&mut stream, &waker).is_pending());
+    assert!(poll(&mut stream, &waker).is_pending());
+    assert_eq!(Arc::strong_count(&count), 3, "registered once");
+    log.append(b"one").unwrap();
+    assert_eq!(count.0.load(SeqCst), 1);
+    log.append(b"two").unwrap();
+    assert_eq!(count.0.load(SeqCst), 1, "woken once for each time that it waits");
+    assert!(matches!(poll(&mut stream, &waker), Poll::Ready(Some(Ok(one))) if one == b"one"));
+    assert!(matches!(poll(&mut stream, &waker), Poll::Ready(Some(Ok(two))) if two == b"two"));
+    assert!(poll(&mut stream, &waker).is_pending());
+    assert_eq!(Arc::strong_count(&count), 3);
+    drop(stream);
+    assert_eq!(Arc::strong_count(&count), 2, "its waker is gone");
+    log.append(b"three").unwrap();
+    assert_eq!(count.0.load(SeqCst), 1);
+}
+
+#[test]
+fn others_get_a_turn_while_a_stream_catches_up() {
+    let log = log();
+    (0..1000u32).for_each(|n| _ = log.append(&n.to_le_bytes()).unwrap());
+    let count = Arc::new(Count::default());
+    let waker = Waker::from(count.clone());
+    let (mut stream, mut read, mut turns) = (log.stream_from(LogPosition::START), 0, 0);
+    while read < 1000u32 {
+        match poll(&mut stream, &waker) {
+            Poll::Ready(entry) => {
+                assert_eq!(entry.unwrap().unwrap(), read.to_le_bytes());
+                read += 1;
+            }
+            Poll::Pending => turns += 1,
+        }
+    }
+    assert_eq!((turns, count.0.load(SeqCst)), (7, 7), "and it is woken at once");
+}
+
+/// The waker is called by the thread that appends, which it does no harm.
+#[test]
+fn a_waker_that_panics_does_not_disturb_the_writer() {
+    struct Panics;
+    impl Wake for Panics {
+        fn wake(self: Arc<Self>) {
+            panic!("on purpose");
+        }
+    }
+    let log = log();
+    let mut first = log.stream_from(LogPosition::START);
+    let mut second = log.stream_from(LogPosition::START);
+    let count = Arc::new(Count::default());
+    assert!(poll(&mut first, &Waker::from(Arc::new(Panics))).is_pending());
+    assert!(poll(&mut second, &Waker::from(count.clone())).is_pending());
+    let position = log.append(b"entry").unwrap();
+    assert_eq!(count.0.load(SeqCst), 1);
+    assert_eq!(&*log.read(position).unwrap(), b"entry");
+    assert_eq!(block_on(next(&mut first)).unwrap().unwrap(), b"entry");
+}
+
+/// Nobody wakes who follows the log of another process: it looks for itself.
+#[test]
+fn a_read_only_log_is_followed() {
+    let dir = tempfile::tempdir().unwrap();
+    let writer = small_log(8192).open(dir.path().join("log")).unwrap();
+    writer.append(b"first").unwrap();
+    let follower = CommitLog::open_read_only(dir.path().join("log")).unwrap();
+    let mut stream = follower.stream_from(LogPosition::START);
+    let (caught_up, is_caught_up) = std::sync::mpsc::channel();
+    let task = spawn_task(async move {
+        assert_eq!(next(&mut stream).await.unwrap().unwrap(), b"first");
+        for n in 0..100u32 {
+            let entry = next(&mut stream).await.unwrap().unwrap();
+            assert_eq!(entry, [&n.to_le_bytes()[..], &[0; 300]].concat());
+        }
+        caught_up.send(()).unwrap();
+        next(&mut stream).await
+    });
+    for n in 0..100u32 {
+        writer.append(&[&n.to_le_bytes()[..], &[0; 300]].concat()).unwrap();
+        if n % 30 == 0 {
+            thread::sleep(std::time::Duration::from_millis(1));
+        }
+    }
+    is_caught_up.recv_timeout(HANG).unwrap();
+    follower.close().unwrap();
+    let end = task.recv_timeout(HANG).unwrap();
+    assert!(matches!(end, Some(Err(ReadError::Closed))), "{end:?}");
+
+    let follower = CommitLog::open_read_only(dir.path().join("log")).unwrap();
+    let mut stream = follower.stream_from(writer.tail());
+    let count = Arc::new(Count::default());
+    let waker = Waker::from(count.clone());
+    assert!(poll(&mut stream, &waker).is_pending());
+    until("it is woken to look", || count.0.load(SeqCst) > 0);
+    drop(stream);
+    drop(waker);
+    assert_eq!(Arc::strong_count(&count), 1, "its thread has ended");
+}
+
+/// As many writers as wait share syncs, and what is awaited is durable.
+#[test]
+fn syncs_are_awaited() {
+    let disk = SimulatedDisk::new();
+    let options = CommitLog::options().segment_size(64 << 10).segment_unit(4096);
+    let log = options.open_simulated(&disk).unwrap();
+    let tasks: Vec<_> = (0..8)
+        .map(|_| {
+            let log = log.clone();
+            spawn_task(async move {
+                for _ in 0..20 {
+                    let position = log.append(b"entry").unwrap();
+                    assert!(log.sync_async().await.unwrap() > position);
+                    assert!(log.durable() > position);
+                }
+            })
+        })
+        .collect();
+    tasks.into_iter().for_each(|task| task.recv_timeout(HANG).unwrap());
+    log.close().unwrap();
+    assert!(block_on(log.sync_async()).is_err());
+}
