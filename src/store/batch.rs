@@ -202,10 +202,10 @@ impl StoreInner {
         let is = |nth: usize, at| self.is_key(at, batch.key(nth), &FoundCorruption::default());
         // The one epoch for all that looks at segments below.
         let epoch = self.table.enter();
-        let all = epoch.snapshot();
         let mut entries = self.keydir.entries(tags);
-        // Damage is found before anything is written.
-        let old = old_positions(&self.keydir, all, &entries, batch, tags)
+        // Damage is found before anything is written. The set as it is under the locks has what the slots
+        // point at; an older one may not.
+        let old = old_positions(&self.keydir, epoch.snapshot(), &entries, batch, tags)
             .map_err(|error| if self.table.is_closed() { ReadError::Closed } else { error })?;
         if let Some(crowded) = entries.crowded(new_slots(&batch.writes, &old, tags)) {
             return Ok(Err(NoRoom::InKeydir(crowded)));
@@ -216,7 +216,8 @@ impl StoreInner {
         self.batches.fetch_add(1, Ordering::Relaxed);
         // To an iteration, a key that a batch deletes and then puts again was there all the time.
         let put_again = if self.scans.any() { batch.put_again() } else { HashSet::new() };
-        let (mut sparse, mut dead) = (Vec::new(), DeadBytes::new(all));
+        // With the segment of the batch, in which keys that are in it twice have died.
+        let (mut sparse, mut dead) = (Vec::new(), DeadBytes::new(epoch.snapshot()));
         for (nth, ((&tag, old), write)) in tags.iter().zip(old).zip(&batch.writes).enumerate() {
             let mut entry = entries.entry(tag, |at| match old {
                 Some(old) => at == old,
@@ -320,7 +321,10 @@ fn write_all(mut claim: Claim<'_, Segment>, batch: &Batch, crcs: &[u32]) -> LogP
 mod tests {
     use super::*;
     use crate::log::CommitLog;
+    use crate::options::Maintenance;
     use crate::segment::set::SegmentSet;
+    use crate::storage::simulated::SimulatedDisk;
+    use crate::store::Store;
     use std::sync::Arc;
 
     #[test]
@@ -344,6 +348,32 @@ mod tests {
             let times = [1, 2, 4][usize::from(nth == 19 || nth == 35) + 2 * usize::from(nth == 3)];
             assert_eq!(segment.dead.get(), WORD * times);
         }
+    }
+
+    /// The batch waits for the lock of its first key while its second one is put into a segment that was
+    /// made meanwhile.
+    #[test]
+    fn a_batch_finds_what_was_written_while_it_waited_for_its_locks() {
+        let options = Store::options().segment_size(2 << 20).maintenance(Maintenance::Manual);
+        let store = options.open_simulated(&SimulatedDisk::new()).expect("a store");
+        let keydir = &store.inner.keydir;
+        let mut keys: Vec<_> = (0..1000u32).map(u32::to_le_bytes).collect();
+        keys.sort_by_key(|key| keydir.tag(key));
+        // Shards are in the order of tags, and locked in theirs.
+        let (first, last) = (keys[0], keys[999]);
+        store.put(last, "old").expect("put");
+        let held = keydir.entry(keydir.tag(&first), |_| true);
+        std::thread::scope(|scope| {
+            let writing = scope.spawn(|| store.write(Batch::new().put(first, "1").put(last, "2")));
+            // Longer than it takes to get to the lock.
+            std::thread::sleep(std::time::Duration::from_millis(200));
+            (0..3).for_each(|_| store.roll().expect("rolled"));
+            store.put(last, "new").expect("put");
+            drop(held);
+            writing.join().expect("no panic").expect("written");
+        });
+        assert_eq!(store.get(last).expect("sound").as_deref(), Some(&b"2"[..]));
+        assert!(store.stats().damaged.is_empty());
     }
 
     #[test]
