@@ -164,6 +164,7 @@ fn opening_a_damaged_store_again_and_again_leaks_nothing() {
     let store = Store::open(&path).unwrap();
     (0..100u32).for_each(|n| _ = store.put(n.to_le_bytes(), [1; 100]).unwrap());
     store.close().unwrap();
+    drop(store);
     let file = path.join("00000000000000000001.seg");
     let mut bytes = std::fs::read(&file).unwrap();
     bytes[200] ^= 1;
