@@ -121,7 +121,7 @@ fresh() {
     rm -rf "${copy:?}/src"
     (cd "$root" && tar cf - Cargo.toml Cargo.lock src benches loom-tests) | tar xf - -m -C "$copy"
     # It may be a package of its own, where this is a copy already.
-    sed -i 's/^members = \[\]/members = ["loom-tests"]/' "$copy/Cargo.toml"
+    sed -i 's,^members = .*,members = ["loom-tests"],' "$copy/Cargo.toml"
 }
 
 build() { (cd "$copy" && cargo test -q -p loom-tests --no-run) >"$copy/build.out" 2>&1; }
