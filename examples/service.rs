@@ -13,13 +13,10 @@ use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
-use tailcask::{Batch, CommitLog, LogPosition, Store};
+use tailcask::{Batch, Checkpoint, CommitLog, ReadError, Store};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
-type Answer<T> = Result<T, StatusCode>;
 
 /// Of an error a client learns that there was one, and the operator which.
 fn failed(error: impl Into<Failure>) -> StatusCode {
@@ -33,68 +30,68 @@ struct Order {
     count: u64,
 }
 
+#[derive(Clone)] // a clone has handles on the same log and the same store
 struct Shop {
     orders: CommitLog,
     totals: Store,
-    stopping: AtomicBool,
 }
 
 /// Appending copies to mapped memory. The sync is awaited: all clients that wait share one.
-async fn place(State(shop): State<Arc<Shop>>, Json(order): Json<Order>) -> Answer<StatusCode> {
+async fn place(shop: State<Shop>, Json(order): Json<Order>) -> Result<StatusCode, StatusCode> {
     let bytes = serde_json::to_vec(&order).map_err(failed)?;
     let position = shop.orders.append(&bytes).map_err(failed)?;
     shop.orders.wait_durable_async(position).await.map_err(failed)?;
     Ok(StatusCode::CREATED)
 }
 
-async fn total(State(shop): State<Arc<Shop>>, Path(item): Path<String>) -> Answer<String> {
-    read_u64(&shop.totals, &format!("total/{item}")).map(|n| n.to_string()).map_err(failed)
+async fn show(shop: State<Shop>, Path(item): Path<String>) -> Result<String, StatusCode> {
+    total(&shop, &item).map(|total| total.to_string()).map_err(failed)
 }
 
-fn read_u64(store: &Store, key: &str) -> Result<u64, Failure> {
-    let value = store.get(key)?;
+fn total(shop: &Shop, item: &str) -> Result<u64, Failure> {
+    let value = shop.totals.get(format!("total/{item}"))?;
     Ok(value.map_or(Ok(0), |value| value[..].try_into().map(u64::from_le_bytes))?)
 }
 
-/// Follows the log from where it left off. A total and the new place are one batch: both or neither.
+/// Follows the log until it is closed. A total and the new place are one batch: both or neither.
 fn follow(shop: &Shop) -> Result<(), Failure> {
-    let place = LogPosition::from_u64(read_u64(&shop.totals, "place")?);
-    let mut reader = shop.orders.reader_from(place);
-    while !shop.stopping.load(Relaxed) {
-        let order: Order = match reader.wait_entry(Duration::from_millis(100))? {
-            Some(entry) => serde_json::from_slice(&entry)?,
-            None => continue,
+    let Shop { orders, totals } = shop;
+    let mut reader = match totals.get("place")?.as_deref() {
+        Some(place) => orders.reader_from_checkpoint(&Checkpoint::from_bytes(place.try_into()?))?,
+        None => orders.reader(),
+    };
+    loop {
+        let Order { item, count } = match reader.wait_entry(Duration::MAX) {
+            Err(ReadError::Closed) => return Ok(()),
+            entry => serde_json::from_slice(&entry?.expect("it waits for one"))?,
         };
-        shop.orders.wait_durable(reader.position())?; // count nothing that a power loss may take back
-        let key = format!("total/{}", order.item);
-        let total = read_u64(&shop.totals, &key)? + order.count;
+        orders.wait_durable(reader.position())?; // count nothing that a power loss may take back
+        let total = (total(shop, &item)? + count).to_le_bytes();
         let mut batch = Batch::new();
-        batch.put(key, total.to_le_bytes()).put("place", reader.position().as_u64().to_le_bytes());
-        shop.totals.write(&batch)?;
+        batch.put(format!("total/{item}"), total).put("place", reader.checkpoint().to_bytes());
+        totals.write(&batch)?;
     }
-    Ok(())
 }
 
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
-    let mut arguments = std::env::args().skip(1);
-    let (Some(dir), Some(address)) = (arguments.next(), arguments.next()) else {
-        return Err("usage: service DIR ADDRESS".into());
-    };
+    let arguments: Vec<String> = std::env::args().collect();
+    let [_, dir, address] = &arguments[..] else { return Err("usage: service DIR ADDRESS".into()) };
     let orders = CommitLog::open(format!("{dir}/orders"))?;
     let totals = Store::open(format!("{dir}/totals"))?;
-    let shop = Arc::new(Shop { orders, totals, stopping: AtomicBool::new(false) });
-    let followed = shop.clone();
-    let worker = std::thread::spawn(move || follow(&followed));
-    let routes = Router::new().route("/orders", post(place)).route("/totals/{item}", get(total));
+    let shop = Shop { orders, totals };
+    let routes = Router::new().route("/orders", post(place)).route("/totals/{item}", get(show));
     let listener = tokio::net::TcpListener::bind(address).await?;
     println!("listening on {}", listener.local_addr()?);
-    let stop = async { tokio::signal::ctrl_c().await.expect("a handler of Ctrl-C") };
-    axum::serve(listener, routes.with_state(shop.clone())).with_graceful_shutdown(stop).await?;
-    shop.stopping.store(true, Relaxed);
-    worker.join().expect("the worker does not panic")?;
-    let shop = Arc::into_inner(shop).ok_or("a request is still running")?;
-    shop.totals.close()?;
-    shop.orders.close()?;
-    Ok(())
+    let server = axum::serve(listener, routes.with_state(shop.clone()));
+    let server = server.with_graceful_shutdown(async { drop(tokio::signal::ctrl_c().await) });
+    let followed = shop.clone();
+    let mut worker = tokio::task::spawn_blocking(move || follow(&followed));
+    tokio::select! {
+        served = server.into_future() => served?,
+        ended = &mut worker => return ended?, // it cannot go on
+    }
+    shop.orders.close()?; // which ends the worker
+    worker.await??;
+    Ok(shop.totals.close()?)
 }

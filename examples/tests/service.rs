@@ -78,3 +78,15 @@ fn what_is_no_order_is_refused() {
     let error = request.send(r#"{"item":"tea"}"#).unwrap_err();
     assert!(matches!(error, ureq::Error::StatusCode(422)), "{error}");
 }
+
+#[test]
+fn a_service_whose_log_is_not_that_of_its_totals_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let (service, address) = start(dir.path());
+    assert!(order(&address, "tea"));
+    until(1, || total(&address, "tea"));
+    assert!(service.interrupt().success());
+    std::fs::remove_dir_all(dir.path().join("orders")).unwrap();
+    let (service, _address) = start(dir.path());
+    assert!(!service.finish().success(), "it counted orders of one log onto the totals of another");
+}

@@ -46,7 +46,7 @@ impl Running {
     /// Ends its input, and waits for it.
     pub(crate) fn finish(mut self) -> ExitStatus {
         self.input = None;
-        self.child.wait().expect("it ends")
+        self.end()
     }
 
     /// Ctrl-C.
@@ -54,7 +54,16 @@ impl Running {
         let id = self.child.id().to_string();
         let sent = Command::new("kill").args(["-INT", &id]).status().expect("kill runs");
         assert!(sent.success());
-        self.child.wait().expect("it ends")
+        self.end()
+    }
+
+    fn end(&mut self) -> ExitStatus {
+        let mut status = None;
+        until(true, || {
+            status = self.child.try_wait().expect("it is ours");
+            status.is_some()
+        });
+        status.expect("it has ended")
     }
 }
 
