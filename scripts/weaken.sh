@@ -61,7 +61,8 @@ log/append/prefix.rs|read: Acquire (before a slot is let go)|/^fn read</,/^}/ s/
 log/group_commit.rs|durable: Acquire|/fn durable/,/^    }/ s/(durable\.load\(Ordering::)Acquire/\1Relaxed/|the_watermark_comes_after_the_sync|
 log/group_commit.rs|finish: Release|/fn finish/,/^    }/ s/(durable\.store\(durable, Ordering::)Release/\1Relaxed/|the_watermark_comes_after_the_sync|
 log/waiters.rs|notify: barrier|s/^ *light_barrier\(\);//|no_commit_is_slept_through|
-log/waiters.rs|wait: barrier|s/^ *heavy_barrier\(\);//|no_commit_is_slept_through|
+log/waiters.rs|wait: barrier|/fn wait\(/,/^    }/ s/^ *heavy_barrier\(\);//|no_commit_is_slept_through|
+log/waiters.rs|register_task: barrier|/fn register_task/,/^    }/ s/^ *heavy_barrier\(\);//|no_commit_is_slept_through_by_a_task|
 store/pending/words.rs|set: Release|/fn set/,/^    }/ s/Ordering::Release/Ordering::Relaxed/|a_scan_meets_a_merged_key_once|
 store/pending/words.rs|take_next: Acquire|/fn take_next/,/^    }/ s/Ordering::Acquire/Ordering::Relaxed/|a_scan_meets_an_overwritten_key_once|
 segment/pins.rs|unpin: Release|/fn unpin/,/^    }/ s/Ordering::Release\)/Ordering::Relaxed)/|what_is_pinned_stays_mapped|
@@ -76,6 +77,7 @@ log/group_commit.rs|LOGIC finish: nobody leads next|s/^ *woken\.extend\(next.*$/
 log/group_commit.rs|LOGIC finish: a failure wakes nobody|s/failed \|\| w\.target/w.target/|a_failure_reaches_every_waiter|
 log/group_commit.rs|LOGIC wait: no guard|s/let guard = Leading\(self\);/let guard = ();/|a_panicking_leader_wakes_the_others|
 log/waiters.rs|LOGIC wait: not in the list|s/^ *self\.register\(\);$//|no_commit_is_slept_through|
+log/waiters.rs|LOGIC register_task: it is not counted|/fn register_task/,/^    }/ s/^ *self\.waiting\.fetch_add\(.*$//|no_commit_is_slept_through_by_a_task|
 log/append/claim.rs|LOGIC settle: nobody is told|/^fn settle\(/,/^}/ s/^ *waiters\.notify\(\);$//|no_commit_is_slept_through|
 log/append/claim.rs|LOGIC finish: nobody is told|/fn finish\(/,/^    }/ s/settle\(self\.waiters, place, word\)/place.store(word, Ordering::Release)/|no_append_is_slept_through|
 log/append/claim.rs|LOGIC commit: nobody is told|/fn commit_written\(/,/^    }/ s/settle\(claim\.waiters, (.*), word\);/\1.store(word, Ordering::Release);/|no_sync_mark_is_slept_through|
