@@ -64,9 +64,31 @@ impl Place {
             &["load", store, "/dev/null"],
             &["merge", store],
             &["log", "append", log, "/dev/null"],
+            &["log", "truncate", log, "--keep", "1GiB"],
         ];
         all.iter().map(|args| args.iter().map(|&arg| arg.to_owned()).collect()).collect()
     }
+}
+
+/// Commands that have tests of their own here, as they neither only read nor write.
+const OTHERS: [&str; 3] = ["repair", "completions", "man"];
+
+/// That of all commands in the tests below none is missing.
+#[test]
+fn each_command_is_run_to_each_of_its_ends() {
+    let place = Place::new();
+    let all = [place.reading("", ""), place.writing("", "")].concat();
+    let mut tested: Vec<_> = all
+        .iter()
+        .map(|args| if args[0] == "log" { args[..2].join(" ") } else { args[0].clone() })
+        .chain(OTHERS.map(str::to_owned))
+        .collect();
+    tested.sort();
+    let of_log = commands(&["log"]).into_iter().map(|name| format!("log {name}"));
+    let mut there: Vec<_> = commands(&[]).into_iter().filter(|name| name != "log").collect();
+    there.extend(of_log);
+    there.sort();
+    assert_eq!(tested, there);
 }
 
 /// Runs a command, which ends with this code and one line on standard error; gives the line.
@@ -89,8 +111,15 @@ fn success_is_0_and_no_is_1() {
     {
         run_to(0, &args.iter().map(String::as_str).collect::<Vec<_>>());
     }
-    run_to(0, &["put", &place.store, "key", "value"]);
     let store = place.store.as_str();
+    run_to(0, &["put", store, "key", "value"]);
+    for args in [
+        &["repair", store, &place.path("repaired")][..],
+        &["completions", "bash"],
+        &["man", &place.path("man")],
+    ] {
+        run_to(0, args);
+    }
     for args in [
         &["get", store, "missing"][..],
         &["delete", store, "missing"],
@@ -189,7 +218,7 @@ fn other_failures_are_6_and_name_their_cause_once() {
     let file = place.path("file");
     std::fs::write(&file, "no directory").unwrap();
     let all = [place.reading(&file, &file), place.writing(&file, &file)].concat();
-    for args in all.iter().filter(|args| args[0] != "completions") {
+    for args in &all {
         let message = complains(6, args);
         assert_eq!(count(&message, &file), 1, "{message}");
     }

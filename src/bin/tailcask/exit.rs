@@ -61,9 +61,9 @@ pub(crate) fn usage(message: impl Into<String>) -> anyhow::Error {
 }
 
 /// A signal has stopped the command, which has done this.
-pub(crate) fn stopped(signal: i32, done: impl Into<String>) -> anyhow::Error {
+pub(crate) fn stopped(signal: i32, done: &str) -> anyhow::Error {
     let code = 128 + u8::try_from(signal).unwrap_or_default();
-    Ended { code, message: done.into() }.into()
+    Ended { code, message: format!("stopped: {done}") }.into()
 }
 
 /// The error as text, without causes that could be taken for damage of what was read.

@@ -55,20 +55,19 @@ impl Interrupt {
         done: impl FnOnce() -> String,
     ) -> anyhow::Result<T> {
         match (result, self.signal()) {
-            (Err(_), Some(signal)) => {
-                Err(crate::exit::stopped(signal, format!("stopped: {}", done())))
-            }
+            (Err(_), Some(signal)) => Err(crate::exit::stopped(signal, &done())),
             (result, _) => result,
         }
     }
 
     /// Does work that cannot be stopped in the middle, and calls `tick` some times a second meanwhile. A
-    /// signal ends the process, with what was done until then; its death loses nothing.
+    /// signal ends the process, with what was done until then; its death loses nothing. If `done` gives
+    /// nothing, all is done but for the end of it, which is waited for.
     pub(crate) fn beside<R: Send>(
         &self,
         work: impl FnOnce() -> R + Send,
         mut tick: impl FnMut(),
-        done: impl Fn() -> String,
+        done: impl Fn() -> Option<String>,
     ) -> R {
         let result = std::thread::scope(|scope| {
             let work = scope.spawn(work);
@@ -77,9 +76,10 @@ impl Interrupt {
                 if self.wait(pause).is_err() {
                     break;
                 }
-                if let Err(stopped) = self.or_stopped(self.check(), &done) {
-                    let _ = writeln!(io::stderr(), "tailcask: {stopped}");
-                    std::process::exit(crate::exit::code(&stopped).into());
+                if let Some(signal) = self.signal() {
+                    // The work may have come to its end since it was looked at.
+                    let Some(done) = done().filter(|_| !work.is_finished()) else { break };
+                    end(signal, &done);
                 }
                 tick();
                 pause = (pause * 2).min(Duration::from_millis(100));
@@ -100,6 +100,13 @@ impl Interrupt {
         wait_for(&mut signals, Some(time))?;
         Ok(self.came())
     }
+}
+
+/// Ends the process for a signal, with what was done until then.
+fn end(signal: i32, done: &str) -> ! {
+    let stopped = crate::exit::stopped(signal, done);
+    let _ = writeln!(io::stderr(), "tailcask: {stopped}");
+    std::process::exit(crate::exit::code(&stopped).into())
 }
 
 fn wait_for(events: &mut [rustix::event::PollFd<'_>], time: Option<Duration>) -> io::Result<()> {

@@ -25,11 +25,9 @@ pub(crate) struct BackupArgs {
 
 pub(super) fn backup(args: &BackupArgs) -> Result<()> {
     let store = open(&args.dir)?;
-    let report = Interrupt::watch()?.beside(
-        || store.backup(&args.dest),
-        || {},
-        || format!("no backup was made; {}", unfinished(&args.dest)),
-    )?;
+    let interrupt = Interrupt::watch()?;
+    let make = || store.backup(&args.dest);
+    let report = interrupt.beside(make, || {}, || unfinished("no backup was made", &args.dest))?;
     let keys = store.len();
     let mut out = output();
     if args.json {
@@ -60,9 +58,13 @@ pub(super) fn backup(args: &BackupArgs) -> Result<()> {
     Ok(out.flush()?)
 }
 
-/// Where the library leaves what it was making when it dies.
-pub(super) fn unfinished(dest: &Path) -> String {
+/// What a signal leaves behind. `None`: the destination is there, so that it is complete, or was there before.
+pub(super) fn unfinished(what: &str, dest: &Path) -> Option<String> {
+    if dest.symlink_metadata().is_ok() {
+        return None;
+    }
+    // Where the library leaves what it was making when it dies.
     let name = dest.file_name().unwrap_or_default().display();
     let begun = dest.with_file_name(format!(".{name}.*.partial"));
-    format!("remove what was begun: {}", begun.display())
+    Some(format!("{what}; remove what was begun: {}", begun.display()))
 }

@@ -90,7 +90,7 @@ fn with_spinner<R: Send>(
     let result = interrupt.beside(work, tick, || {
         bar.finish_and_clear();
         let done = super::stat::merges_line(&store.stats().merges);
-        format!("merges done: {done}; the next open undoes what was under way")
+        Some(format!("merges done: {done}; the next open completes or undoes what was under way"))
     });
     bar.finish_and_clear();
     result

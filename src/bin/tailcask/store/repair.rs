@@ -1,5 +1,6 @@
 //! `repair`: a repaired copy of a store or log in a new directory, and a list of what is lost.
 
+use super::backup::unfinished;
 use super::text::to_base64;
 use crate::exit;
 use crate::interrupt::Interrupt;
@@ -45,11 +46,9 @@ pub(super) fn repair(args: &RepairArgs) -> Result<ExitCode> {
         Err(RepairError::Open(OpenError::NotAStore)) => (CommitLog::repair(dir, new_dir), false),
         other => (other, true),
     };
-    let (report, is_store) = Interrupt::watch()?.beside(
-        repair,
-        || {},
-        || format!("nothing was repaired; {}", super::backup::unfinished(new_dir)),
-    );
+    let interrupt = Interrupt::watch()?;
+    let done = || unfinished("nothing was repaired", new_dir);
+    let (report, is_store) = interrupt.beside(repair, || {}, done);
     // If a cause is damage, the exit code would be 3, which promises a list of what is lost.
     let report = report
         .map_err(|error| exit::undamaged(&Error::from(error).context(dir.display().to_string())))?;
