@@ -49,6 +49,9 @@ pub enum Error {
     /// A compare-and-swap found another value.
     #[error(transparent)]
     CasMismatch(#[from] CasMismatch),
+    /// An expectation of a batch does not hold.
+    #[error(transparent)]
+    Conflict(#[from] Conflict),
     /// A merge failed.
     #[error(transparent)]
     Merge(#[from] MergeError),
@@ -202,6 +205,11 @@ fn show(key: &[u8]) -> String {
     } else {
         format!("\"{shown}\"")
     }
+}
+
+/// A key's value, in words.
+fn written(at: Option<LogPosition>) -> String {
+    at.map_or_else(|| "no value".to_owned(), |at| format!("the value written at {at}"))
 }
 
 /// The holder of a lock, in words.
@@ -624,6 +632,9 @@ pub enum WriteError {
         /// Bytes allowed.
         max: u64,
     },
+    /// A batch expected of a key what is not so. Nothing was changed.
+    #[error(transparent)]
+    Conflict(#[from] Conflict),
     /// The log refused the write.
     #[error("the log refused the write: {0}")]
     Append(#[source] AppendError),
@@ -642,6 +653,20 @@ impl From<ReadError> for WriteError {
             error => Self::Read(error),
         }
     }
+}
+
+/// An [expectation](crate::Batch::expect) of a batch does not hold. If several do not, this is the first one
+/// that was found.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expectation {index} of the batch does not hold: {} has {}", show(key), written(*found))]
+#[non_exhaustive]
+pub struct Conflict {
+    /// Which expectation: 0 for the one that was added first.
+    pub index: usize,
+    /// Its key.
+    pub key: Vec<u8>,
+    /// Where the key's current value was written; `None` if it has none.
+    pub found: Option<LogPosition>,
 }
 
 /// A compare-and-swap found another value than the expected one.

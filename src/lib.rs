@@ -54,6 +54,7 @@
 //! | when a write counts as done | [`Durability`], [`WriteOptions`] |
 //! | many writes at once | [`CommitLog::append_batch`], [`BatchWriter`], [`Batch`] |
 //! | writes that depend on the current value | [`Store::put_if_absent`], [`Store::compare_and_swap`], [`Store::update`], [`Store::try_update`] |
+//! | writes of several keys, if something holds | [`Batch::expect`], [`Expected`], [`Conflict`] |
 //! | values that expire | [`WriteOptions::ttl`], [`Ttl`], [`Store::ttl`], [`Store::touch`] |
 //! | reading a log, and following its tail | [`LogReader`], [`Entry`], [`Checkpoint`] |
 //! | threads and tasks: handles, and what borrows nothing | [`Store::close`], [`Store::iter_owned`], [`CommitLog::reader_owned`], [`Value::into_owned`] |
@@ -127,8 +128,8 @@ pub use checkpoint::{Checkpoint, ParseCheckpointError};
 #[cfg(feature = "zerocopy")]
 pub use error::LayoutError;
 pub use error::{
-    AppendError, BackupError, CasMismatch, CheckpointError, Corruption, CorruptionKind, Error,
-    MergeError, OpenError, ReadError, RepairError, SyncError, ThreadFailure, TruncateError,
+    AppendError, BackupError, CasMismatch, CheckpointError, Conflict, Corruption, CorruptionKind,
+    Error, MergeError, OpenError, ReadError, RepairError, SyncError, ThreadFailure, TruncateError,
     WriteError,
 };
 #[cfg(feature = "stream")]
@@ -147,7 +148,7 @@ pub use random::seeded::seed_random;
 #[cfg(feature = "testing")]
 pub use storage::simulated::{DiskOperation, Fate, SimulatedDisk, Unsynced};
 pub use store::{
-    BackupReport, Batch, CacheStats, Change, DamagedSegment, Expiry, Keys, LatencyStats,
+    BackupReport, Batch, CacheStats, Change, DamagedSegment, Expected, Expiry, Keys, LatencyStats,
     MergePolicy, MergeReport, MergeTotals, Pair, Pairs, ReadView, SegmentStats, Stats, Store,
     StoreOptions, Ttl, Updated, Value, WriteOptions,
 };

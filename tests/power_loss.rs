@@ -8,9 +8,10 @@ use common::{Finish, Random, rounds, small_log, small_store};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tailcask::{
-    Batch, CommitLog, DiskOperation, Durability, Fate, LogOptions, LogPosition, Maintenance,
-    MergePolicy, SimulatedDisk, Store, StoreOptions, WriteOptions,
+    Batch, CommitLog, DiskOperation, Durability, Expected, Fate, LogOptions, LogPosition,
+    Maintenance, MergePolicy, SimulatedDisk, Store, StoreOptions, Ttl, WriteOptions,
 };
 
 // ---- the log ----
@@ -294,24 +295,38 @@ fn step(store: &Store, writer: u64, done: u64, random: &mut Random) -> (Vec<(u64
     let synced = random.below(16) == 0;
     let durability = if synced { Durability::Synced } else { Durability::Buffered };
     let options = WriteOptions::new().durability(durability);
-    match random.below(6) {
+    match random.below(8) {
         0 => {
-            let _ = store.delete(key(writer, number)).unwrap();
-            (vec![(number, false)], false)
+            let deleted = store.delete_with(key(writer, number), &options).unwrap();
+            // If there was nothing to delete, nothing was synced.
+            (vec![(number, false)], synced && deleted.is_some())
+        }
+        2 => {
+            let set = |_: Option<&[u8]>| Some(value(done + 1, len));
+            store.update_with(key(writer, number), set, &options.keep_ttl()).unwrap();
+            (vec![(number, true)], synced)
+        }
+        3 => {
+            let hour = options.ttl(Duration::from_secs(3600));
+            let touched = store.touch_with(key(writer, number), &hour).unwrap();
+            (Vec::new(), synced && touched.is_some())
         }
         1 => {
             let (mut batch, mut changes) = (Batch::new(), Vec::new());
             for number in (0..KEYS).step_by(1 + random.below(3) as usize) {
                 let is_put = random.below(3) > 0;
+                let is_there = store.contains_key(key(writer, number)).unwrap();
+                let expected = if is_there { Expected::Present } else { Expected::Absent };
+                batch.expect(key(writer, number), expected);
                 if is_put {
-                    batch.put(key(writer, number), value(done + 1, len));
+                    batch.put_with(key(writer, number), value(done + 1, len), Ttl::Keep);
                 } else {
                     batch.delete(key(writer, number));
                 }
                 changes.push((number, is_put));
             }
-            store.write(&batch).unwrap();
-            (changes, false)
+            store.write_with(&batch, &options).unwrap();
+            (changes, synced)
         }
         _ => {
             store.put_with(key(writer, number), value(done + 1, len), &options).unwrap();

@@ -14,7 +14,7 @@ use std::sync::mpsc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
-use tailcask::{Batch, Store, StoreOptions};
+use tailcask::{Batch, Expected, Store, StoreOptions, Ttl, WriteError, WriteOptions};
 
 const PAGE: usize = 4096;
 
@@ -201,6 +201,12 @@ fn a_slow_conditional_write_holds_up_no_other_key() {
             };
             store.update("cold", change).unwrap();
         });
+        beside("touch", |store| {
+            assert!(store.touch("cold", Duration::from_secs(3600)).unwrap());
+        });
+        beside("write: put that keeps a TTL", |store| {
+            store.put_with("cold", NEW, &WriteOptions::new().keep_ttl()).unwrap();
+        });
         beside("delete_damaged", |store| assert!(store.delete_damaged("cold").unwrap()));
     });
 }
@@ -212,6 +218,24 @@ fn slow_batches_and_lookups_of_many_hold_up_no_other_key() {
             let mut batch = Batch::new();
             batch.put("cold", "first").put("cold", NEW).put("hot 1", "4");
             store.write(&batch).unwrap();
+        });
+        beside("write: batch that keeps a TTL", |store| {
+            let mut batch = Batch::new();
+            batch.put_with("cold", NEW, Ttl::Keep);
+            store.write(&batch).unwrap();
+        });
+        for expected in [Expected::Absent, Expected::Present, Expected::Value(&OLD)] {
+            let what = if expected == Expected::Absent { "conflict" } else { "write: batch" };
+            beside(what, move |store| {
+                let mut batch = Batch::new();
+                batch.expect("cold", expected).put("cold", NEW);
+                let is_written = !matches!(store.write(&batch), Err(WriteError::Conflict(_)));
+                assert_eq!(is_written, expected != Expected::Absent);
+            });
+        }
+        beside("question", |store| {
+            let mut batch = Batch::new();
+            store.write(batch.expect("cold", Expected::Value(&OLD))).unwrap();
         });
         for others in [0, 100] {
             beside("get_many", move |store| {
@@ -288,6 +312,11 @@ fn a_segment_is_retired_between_finding_a_position_and_deciding() {
         beside_a_merge("write: batch", |store| {
             let mut batch = Batch::new();
             batch.put("cold", NEW);
+            store.write(&batch).unwrap();
+        });
+        beside_a_merge("write: batch that expects", |store| {
+            let mut batch = Batch::new();
+            batch.expect("cold", Expected::Value(&OLD)).put_with("cold", NEW, Ttl::Keep);
             store.write(&batch).unwrap();
         });
     });

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tailcask::{
-    Batch, Change, DiskOperation, Expiry, MergePolicy, SimulatedDisk, Store, StoreOptions,
-    WriteError, WriteOptions,
+    Batch, Change, DiskOperation, Expected, Expiry, LogPosition, MergePolicy, SimulatedDisk, Store,
+    StoreOptions, Ttl, WriteError, WriteOptions,
 };
 
 /// Small, so that there are many.
@@ -24,6 +24,8 @@ const SEGMENT: u64 = 32 << 10;
 struct Entry {
     value: Vec<u8>,
     expiry: Option<u64>,
+    /// Where it was written, if a single write has said so.
+    at: Option<LogPosition>,
     /// A merge came by when it had expired: it may be there if the clock goes back, or not.
     reclaimed: bool,
 }
@@ -74,6 +76,14 @@ impl Life {
         }
     }
 
+    fn ttl(self) -> Ttl {
+        match self {
+            Self::Kept => Ttl::Keep,
+            Self::For(ms) => Ttl::Set(Duration::from_millis(ms)),
+            Self::Ever | Self::Usual => Ttl::Remove,
+        }
+    }
+
     /// If it is the usual one, `usual`.
     fn or(self, usual: Self) -> Self {
         if matches!(self, Self::Usual) { usual } else { self }
@@ -87,6 +97,27 @@ impl Life {
             Self::Ever | Self::Usual => None,
         }
     }
+}
+
+/// What a batch expects of a key.
+#[derive(Clone, Copy, Debug)]
+enum Expect {
+    Absent,
+    Present,
+    /// The value that it has, or another one.
+    Value(bool),
+    /// Where that was written, where it is now, or another place.
+    Written,
+    Here,
+    Elsewhere,
+}
+
+/// A batch: each write with a TTL of its own, a TTL for those without, and what it expects.
+#[derive(Clone, Debug)]
+struct Planned {
+    writes: Vec<(u8, Option<usize>, Life)>,
+    life: Life,
+    expects: Vec<(u8, Expect)>,
 }
 
 #[derive(Clone, Debug)]
@@ -103,7 +134,7 @@ enum Op {
     /// The closure leaves the value as it is, or fails.
     Decline(u8, bool),
     Get(u8),
-    Batch(Vec<(u8, Option<usize>)>),
+    Batch(Planned),
     Iterate,
     /// An iterator is held while the other operations run.
     IterateOver(Vec<Op>),
@@ -143,6 +174,28 @@ fn life() -> impl Strategy<Value = Life> {
     ]
 }
 
+fn expect() -> impl Strategy<Value = Expect> {
+    prop_oneof![
+        2 => Just(Expect::Absent),
+        3 => Just(Expect::Present),
+        4 => prop::bool::weighted(0.8).prop_map(Expect::Value),
+        4 => Just(Expect::Written),
+        2 => Just(Expect::Here),
+        1 => Just(Expect::Elsewhere),
+    ]
+}
+
+fn planned() -> impl Strategy<Value = Planned> {
+    let life = || prop_oneof![3 => Just(Life::Usual), 1 => life()];
+    let write = (0u8..12, prop::option::of(0usize..2000), life());
+    let expects = prop_oneof![
+        1 => Just(Vec::new()),
+        1 => prop::collection::vec((0u8..12, expect()), 0..3),
+    ];
+    (prop::collection::vec(write, 0..8), life(), expects)
+        .prop_map(|(writes, life, expects)| Planned { writes, life, expects })
+}
+
 fn simple() -> BoxedStrategy<Op> {
     let key = || 0u8..12;
     prop_oneof![
@@ -156,8 +209,7 @@ fn simple() -> BoxedStrategy<Op> {
         1 => (key(), any::<bool>()).prop_map(|(key, fails)| Op::Decline(key, fails)),
         1 => (key(), life()).prop_map(|(key, life)| Op::Touch(key, life)),
         4 => key().prop_map(Op::Get),
-        3 => prop::collection::vec((key(), prop::option::of(0usize..2000)), 0..8)
-            .prop_map(Op::Batch),
+        5 => planned().prop_map(Op::Batch),
         3 => (key(), size(), life()).prop_map(|(key, len, life)| Op::PutWith(key, len, life)),
         1 => Just(Op::Sync),
         1 => Just(Op::Maintain),
@@ -254,14 +306,20 @@ impl World {
     }
 
     fn set(&mut self, key: Vec<u8>, value: Option<Vec<u8>>) {
-        self.set_until(key, value, None);
+        self.set_until(key, value, None, None);
     }
 
-    fn set_until(&mut self, key: Vec<u8>, value: Option<Vec<u8>>, expiry: Option<u64>) {
+    fn set_until(
+        &mut self,
+        key: Vec<u8>,
+        value: Option<Vec<u8>>,
+        expiry: Option<u64>,
+        at: Option<LogPosition>,
+    ) {
         self.expires |= expiry.is_some();
         match value {
             Some(value) => {
-                drop(self.map.insert(key, Entry { value, expiry, reclaimed: false }));
+                drop(self.map.insert(key, Entry { value, expiry, at, reclaimed: false }));
             }
             None => drop(self.map.remove(&key)),
         }
@@ -312,8 +370,8 @@ impl World {
                 let (value, old) = (self.value(*len), self.current_entry(&key(*k)));
                 let put = self.store().put_with(key(*k), &value, &life.options());
                 if !Self::is_refused(*life, &put) {
-                    put.unwrap();
-                    self.set_until(key(*k), Some(value), life.expiry(old.as_ref(), self.now()));
+                    let expiry = life.expiry(old.as_ref(), self.now());
+                    self.set_until(key(*k), Some(value), expiry, Some(put.unwrap()));
                 }
             }
             Op::Touch(k, life) => {
@@ -322,10 +380,11 @@ impl World {
                 if Self::is_refused(*life, &touched) {
                     return;
                 }
-                assert_eq!(touched.unwrap().is_some(), old.is_some());
+                let at = touched.unwrap();
+                assert_eq!(at.is_some(), old.is_some());
                 if let Some(old) = old {
                     let expiry = life.or(Life::Kept).expiry(Some(&old), self.now());
-                    self.set_until(key(*k), Some(old.value), expiry);
+                    self.set_until(key(*k), Some(old.value), expiry, at);
                 }
             }
             Op::Decline(k, fails) => {
@@ -358,14 +417,15 @@ impl World {
                 if Self::is_refused(*life, &put) {
                     return;
                 }
-                assert_eq!(put.unwrap().is_some(), !was);
+                let at = put.unwrap();
+                assert_eq!(at.is_some(), !was);
                 if !was {
-                    self.set_until(key(*k), Some(value), life.expiry(None, self.now()));
+                    self.set_until(key(*k), Some(value), life.expiry(None, self.now()), at);
                 }
             }
             Op::Swap(k, right, new, life) => self.swap(*k, *right, *new, *life),
             Op::Update(k, new, life) => self.update(*k, *new, *life),
-            Op::Batch(writes) => self.batch(writes),
+            Op::Batch(planned) => self.batch(planned),
             Op::Get(k) => {
                 let expected = self.current(&key(*k));
                 let found = self.store().get(key(*k)).unwrap();
@@ -452,7 +512,7 @@ impl World {
                 assert_eq!(position.is_some(), new.is_some() || old.is_some());
                 if position.is_some() {
                     let expiry = life.or(Life::Kept).expiry(current.as_ref(), self.now());
-                    self.set_until(key(k), new, expiry);
+                    self.set_until(key(k), new, expiry, position);
                 }
             }
             Err(mismatch) => assert_eq!((mismatch.current, right), (old, false)),
@@ -476,32 +536,96 @@ impl World {
         assert_eq!(updated.position.is_some(), new.is_some() || current.is_some());
         if updated.position.is_some() {
             let expiry = life.or(Life::Kept).expiry(current.as_ref(), self.now());
-            self.set_until(key(k), new, expiry);
+            self.set_until(key(k), new, expiry, updated.position);
         }
     }
 
-    fn batch(&mut self, writes: &[(u8, Option<usize>)]) {
-        let (batch, map) = self.plan(writes);
-        self.store().write(&batch).unwrap();
-        self.map = map;
-        self.history.push(self.map.clone());
+    fn batch(&mut self, planned: &Planned) {
+        let (mut batch, map) = self.plan(planned);
+        let conflict = self.expect(&mut batch, &planned.expects);
+        let before = self.store().log().tail();
+        let written = self.store().write_with(&batch, &planned.life.options());
+        let lives = planned.writes.iter().filter(|(_, new, _)| new.is_some()).map(|w| w.2);
+        if lives.chain([planned.life]).any(|life| matches!(life, Life::For(0))) {
+            assert!(matches!(written, Err(WriteError::ZeroTtl)));
+            assert_eq!(self.store().log().tail(), before);
+            return;
+        }
+        match (written, conflict) {
+            (Ok(_), None) => {
+                self.map = map;
+                self.history.push(self.map.clone());
+            }
+            (Err(WriteError::Conflict(conflict)), Some((index, current))) => {
+                assert_eq!((conflict.index, conflict.found.is_some()), (index, current.is_some()));
+                assert_eq!(conflict.key, key(planned.expects[index].0));
+                if let Some(at) = current.and_then(|current| current.at) {
+                    assert_eq!(conflict.found, Some(at));
+                }
+                assert_eq!(self.store().log().tail(), before);
+            }
+            (written, conflict) => panic!("{written:?}, and not {conflict:?}"),
+        }
+    }
+
+    /// Has a batch expect something. Returns the index of the first that is not so, and what is there.
+    fn expect(
+        &mut self,
+        batch: &mut Batch,
+        expects: &[(u8, Expect)],
+    ) -> Option<(usize, Option<Entry>)> {
+        let mut conflict = None;
+        for (index, &(k, expect)) in expects.iter().enumerate() {
+            let current = self.current_entry(&key(k));
+            let here = self.store().get(key(k)).unwrap().map(|value| value.position());
+            let end = self.store().log().tail();
+            let value = current.as_ref().map_or(&b""[..], |current| &current.value);
+            let written = current.as_ref().and_then(|current| current.at).or(here);
+            let (expected, holds) = match expect {
+                Expect::Absent => (Expected::Absent, current.is_none()),
+                Expect::Present => (Expected::Present, current.is_some()),
+                Expect::Value(true) => (Expected::Value(value), current.is_some()),
+                Expect::Value(false) => (Expected::Value(b"never"), false),
+                Expect::Written => (Expected::Position(written.unwrap_or(end)), written.is_some()),
+                Expect::Here => (Expected::Position(here.unwrap_or(end)), here.is_some()),
+                Expect::Elsewhere => (Expected::Position(end), false),
+            };
+            batch.expect(key(k), expected);
+            if !holds && conflict.is_none() {
+                conflict = Some((index, current));
+            }
+        }
+        conflict
     }
 
     /// A batch, and the map after it.
-    fn plan(&mut self, writes: &[(u8, Option<usize>)]) -> (Batch, Map) {
+    fn plan(&mut self, planned: &Planned) -> (Batch, Map) {
         let mut batch = Batch::new();
         let mut map = self.map.clone();
-        for (k, new) in writes {
+        let mut written = Vec::new();
+        for (k, new, life) in &planned.writes {
             match new.map(|len| self.value(len)) {
                 Some(value) => {
-                    batch.put(key(*k), &value);
-                    map.insert(key(*k), Entry { value, expiry: None, reclaimed: false });
+                    match life {
+                        Life::Usual => batch.put(key(*k), &value),
+                        life => batch.put_with(key(*k), &value, life.ttl()),
+                    };
+                    // What the batch itself has written is there.
+                    let old = if written.contains(k) {
+                        map.get(&key(*k)).cloned()
+                    } else {
+                        self.current_entry(&key(*k))
+                    };
+                    let expiry = life.or(planned.life).expiry(old.as_ref(), self.now());
+                    self.expires |= expiry.is_some();
+                    map.insert(key(*k), Entry { value, expiry, at: None, reclaimed: false });
                 }
                 None => {
                     batch.delete(key(*k));
                     map.remove(&key(*k));
                 }
             }
+            written.push(*k);
         }
         (batch, map)
     }
@@ -569,19 +693,19 @@ impl World {
             Op::PutWith(k, len, life) => {
                 let (value, old) = (self.value(*len), self.current_entry(&key(*k)));
                 let expiry = life.expiry(old.as_ref(), self.now());
-                self.set_until(key(*k), Some(value.clone()), expiry);
+                self.set_until(key(*k), Some(value.clone()), expiry, None);
                 self.store().put_with(key(*k), value, &life.options())?;
             }
             Op::Swap(k, _, Some(len), life) | Op::Update(k, Some(len), life) => {
                 let (value, old) = (self.value(*len), self.current_entry(&key(*k)));
                 let expiry = life.or(Life::Kept).expiry(old.as_ref(), self.now());
-                self.set_until(key(*k), Some(value.clone()), expiry);
+                self.set_until(key(*k), Some(value.clone()), expiry, None);
                 let change = |_: Option<&[u8]>| Some(value.clone());
                 self.store().update_with(key(*k), change, &life.options())?;
             }
             Op::Touch(k, Life::For(ms)) if *ms > 0 => {
                 if let Some(old) = self.current_entry(&key(*k)) {
-                    self.set_until(key(*k), Some(old.value), Some(self.now() + ms));
+                    self.set_until(key(*k), Some(old.value), Some(self.now() + ms), None);
                     self.store().touch(key(*k), Duration::from_millis(*ms))?;
                 }
             }
@@ -589,11 +713,17 @@ impl World {
                 self.set(key(*k), None);
                 self.store().delete(key(*k))?;
             }
-            Op::Batch(writes) => {
-                let (batch, map) = self.plan(writes);
-                self.map = map;
-                self.history.push(self.map.clone());
-                self.store().write(&batch)?;
+            Op::Batch(planned) => {
+                let lives = planned.writes.iter().map(|write| write.2).chain([planned.life]);
+                if lives.into_iter().any(|life| matches!(life, Life::For(0))) {
+                    return Ok(());
+                }
+                let (mut batch, map) = self.plan(planned);
+                if self.expect(&mut batch, &planned.expects).is_none() {
+                    self.map = map;
+                    self.history.push(self.map.clone());
+                    self.store().write_with(&batch, &planned.life.options())?;
+                }
             }
             Op::Sync => drop(self.store().sync()?),
             Op::Roll => self.store().roll()?,
@@ -654,6 +784,8 @@ impl World {
         let was = self.history.iter().rev().find(|map| self.is_now(map)).cloned();
         let found = contents(self.store());
         self.map = was.unwrap_or_else(|| panic!("{:?} never were", found.keys()));
+        // Of several writes of the same, any may have been the last one then.
+        self.map.values_mut().for_each(|entry| entry.at = None);
         self.synced();
     }
 }

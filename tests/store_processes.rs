@@ -16,11 +16,13 @@ use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::time::Duration;
-use tailcask::{Batch, Store};
+use tailcask::{Batch, Expected, Store, Ttl};
 
 const THREADS: usize = 4;
 /// Of each thread.
 const KEYS: usize = 60;
+/// So long that nothing expires.
+const TTL: Duration = Duration::from_secs(1_000_000);
 /// All threads count with these.
 const COUNTERS: usize = 3;
 /// What a child has done at least when it is killed, unless that is while it opens the store.
@@ -203,7 +205,8 @@ impl<'a> Writer<'a> {
                 0..9 => self.put(),
                 9..12 => self.delete(),
                 12..14 => self.put_if_absent(),
-                14..17 => self.batch(),
+                14..16 => self.batch(),
+                16 => self.touch(),
                 17 => self.swap(),
                 18 => self.look(),
                 _ => self.count(),
@@ -274,17 +277,31 @@ impl<'a> Writer<'a> {
         self.write(vec![(n, Some(sequence))], swap);
     }
 
-    /// A key may come twice, and then its last write counts.
+    /// The same value once more.
+    fn touch(&mut self) {
+        let n = self.some_key();
+        let old = self.keys.get(&n).copied();
+        let writes = old.into_iter().map(|sequence| (n, Some(sequence))).collect();
+        let touch = |this: &Self| this.store.touch(this.key(n), TTL).unwrap();
+        assert_eq!(self.write(writes, touch), old.is_some());
+    }
+
+    /// A key may come twice, and then its last write counts. What was there before is expected.
     fn batch(&mut self) {
         let (mut batch, mut writes) = (Batch::new(), Vec::new());
         for _ in 0..2 + self.random.below(6) {
             let n = self.some_key();
+            match self.keys.get(&n).map(|&sequence| value(self.thread, n, sequence)) {
+                Some(old) => batch.expect(self.key(n), Expected::Value(&old)),
+                None => batch.expect(self.key(n), Expected::Absent),
+            };
             if self.random.below(3) == 0 {
                 batch.delete(self.key(n));
                 writes.push((n, None));
             } else {
                 let (sequence, value) = self.new_value(n);
-                batch.put(self.key(n), value);
+                let ttls = [Ttl::Remove, Ttl::Keep, Ttl::Set(TTL)];
+                batch.put_with(self.key(n), value, ttls[self.random.index(3)]);
                 writes.push((n, Some(sequence)));
             }
         }

@@ -165,16 +165,20 @@ fn key_len(key: &[u8]) -> Option<u16> {
     u16::try_from(key.len()).ok().filter(|&len| len > 0)
 }
 
-/// Appends the frame of a record that was never moved and does not expire, but for its commit word, which
-/// depends on its place: zero stands for it. Lengths that a record cannot have are cut off.
+/// Appends the frame of a record that was never moved, but for its commit word, which depends on its place,
+/// and its expiry, if it `has_expiry`: zeros stand for them. Lengths that a record cannot have are cut off.
 #[inline]
-pub(crate) fn push_frame(frames: &mut Vec<u8>, key: &[u8], value: Option<&[u8]>) {
+pub(crate) fn push_frame(frames: &mut Vec<u8>, key: &[u8], value: Option<&[u8]>, has_expiry: bool) {
     let kind = if value.is_some() { Kind::Put } else { Kind::Delete };
     let value = value.unwrap_or_default();
     let (key_len, value_len) = (key.len() as u16, value.len() as u32);
-    let header = Header { kind, flags: 0, key_len, value_len };
-    frames.reserve(HEADER as usize + (key.len() + 8) + (value.len() + 8));
+    let flags = if has_expiry { EXPIRES } else { 0 };
+    let header = Header { kind, flags, key_len, value_len };
+    frames.reserve(HEADER as usize + 8 + (key.len() + 8) + (value.len() + 8));
     frames.extend_from_slice(&(u128::from(header.to_word()) << 64).to_le_bytes());
+    if has_expiry {
+        frames.extend_from_slice(&[0; 8]);
+    }
     for part in [key, value] {
         frames.extend_from_slice(part);
         let end = frames.len().next_multiple_of(8);
@@ -423,11 +427,13 @@ mod tests {
         fn the_frame_of_a_batch_is_that_of_a_record(
             key in prop::collection::vec(any::<u8>(), 1..100),
             value in prop::option::of(prop::collection::vec(any::<u8>(), 0..100)),
+            expires: bool,
         ) {
             let mut frames = vec![9; 8];
-            push_frame(&mut frames, &key, value.as_deref());
+            let expires = expires && value.is_some();
+            push_frame(&mut frames, &key, value.as_deref(), expires);
             let new = match &value {
-                Some(value) => NewRecord::put(&key, value.len() as u32, None),
+                Some(value) => NewRecord::put(&key, value.len() as u32, expires.then_some(0)),
                 None => NewRecord::tombstone(&key),
             };
             let frame = new.unwrap().to_frame(1, 8, &value.unwrap_or_default());

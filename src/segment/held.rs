@@ -22,6 +22,14 @@ pub(crate) enum Hold<'t> {
 const _: () = assert!(size_of::<Hold<'_>>() == size_of::<(Pin<'_>, &SegmentSet)>());
 
 impl Hold<'_> {
+    /// The segment.
+    pub(crate) fn segment(&self) -> &Segment {
+        match self {
+            Self::Pinned(pin, _) => pin,
+            Self::Owned(segment) => segment,
+        }
+    }
+
     /// The segment, which stays mapped as long as the caller keeps it.
     #[cold]
     pub(crate) fn into_segment(self) -> Arc<Segment> {

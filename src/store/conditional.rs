@@ -219,7 +219,7 @@ impl StoreInner {
     }
 
     /// The expiry of a put that is not to keep the one of the value before.
-    fn expiry_of(&self, ttl: Ttl) -> Result<Option<u64>, WriteError> {
+    pub(super) fn expiry_of(&self, ttl: Ttl) -> Result<Option<u64>, WriteError> {
         match ttl {
             Ttl::Set(ttl) => self.expiry_after(ttl).map(Some),
             Ttl::Keep | Ttl::Remove => Ok(None),

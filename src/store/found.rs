@@ -61,6 +61,11 @@ impl<'a> FoundRecord<'a> {
         self.position
     }
 
+    /// The position that it was first written at; a merge may have moved it since.
+    pub(crate) fn origin(&self) -> LogPosition {
+        self.pin.origin_of(self.position.offset().into(), &self.record)
+    }
+
     pub(crate) fn value(&self) -> &[u8] {
         self.record.value()
     }

@@ -7,11 +7,14 @@
 
 mod backup;
 mod batch;
+mod batch_ttls;
 mod clock;
 mod cold;
 mod conditional;
 mod counters;
+mod dead_bytes;
 mod end;
+mod expectations;
 mod found;
 mod get_many;
 mod hints;
@@ -42,6 +45,7 @@ pub use backup::BackupReport;
 pub use batch::Batch;
 pub use clock::Expiry;
 pub use conditional::{Change, Updated};
+pub use expectations::Expected;
 pub use iter::{Keys, Pair, Pairs};
 pub use merge::policy::MergePolicy;
 pub use merge::{MergeReport, MergeTotals};
@@ -278,16 +282,14 @@ impl Store {
         Ok(self.update_with(key, change, &WriteOptions::new())?.value)
     }
 
-    /// Does all writes of a batch, in their order, or none. Together they may have almost 2 GiB.
-    /// Returns the position of the batch, or the end of the log for an empty one.
+    /// Does all writes of a batch, in their order, or none; none if something is not as the batch
+    /// [expects](Batch::expect). Together they may have almost 2 GiB. Returns the position of the batch, or
+    /// the end of the log if it writes nothing.
     ///
     /// # Errors
-    /// As [`put`](Self::put).
+    /// As [`put`](Self::put), and [`WriteError::Conflict`].
     pub fn write(&self, batch: &Batch) -> Result<LogPosition, WriteError> {
-        if batch.is_empty() {
-            return self.inner.tail_if_open();
-        }
-        self.time(Operation::Batch, || self.inner.write(batch))
+        self.write_with(batch, &WriteOptions::new())
     }
 
     // ---- reading ----

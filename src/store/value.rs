@@ -54,6 +54,19 @@ impl<'a> Value<'a> {
         self.position
     }
 
+    /// The position that it was written at, which the write has returned. It stays the same when a merge
+    /// moves the frame, so it tells one version of a value from the next; a batch can
+    /// [expect](super::Batch::expect) it.
+    #[must_use]
+    #[allow(unsafe_code, reason = "reads the head of a committed frame")]
+    pub fn written_at(&self) -> LogPosition {
+        let offset = self.position.offset().into();
+        let segment = self.hold.segment();
+        // SAFETY: the frame of a value, which was seen committed, in the segment that the value keeps.
+        let head = unsafe { segment.record_head(offset) };
+        head.map_or(self.position, |head| segment.origin_of(offset, &head))
+    }
+
     /// A copy of the bytes.
     #[must_use]
     pub fn to_vec(&self) -> Vec<u8> {

@@ -2,6 +2,7 @@
 //! of what it wrote, or `None` if there was nothing to write.
 
 use super::Store;
+use super::batch::Batch;
 use super::clock::Expiry;
 use super::conditional::{Change, Updated};
 use super::options::{Ttl, WriteOptions};
@@ -127,6 +128,23 @@ impl Store {
         options: &WriteOptions,
     ) -> Result<Result<Updated, E>, WriteError> {
         self.time(Operation::Update, || self.inner.try_update(key.as_ref(), options, change))
+    }
+
+    /// As [`write`](Self::write), with a durability for the batch, and a TTL for those of its puts that were
+    /// given none.
+    ///
+    /// # Errors
+    /// As `write`.
+    pub fn write_with(
+        &self,
+        batch: &Batch,
+        options: &WriteOptions,
+    ) -> Result<LogPosition, WriteError> {
+        self.inner.expiry_of(options.ttl.unwrap_or(Ttl::Remove))?;
+        if batch.is_empty() && batch.expectations.is_empty() {
+            return self.inner.tail_if_open();
+        }
+        self.time(Operation::Batch, || self.inner.write(batch, options))
     }
 
     /// When a key's value expires. `None` if the key has no value.

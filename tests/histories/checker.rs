@@ -1,8 +1,10 @@
 //! Whether a history could be that of a map that does one thing at a time.
 //!
 //! The search is that of `todc-utils` (Wing and Gong, Lowe). An operation is what it saw and what it
-//! wrote, in words: `0=7` saw 7 under key 0, `0=-` nothing and `0=+` anything; `0:7` wrote 7 there
-//! and `0:-` removed it.
+//! wrote, in words: `0=7` saw 7 under key 0, `0=-` nothing, `0=+` anything, and `0!7` anything but 7;
+//! `0:7` wrote 7 there and `0:-` removed it. A value has a TTL, by its number: `0@2` saw the second of
+//! them, and `0@0` none. `0:7@2` wrote 7 with that, `0:7@~` with the one that was there, and `0:@2` changed
+//! the TTL alone.
 
 use std::fmt;
 use std::str::FromStr;
@@ -15,6 +17,53 @@ pub(crate) enum Saw {
     Absent,
     Present,
     Value(u32),
+    /// Something, but not this.
+    Other(u32),
+    /// Something with this TTL.
+    Ttl(u8),
+}
+
+/// A value, by its number, and its TTL, by that one's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Held {
+    value: u32,
+    ttl: u8,
+}
+
+/// The TTL of what is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ttl {
+    Kept,
+    Is(u8),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wrote {
+    Removed,
+    Value(u32, Ttl),
+    /// Nothing but the TTL.
+    Touched(Ttl),
+}
+
+impl From<Option<u32>> for Wrote {
+    fn from(value: Option<u32>) -> Self {
+        value.map_or(Self::Removed, |value| Self::Value(value, Ttl::Is(0)))
+    }
+}
+
+impl Wrote {
+    /// What is there after it.
+    fn after(self, old: Option<Held>) -> Option<Held> {
+        let ttl = |ttl| match ttl {
+            Ttl::Kept => old.map_or(0, |old| old.ttl),
+            Ttl::Is(ttl) => ttl,
+        };
+        match self {
+            Self::Removed => None,
+            Self::Value(value, kept) => Some(Held { value, ttl: ttl(kept) }),
+            Self::Touched(kept) => old.map(|old| Held { ttl: ttl(kept), ..old }),
+        }
+    }
 }
 
 impl From<Option<u32>> for Saw {
@@ -24,8 +73,14 @@ impl From<Option<u32>> for Saw {
 }
 
 impl Saw {
-    fn fits(self, value: Option<u32>) -> bool {
-        if self == Self::Present { value.is_some() } else { self == Self::from(value) }
+    fn fits(self, held: Option<Held>) -> bool {
+        match self {
+            Self::Absent => held.is_none(),
+            Self::Present => held.is_some(),
+            Self::Value(value) => held.is_some_and(|held| held.value == value),
+            Self::Other(value) => held.is_some_and(|held| held.value != value),
+            Self::Ttl(ttl) => held.is_some_and(|held| held.ttl == ttl),
+        }
     }
 }
 
@@ -33,7 +88,7 @@ impl Saw {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Step {
     pub(crate) saw: Vec<(usize, Saw)>,
-    pub(crate) wrote: Vec<(usize, Option<u32>)>,
+    pub(crate) wrote: Vec<(usize, Wrote)>,
 }
 
 impl Step {
@@ -41,12 +96,12 @@ impl Step {
         Self { saw: vec![(key, saw.into())], wrote: Vec::new() }
     }
 
-    pub(crate) fn wrote(key: usize, value: Option<u32>) -> Self {
-        Self { saw: Vec::new(), wrote: vec![(key, value)] }
+    pub(crate) fn wrote(key: usize, wrote: impl Into<Wrote>) -> Self {
+        Self::default().and_wrote(key, wrote)
     }
 
-    pub(crate) fn and_wrote(mut self, key: usize, value: Option<u32>) -> Self {
-        self.wrote.push((key, value));
+    pub(crate) fn and_wrote(mut self, key: usize, wrote: impl Into<Wrote>) -> Self {
+        self.wrote.push((key, wrote.into()));
         self
     }
 
@@ -62,15 +117,42 @@ impl fmt::Display for Step {
                 Saw::Absent => write!(f, " {key}=-")?,
                 Saw::Present => write!(f, " {key}=+")?,
                 Saw::Value(value) => write!(f, " {key}={value}")?,
+                Saw::Other(value) => write!(f, " {key}!{value}")?,
+                Saw::Ttl(ttl) => write!(f, " {key}@{ttl}")?,
             }
         }
         for (key, wrote) in &self.wrote {
             match wrote {
-                Some(value) => write!(f, " {key}:{value}")?,
-                None => write!(f, " {key}:-")?,
+                Wrote::Removed => write!(f, " {key}:-")?,
+                Wrote::Value(value, Ttl::Is(0)) => write!(f, " {key}:{value}")?,
+                Wrote::Value(value, ttl) => write!(f, " {key}:{value}@{ttl}")?,
+                Wrote::Touched(ttl) => write!(f, " {key}:@{ttl}")?,
             }
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for Ttl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Kept => f.write_str("~"),
+            Self::Is(ttl) => write!(f, "{ttl}"),
+        }
+    }
+}
+
+impl FromStr for Wrote {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(word: &str) -> Result<Self, Self::Err> {
+        let (value, ttl) = word.split_once('@').unwrap_or((word, "0"));
+        let ttl = if ttl == "~" { Ttl::Kept } else { Ttl::Is(ttl.parse()?) };
+        Ok(match value {
+            "-" => Self::Removed,
+            "" if word.contains('@') => Self::Touched(ttl),
+            value => Self::Value(value.parse()?, ttl),
+        })
     }
 }
 
@@ -103,12 +185,16 @@ impl FromStr for Operation {
         let mut step = Step::default();
         for word in words {
             if let Some((key, wrote)) = word.split_once(':') {
-                step.wrote.push((key.parse()?, unless("-", wrote)?));
+                step.wrote.push((key.parse()?, wrote.parse()?));
+            } else if let Some((key, value)) = word.split_once('!') {
+                step.saw.push((key.parse()?, Saw::Other(value.parse()?)));
+            } else if let Some((key, ttl)) = word.split_once('@') {
+                step.saw.push((key.parse()?, Saw::Ttl(ttl.parse()?)));
             } else if let Some((key, "+")) = word.split_once('=') {
                 step.saw.push((key.parse()?, Saw::Present));
             } else {
                 let (key, saw) = word.split_once('=').unwrap_or_default();
-                step.saw.push((key.parse()?, unless("-", saw)?.into()));
+                step.saw.push((key.parse()?, unless::<u32>("-", saw)?.into()));
             }
         }
         Ok(Self { called, returned, step })
@@ -128,7 +214,7 @@ enum Event {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 struct State {
-    values: [Option<u32>; KEYS],
+    values: [Option<Held>; KEYS],
     life: usize,
 }
 
@@ -139,7 +225,9 @@ impl State {
 
     fn after(&self, step: &Step) -> Self {
         let mut state = self.clone();
-        step.wrote.iter().for_each(|&(key, value)| state.values[key] = value);
+        for &(key, wrote) in &step.wrote {
+            state.values[key] = wrote.after(state.values[key]);
+        }
         state
     }
 }
@@ -257,10 +345,12 @@ mod tests {
 
     #[test]
     fn an_operation_is_read_as_it_is_written() {
-        for line in ["1 2 0=7 1=- 2=+ 3:8 4:-", "1 - 0:7", "3 4"] {
+        let ttls = "1 2 0!7 1@0 2@3 3:8@2 4:9@~ 0:@1 1:@~";
+        for line in ["1 2 0=7 1=- 2=+ 3:8 4:-", "1 - 0:7", "3 4", ttls] {
             assert_eq!(line.parse::<Operation>().unwrap().to_string(), line);
         }
-        for line in ["", "1", "x 2", "1 2 0", "1 2 0=", "1 2 0:x"] {
+        let bad = ["1 2 0!", "1 2 0@", "1 2 0@-", "1 2 0:", "1 2 0:7@", "1 2 0:7@x"];
+        for line in ["", "1", "x 2", "1 2 0", "1 2 0=", "1 2 0:x"].into_iter().chain(bad) {
             assert!(line.parse::<Operation>().is_err(), "{line}");
         }
     }
@@ -297,6 +387,36 @@ mod tests {
         bad(&[], &["1 6 0:1 1:1", "2 3 0=1", "4 5 1=-"]);
         // Two readers that do not agree on the order of two puts.
         bad(&[], &["1 20 0:1", "2 21 0:2", "3 4 0=1", "5 6 0=2", "7 8 0=1"]);
+    }
+
+    #[test]
+    fn batches_that_expect_something_are_checked() {
+        // Of two that expect the same, one finds what the other wrote.
+        good(&[], &["1 2 0:1", "3 6 0=1 0:2 1:2", "4 5 0!1", "7 8 1=2"]);
+        bad(&[], &["1 2 0:1", "3 6 0=1 0:2 1:2", "4 5 0=1 0:3 1:3"]);
+        // It fails only if something else is there, and not after it was there no more.
+        bad(&[], &["1 2 0:1", "3 4 0!1"]);
+        bad(&[], &["1 2 0!1"]);
+        good(&[], &["1 6 0:1", "2 3 0=-", "4 5 0!2"]);
+        // What it expects of several keys holds at one moment, that of its writes.
+        bad(&[], &["1 2 0:1 1:1", "3 4 0:2", "5 6 1:2", "7 8 0=1 1=2 2:9"]);
+        bad(&[], &["1 2 0:1", "3 8 0=1 1:9", "4 5 1=9", "6 7 0=2"]);
+    }
+
+    #[test]
+    fn ttls_are_checked() {
+        good(&[], &["1 2 0:1@2", "3 4 0@2", "5 6 0=1 0:2@~", "7 8 0@2", "9 10 0:3", "11 12 0@0"]);
+        good(&[], &["1 2 0:1", "3 4 0=+ 0:@1", "5 6 0=1", "7 8 0@1", "9 10 0:@0", "11 12 0@0"]);
+        // Nothing is kept of what was removed, and nothing is touched where nothing is.
+        good(&[], &["1 2 0:1@2", "3 4 0:-", "5 6 0:2@~", "7 8 0@0"]);
+        good(&[], &["1 2 0:@2", "3 4 0=-"]);
+        // One that is lost, one that stays, and one that was never there.
+        bad(&[], &["1 2 0:1@2", "3 4 0=1 0:2@~", "5 6 0@0"]);
+        bad(&[], &["1 2 0:1@2", "3 4 0:2", "5 6 0@2"]);
+        bad(&[], &["1 2 0:1@2", "3 4 0@1"]);
+        bad(&[], &["1 2 0@0"]);
+        // A touch that brings an old value back.
+        bad(&[], &["1 2 0:1", "3 6 0=+ 0:@1", "4 5 0:2", "7 8 0=1"]);
     }
 
     #[test]

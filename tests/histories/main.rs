@@ -9,7 +9,7 @@ mod common;
 
 mod checker;
 
-use checker::{History, KEYS, Operation, Saw, Step};
+use checker::{History, KEYS, Operation, Saw, Step, Wrote};
 use common::children::{self, die};
 use common::{Finish, Random, rounds};
 use std::fs::File;
@@ -18,7 +18,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::ScopedJoinHandle;
-use tailcask::{Batch, Store};
+use std::time::Duration;
+use tailcask::{Batch, Expected, Expiry, LogPosition, Store, Ttl, WriteError, WriteOptions};
 
 /// Threads meet where processors are free for them, so one test runs at a time.
 fn alone() -> MutexGuard<'static, ()> {
@@ -46,6 +47,36 @@ fn id(found: &[u8]) -> u32 {
     id
 }
 
+/// The first TTL, of which the others are multiples: so long that it does not matter how long ago a value
+/// was written.
+const TTL: Duration = Duration::from_secs(1_000_000);
+/// How many there are, with none.
+const TTLS: u8 = 4;
+
+/// A TTL, as the checker has it, and as the store.
+fn ttl_of(ttl: checker::Ttl) -> Ttl {
+    match ttl {
+        checker::Ttl::Kept => Ttl::Keep,
+        checker::Ttl::Is(0) => Ttl::Remove,
+        checker::Ttl::Is(nth) => Ttl::Set(TTL * nth.into()),
+    }
+}
+
+fn number_of(expiry: Expiry) -> u8 {
+    match expiry {
+        Expiry::Never => 0,
+        Expiry::In(left) => left.as_secs().div_ceil(TTL.as_secs()) as u8,
+    }
+}
+
+fn options_of(ttl: checker::Ttl) -> WriteOptions {
+    match ttl_of(ttl) {
+        Ttl::Keep => WriteOptions::new().keep_ttl(),
+        Ttl::Remove => WriteOptions::new().no_ttl(),
+        Ttl::Set(ttl) => WriteOptions::new().ttl(ttl),
+    }
+}
+
 /// Where operations are recorded: in memory, or where a process that is killed leaves it.
 enum Record {
     Memory(Vec<Operation>),
@@ -62,9 +93,9 @@ impl Record {
 }
 
 /// How many kinds of operations there are: those of [`Worker::operate`], in order.
-const ALL: usize = 27;
+const ALL: usize = 30;
 /// None on several keys.
-const SINGLE: usize = 15;
+const SINGLE: usize = 17;
 /// Operations that write without reading.
 const BLIND: usize = 5;
 
@@ -79,9 +110,20 @@ struct Worker<'a> {
     record: Record,
     /// What it last saw or wrote, to have something to swap.
     last: [Option<u32>; KEYS],
+    /// Where it last found a value, and which.
+    at: [Option<(u32, LogPosition)>; KEYS],
 }
 
 impl Worker<'_> {
+    /// A TTL for what is written next. Most have none.
+    fn new_ttl(&mut self) -> checker::Ttl {
+        match self.random.index(6) {
+            0 => checker::Ttl::Kept,
+            1 => checker::Ttl::Is(1 + self.random.index(usize::from(TTLS) - 1) as u8),
+            _ => checker::Ttl::Is(0),
+        }
+    }
+
     fn tick(&self) -> u64 {
         self.clock.fetch_add(1, Ordering::SeqCst)
     }
@@ -105,9 +147,14 @@ impl Worker<'_> {
         let seen = step.saw.iter().filter_map(|&(key, saw)| match saw {
             Saw::Value(id) => Some((key, Some(id))),
             Saw::Absent => Some((key, None)),
-            Saw::Present => None,
+            Saw::Present | Saw::Other(_) | Saw::Ttl(_) => None,
         });
-        seen.chain(step.wrote.iter().copied()).for_each(|(key, value)| self.last[key] = value);
+        let wrote = step.wrote.iter().filter_map(|&(key, wrote)| match wrote {
+            Wrote::Value(id, _) => Some((key, Some(id))),
+            Wrote::Removed => Some((key, None)),
+            Wrote::Touched(_) => None,
+        });
+        seen.chain(wrote).for_each(|(key, value)| self.last[key] = value);
         self.record.write(Operation { called, returned, step });
     }
 
@@ -125,18 +172,39 @@ impl Worker<'_> {
             7 | 8 => self.update(key),
             9..=11 => self.get(key),
             12 => self.contains(key),
-            13 | 14 => self.iterate(),
-            15..=20 => self.get_many(),
+            13 => self.iterate(),
+            14 | 15 => self.touch(key),
+            16 => self.ttl(key),
+            17..=21 => self.get_many(),
             _ => self.batch(),
         }
     }
 
     fn put(&mut self, k: usize) {
-        let (id, value) = self.new_value();
-        let step = Step::wrote(k, Some(id));
+        let ((id, value), ttl) = (self.new_value(), self.new_ttl());
+        let step = Step::wrote(k, Wrote::Value(id, ttl));
         let called = self.call(step.clone());
-        self.store.put(key(k), value).unwrap();
+        let at = match ttl {
+            checker::Ttl::Is(0) => self.store.put(key(k), value).unwrap(),
+            ttl => self.store.put_with(key(k), value, &options_of(ttl)).unwrap(),
+        };
+        self.at[k] = Some((id, at));
         self.done(called, step);
+    }
+
+    fn touch(&mut self, k: usize) {
+        let ttl = self.new_ttl();
+        let step = Step::saw(k, Saw::Present).and_wrote(k, Wrote::Touched(ttl));
+        let called = self.call(step.clone());
+        let touched = self.store.touch(key(k), ttl_of(ttl)).unwrap();
+        self.done(called, if touched { step } else { Step::saw(k, None) });
+    }
+
+    fn ttl(&mut self, k: usize) {
+        let called = self.tick();
+        let found = self.store.ttl(key(k)).unwrap();
+        let saw = found.map_or(Saw::Absent, |expiry| Saw::Ttl(number_of(expiry)));
+        self.done(called, Step::saw(k, saw));
     }
 
     fn delete(&mut self, k: usize) {
@@ -147,17 +215,21 @@ impl Worker<'_> {
     }
 
     fn put_if_absent(&mut self, k: usize) {
-        let (id, value) = self.new_value();
-        let step = Step::saw(k, None).and_wrote(k, Some(id));
+        let ((id, value), ttl) = (self.new_value(), self.new_ttl());
+        let step = Step::saw(k, None).and_wrote(k, Wrote::Value(id, ttl));
         let called = self.call(step.clone());
-        let put = self.store.put_if_absent(key(k), value).unwrap();
-        self.done(called, if put { step } else { Step::saw(k, Saw::Present) });
+        let put = self.store.put_if_absent_with(key(k), value, &options_of(ttl)).unwrap();
+        if let Some(at) = put {
+            self.at[k] = Some((id, at));
+        }
+        self.done(called, if put.is_some() { step } else { Step::saw(k, Saw::Present) });
     }
 
     fn swap(&mut self, k: usize) {
         let (expected, new) = (self.last[k], self.random.index(4) > 0);
         let (id, bytes) = self.new_value();
-        let step = Step::saw(k, expected).and_wrote(k, new.then_some(id));
+        let wrote = if new { Wrote::Value(id, checker::Ttl::Kept) } else { Wrote::Removed };
+        let step = Step::saw(k, expected).and_wrote(k, wrote);
         let called = self.call(step.clone());
         let (old, new) = (expected.map(value), new.then_some(&bytes[..]));
         match self.store.compare_and_swap(key(k), old.as_deref(), new).unwrap() {
@@ -172,21 +244,23 @@ impl Worker<'_> {
 
     fn update(&mut self, k: usize) {
         let new = (self.random.index(4) > 0).then(|| self.new_value());
-        let wrote = new.as_ref().map(|new| new.0);
+        let ttl = if self.random.flip() { checker::Ttl::Kept } else { self.new_ttl() };
+        let wrote = new.as_ref().map_or(Wrote::Removed, |new| Wrote::Value(new.0, ttl));
         let called = self.call(Step::wrote(k, wrote));
         let mut seen = None;
         let change = |old: Option<&[u8]>| {
             seen = old.map(id);
             new.as_ref().map(|new| new.1.clone())
         };
-        let result = self.store.update(key(k), change).unwrap();
-        assert_eq!(result.as_deref().map(id), wrote);
+        let updated = self.store.update_with(key(k), change, &options_of(ttl)).unwrap();
+        assert_eq!(updated.value.as_deref().map(id), new.as_ref().map(|new| new.0));
         self.done(called, Step::saw(k, seen).and_wrote(k, wrote));
     }
 
     fn get(&mut self, k: usize) {
         let called = self.tick();
         let found = self.store.get(key(k)).unwrap();
+        self.at[k] = found.as_ref().map(|found| (id(found), found.position()));
         self.done(called, Step::saw(k, found.as_deref().map(id)));
     }
 
@@ -224,23 +298,68 @@ impl Worker<'_> {
 
     fn batch(&mut self) {
         let (mut batch, mut step) = (Batch::new(), Step::default());
+        // What it is if something is not as expected.
+        let mut otherwise = Vec::new();
+        for k in 0..self.keys {
+            if self.random.index(3) == 0 {
+                let (saw, conflict) = self.expect(&mut batch, k);
+                step.saw.push((k, saw));
+                otherwise.push((k, conflict));
+            }
+        }
         for k in 0..self.keys {
             match self.random.index(4) {
                 0 => {}
                 1 => {
                     batch.delete(key(k));
-                    step.wrote.push((k, None));
+                    step.wrote.push((k, Wrote::Removed));
                 }
                 _ => {
-                    let (id, value) = self.new_value();
-                    batch.put(key(k), value);
-                    step.wrote.push((k, Some(id)));
+                    let ((id, value), ttl) = (self.new_value(), self.new_ttl());
+                    match ttl {
+                        checker::Ttl::Is(0) => batch.put(key(k), value),
+                        ttl => batch.put_with(key(k), value, ttl_of(ttl)),
+                    };
+                    step.wrote.push((k, Wrote::Value(id, ttl)));
                 }
             }
         }
         let called = self.call(step.clone());
-        self.store.write(&batch).unwrap();
-        self.done(called, step);
+        match self.store.write(&batch) {
+            Ok(_) => self.done(called, step),
+            Err(WriteError::Conflict(conflict)) => {
+                let (k, saw) = otherwise[conflict.index];
+                assert_eq!(conflict.key, key(k));
+                let saw = if conflict.found.is_some() { saw } else { Saw::Absent };
+                self.done(called, Step::saw(k, saw));
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// Has a batch expect something of a key. Returns what it saw if that holds; and if it does not, and
+    /// the key has a value, what it saw then.
+    fn expect(&mut self, batch: &mut Batch, k: usize) -> (Saw, Saw) {
+        match (self.random.index(4), self.last[k], self.at[k]) {
+            (0, ..) => {
+                batch.expect(key(k), Expected::Present);
+                // It is absent if that does not hold.
+                (Saw::Present, Saw::Absent)
+            }
+            (1, _, Some((id, at))) => {
+                batch.expect(key(k), Expected::Position(at));
+                // The same value may be there again, by a touch.
+                (Saw::Value(id), Saw::Present)
+            }
+            (_, Some(id), _) => {
+                batch.expect(key(k), Expected::Value(&value(id)));
+                (Saw::Value(id), Saw::Other(id))
+            }
+            (_, None, _) => {
+                batch.expect(key(k), Expected::Absent);
+                (Saw::Absent, Saw::Present)
+            }
+        }
     }
 }
 
@@ -320,8 +439,8 @@ impl Shape {
 
     fn worker<'a>(&self, store: &'a Store, clock: &'a AtomicU64, record: Record) -> Worker<'a> {
         let random = Random::new(self.seed << 40 | clock.fetch_add(1, Ordering::SeqCst));
-        let (keys, kinds, last) = (self.keys, self.kinds, [None; KEYS]);
-        Worker { store, clock, keys, kinds, random, record, last }
+        let (keys, kinds, last, at) = (self.keys, self.kinds, [None; KEYS], [None; KEYS]);
+        Worker { store, clock, keys, kinds, random, record, last, at }
     }
 
     /// All threads do their operations, and are disturbed meanwhile.
