@@ -61,6 +61,7 @@
 //! | async code | [`Store::sync_async`], [`CommitLog::wait_durable_async`], `CommitLog::stream_from`, `docs/async.md` |
 //! | reading many keys, or all of them | [`Store::get_many`], [`Pairs`], [`Keys`] |
 //! | reading beside a writer in another process | [`CommitLog::open_read_only`], [`Store::open_read_only`] |
+//! | statistics | [`Store::stats`], [`CommitLog::stats`], `docs/metrics.md` |
 //! | reclaiming space | [`CommitLog::truncate_before`], [`Retention`], [`Store::merge`], [`MergePolicy`], [`Maintenance`] |
 //! | backup, verification, repair | [`Store::backup`], [`Store::verify`], [`Store::repair`], [`CommitLog::repair`] |
 //! | errors | [`Error`], and a type for each operation |
@@ -82,16 +83,18 @@
 //!
 //! # More
 //!
-//! In the repository, and in the package: `docs/guide.md` (how to use it well), `docs/operations.md` (sizing, tuning,
-//! monitoring, backup, damage), `docs/comparison.md` (beside redb, fjall, RocksDB, LMDB, sled), `docs/faq.md`,
-//! `docs/compatibility.md` (platforms, what a version number says), and `examples/`: programs, among them a
-//! durable async service with a worker that follows its log.
+//! In the package, and in the repository: `docs/guide.md` (how to use it well), `docs/operations.md` (sizing, tuning,
+//! monitoring, backup, damage), `docs/comparison.md` (beside redb, fjall, RocksDB, LMDB and others), `docs/faq.md`,
+//! `docs/compatibility.md` (platforms, what a version number says). In the repository only: `examples/`, programs,
+//! among them a durable async service with a worker that follows its log.
 //!
 //! # Features
 //!
 //! All are off by default.
 //!
 //! * `cli`: the command `tailcask`. The library does not need it.
+//! * `metrics`: [`Store`]`::publish_metrics` and [`CommitLog`]`::publish_metrics`, for exporters of the crate
+//!   `metrics` (Prometheus, OpenTelemetry).
 //! * `stream`: [`CommitLog`]`::stream_from` gives a log's entries as a `Stream` that follows it.
 //! * `testing`: for tests of programs that use tailcask; enable it in `[dev-dependencies]`. `SimulatedDisk` is
 //!   a disk in memory that fails and loses power where a test says so, for `open_simulated`;
@@ -100,7 +103,7 @@
 //! * `zerocopy`: `Value::get_as`, `Entry::get_as` and `Pair::value_as` give a value as a type, in place.
 //!
 //! Types of other crates are part of the public face: `bytes` 1 (`Value::into_bytes`) and, with their
-//! features, `zerocopy` 0.8 and `futures-core` 0.3.
+//! features, `zerocopy` 0.8 and `futures-core` 0.3. Events go to `tracing` 0.1, and figures to `metrics` 0.24.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr))]
