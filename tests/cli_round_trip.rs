@@ -146,6 +146,20 @@ fn two_columns_are_a_key_and_a_value_and_more_have_to_be_named() {
     );
 }
 
+/// So a batch is there completely or not at all, whatever is in it.
+#[test]
+fn pairs_that_expire_are_in_the_same_batches_as_the_others() {
+    let place = Place::new();
+    let lines = "a\tv\nb\tv\texpires=99999999999999\na\tv\texpires=1\nc\tv\n";
+    place.load(0, "a.tsv", lines, &[]);
+    place.load(0, "a.tsv", "d\tv\ne\tv\n", &["--ttl", "1d"]);
+    let frames = run_to(0, &["log", "inspect", &place.path("store")]).0;
+    let count = |kind: &str| frames.matches(&format!(" {kind} ")).count();
+    assert_eq!(["batch", "put", "delete"].map(count), [2, 5, 1], "{frames}");
+    ["b", "c", "d", "e"].iter().for_each(|key| place.has(0, key));
+    place.has(1, "a");
+}
+
 #[test]
 fn what_has_expired_is_not_loaded_and_hides_what_came_before() {
     let place = Place::new();

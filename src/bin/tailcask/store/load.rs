@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime};
-use tailcask::{Batch, Durability, Stats, Store, WriteOptions};
+use tailcask::{Batch, Stats, Store};
 
 pub(super) const HELP: &str = "\
 Columns are named by the header line (CSV, or --header) or by their number, starting at 1. Fields of \
@@ -73,8 +73,7 @@ pub(crate) struct LoadArgs {
     base64: bool,
     /// Time until each value expires: 500ms, 90s, 15m, 12h, 7d
     ///
-    /// Counted from the moment each pair is loaded, whatever the input says. Pairs that expire are written
-    /// one by one, not in batches.
+    /// Counted from the moment each pair is loaded, whatever the input says.
     #[arg(long, value_name = "TIME", value_parser = time)]
     ttl: Option<Duration>,
     /// Bytes of keys and values gathered into one batch
@@ -107,12 +106,65 @@ impl LoadArgs {
     }
 }
 
+/// Pairs for one batch. It is made when it is written, since only then is it known what is left of the
+/// lives of those that expire at some time.
+#[derive(Default)]
+struct Gathered {
+    /// Keys and values, one behind the other.
+    bytes: Vec<u8>,
+    pairs: Vec<GatheredPair>,
+}
+
+struct GatheredPair {
+    key_len: usize,
+    value_len: usize,
+    /// In milliseconds since 1970.
+    expires: Option<u64>,
+}
+
+impl Gathered {
+    fn add(&mut self, pair: &NewPair<'_>) {
+        let NewPair { key, value, expires } = pair;
+        self.bytes.extend_from_slice(key);
+        self.bytes.extend_from_slice(value);
+        let (key_len, value_len) = (key.len(), value.len());
+        self.pairs.push(GatheredPair { key_len, value_len, expires: *expires });
+    }
+
+    /// The batch, and how many of the pairs have expired by `now`. They are deleted: as if they had been
+    /// there, what an earlier line put is gone, too.
+    fn batch(&self, ttl: Option<Duration>, now: u64) -> (Batch, u64) {
+        let (mut batch, mut expired, mut rest) = (Batch::new(), 0, &self.bytes[..]);
+        for &GatheredPair { key_len, value_len, expires } in &self.pairs {
+            let (pair, after) = rest.split_at(key_len + value_len);
+            let (key, value) = pair.split_at(key_len);
+            rest = after;
+            match (ttl, expires) {
+                (Some(ttl), _) => batch.put_with(key, value, ttl),
+                (None, None) => batch.put(key, value),
+                (None, Some(at)) if at > now => {
+                    batch.put_with(key, value, Duration::from_millis(at - now))
+                }
+                (None, Some(_)) => {
+                    expired += 1;
+                    batch.delete(key)
+                }
+            };
+        }
+        (batch, expired)
+    }
+
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.pairs.clear();
+    }
+}
+
 /// Gathers pairs and writes them in batches.
 struct Loader<'a> {
     store: &'a Store,
     args: &'a LoadArgs,
-    batch: Batch,
-    bytes: u64,
+    gathered: Gathered,
     pairs: u64,
     /// Pairs that had expired before they were loaded.
     expired: u64,
@@ -121,51 +173,22 @@ struct Loader<'a> {
 
 impl Loader<'_> {
     fn add(&mut self, pair: NewPair<'_>) -> Result<()> {
-        let NewPair { key, value, expires } = pair;
+        let key = &pair.key;
         // Checked here rather than when the batch is written, so that the error names the line.
         if key.is_empty() || key.len() > usize::from(u16::MAX) {
             bail!("a key of {}; 1 to 65535 are allowed", counted(key.len() as u64, "byte"));
         }
-        match (self.args.ttl, expires) {
-            (Some(ttl), _) => self.put_for(ttl, &key, &value)?,
-            (None, None) => _ = self.batch.put(&key, &value),
-            (None, Some(at)) => match at.checked_sub(now()).filter(|&left| left > 0) {
-                Some(left) => self.put_for(Duration::from_millis(left), &key, &value)?,
-                // As if it had been there and expired: what an earlier line put is gone, too.
-                None => {
-                    self.expired += 1;
-                    self.batch.delete(&key);
-                }
-            },
-        }
-        self.bytes += (key.len() + value.len()) as u64;
+        self.gathered.add(&pair);
         self.pairs += 1;
-        if self.bytes >= self.args.batch_bytes { self.flush() } else { Ok(()) }
-    }
-
-    /// Puts a pair that expires, after those that came before it.
-    fn put_for(&mut self, ttl: Duration, key: &[u8], value: &[u8]) -> Result<()> {
-        self.write_batch()?;
-        // `flush` syncs them together.
-        let options = WriteOptions::new().ttl(ttl).durability(Durability::Buffered);
-        self.store.put_with(key, value, &options)?;
-        Ok(())
-    }
-
-    fn write_batch(&mut self) -> Result<()> {
-        if !self.batch.is_empty() {
-            self.store.write(&self.batch)?;
-            self.batch = Batch::new();
-        }
-        Ok(())
+        let bytes = self.gathered.bytes.len() as u64;
+        if bytes >= self.args.batch_bytes { self.flush() } else { Ok(()) }
     }
 
     fn flush(&mut self) -> Result<()> {
-        self.write_batch()?;
-        self.bytes = 0;
-        if self.args.writing.durability() == Durability::Synced {
-            self.store.sync()?;
-        }
+        let (batch, expired) = self.gathered.batch(self.args.ttl, now());
+        self.store.write(&batch)?;
+        self.expired += expired;
+        self.gathered.clear();
         // ORDERING: Relaxed; only the progress bar's thread reads it besides this one.
         self.written.store(self.pairs, Relaxed);
         if self.args.ack {
@@ -203,8 +226,8 @@ pub(super) fn load(args: &LoadArgs) -> Result<()> {
     let progress = progress(total, written.clone());
     let input = progress.wrap_read(interrupt.guard(input));
     let input = BufReader::with_capacity(1 << 20, input);
-    let batch = Batch::new();
-    let mut loader = Loader { store: &store, args, batch, bytes: 0, pairs: 0, expired: 0, written };
+    let gathered = Gathered::default();
+    let mut loader = Loader { store: &store, args, gathered, pairs: 0, expired: 0, written };
     let loaded = loader.load(input, &args.layout());
     let loaded = loaded.with_context(|| match &args.file {
         input if input == Path::new("-") => "standard input".to_owned(),
