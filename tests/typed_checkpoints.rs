@@ -3,9 +3,13 @@
 
 mod common;
 
-use common::{Random, rounds, segment, small_log};
+use common::files::{change, copy_dir};
+use common::{Random, count, entries, rounds, segment, small_log};
+use std::collections::BTreeSet;
+use std::path::Path;
 use tailcask::{
-    Checkpoint, CheckpointError, CommitLog, LogOptions, LogPosition, Retention, SimulatedDisk,
+    Checkpoint, CheckpointError, CommitLog, LogOptions, LogPosition, RecoveryMode, Retention,
+    SimulatedDisk,
 };
 
 const UNIT: u64 = 16 << 10;
@@ -142,6 +146,65 @@ fn a_consumer_is_told_of_what_it_has_read_and_is_lost() {
         }
     }
     assert!(fine > 100 && told > 100, "{fine} {told}");
+}
+
+/// Salvage, in place or as a repaired copy, keeps what is left where it was. A consumer that stands where
+/// nothing is left is told, with the place to go on from; every other one goes on with the next entry that
+/// is left.
+#[test]
+fn a_consumer_is_told_that_a_salvage_could_not_keep_where_it_stands() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    let log = options().open(&path).unwrap();
+    let mut consumer = Consumer::start(&log);
+    let at: Vec<_> = (0..60).map(|n| log.append(&entry(n, 1000)).unwrap()).collect();
+    consumer.read_on(&log);
+    log.close().unwrap();
+    let last = at.last().unwrap().segment();
+    assert!(last > 3);
+    // One entry of a segment is damaged, a half is missing, and all of it.
+    let flip = |file: &Path| change(file, |bytes| bytes[4224 + 100] ^= 1);
+    let cut = |file: &Path| change(file, |bytes| bytes.truncate(UNIT as usize / 2));
+    let remove = |file: &Path| std::fs::remove_file(file).unwrap();
+    for (lost, damage) in [(1, &flip as &dyn Fn(&Path)), (8, &cut), (15, &remove)] {
+        for id in [2, last] {
+            let damaged = dir.path().join(format!("{lost} of {id}"));
+            copy_dir(&path, &damaged, true);
+            damage(&damaged.join(segment(id)));
+            let repaired = dir.path().join(format!("{lost} of {id}, repaired"));
+            assert!(!options().repair(&damaged, &repaired).unwrap().nothing_is_lost());
+            let salvaged = options().recovery_mode(RecoveryMode::Salvage).open(&damaged).unwrap();
+            for log in [salvaged, options().open(&repaired).unwrap()] {
+                assert_eq!(count(&log), 60 - lost);
+                goes_on_or_is_told(&log, &consumer, lost == 1);
+                log.close().unwrap();
+            }
+        }
+    }
+}
+
+/// With each checkpoint of a consumer that had read all of a log, of which a part is lost. What lies between
+/// two that are left has kept its place.
+fn goes_on_or_is_told(log: &CommitLog, consumer: &Consumer, keep_their_places: bool) {
+    let number = |entry: &[u8]| u64::from_le_bytes(entry[..8].try_into().unwrap());
+    let left: BTreeSet<_> = entries(log).iter().map(|entry| number(entry)).collect();
+    for (read, checkpoint) in &consumer.taken {
+        let first_left = left.range(read..).next().copied();
+        let is_kept = *read == 0 || keep_their_places || left.contains(&(read - 1));
+        match next(log, checkpoint) {
+            Ok(found) => {
+                assert!(is_kept, "{checkpoint}: what it stands behind is lost");
+                assert_eq!(found, first_left, "{checkpoint}");
+            }
+            Err(CheckpointError::Lost { position, end }) => {
+                assert!(!is_kept && end < position, "{checkpoint}: {end} to {position}");
+                let mut reader = log.reader_from(end);
+                let found = reader.next_entry().unwrap().map(|entry| number(&entry));
+                assert_eq!(found, first_left, "{checkpoint}: that is where to go on");
+            }
+            Err(other) => panic!("{checkpoint}: {other}"),
+        }
+    }
 }
 
 #[test]

@@ -19,7 +19,8 @@ use crate::segment::Segment;
 impl CommitLog {
     /// A reader that goes on where another one had got to when the checkpoint was taken, also in another
     /// process, before a restart, or a crash. Unlike [`reader_from`](Self::reader_from), which finds out
-    /// when it reads, it fails here if that is not possible, and if some of what was read is lost.
+    /// when it reads, it fails here if that is not possible, and if what was read is lost there: what a power
+    /// loss or a salvage cut off.
     ///
     /// # Errors
     /// [`CheckpointError`] says in which way the checkpoint does not fit the log. If a part was truncated
