@@ -6,6 +6,7 @@ mod common;
 use common::files::{change, copy_dir};
 use common::{Random, count, entries, rounds, segment, small_log};
 use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use tailcask::{
     Checkpoint, CheckpointError, CommitLog, LogOptions, LogPosition, RecoveryMode, Retention,
@@ -290,4 +291,31 @@ fn a_consumer_in_another_process_goes_on_too() {
         assert_eq!(next(&again, checkpoint).unwrap(), (*read < number).then_some(*read));
     }
     assert!(path.join(segment(2)).exists());
+}
+
+/// A reader that looks for the next entry gets past sync marks, what was given up, and pads. None of them
+/// was read: a power loss that takes them takes nothing from the consumer.
+#[test]
+fn what_is_no_entry_does_not_count_as_read() {
+    for (given_up, entries) in [(0, 3), (1, 3), (2, 3), (0, 16), (1, 16), (2, 16)] {
+        let disk = SimulatedDisk::new();
+        let log = options().open_simulated(&disk).unwrap();
+        (0..entries).for_each(|n| assert!(log.append(&entry(n, 1000)).is_ok()));
+        log.sync().unwrap();
+        for _ in 0..given_up {
+            let dies = || log.append_with(100, |_| panic!("on purpose"));
+            assert!(catch_unwind(AssertUnwindSafe(dies)).is_err());
+        }
+        let mut consumer = Consumer::start(&log);
+        consumer.read_on(&log);
+        let (read, last) = *consumer.taken.last().unwrap();
+        assert_eq!((read, last.position()), (entries, log.tail()), "it is past all of them");
+        let image = disk.power_loss(|_, _| false);
+        log.abort();
+        let log = options().open_simulated(&image).unwrap();
+        assert!(log.begin() < last.position() && last.position() < log.tail());
+        for (read, checkpoint) in &consumer.taken {
+            assert_eq!(next(&log, checkpoint).unwrap(), (*read < entries).then_some(*read));
+        }
+    }
 }
