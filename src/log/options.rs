@@ -5,6 +5,7 @@ use crate::options::{
     Config, Creation, Durability, MAX_SEGMENT, Maintenance, RecoveryMode, Retention, SEGMENT_UNIT,
 };
 use crate::storage::dir::{Directory, TrustRules};
+use crate::wall_clock::WallClock;
 use std::path::Path;
 
 /// How a log is opened: set what should differ from the defaults, then call [`open`](Self::open).
@@ -166,6 +167,10 @@ impl LogOptions {
 
     pub(crate) const fn creation(&self) -> Creation {
         self.config.creation()
+    }
+
+    pub(crate) fn wall_clock(&self) -> WallClock {
+        self.config.clock.clone()
     }
 }
 

@@ -1,36 +1,10 @@
-//! The clock by which values expire.
+//! When values expire.
 
 use crate::format::record::NEVER;
-#[cfg(feature = "testing")]
-use std::sync::Arc;
-#[cfg(feature = "testing")]
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use crate::wall_clock::WallClock;
+use std::time::Duration;
 
-/// A store's source of time.
-#[derive(Clone, Debug, Default)]
-pub(crate) enum Clock {
-    #[default]
-    System,
-    /// One that a test sets.
-    #[cfg(feature = "testing")]
-    Set(Arc<AtomicU64>),
-}
-
-impl Clock {
-    /// In milliseconds since 1970.
-    pub(crate) fn now(&self) -> u64 {
-        match self {
-            Self::System => {
-                let since = SystemTime::now().duration_since(UNIX_EPOCH);
-                since.map_or(0, |time| time.as_millis() as u64)
-            }
-            // ORDERING: Relaxed; a test's own.
-            #[cfg(feature = "testing")]
-            Self::Set(time) => time.load(Ordering::Relaxed),
-        }
-    }
-
+impl WallClock {
     /// The expiry of a value written now. `None`: it would never be there.
     pub(crate) fn expiry_after(&self, ttl: Duration) -> Option<u64> {
         let ms = ttl.as_nanos().div_ceil(1_000_000);
@@ -64,7 +38,7 @@ mod tests {
 
     #[test]
     fn a_ttl_is_rounded_up_and_never_zero() {
-        let clock = Clock::System;
+        let clock = WallClock::System;
         let now = clock.now();
         assert_eq!(clock.expiry_after(Duration::ZERO), None);
         let after = |ttl| clock.expiry_after(ttl).unwrap();

@@ -14,7 +14,6 @@
 
 #![allow(unsafe_code, reason = "reads frames that slots point at")]
 
-use super::clock::Clock;
 use super::value::Value;
 use crate::error::{Corruption, CorruptionKind, ReadError};
 use crate::format::frame::{State, has_state, len_of};
@@ -24,6 +23,7 @@ use crate::position::LogPosition;
 use crate::segment::set::{Pin, SegmentSet};
 use crate::segment::{Segment, frames, held};
 use crate::sync::Backoff;
+use crate::wall_clock::WallClock;
 use bytes::Bytes;
 use std::cell::Cell;
 use std::mem::ManuallyDrop;
@@ -80,14 +80,14 @@ impl<'a> FoundRecord<'a> {
 
     /// Whether it has not expired.
     #[inline]
-    pub(crate) fn is_live(&self, clock: &Clock) -> bool {
+    pub(crate) fn is_live(&self, clock: &WallClock) -> bool {
         is_live(&self.record, clock)
     }
 }
 
 /// Whether a record has not expired.
 #[inline]
-pub(super) fn is_live(record: &Record<'_>, clock: &Clock) -> bool {
+pub(super) fn is_live(record: &Record<'_>, clock: &WallClock) -> bool {
     record.expiry().is_none_or(|expiry| clock.now() < expiry)
 }
 
@@ -177,7 +177,7 @@ impl<'a> HeldRecord<'a> {
 
     /// Whether it has not expired.
     #[inline]
-    pub(crate) fn is_live(&self, clock: &Clock) -> bool {
+    pub(crate) fn is_live(&self, clock: &WallClock) -> bool {
         is_live(&self.record, clock)
     }
 }

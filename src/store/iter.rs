@@ -5,7 +5,6 @@
 //! it takes the next mark, and yields the frame there. What it yields keeps the segment mapped. Between
 //! items it holds nothing but its marks and a weak reference to the segment that it is in, so merges and writes go on, and an iterator that is kept for long keeps no segment.
 
-use super::clock::Clock;
 use super::found::{HeldRecord, stale};
 use super::inner::StoreInner;
 use super::pending::{ScanMarks, SegmentMarks};
@@ -16,6 +15,7 @@ use crate::position::LogPosition;
 use crate::segment::Segment;
 use crate::segment::read_ahead::ReadAhead;
 use crate::sync::{Mutex, lock};
+use crate::wall_clock::WallClock;
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::fmt;
@@ -243,7 +243,7 @@ enum Next<'a> {
 pub struct Pairs<'a> {
     scan: Arc<Scan<'a>>,
     /// Those of the view.
-    clock: Clock,
+    clock: WallClock,
     verify: bool,
     place: Place,
     /// Marks that were taken and are still counted as remaining.

@@ -81,7 +81,7 @@ impl Store {
         let view = StoreView::new(
             writer.segment_set().clone(),
             keydir,
-            options.clock.clone(),
+            options.log.wall_clock(),
             options.verify,
         );
         options.budget_for(writer.segment_set(), writer.segment_size());

@@ -8,13 +8,13 @@
 mod backup;
 mod batch;
 mod batch_ttls;
-mod clock;
 mod cold;
 mod conditional;
 mod counters;
 mod dead_bytes;
 mod end;
 mod expectations;
+mod expiry;
 mod found;
 mod get_many;
 mod hints;
@@ -43,9 +43,9 @@ mod write;
 
 pub use backup::BackupReport;
 pub use batch::Batch;
-pub use clock::Expiry;
 pub use conditional::{Change, Updated};
 pub use expectations::Expected;
+pub use expiry::Expiry;
 pub use iter::{Keys, Pair, Pairs};
 pub use merge::policy::MergePolicy;
 pub use merge::{MergeReport, MergeTotals};

@@ -1,6 +1,5 @@
 //! The options of a store, and of a single write.
 
-use super::clock::Clock;
 use super::merge::policy::MergePolicy;
 use crate::error::OpenError;
 use crate::keydir::Keydir;
@@ -38,7 +37,6 @@ pub struct StoreOptions {
     pub(super) verify: bool,
     pub(super) max_value: u64,
     pub(super) merge_policy: MergePolicy,
-    pub(super) clock: Clock,
     pub(super) tag_bits: u32,
     pub(super) cache_budget: Option<u64>,
     /// Bits used of the first half of names. All, except in tests.
@@ -53,7 +51,6 @@ impl Default for StoreOptions {
             verify: true,
             max_value: 1 << 30,
             merge_policy: MergePolicy::default(),
-            clock: Clock::System,
             tag_bits: 32,
             cache_budget: None,
             first_half_bits: 64,

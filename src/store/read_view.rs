@@ -7,7 +7,7 @@
 //! merges included, changes what the view shows.
 
 use super::backup::{self, BackupReport};
-use super::clock::Expiry;
+use super::expiry::Expiry;
 use super::inner::{Contents, Damaged};
 use super::load::Loading;
 use super::stats::{CacheStats, Stats};
@@ -353,7 +353,7 @@ fn load(
     let damaged = Mutex::new(loading.run(&mut report)?);
     let table = Arc::new(SegmentSet::new(found.segments.clone()));
     options.budget_for(&table, 0);
-    let view = StoreView::new(table, keydir, options.clock.clone(), options.verify);
+    let view = StoreView::new(table, keydir, options.log.wall_clock(), options.verify);
     Ok((view, damaged, report))
 }
 

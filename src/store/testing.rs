@@ -1,6 +1,5 @@
 //! What tests of a store may do to it: the feature `testing`.
 
-use super::clock::Clock;
 use super::{BackupReport, MergeReport, Store, StoreOptions};
 use crate::error::{BackupError, MergeError, OpenError};
 use crate::storage::simulated::SimulatedDisk;
@@ -19,8 +18,8 @@ impl StoreOptions {
         Store::load(self.log.open_simulated(disk)?, self)
     }
 
-    /// Values expire by this time instead of the system's: milliseconds since 1970, which the test sets
-    /// and may change while the store is open.
+    /// Values expire by this time instead of the system's, and segments of the log are sealed by it:
+    /// milliseconds since 1970, which the test sets and may change while the store is open.
     ///
     /// ```
     /// # use std::sync::{Arc, atomic::{AtomicU64, Ordering}};
@@ -37,7 +36,7 @@ impl StoreOptions {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn clock(mut self, milliseconds: Arc<AtomicU64>) -> Self {
-        self.clock = Clock::Set(milliseconds);
+        self.log = self.log.clock(milliseconds);
         self
     }
 

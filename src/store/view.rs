@@ -28,8 +28,8 @@
 
 #![allow(unsafe_code, reason = "reads frames that slots point at")]
 
-use super::clock::{Clock, Expiry};
 use super::counters::ReadCounters;
+use super::expiry::Expiry;
 use super::found::{FoundCorruption, FoundRecord, has_key, is_live, record_at, stale};
 use super::pending::{ActiveScans, Extent};
 use super::value::Value;
@@ -41,6 +41,7 @@ use crate::position::LogPosition;
 use crate::prefetch::prefetch;
 use crate::segment::Segment;
 use crate::segment::set::{Listed, Pin, SegmentSet, locate};
+use crate::wall_clock::WallClock;
 use crossbeam_utils::CachePadded;
 use std::ops::DerefMut;
 use std::sync::Arc;
@@ -54,7 +55,7 @@ pub(crate) type PinnedSlot<'a> = (LogPosition, Pin<'a>);
 pub(crate) struct StoreView {
     pub(crate) table: Arc<SegmentSet>,
     pub(crate) keydir: Keydir,
-    pub(crate) clock: Clock,
+    pub(crate) clock: WallClock,
     pub(crate) counters: ReadCounters,
     /// Number of batches written. Each is counted while its shards are locked, before its slots are set.
     pub(crate) batches: CachePadded<AtomicU64>,
@@ -65,7 +66,12 @@ pub(crate) struct StoreView {
 }
 
 impl StoreView {
-    pub(crate) fn new(table: Arc<SegmentSet>, keydir: Keydir, clock: Clock, verify: bool) -> Self {
+    pub(crate) fn new(
+        table: Arc<SegmentSet>,
+        keydir: Keydir,
+        clock: WallClock,
+        verify: bool,
+    ) -> Self {
         let (counters, batches) = (ReadCounters::default(), CachePadded::default());
         let scans = ActiveScans::default();
         Self { table, keydir, clock, counters, batches, scans, verify }

@@ -3,8 +3,8 @@
 
 use super::Store;
 use super::batch::Batch;
-use super::clock::Expiry;
 use super::conditional::{Change, Updated};
+use super::expiry::Expiry;
 use super::options::{Ttl, WriteOptions};
 use crate::error::{CasMismatch, ReadError, WriteError};
 use crate::latency::Operation;
