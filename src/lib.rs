@@ -85,8 +85,9 @@
 //!
 //! In the package, and in the repository: `docs/guide.md` (how to use it well), `docs/operations.md` (sizing, tuning,
 //! monitoring, backup, damage), `docs/comparison.md` (beside redb, fjall, RocksDB, LMDB and others), `docs/faq.md`,
-//! `docs/compatibility.md` (platforms, what a version number says). In the repository only: `examples/`, programs,
-//! among them a durable async service with a worker that follows its log.
+//! `docs/compatibility.md` (platforms, what a version number says). In the repository only: `examples/`, programs:
+//! a durable async service with a worker that follows its log, event sourcing with a consumer in another process,
+//! and a job queue with a cache.
 //!
 //! # Features
 //!

@@ -43,9 +43,13 @@ impl Running {
         self.child.wait().expect("it ends");
     }
 
+    pub(crate) fn end_input(&mut self) {
+        self.input = None;
+    }
+
     /// Ends its input, and waits for it.
     pub(crate) fn finish(mut self) -> ExitStatus {
-        self.input = None;
+        self.end_input();
         self.end()
     }
 
