@@ -41,7 +41,6 @@
 //! while let Some(entry) = reader.next_entry()? {
 //!     println!("{} has {} bytes", entry.position(), entry.len());
 //! }
-//! # drop(reader);
 //! log.close()?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```

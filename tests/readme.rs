@@ -14,7 +14,6 @@ mod store {
         store.put("colour", "green")?; // on the device when this returns
         let value = store.get("colour")?.expect("it was just put");
         assert_eq!(&*value, b"green"); // read in place, checksum verified
-        drop(value);
 
         let mut batch = Batch::new();
         batch.put("shape", "round").delete("colour");
@@ -43,7 +42,6 @@ mod log {
         while let Some(entry) = reader.next_entry()? {
             println!("{} has {} bytes", entry.position(), entry.len());
         }
-        drop(reader);
         log.close()?; // the next open has nothing to scan
         Ok(())
     }
