@@ -292,6 +292,22 @@ fn each_put_of_a_batch_has_its_own_ttl() {
     }
 }
 
+#[test]
+fn what_has_expired_has_no_ttl_to_be_kept() {
+    let (store, clock) = with_clock();
+    for key in ["a", "b"] {
+        store.put_with(key, "old", &WriteOptions::new().ttl(ms(10))).unwrap();
+    }
+    let mut batch = Batch::new();
+    batch.put_with("a", "new", Ttl::Keep).put_with("b", "new", Ttl::Keep);
+    clock.fetch_add(9, Ordering::Relaxed);
+    store.write(&batch).unwrap();
+    assert_eq!(["a", "b"].map(|key| store.ttl(key).unwrap()), [left(1); 2]);
+    clock.fetch_add(1, Ordering::Relaxed);
+    store.write(&batch).unwrap();
+    assert_eq!(["a", "b"].map(|key| store.ttl(key).unwrap()), [NEVER; 2]);
+}
+
 /// The writes of a batch come one after the other.
 #[test]
 fn a_batch_keeps_the_ttl_that_it_has_set_itself() {

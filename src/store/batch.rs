@@ -35,7 +35,8 @@ use std::collections::HashSet;
 use std::ops::Deref;
 use std::sync::atomic::Ordering;
 
-/// Writes that are done together: all of them or none, even after a crash. See [`Store::write`](super::Store::write).
+/// Writes that are done together: all of them or none, even after a crash, and none if something is not as the
+/// batch [expects](Self::expect). See [`Store::write`](super::Store::write).
 ///
 /// ```
 /// # let dir = tempfile::tempdir()?;
