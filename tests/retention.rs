@@ -35,15 +35,18 @@ impl Timed {
         self.options().open_simulated(&self.disk).unwrap()
     }
 
-    fn set(&self, seconds: u64) {
-        self.now.store(seconds * 1000, Ordering::Relaxed);
+    /// With a log of segments that are sealed at 1000, 2000 and so on.
+    fn filled_until(seconds: u64) -> (Self, CommitLog) {
+        let timed = Self::new();
+        let log = timed.open();
+        for nth in 1..=seconds / 1000 {
+            timed.fill(&log, nth * 1000);
+        }
+        (timed, log)
     }
 
-    /// Fills segments at 1000, 2000 and so on.
-    fn fill_until(&self, log: &CommitLog, seconds: u64) {
-        for nth in 1..=seconds / 1000 {
-            self.fill(log, nth * 1000);
-        }
+    fn set(&self, seconds: u64) {
+        self.now.store(seconds * 1000, Ordering::Relaxed);
     }
 
     /// Fills a segment at a time, and seals it.
@@ -83,9 +86,7 @@ fn begins(log: &CommitLog) -> Vec<LogPosition> {
 
 #[test]
 fn entries_are_found_by_the_time_of_their_segments_seal() {
-    let timed = Timed::new();
-    let log = timed.open();
-    timed.fill_until(&log, 5000);
+    let (_, log) = Timed::filled_until(5000);
     let begins = begins(&log);
     assert_eq!(begins.len(), 6, "five, and the one that was begun");
     let found = |seconds| log.position_at(at(seconds));
@@ -124,9 +125,7 @@ fn a_clock_that_is_set_back_hides_nothing() {
 
 #[test]
 fn times_outlast_a_close_a_death_and_a_power_loss() {
-    let timed = Timed::new();
-    let log = timed.open();
-    timed.fill_until(&log, 3000);
+    let (timed, log) = Timed::filled_until(3000);
     log.sync().unwrap();
     timed.set(4000);
     let (died, lost) = (timed.disk.process_death(), timed.disk.power_loss(|_, _| false));
@@ -193,9 +192,7 @@ fn segments_without_a_time_are_older_than_those_after_them() {
 
 #[test]
 fn what_is_too_old_goes_and_nothing_else() {
-    let timed = Timed::new();
-    let log = timed.open();
-    timed.fill_until(&log, 5000);
+    let (timed, log) = Timed::filled_until(5000);
     let begins = begins(&log);
     timed.set(6000);
     assert_eq!(log.retained_from(age(5000)).unwrap(), begins[0], "1000 is not before 1000");
@@ -219,9 +216,7 @@ fn what_is_too_old_goes_and_nothing_else() {
 
 #[test]
 fn at_least_the_newest_bytes_stay() {
-    let timed = Timed::new();
-    let log = timed.open();
-    timed.fill_until(&log, 5000);
+    let (timed, log) = Timed::filled_until(5000);
     let all = segments(&log);
     let held = |from: usize| -> u64 {
         let of = |segment: &LogSegment| u64::from(segment.end.offset() - segment.begin.offset());
@@ -245,9 +240,7 @@ fn at_least_the_newest_bytes_stay() {
 
 #[test]
 fn readers_that_are_overtaken_are_told_and_others_go_on() {
-    let timed = Timed::new();
-    let log = timed.open();
-    timed.fill_until(&log, 3000);
+    let (timed, log) = Timed::filled_until(3000);
     let checkpoint = log.begin();
     let mut inside = log.reader();
     inside.next_entry().unwrap();
@@ -335,9 +328,7 @@ fn nothing_of_a_store_is_dropped() {
 /// Salvage replaces a damaged segment: that makes what is in it no younger.
 #[test]
 fn a_segment_that_salvage_replaced_keeps_its_time() {
-    let timed = Timed::new();
-    let log = timed.open();
-    timed.fill_until(&log, 3000);
+    let (timed, log) = Timed::filled_until(3000);
     log.close().unwrap();
     assert!(timed.disk.flip(&segment(2), 1000, 1));
     timed.set(9000);
@@ -352,9 +343,7 @@ fn a_segment_that_salvage_replaced_keeps_its_time() {
 #[test]
 fn power_loss_at_any_step_of_dropping() {
     for way in 0..6u64 {
-        let timed = Timed::new();
-        let log = timed.open();
-        timed.fill_until(&log, 5000);
+        let (timed, log) = Timed::filled_until(5000);
         log.sync().unwrap();
         let (kept, end) = (begins(&log)[3], log.committed());
         let images = Arc::new(Mutex::new(Vec::new()));

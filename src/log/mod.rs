@@ -3,6 +3,7 @@
 pub(crate) mod append;
 mod batch;
 mod checkpoint;
+mod entry;
 mod follower;
 pub(crate) mod group_commit;
 pub(crate) mod handle;
@@ -23,8 +24,9 @@ mod waiters;
 pub(crate) mod writer;
 
 pub use batch::BatchWriter;
+pub use entry::Entry;
 pub use options::LogOptions;
-pub use reader::{Entry, FrameInfo, Frames, LogReader};
+pub use reader::{FrameInfo, Frames, LogReader};
 pub(crate) use recovery::FrameEvidence;
 pub use recovery::{
     Contradiction, DamagedRange, Doubt, InDoubt, LostFrame, LostKind, RecoveryReport, SetAside,
@@ -265,7 +267,7 @@ impl CommitLog {
     /// # Errors
     /// [`ReadError`] says what is wrong with the position, or that the entry is damaged.
     pub fn read(&self, position: LogPosition) -> Result<Entry<'_>, ReadError> {
-        reader::read_at(&self.source, position)
+        entry::read_at(&self.source, position)
     }
 
     /// A reader from the beginning of the log.

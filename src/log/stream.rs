@@ -6,9 +6,10 @@
 //! the threads that append. A log that another process writes cannot wake anyone: there a thread of the
 //! stream's own wakes the task now and then to look.
 
+use super::entry::Entry;
 use super::follower::{POLL, Source};
 use super::maintenance::join;
-use super::reader::{Entry, LogReader};
+use super::reader::LogReader;
 use crate::error::ReadError;
 use crate::position::LogPosition;
 use crate::sync::{Mutex, lock};

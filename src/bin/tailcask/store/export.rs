@@ -117,11 +117,12 @@ pub(super) fn scan(args: &ScanArgs) -> Result<ExitCode> {
         let value = Part { bytes: pair.value(), encoding: args.value_encoding };
         let key = (args.what != What::Values).then_some(key);
         let value = (args.what != What::Keys).then_some(value);
+        let row = Row { key, value, expires: None };
         match args.format {
-            ScanFormat::Text => write_text(&mut out, key, value, None)?,
-            ScanFormat::Json => write_json(&mut out, key, value, None)?,
+            ScanFormat::Text => row.write_text(&mut out)?,
+            ScanFormat::Json => row.write_json(&mut out)?,
             ScanFormat::Raw => {
-                for part in [key, value].into_iter().flatten() {
+                for part in [row.key, row.value].into_iter().flatten() {
                     out.write_all(&part.encoding.encode(part.bytes))?;
                 }
             }
@@ -180,12 +181,14 @@ fn export_to(
     }
     store.each(|pair| {
         before()?;
-        let expires = expires_ms(pair);
-        let key = Some(Part { bytes: pair.key(), encoding });
-        let value = Some(Part { bytes: pair.value(), encoding });
+        let row = Row {
+            key: Some(Part { bytes: pair.key(), encoding }),
+            value: Some(Part { bytes: pair.value(), encoding }),
+            expires: expires_ms(pair),
+        };
         match format {
-            Format::Ndjson => write_json(&mut out, key, value, expires)?,
-            _ => write_text(&mut out, key, value, expires)?,
+            Format::Ndjson => row.write_json(&mut out)?,
+            _ => row.write_text(&mut out)?,
         }
         Ok(ControlFlow::Continue(()))
     })?;
@@ -230,50 +233,50 @@ struct Part<'a> {
     encoding: Encoding,
 }
 
-fn write_text(
-    out: &mut impl Write,
-    key: Option<Part<'_>>,
-    value: Option<Part<'_>>,
+/// What is printed of a pair.
+struct Row<'a> {
+    key: Option<Part<'a>>,
+    value: Option<Part<'a>>,
+    /// In milliseconds since 1970.
     expires: Option<u64>,
-) -> io::Result<()> {
-    let has_both = key.is_some() && value.is_some();
-    if let Some(key) = key {
-        write_escaped(out, &key.encoding.encode(key.bytes))?;
-    }
-    if has_both {
-        out.write_all(b"\t")?;
-    }
-    if let Some(value) = value {
-        write_escaped(out, &value.encoding.encode(value.bytes))?;
-    }
-    if let Some(at) = expires {
-        write!(out, "\t{EXPIRES}{at}")?;
-    }
-    out.write_all(b"\n")
 }
 
-fn write_json(
-    out: &mut impl Write,
-    key: Option<Part<'_>>,
-    value: Option<Part<'_>>,
-    expires: Option<u64>,
-) -> io::Result<()> {
-    let mut before = b'{';
-    for (name, part) in [("key", key), ("value", value)] {
-        let Some(Part { bytes, mut encoding }) = part else { continue };
-        out.write_all(&[before])?;
-        if encoding == Encoding::Raw && std::str::from_utf8(bytes).is_err() {
-            encoding = Encoding::Base64;
+impl Row<'_> {
+    fn write_text(self, out: &mut impl Write) -> io::Result<()> {
+        let has_both = self.key.is_some() && self.value.is_some();
+        if let Some(key) = self.key {
+            write_escaped(out, &key.encoding.encode(key.bytes))?;
         }
-        let encoded = encoding.encode(bytes);
-        // What is encoded is ASCII.
-        let text = std::str::from_utf8(&encoded).unwrap_or_default();
-        write!(out, "\"{name}{}\":", encoding.suffix())?;
-        serde_json::to_writer(&mut *out, text)?;
-        before = b',';
+        if has_both {
+            out.write_all(b"\t")?;
+        }
+        if let Some(value) = self.value {
+            write_escaped(out, &value.encoding.encode(value.bytes))?;
+        }
+        if let Some(at) = self.expires {
+            write!(out, "\t{EXPIRES}{at}")?;
+        }
+        out.write_all(b"\n")
     }
-    if let Some(at) = expires {
-        write!(out, ",\"{EXPIRES_MS}\":{at}")?;
+
+    fn write_json(self, out: &mut impl Write) -> io::Result<()> {
+        let mut before = b'{';
+        for (name, part) in [("key", self.key), ("value", self.value)] {
+            let Some(Part { bytes, mut encoding }) = part else { continue };
+            out.write_all(&[before])?;
+            if encoding == Encoding::Raw && std::str::from_utf8(bytes).is_err() {
+                encoding = Encoding::Base64;
+            }
+            let encoded = encoding.encode(bytes);
+            // What is encoded is ASCII.
+            let text = std::str::from_utf8(&encoded).unwrap_or_default();
+            write!(out, "\"{name}{}\":", encoding.suffix())?;
+            serde_json::to_writer(&mut *out, text)?;
+            before = b',';
+        }
+        if let Some(at) = self.expires {
+            write!(out, ",\"{EXPIRES_MS}\":{at}")?;
+        }
+        out.write_all(b"}\n")
     }
-    out.write_all(b"}\n")
 }
