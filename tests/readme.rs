@@ -69,6 +69,51 @@ fn the_examples_run_and_are_the_ones_above() -> Result<(), Box<dyn Error>> {
     log::main()
 }
 
+/// The rows of the table below a heading, by their first cell.
+fn table<'t>(text: &'t str, heading: &str) -> Vec<(String, Vec<&'t str>)> {
+    let below = text.split(heading).nth(1).expect(heading);
+    let rows = below.lines().skip_while(|line| !line.starts_with('|'));
+    let rows = rows.take_while(|line| line.starts_with('|')).skip(2);
+    rows.map(|row| {
+        let mut cells = row.trim_matches('|').split('|').map(|cell| cell.trim().trim_matches('*'));
+        let name = cells.next().unwrap_or_default().to_lowercase().replace(" (c++)", "");
+        (name, cells.collect())
+    })
+    .collect()
+}
+
+/// `0.51 M`, `508 k ±9%`, in millions, and what the last digit counts. `None`: not measured.
+fn millions(cell: &str) -> Option<(f64, f64)> {
+    let mut words = cell.split(' ');
+    let number = words.next()?;
+    let unit = if words.next()?.starts_with('M') { 1.0 } else { 1e-3 };
+    let decimals = number.split_once('.').map_or(0, |(_, decimals)| decimals.len());
+    Some((number.parse::<f64>().ok()? * unit, unit / 10_f64.powi(decimals as i32)))
+}
+
+/// The README's figures are some of those in docs/benchmarks.md, rounded.
+#[test]
+fn its_figures_are_those_that_were_measured() {
+    let measured = table(include_str!("../docs/benchmarks.md"), "### In memory, 1 thread");
+    // Its columns fill, overwrite, get, get of 32 at once, batches, scan.
+    let columns = [0, 1, 2, 4, 6, 9];
+    let shown = table(README, "## Speed");
+    for (name, cells) in &shown {
+        let (_, row) = measured.iter().find(|(store, _)| store == name).expect(name);
+        for (cell, column) in cells.iter().zip(columns) {
+            match (millions(cell), millions(row[column])) {
+                (Some((shown, digit)), Some((measured, _))) => assert!(
+                    (shown - measured).abs() < digit * 0.501,
+                    "{name}: {cell}, and measured were {}",
+                    row[column]
+                ),
+                (shown, measured) => assert_eq!(shown, measured, "{name}: {cell}"),
+            }
+        }
+    }
+    assert_eq!(shown.len(), 8);
+}
+
 /// Each line of the README's list of commands: the command, and options of it.
 #[cfg(feature = "cli")]
 #[test]
