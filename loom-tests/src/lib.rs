@@ -12,7 +12,7 @@
 
 #[path = "../../src/checkpoint.rs"]
 mod checkpoint;
-#[path = "../../src/error.rs"]
+#[path = "../../src/error/mod.rs"]
 mod error;
 #[path = "../../src/format/mod.rs"]
 mod format;

@@ -120,14 +120,14 @@ fn every_error_names_its_fields_and_its_cause_in_one_line() {
 #[test]
 fn every_error_converts_into_the_one_over_all() {
     let (types, ..) = all();
-    let text = std::fs::read_to_string(root().join("src/error.rs")).unwrap();
+    let text = std::fs::read_to_string(root().join("src/error/mod.rs")).unwrap();
     let items = syn::parse_file(&text).unwrap().items;
     let over_all = items.into_iter().find_map(|item| match item {
         Item::Enum(item) if item.ident == "Error" => Some(item),
         _ => None,
     });
     let mut converted = BTreeSet::new();
-    for variant in &over_all.expect("Error is in error.rs").variants {
+    for variant in &over_all.expect("Error is in error/mod.rs").variants {
         for field in variant.fields.iter().filter(|field| has(&field.attrs, "from")) {
             if let syn::Type::Path(path) = &field.ty {
                 converted.extend(path.path.segments.last().map(|last| last.ident.to_string()));
