@@ -287,6 +287,8 @@ fn export_and_scan_go_on_past_damage_and_say_so() {
         assert!(complaint.contains("the tombstone of \"gone\""), "{complaint}");
     }
     let file = place.dir.path().join("out.csv");
+    let (_, complaint) = run(3, &["export", &place.store, file.to_str().unwrap()]);
+    assert!(!complaint.contains("out.csv"), "it is the store that is damaged: {complaint}");
     run(4, &["export", &place.store, file.to_str().unwrap(), "--skip-damaged"]);
     assert_eq!(fs::read(file).unwrap().split(|&b| b == b'\n').count(), 5);
     assert_eq!(

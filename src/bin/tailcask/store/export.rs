@@ -165,7 +165,11 @@ fn export_while(store: &mut PairSource, args: &ExportArgs, before: Before<'_>) -
     let named = || format!("{}", args.file.display());
     let file = File::create(&args.file).with_context(named)?;
     let file = BufWriter::with_capacity(1 << 20, file);
-    export_to(file, store, args, before).with_context(named)
+    // What the store says is not of this file.
+    let ours = |error: anyhow::Error| {
+        if error.is::<io::Error>() { error.context(named()) } else { error }
+    };
+    export_to(file, store, args, before).map_err(ours)
 }
 
 fn export_to(
