@@ -29,7 +29,7 @@ mkdir -p "$copy"
 export CARGO_TARGET_DIR="$copy/target" RUST_BACKTRACE=0 CARGO_PROFILE_DEV_DEBUG=0
 # Enough for a change to be met, and little enough to be done for many.
 export TAILCASK_CASES=100
-config=(--config 'profile.dev.package.tailcask.opt-level=0')
+config=(--features stream --config 'profile.dev.package.tailcask.opt-level=0')
 
 # file | what is changed | sed -E expression | tests | why it survives (empty: it must not)
 rows() {

@@ -5,12 +5,13 @@ mod common;
 
 use common::files::paths_with;
 use common::{sealed as full, segment, small_store, store_by_hand as options, until, value};
-use std::sync::Arc;
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 use tailcask::{
-    Batch, CommitLog, MergeError, MergePolicy, RecoveryMode, SimulatedDisk, Store, StoreOptions,
-    WriteOptions,
+    Batch, CommitLog, DiskOperation, MergeError, MergePolicy, RecoveryMode, SimulatedDisk, Store,
+    StoreOptions, WriteOptions,
 };
 
 /// An expired value hides older ones like a tombstone, also after a merge that failed.
@@ -130,6 +131,55 @@ fn a_delete_on_a_full_disk_waits_for_a_merge_that_is_under_way() {
         assert!(report.unwrap().bytes_reclaimed > 0);
         assert!(has_ended.recv_timeout(Duration::from_secs(60)).unwrap());
         assert_eq!(value(&store, "stays"), None);
+    }
+}
+
+/// What was merged takes its space until nobody looks at it. Whoever does in passing is waited for.
+#[test]
+fn a_put_on_a_full_disk_waits_for_those_who_look_at_what_was_merged() {
+    // At whichever of its tries the other one lets go.
+    for let_go_at in 1..20 {
+        let disk = SimulatedDisk::new();
+        let store = options().open_simulated(&disk).unwrap();
+        store.put("stays", "x").unwrap();
+        for n in 0..40u32 {
+            store.put([n as u8 % 8], vec![1; 100_000]).unwrap();
+        }
+        store.roll().unwrap();
+        std::thread::scope(|scope| {
+            let (looks, is_looking) = mpsc::channel();
+            let (may_end, let_go) = mpsc::channel::<()>();
+            let (ended, has_ended) = mpsc::channel();
+            let other = &store;
+            scope.spawn(move || {
+                let look = |value: &[u8]| {
+                    looks.send(()).unwrap();
+                    let_go.recv().ok();
+                    value.len()
+                };
+                assert_eq!(other.get_with("stays", look).unwrap(), Some(1));
+                ended.send(()).ok();
+            });
+            is_looking.recv().unwrap();
+            assert!(store.merge().unwrap().bytes_reclaimed > 0);
+            let (tries, has_ended) = (AtomicU64::new(0), Mutex::new(has_ended));
+            disk.on_operation(move |_, operation, _| {
+                if operation != DiskOperation::Create {
+                    return Ok(());
+                }
+                let nth = tries.fetch_add(1, Ordering::Relaxed) + 1;
+                if nth == let_go_at {
+                    may_end.send(()).unwrap();
+                    has_ended.lock().unwrap().recv().unwrap();
+                }
+                if nth <= let_go_at { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+            });
+            let put = |n| store.put([n as u8 % 8], vec![2; 100_000]);
+            let refused = (0..40u32).find_map(|n| put(n).err());
+            disk.on_operation(|_, _, _| Ok(())); // lets go of the other one in any case
+            assert!(refused.is_none(), "{let_go_at}: {refused:?}");
+        });
+        assert_eq!(value(&store, "stays").as_deref(), Some(&b"x"[..]));
     }
 }
 

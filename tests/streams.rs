@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
-use tailcask::{CommitLog, EntryStream, LogPosition, ReadError, SimulatedDisk};
+use tailcask::{Batch, CommitLog, EntryStream, LogPosition, ReadError, SimulatedDisk, Store};
 
 fn log() -> CommitLog {
     small_log(8192).open_simulated(&SimulatedDisk::new()).unwrap()
@@ -161,6 +161,50 @@ fn a_waker_that_panics_does_not_disturb_the_writer() {
     assert_eq!(count.0.load(SeqCst), 1);
     assert_eq!(&*log.read(position).unwrap(), b"entry");
     assert_eq!(block_on(next(&mut first)).unwrap().unwrap(), b"entry");
+}
+
+/// A waker is code of a runtime, and may use the store: also the key that is being written, whose lock the
+/// writer has had until then.
+#[test]
+fn a_waker_may_use_the_store() {
+    struct Uses(Store, AtomicUsize);
+    impl Wake for Uses {
+        fn wake(self: Arc<Self>) {
+            self.0.put("key", [1; 700]).unwrap();
+            assert!(self.0.compare_and_swap("key", Some(&[1; 700]), Some(b"2")).unwrap().is_ok());
+            self.0.write(Batch::new().delete("key").put("other", "3")).unwrap();
+            assert!(!self.0.delete("key").unwrap());
+            self.1.fetch_add(1, SeqCst);
+        }
+    }
+    type Write = fn(&Store);
+    let writes: [Write; 7] = [
+        |store| _ = store.put("key", [0; 1000]).unwrap(),
+        |store| assert!(store.delete("key").unwrap()),
+        |store| assert!(store.delete_damaged("key").unwrap()),
+        |store| drop(store.compare_and_swap("key", Some(&[0; 300]), Some(&[0; 1000])).unwrap()),
+        |store| drop(store.update("key", |_| Some(vec![0; 1000])).unwrap()),
+        |store| _ = store.write(Batch::new().put("key", "").put("other", [0; 1000])).unwrap(),
+        |store| assert!(store.put_if_absent("fresh", [0; 1000]).unwrap()),
+    ];
+    let store = common::small_store(8192).open_simulated(&SimulatedDisk::new()).unwrap();
+    let (done, is_done) = std::sync::mpsc::channel();
+    thread::spawn(move || {
+        let uses = Arc::new(Uses(store.clone(), AtomicUsize::new(0)));
+        for write in writes {
+            // Often enough that some begin another segment, where the end of the last one is padded.
+            for nth in 1..=20 {
+                store.put("key", [0; 300]).unwrap();
+                store.delete("fresh").unwrap();
+                let mut stream = store.log().stream_from(store.log().tail());
+                assert!(poll(&mut stream, &Waker::from(uses.clone())).is_pending());
+                write(&store);
+                assert_eq!(uses.1.swap(0, SeqCst), 1, "{nth}");
+            }
+        }
+        done.send(()).unwrap();
+    });
+    is_done.recv_timeout(HANG).expect("no write waits for itself");
 }
 
 /// Nobody wakes who follows the log of another process: it looks for itself.

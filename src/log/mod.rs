@@ -20,7 +20,7 @@ mod stats;
 mod stream;
 #[cfg(feature = "testing")]
 mod testing;
-mod waiters;
+pub(crate) mod waiters;
 pub(crate) mod writer;
 
 pub use batch::BatchWriter;

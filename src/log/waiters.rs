@@ -14,14 +14,70 @@
 //! only, which keeps store and load in their order.
 //!
 //! A task waits in the same way, but registers its waker, looks once more, and returns. Its waker is called
-//! by the thread that finishes the frame, so it runs there, after the frame is finished.
+//! by the thread that finishes the frame, so it runs there, after the frame is finished. It is code of an
+//! async runtime, or of a user, and may use the store. So a thread that finishes frames under a lock says so
+//! ([`WakeLater`]), and calls the wakers once it has let go of the lock.
 
 use crate::sync::{
     AtomicUsize, Mutex, Ordering, Thread, current, heavy_barrier, light_barrier, lock, park_timeout,
 };
+use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;
 use std::time::Instant;
+
+thread_local! {
+    static IS_LATER: Cell<bool> = const { Cell::new(false) };
+    static HAS_WAKERS: Cell<bool> = const { Cell::new(false) };
+    static WAKERS: RefCell<Vec<Waker>> = const { RefCell::new(Vec::new()) };
+}
+
+/// As long as it exists, this thread calls no waker, but keeps them; it calls them when this is dropped. To
+/// be made before a lock is taken, and so dropped after it. One within another leaves it to that.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct WakeLater {
+    is_within: bool,
+}
+
+impl WakeLater {
+    #[inline]
+    pub(crate) fn begin() -> Self {
+        Self { is_within: IS_LATER.replace(true) }
+    }
+}
+
+impl Drop for WakeLater {
+    #[inline]
+    fn drop(&mut self) {
+        IS_LATER.set(self.is_within);
+        if !self.is_within && HAS_WAKERS.get() {
+            call_kept();
+        }
+    }
+}
+
+#[cold]
+fn call_kept() {
+    HAS_WAKERS.set(false);
+    let wakers = WAKERS.take();
+    call(wakers.into_iter());
+}
+
+/// Calls wakers, now or later.
+#[cold]
+fn call(wakers: impl Iterator<Item = Waker>) {
+    if IS_LATER.get() {
+        WAKERS.with_borrow_mut(|kept| kept.extend(wakers));
+        HAS_WAKERS.set(true);
+        return;
+    }
+    for waker in wakers {
+        // If it panics, the writer, whose frame is finished, goes on, and the others are woken; the panic
+        // hook has reported it.
+        let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
+    }
+}
 
 #[derive(Debug, Default)]
 pub(crate) struct Waiters {
@@ -60,10 +116,8 @@ impl Waiters {
             (std::mem::take(&mut sleepers.threads), std::mem::take(&mut sleepers.tasks))
         };
         threads.into_iter().for_each(|thread| thread.unpark());
-        for (_, waker) in tasks {
-            // A waker runs code of the async runtime. If it panics, the writer, whose frame is finished,
-            // goes on, and the others are woken; the panic hook has reported it.
-            let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
+        if !tasks.is_empty() {
+            call(tasks.into_iter().map(|(_, waker)| waker));
         }
     }
 

@@ -445,6 +445,11 @@ impl SegmentSet {
         drop(free);
     }
 
+    /// Whether a retired segment is still mapped that no reader has, so that it can be unmapped soon.
+    pub(crate) fn has_unread(&self) -> bool {
+        lock(&self.owned).retired.iter().any(Retired::is_unread)
+    }
+
     /// The number of retired segments, and since when the oldest has been waiting to be unmapped.
     pub(crate) fn waiting(&self) -> (usize, Option<Instant>) {
         let owned = lock(&self.owned);
@@ -453,6 +458,11 @@ impl SegmentSet {
 }
 
 impl Retired {
+    /// Whether no reader has it: whoever does look at it is about to let go.
+    fn is_unread(&self) -> bool {
+        self.segment.pins.is_free()
+    }
+
     fn is_free(&self) -> bool {
         // ORDERING: Acquire; pairs with the Release store in `replace`.
         let unlisted = self.unlisted.load(Ordering::Acquire);

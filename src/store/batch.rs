@@ -26,6 +26,7 @@ use crate::format::record::push_frame;
 use crate::format::{pad_to_8, u64_at};
 use crate::keydir::{Crowded, Keydir, LOOKUP_BATCH, LockedShards, Table};
 use crate::log::append::claim::Claim;
+use crate::log::waiters::WakeLater;
 use crate::log::writer::Need;
 use crate::options::MAX_SEGMENT;
 use crate::position::LogPosition;
@@ -379,6 +380,7 @@ impl StoreInner {
         claim: impl FnOnce() -> Option<Claim<'s, Segment>>,
     ) -> Result<Result<LogPosition, NoRoom>, WriteError> {
         let is = |nth: usize, at| self.is_key(at, batch.key(nth), &FoundCorruption::default());
+        let _after_the_lock = WakeLater::begin();
         // The one epoch for all that looks at segments below.
         let epoch = self.table.enter();
         let mut entries = self.keydir.entries(&computed.tags);

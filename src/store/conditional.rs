@@ -18,6 +18,7 @@ use super::options::{Ttl, WriteOptions};
 use super::write::{finish, new_tombstone};
 use crate::error::{CasMismatch, WriteError};
 use crate::format::record::{NEVER, NewRecord};
+use crate::log::waiters::WakeLater;
 use crate::log::writer::Need;
 use crate::log::writer::oversize::OversizeSegment;
 use crate::position::LogPosition;
@@ -289,6 +290,7 @@ impl StoreInner {
         known: &mut KnownFrames<'s>,
         decide: impl FnOnce(Option<&FoundRecord<'_>>) -> Decision<R>,
     ) -> Result<Option<Decided<Written, R>>, WriteError> {
+        let _after_the_lock = WakeLater::begin();
         let entry = self.lock_entry(change.delete.key(), known)?;
         let old = entry.position();
         let read;

@@ -15,10 +15,10 @@ use std::collections::BTreeMap;
 use std::ops::{Deref, Range};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, TryLockError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// How many runs of merges a delete waits for, one after the other, before it is refused.
-const RUNS_TO_WAIT_FOR: usize = 4;
+/// How long a delete waits for merges before it is refused.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// How often it looks.
 const LOOK_FOR_A_RUN: Duration = Duration::from_millis(1);
 
@@ -126,24 +126,29 @@ impl StoreInner {
     }
 
     /// Rolls, as the log does. A delete that finds no space while a merge is under way waits for it: the
-    /// merge may have taken what there was for a moment, and frees more than that.
+    /// merge may have taken what there was for a moment, and frees more than that. Not for long: it may be
+    /// a slow one, or not a merge at all but a backup.
     pub(crate) fn roll_for(&self, len: u64, need: Need) -> Result<(), AppendError> {
-        for _ in 0..RUNS_TO_WAIT_FOR {
+        let deadline = Instant::now() + LONGEST_WAIT;
+        loop {
             match self.writer.roll(len, need) {
                 Err(AppendError::NoSpace { .. })
-                    if need == Need::Delete && self.wait_for_a_run() => {}
+                    if need == Need::Delete && self.wait_for_a_run(deadline) => {}
                 done => return done,
             }
         }
-        self.writer.roll(len, need)
     }
 
-    /// Waits until the merge that is under way has completed a run, or has ended. False: there is none.
+    /// Waits until the merge that is under way has completed a run, or has ended. False: there is none, or
+    /// it takes too long.
     #[cold]
-    fn wait_for_a_run(&self) -> bool {
+    fn wait_for_a_run(&self, deadline: Instant) -> bool {
         let runs = || lock(&self.totals).merges;
         let (before, mut waited) = (runs(), false);
         while matches!(self.merging.try_lock(), Err(TryLockError::WouldBlock)) {
+            if Instant::now() >= deadline {
+                return false;
+            }
             waited = true;
             if runs() != before {
                 break;

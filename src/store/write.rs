@@ -27,6 +27,7 @@ use crate::error::{AppendError, WriteError};
 use crate::format::frame::{self, HEADER};
 use crate::format::record::NewRecord;
 use crate::log::append::claim::Claim;
+use crate::log::waiters::WakeLater;
 use crate::log::writer::Need;
 use crate::log::writer::oversize::{OversizeSegment, populate};
 use crate::options::Durability;
@@ -97,6 +98,7 @@ impl StoreInner {
         oversize: &mut Option<OversizeSegment<'s>>,
         known: &mut KnownFrames<'s>,
     ) -> Result<Option<Claim<'s, Segment>>, WriteError> {
+        let _after_the_lock = WakeLater::begin();
         let entry = self.lock_entry(put.key(), known)?;
         let len = put.frame_len();
         let Some(mut claim) = self.writer.try_claim(oversize, len, Need::Put) else {
@@ -147,6 +149,7 @@ impl StoreInner {
         tombstone: &NewRecord<'_>,
         is: impl Fn(LogPosition) -> bool,
     ) -> Option<Option<LogPosition>> {
+        let _after_the_lock = WakeLater::begin();
         let entry = self.keydir.entry(self.keydir.tag(tombstone.key()), is);
         if entry.position().is_none() {
             return Some(None);

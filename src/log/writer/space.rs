@@ -19,9 +19,12 @@ use crate::storage::Prepared;
 use crate::sync::lock;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Space that must stay free after creating a standby, and at least as much as it takes.
 const MARGIN: u64 = 4 << 20;
+/// The pauses, in ms, after which to look again whether what was merged has been unmapped: 60 ms in all.
+const LOOKS: [u64; 6] = [1, 2, 4, 8, 15, 30];
 /// How often to try again, since other programs may take the released space.
 const TRIES: usize = 3;
 
@@ -144,6 +147,16 @@ impl LogWriter {
         let mut done = run();
         if matches!(&done, Err(error) if is_no_space(error)) && self.unmap_retired() {
             done = run();
+            // Others may be looking at what was merged, for a moment.
+            for wait in LOOKS {
+                let full = matches!(&done, Err(error) if is_no_space(error));
+                if !full || !self.table.has_unread() {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(wait));
+                self.table.reap();
+                done = run();
+            }
         }
         for _ in 0..TRIES {
             let full = matches!(&done, Err(error) if is_no_space(error));

@@ -39,7 +39,7 @@ pub(crate) struct Directory {
 impl Directory {
     /// As `open_to_write`, for reading: nothing is created, and no lock is taken.
     pub(crate) fn open_to_read(path: &Path, trust: TrustRules) -> Result<Self, OpenError> {
-        Self::open(path, Access::Read, Creation::Never, trust)
+        Self::find(path, Access::Read, Creation::Never, trust)
     }
 
     /// Opens and locks a directory for a writer, and makes it where it is missing and may be created.
@@ -50,10 +50,11 @@ impl Directory {
         creation: Creation,
         trust: TrustRules,
     ) -> Result<Self, OpenError> {
-        Self::open(path, Access::Write, creation, trust)
+        Self::find(path, Access::Write, creation, trust)?.with_lock(creation)
     }
 
-    fn open(
+    /// Opens a directory, and makes it where it is missing and may be created.
+    pub(super) fn find(
         path: &Path,
         access: Access,
         creation: Creation,
@@ -90,7 +91,7 @@ impl Directory {
         let boot_id = sys::boot_id().map_err(|e| io_error("read the boot id", e))?;
         // For messages only: if the current directory is unknown, the path as given will do.
         let path = std::path::absolute(path).unwrap_or_else(|_| path.into());
-        let directory = Self {
+        Ok(Self {
             path,
             handle: Arc::new(handle),
             lock: Mutex::new(None),
@@ -99,9 +100,17 @@ impl Directory {
             boot_id,
             next_temporary: AtomicU32::new(u32::MAX),
             reserve_is_given: AtomicBool::new(false),
-        };
-        directory.take_lock()?;
-        Ok(directory)
+        })
+    }
+
+    /// Locks it for a writer.
+    pub(super) fn with_lock(self, creation: Creation) -> Result<Self, OpenError> {
+        self.take_lock()?;
+        if creation == Creation::Required {
+            // Another one may have created a log, and closed it, before this one had the lock.
+            check_content(&self.path, &self.handle, creation)?;
+        }
+        Ok(self)
     }
 
     pub(super) fn describe(&self, verb: &str, name: &str) -> String {

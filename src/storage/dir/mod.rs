@@ -222,6 +222,19 @@ mod tests {
     }
 
     #[test]
+    fn what_another_one_creates_before_the_lock_is_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        let find = || {
+            let trust = TrustRules::default();
+            Directory::find(dir.path(), Access::Write, Creation::Required, trust).unwrap()
+        };
+        let (first, second) = (find(), find());
+        first.with_lock(Creation::Required).unwrap().write_manifest(b"a log").unwrap();
+        let exists = second.with_lock(Creation::Required).map(drop).unwrap_err();
+        assert!(matches!(exists, OpenError::Exists { .. }), "{exists}");
+    }
+
+    #[test]
     fn a_new_segment_replaces_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let directory = open(dir.path(), Access::Write);

@@ -16,12 +16,9 @@ use std::time::{Duration, Instant};
 const READERS: Duration = Duration::from_secs(10);
 
 impl Directory {
-    /// Locks the directory for a writer; a reader holds no lock. The kernel unlocks it when the holder
-    /// dies.
+    /// Locks the directory for a writer. The kernel unlocks it when the holder dies.
     pub(super) fn take_lock(&self) -> Result<(), OpenError> {
-        if self.access == Access::Write {
-            *lock(&self.lock) = Some(self.lock_alone()?);
-        }
+        *lock(&self.lock) = Some(self.lock_alone()?);
         Ok(())
     }
 
