@@ -27,50 +27,52 @@ use std::task::Waker;
 use std::time::Instant;
 
 thread_local! {
-    static IS_LATER: Cell<bool> = const { Cell::new(false) };
-    static HAS_WAKERS: Cell<bool> = const { Cell::new(false) };
-    static WAKERS: RefCell<Vec<Waker>> = const { RefCell::new(Vec::new()) };
+    static WAKING: Cell<Waking> = const { Cell::new(Waking::AtOnce) };
+    static KEPT: RefCell<Vec<Waker>> = const { RefCell::new(Vec::new()) };
+}
+
+/// When this thread calls wakers.
+#[derive(Clone, Copy, PartialEq)]
+enum Waking {
+    AtOnce,
+    Later,
+    /// And some are kept.
+    LaterWithSome,
 }
 
 /// As long as it exists, this thread calls no waker, but keeps them; it calls them when this is dropped. To
-/// be made before a lock is taken, and so dropped after it. One within another leaves it to that.
+/// be made before a lock is taken, and so dropped after it.
 #[derive(Debug)]
 #[must_use]
-pub(crate) struct WakeLater {
-    is_within: bool,
-}
+pub(crate) struct WakeLater(());
 
 impl WakeLater {
     #[inline]
     pub(crate) fn begin() -> Self {
-        Self { is_within: IS_LATER.replace(true) }
+        debug_assert!(WAKING.get() == Waking::AtOnce, "nothing of a user runs under the lock");
+        WAKING.set(Waking::Later);
+        Self(())
     }
 }
 
 impl Drop for WakeLater {
     #[inline]
     fn drop(&mut self) {
-        IS_LATER.set(self.is_within);
-        if !self.is_within && HAS_WAKERS.get() {
-            call_kept();
+        if WAKING.replace(Waking::AtOnce) == Waking::LaterWithSome {
+            call(KEPT.take().into_iter());
         }
     }
 }
 
-#[cold]
-fn call_kept() {
-    HAS_WAKERS.set(false);
-    let wakers = WAKERS.take();
-    call(wakers.into_iter());
-}
-
 /// Calls wakers, now or later.
 #[cold]
-fn call(wakers: impl Iterator<Item = Waker>) {
-    if IS_LATER.get() {
-        WAKERS.with_borrow_mut(|kept| kept.extend(wakers));
-        HAS_WAKERS.set(true);
-        return;
+fn call(mut wakers: impl Iterator<Item = Waker>) {
+    if WAKING.get() != Waking::AtOnce {
+        // In a thread that is ending there may be no place to keep them: then they are called at once.
+        if KEPT.try_with(|kept| kept.borrow_mut().extend(&mut wakers)).is_ok() {
+            WAKING.set(Waking::LaterWithSome);
+            return;
+        }
     }
     for waker in wakers {
         // If it panics, the writer, whose frame is finished, goes on, and the others are woken; the panic
