@@ -109,8 +109,8 @@ pub(crate) fn is_damage(error: &anyhow::Error) -> bool {
 
 fn names_damage(cause: &(dyn Error + 'static)) -> bool {
     let opening = |error: &OpenError| {
-        use OpenError::{Corrupt, Manifest, MissingSegment};
-        matches!(error, Corrupt(_) | MissingSegment { .. } | Manifest(_))
+        use OpenError::{Contradiction, Corrupt, Manifest, MissingSegment};
+        matches!(error, Corrupt(_) | MissingSegment { .. } | Manifest(_) | Contradiction { .. })
     };
     cause.is::<Corruption>()
         || cause.downcast_ref().is_some_and(opening)
@@ -165,6 +165,8 @@ mod tests {
         assert_eq!(code_of(stopped(15, "done")), 143);
         assert_eq!(code_of(WriteError::KeyLength { len: 0 }.into()), 2);
         assert_eq!(code_of(OpenError::Manifest("it is missing").into()), 3);
+        let older = OpenError::Contradiction { segment: 3, what: "it is older" };
+        assert_eq!(code_of(older.into()), 3);
         assert_eq!(code(&undamaged(&OpenError::Manifest("it is missing").into())), 6);
     }
 }
