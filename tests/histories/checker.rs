@@ -415,6 +415,14 @@ mod tests {
         bad(&[], &["1 2 0:1@2", "3 4 0:2", "5 6 0@2"]);
         bad(&[], &["1 2 0:1@2", "3 4 0@1"]);
         bad(&[], &["1 2 0@0"]);
+        // A swap that sets one of its own, and a change that keeps everything.
+        good(&[], &["1 2 0:1@2", "3 4 0=1 0:2@1", "5 6 0=2", "7 8 0@1"]);
+        bad(&[], &["1 2 0:1@2", "3 4 0=1 0:2@1", "5 6 0@2"]);
+        bad(&[], &["1 2 0:1@2", "3 4 0=1", "5 6 0@0"]);
+        // A batch, each of whose puts has its own.
+        let batch = ["1 2 0:1@1 1:1@1", "3 4 0:2@~ 1:2@3 2:2"];
+        good(&[], &[batch[0], batch[1], "5 6 0@1", "7 8 1@3", "9 10 2@0"]);
+        bad(&[], &[batch[0], batch[1], "5 6 1@1"]);
         // A touch that brings an old value back.
         bad(&[], &["1 2 0:1", "3 6 0=+ 0:@1", "4 5 0:2", "7 8 0=1"]);
     }
