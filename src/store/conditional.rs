@@ -25,6 +25,7 @@ use crate::position::LogPosition;
 
 /// What [`Store::try_update`](super::Store::try_update) does with a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Change {
     /// Leave it as it is: nothing is written.
     Keep,

@@ -25,6 +25,7 @@ impl WallClock {
 
 /// When a value expires; see [`Store::ttl`](super::Store::ttl).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Expiry {
     /// It does not.
     Never,

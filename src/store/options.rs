@@ -202,6 +202,7 @@ impl StoreOptions {
 /// [`Duration::MAX`] is the same as none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ttl {
+#[non_exhaustive]
     /// The value expires when the one before would have. If there was none, or it did not expire, this one
     /// does not either.
     Keep,

@@ -4,6 +4,7 @@
 mod errors;
 mod examples;
 mod orderings;
+mod public;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;

@@ -11,6 +11,7 @@ use std::thread::Thread;
 #[cfg_attr(not(feature = "testing"), allow(unreachable_pub, reason = "public with the feature"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
+#[non_exhaustive]
 pub enum FailPoint {
     /// In the thread that keeps a standby ready.
     Standby = 1,
