@@ -7,6 +7,20 @@ use std::time::Duration;
 ///
 /// At every level an acknowledged write survives the death of the process. The levels differ in what a power
 /// loss may take.
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// # let dir = dir.path().join("store");
+/// use std::time::Duration;
+/// use tailcask::{Durability, Store, WriteOptions};
+///
+/// let second = Durability::Periodic(Duration::from_secs(1));
+/// let store = Store::options().durability(second).open(&dir)?;
+/// store.put("seen", "now")?; // a power loss takes the last second of such writes at most
+/// let synced = WriteOptions::new().durability(Durability::Synced);
+/// store.put_with("paid", "yes", &synced)?; // this one is on the device, and all before it
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Durability {
@@ -22,6 +36,18 @@ pub enum Durability {
 }
 
 /// How opening treats damage.
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// # let dir = dir.path().join("store");
+/// use tailcask::{RecoveryMode, Store};
+///
+/// let store = Store::options().recovery_mode(RecoveryMode::Salvage).open(&dir)?;
+/// for lost in &store.recovery().gone {
+///     println!("{lost}");
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RecoveryMode {
@@ -33,7 +59,8 @@ pub enum RecoveryMode {
     Salvage,
 }
 
-/// Who creates standby segments, seals full ones, syncs periodically, and merges.
+/// Who creates standby segments, seals full ones, syncs periodically, and merges. See
+/// [`CommitLog::maintain`](crate::CommitLog::maintain) for an example.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Maintenance {

@@ -71,7 +71,7 @@ impl fmt::Debug for LogPosition {
     }
 }
 
-/// A string that is neither `SEGMENT:OFFSET` nor a number.
+/// A string that is neither `SEGMENT:OFFSET` nor a number, and so no [`LogPosition`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a log position is SEGMENT:OFFSET or a number, not {0:?}")]
 pub struct ParsePositionError(String);

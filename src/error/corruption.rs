@@ -2,7 +2,8 @@
 
 use crate::position::LogPosition;
 
-/// A damaged place: where it is and what is wrong with it.
+/// A damaged place: where it is and what is wrong with it. [`Store::verify`](crate::Store::verify) looks for
+/// such places, and [`Store::repair`](crate::Store::repair) makes a copy without them.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("segment {segment} is damaged at offset {offset}: {kind}")]
 #[non_exhaustive]
@@ -21,7 +22,7 @@ impl Corruption {
     }
 }
 
-/// What is wrong at a damaged place.
+/// What is wrong at a damaged place; see [`Store::verify`](crate::Store::verify).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CorruptionKind {

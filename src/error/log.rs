@@ -7,6 +7,7 @@ use std::io;
 use std::sync::Arc;
 
 /// An append was refused. Nothing of it is in the log, unless it is [`AppendError::Sync`] with a position.
+/// See [`CommitLog::append`](crate::CommitLog::append).
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AppendError {
@@ -57,7 +58,8 @@ pub enum AppendError {
     IdsExhausted,
 }
 
-/// Making the log durable failed.
+/// Making the log durable failed: see [`CommitLog::sync`](crate::CommitLog::sync) and
+/// [`Store::sync`](crate::Store::sync).
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SyncError {
@@ -83,7 +85,7 @@ pub enum SyncError {
     ReadOnly,
 }
 
-/// The unexpected end of a background thread.
+/// The unexpected end of a background thread, as [`LogStats`](crate::LogStats) has it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{thread} ended: {reason}")]
 #[non_exhaustive]
@@ -94,7 +96,7 @@ pub struct ThreadFailure {
     pub reason: Arc<str>,
 }
 
-/// A read failed.
+/// A read failed: see [`Store::get`](crate::Store::get) and [`CommitLog::read`](crate::CommitLog::read).
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReadError {
@@ -191,7 +193,8 @@ pub enum CheckpointError {
     Read(#[from] ReadError),
 }
 
-/// Dropping the beginning of the log failed.
+/// Dropping the beginning of the log failed: see
+/// [`CommitLog::truncate_before`](crate::CommitLog::truncate_before).
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TruncateError {

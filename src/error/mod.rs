@@ -85,7 +85,8 @@ pub enum Error {
     Layout(#[from] LayoutError),
 }
 
-/// A value or an entry cannot be read as a type (feature `zerocopy`).
+/// A value or an entry cannot be read as a type (feature `zerocopy`): see
+/// [`Value::get_as`](crate::Value::get_as).
 #[cfg(feature = "zerocopy")]
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

@@ -5,7 +5,8 @@ use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 
-/// Opening a log or a store failed. Nothing was lost: acknowledged data is unchanged.
+/// Opening a log or a store failed. Nothing was lost: acknowledged data is unchanged. See
+/// [`Store::open`](crate::Store::open) and [`CommitLog::open`](crate::CommitLog::open).
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {

@@ -8,7 +8,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// A write to a store failed.
+/// A write to a store failed: see [`Store::put`](crate::Store::put) and [`Store::write`](crate::Store::write).
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WriteError {
@@ -74,7 +74,7 @@ pub struct Conflict {
     pub found: Option<LogPosition>,
 }
 
-/// A compare-and-swap found another value than the expected one.
+/// A [compare-and-swap](crate::Store::compare_and_swap) found another value than the expected one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the value is not the expected one")]
 pub struct CasMismatch {
@@ -82,7 +82,7 @@ pub struct CasMismatch {
     pub current: Option<Vec<u8>>,
 }
 
-/// A merge failed. Nothing was lost: its inputs still exist.
+/// A merge failed. Nothing was lost: its inputs still exist. See [`Store::merge`](crate::Store::merge).
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MergeError {
@@ -106,7 +106,8 @@ pub enum MergeError {
     Closing,
 }
 
-/// A backup failed. The store is unchanged, and nothing is left at the destination.
+/// A backup failed. The store is unchanged, and nothing is left at the destination. See
+/// [`Store::backup`](crate::Store::backup).
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BackupError {
@@ -144,7 +145,8 @@ pub enum BackupError {
     },
 }
 
-/// A repair failed. The damaged store is unchanged, and nothing is left at the new directory's name.
+/// A repair failed. The damaged store is unchanged, and nothing is left at the new directory's name. See
+/// [`Store::repair`](crate::Store::repair).
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RepairError {

@@ -412,7 +412,7 @@ impl<'a> LogReader<'a> {
     }
 }
 
-/// A frame as it is in the file, for debugging.
+/// A frame as it is in the file, for debugging: see [`CommitLog::frames`](crate::CommitLog::frames).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FrameInfo {
@@ -428,7 +428,8 @@ pub struct FrameInfo {
     pub value_len: u32,
 }
 
-/// Iterates over all frames, including those without an entry.
+/// Iterates over all frames, including those without an entry: see
+/// [`CommitLog::frames`](crate::CommitLog::frames).
 #[derive(Debug)]
 pub struct Frames<'a> {
     reader: LogReader<'a>,

@@ -12,6 +12,15 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
 
 /// Counters since the log was opened, and its current state. In a read-only log the counters are zero.
+///
+/// ```
+/// let log = tailcask::CommitLog::in_memory();
+/// log.append_batch(&[b"one", b"two"])?;
+/// let stats = log.stats();
+/// assert_eq!((stats.entries, stats.batches), (2, 1));
+/// println!("{} segments, {} bytes on disk", stats.segments, stats.disk_bytes);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct LogStats {
@@ -91,7 +100,8 @@ pub struct LogSegment {
     pub merged: bool,
 }
 
-/// What [`CommitLog::retain`](crate::CommitLog::retain) dropped.
+/// What [`CommitLog::retain`](crate::CommitLog::retain) dropped; see [`Retention`](crate::Retention) for an
+/// example.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TruncateReport {
@@ -103,7 +113,8 @@ pub struct TruncateReport {
     pub bytes: u64,
 }
 
-/// A distribution of values, to three significant digits unless it is said otherwise.
+/// A distribution of values in [`LogStats`] or [`Stats`](crate::Stats), to three significant digits unless it is
+/// said otherwise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Distribution {

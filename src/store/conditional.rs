@@ -36,6 +36,15 @@ pub enum Change {
 }
 
 /// What an update has written.
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// # let store = tailcask::Store::open(dir.path().join("store"))?;
+/// let updated = store.update_with("key", |_| Some(vec![1]), &tailcask::WriteOptions::new())?;
+/// assert_eq!(updated.value, Some(vec![1]));
+/// store.log().wait_durable(updated.position.expect("it has written"))?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Updated {

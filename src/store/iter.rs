@@ -237,7 +237,7 @@ enum Next<'a> {
     End,
 }
 
-/// An iterator over all keys and values, in no particular order.
+/// An iterator over all keys and values, in no particular order: see [`Store::iter`](super::Store::iter).
 #[derive(Debug)]
 #[must_use]
 pub struct Pairs<'a> {
@@ -372,7 +372,7 @@ impl Drop for Pairs<'_> {
     }
 }
 
-/// An iterator over all keys, in no particular order.
+/// An iterator over all keys, in no particular order: see [`Store::keys`](super::Store::keys).
 #[derive(Debug)]
 #[must_use]
 pub struct Keys<'a>(pub(super) Pairs<'a>);

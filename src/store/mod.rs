@@ -118,10 +118,12 @@ use std::sync::Arc;
 /// let mut bytes = 0;
 /// store.get_many_with(&["a", "b"], |_, value| bytes += value.map_or(0, |value| value.len()))?;
 /// assert_eq!(bytes, 3);
-/// for pair in &store {
+/// for pair in store.iter() { // or in `&store`
 ///     let pair = pair?;
 ///     println!("{:?}: {:?}", pair.key(), pair.value());
 /// }
+/// let keys: Vec<Vec<u8>> = store.keys().collect::<Result<_, _>>()?;
+/// assert_eq!(keys.len(), 2);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///

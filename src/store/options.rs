@@ -199,7 +199,7 @@ impl StoreOptions {
 
 /// What a put does to the time to live of a key: the time after which its value expires, by the wall clock,
 /// in milliseconds. A part of a millisecond counts as a whole one; zero is an error, and
-/// [`Duration::MAX`] is the same as none.
+/// [`Duration::MAX`] is the same as none. See [`Store::ttl`](super::Store::ttl) for an example.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ttl {
 #[non_exhaustive]

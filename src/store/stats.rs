@@ -17,6 +17,17 @@ const PAGES_OF_A_SAMPLE: u64 = 128;
 
 /// Counters since the store was opened, and its current state. In a [`ReadView`](crate::ReadView) the
 /// counters are zero.
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// # let store = tailcask::Store::open(dir.path().join("store"))?;
+/// store.put("colour", "green")?;
+/// store.get("colour")?;
+/// let stats = store.stats();
+/// assert_eq!((stats.keys, stats.puts, stats.hits), (1, 1, 1));
+/// println!("{} bytes of memory, {:.0} % dead", stats.keydir_bytes, stats.dead_ratio() * 100.0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Stats {
@@ -146,7 +157,7 @@ impl LatencyStats {
     }
 }
 
-/// A segment of a store.
+/// A segment of a store, as [`Stats`] lists it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SegmentStats {
@@ -176,7 +187,7 @@ fn ratio(dead: u64, live: u64) -> f64 {
     dead as f64 / (dead + live).max(1) as f64
 }
 
-/// A damaged segment.
+/// A damaged segment, as [`Stats`] lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DamagedSegment {

@@ -1,14 +1,17 @@
-//! Every public function that does something has an example, or a link to one.
+//! Every public type, and every public function that does something, has an example, or a link to one.
 //!
 //! A function does something if it takes more than `&self`, or may fail: what only tells of a value is
 //! left out, and so are the setters of options, whose type has an example. The example may be the
 //! function's own, or in the description of its type, which is on the same page; or its description links
 //! to an item that has one. What `testing.rs` adds to logs and stores is for this crate's own tests.
 
-use super::sources;
+use super::{public, sources};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use syn::visit::Visit;
+
+/// Types that need none, and why.
+const WITHOUT: [(&str, &str); 1] = [("FailPoint", "for this crate's own tests")];
 
 /// The text of all doc comments of an item.
 fn docs(attributes: &[syn::Attribute]) -> String {
@@ -52,14 +55,24 @@ struct Function {
     does_something: bool,
 }
 
-#[derive(Default)]
 struct Api {
-    public: BTreeSet<String>,
+    /// The description of each public type.
     types: BTreeMap<String, String>,
     functions: BTreeMap<String, Function>,
 }
 
 impl Api {
+    fn load() -> Self {
+        let types = public::types().into_iter();
+        let types = types.map(|(name, found)| (name, docs(&found.attributes))).collect();
+        let mut api = Self { types, functions: BTreeMap::new() };
+        let is_public = |path: &str| !path.starts_with("bin/") && !path.ends_with("testing.rs");
+        for (_, text) in sources("src").iter().filter(|(path, _)| is_public(path)) {
+            api.visit_file(&syn::parse_file(text).expect("it compiles"));
+        }
+        api
+    }
+
     fn add(&mut self, of: &str, function: &syn::ImplItemFn) {
         let signature = &function.sig;
         let mut receiver = None;
@@ -101,51 +114,24 @@ impl Api {
             || called.iter().any(|call| on_page.contains(call))
     }
 
-    fn has_example(&self, name: &str, function: &Function) -> bool {
+    fn has_example(&self, name: &str, docs: &str) -> bool {
         let of = name.split("::").next().unwrap_or_default();
-        self.has_example_here(name)
-            || links(&function.docs, of).iter().any(|to| self.has_example_here(to))
+        self.has_example_here(name) || links(docs, of).iter().any(|to| self.has_example_here(to))
     }
 }
 
 impl<'ast> Visit<'ast> for Api {
-    fn visit_item_use(&mut self, item: &'ast syn::ItemUse) {
-        fn names(tree: &syn::UseTree, found: &mut BTreeSet<String>) {
-            match tree {
-                syn::UseTree::Path(path) => names(&path.tree, found),
-                syn::UseTree::Group(group) => {
-                    group.items.iter().for_each(|tree| names(tree, found));
-                }
-                syn::UseTree::Name(name) => drop(found.insert(name.ident.to_string())),
-                syn::UseTree::Rename(_) | syn::UseTree::Glob(_) => {}
-            }
-        }
-        names(&item.tree, &mut self.public);
-    }
-}
-
-struct Items<'a>(&'a mut Api);
-
-impl<'ast> Visit<'ast> for Items<'_> {
-    fn visit_item_struct(&mut self, item: &'ast syn::ItemStruct) {
-        self.0.types.insert(item.ident.to_string(), docs(&item.attrs));
-    }
-
-    fn visit_item_enum(&mut self, item: &'ast syn::ItemEnum) {
-        self.0.types.insert(item.ident.to_string(), docs(&item.attrs));
-    }
-
     fn visit_item_impl(&mut self, item: &'ast syn::ItemImpl) {
         let syn::Type::Path(path) = &*item.self_ty else { return };
         let Some(of) = path.path.segments.last().map(|last| last.ident.to_string()) else { return };
-        if item.trait_.is_some() || !self.0.public.contains(&of) {
+        if item.trait_.is_some() || !self.types.contains_key(&of) {
             return;
         }
         for function in &item.items {
             if let syn::ImplItem::Fn(function) = function
                 && matches!(function.vis, syn::Visibility::Public(_))
             {
-                self.0.add(&of, function);
+                self.add(&of, function);
             }
         }
     }
@@ -153,21 +139,22 @@ impl<'ast> Visit<'ast> for Items<'_> {
 
 #[test]
 fn every_public_function_that_does_something_has_an_example_or_a_link_to_one() {
-    let (mut api, sources) = (Api::default(), sources("src"));
-    let parsed = |name: &str| syn::parse_file(&sources[name]).expect("it compiles");
-    api.visit_file(&parsed("lib.rs"));
-    for name in
-        sources.keys().filter(|name| !name.starts_with("bin/") && !name.ends_with("testing.rs"))
-    {
-        Items(&mut api).visit_file(&parsed(name));
-    }
-    let (mut wrong, mut checked) = (String::new(), 0);
+    let (api, mut wrong, mut checked) = (Api::load(), String::new(), 0);
     for (name, function) in api.functions.iter().filter(|(_, function)| function.does_something) {
         checked += 1;
-        if !api.has_example(name, function) {
+        if !api.has_example(name, &function.docs) {
             let _ = writeln!(wrong, "{name}");
         }
     }
     assert!(checked > 80, "the test sees the functions: {checked}");
     assert!(wrong.is_empty(), "no example, and no link to one:\n{wrong}");
+}
+
+#[test]
+fn every_public_type_has_an_example_or_a_link_to_one() {
+    let api = Api::load();
+    assert!(api.types.len() > 70, "the test sees the types: {}", api.types.len());
+    let without = api.types.iter().filter(|(name, docs)| !api.has_example(name, docs));
+    let without: Vec<_> = without.map(|(name, _)| name.as_str()).collect();
+    assert_eq!(without, WITHOUT.map(|(name, _)| name), "no example, and no link to one");
 }

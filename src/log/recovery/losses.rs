@@ -7,7 +7,7 @@ use crate::format::remains::Remnant;
 use crate::position::LogPosition;
 use std::fmt;
 
-/// A damaged range that salvage skipped.
+/// A damaged range that salvage skipped, as a [`RecoveryReport`](crate::RecoveryReport) lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DamagedRange {
@@ -19,7 +19,7 @@ pub struct DamagedRange {
     pub damage: CorruptionKind,
 }
 
-/// What a lost frame was.
+/// What a lost frame of a [`RecoveryReport`](crate::RecoveryReport) was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LostKind {
@@ -33,8 +33,8 @@ pub enum LostKind {
     Unknown,
 }
 
-/// A value, tombstone or entry that is lost. In a store only if its key has no newer sound version,
-/// since otherwise nothing is lost.
+/// A value, tombstone or entry that is lost, as a [`RecoveryReport`](crate::RecoveryReport) lists it. In a store
+/// only if its key has no newer sound version, since otherwise nothing is lost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LostFrame {
@@ -52,7 +52,7 @@ pub struct LostFrame {
     pub now: Option<LogPosition>,
 }
 
-/// Why something is in doubt.
+/// Why something in a [`RecoveryReport`](crate::RecoveryReport) is in doubt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Doubt {
@@ -65,7 +65,8 @@ pub enum Doubt {
     TornBatch,
 }
 
-/// A range that salvage took although a strict recovery would have cut it off.
+/// A range that salvage took although a strict recovery would have cut it off, as a
+/// [`RecoveryReport`](crate::RecoveryReport) lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct InDoubt {

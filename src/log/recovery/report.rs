@@ -7,6 +7,20 @@ use std::fmt;
 use std::time::Duration;
 
 /// What opening a log or a store found, and what it did about it.
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// # let dir = dir.path().join("store");
+/// # tailcask::Store::open(&dir)?.close()?;
+/// let store = tailcask::Store::open(&dir)?;
+/// let found = store.recovery();
+/// if !found.is_clean() {
+///     println!("{found}"); // in one line
+/// }
+/// assert!(found.nothing_is_lost());
+/// # assert!(found.is_clean());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct RecoveryReport {
@@ -59,7 +73,7 @@ pub struct RecoveryReport {
     pub duration: Duration,
 }
 
-/// A file that contradicts the MANIFEST.
+/// A file that contradicts the MANIFEST, as a [`RecoveryReport`] lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Contradiction {
@@ -71,7 +85,7 @@ pub struct Contradiction {
     pub taken: bool,
 }
 
-/// A file in the folder `set-aside`.
+/// A file in the folder `set-aside`, as a [`RecoveryReport`] lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SetAside {

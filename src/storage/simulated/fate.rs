@@ -1,6 +1,6 @@
 //! What a power loss decides, one thing at a time.
 
-/// Something unsynced, whose fate a power loss decides.
+/// Something unsynced, whose fate a power loss decides; see [`SimulatedDisk`](super::SimulatedDisk).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Unsynced<'a> {
@@ -26,7 +26,7 @@ pub enum Unsynced<'a> {
     },
 }
 
-/// What a power loss leaves of something unsynced.
+/// What a power loss leaves of something unsynced; see [`SimulatedDisk`](super::SimulatedDisk).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fate {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// What a merge did. All zero if there was nothing to merge.
+/// What [`Store::merge`](crate::Store::merge) did. All zero if there was nothing to merge.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MergeReport {
@@ -43,7 +43,7 @@ impl MergeReport {
     }
 }
 
-/// Totals over all merges.
+/// Totals over all merges, in [`Stats`](crate::Stats).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MergeTotals {
