@@ -1,5 +1,6 @@
 //! The README tells the truth: its examples run, and its commands and options exist.
 
+use std::collections::BTreeSet;
 use std::error::Error;
 
 const README: &str = include_str!("../README.md");
@@ -112,6 +113,27 @@ fn its_figures_are_those_that_were_measured() {
         }
     }
     assert_eq!(shown.len(), 8);
+}
+
+/// The features that a list names: `* \`name\`: ...`.
+fn listed(text: &str, heading: &str) -> BTreeSet<String> {
+    let section = text.split(heading).nth(1).expect(heading);
+    let lines = section.lines().map(|line| line.trim_start_matches("//! "));
+    let lines = lines.take_while(|line| !line.starts_with('#'));
+    let names = lines.filter_map(|line| line.strip_prefix("* `")?.split_once('`'));
+    names.map(|(name, _)| name.to_owned()).collect()
+}
+
+#[test]
+fn it_lists_all_features_as_the_documentation_does() {
+    let manifest = include_str!("../Cargo.toml");
+    let features = manifest.split("[features]\n").nth(1).and_then(|rest| rest.split("\n[").next());
+    let names = features.unwrap_or_default().lines().filter_map(|line| line.split_once(" = "));
+    let names = names.map(|(name, _)| name).filter(|name| *name != "default");
+    let features: BTreeSet<_> = names.map(str::to_owned).collect();
+    assert!(features.len() >= 5, "the test sees the features: {features:?}");
+    assert_eq!(listed(README, "\n## Features\n"), features, "README.md");
+    assert_eq!(listed(include_str!("../src/lib.rs"), "\n//! # Features\n"), features, "lib.rs");
 }
 
 /// Each line of the README's list of commands: the command, and options of it.
