@@ -57,10 +57,10 @@
 //! | values that expire | [`WriteOptions::ttl`], [`Ttl`], [`Store::ttl`], [`Store::touch`] |
 //! | reading a log, and following its tail | [`LogReader`], [`Entry`], [`Checkpoint`] |
 //! | threads and tasks: handles, and what borrows nothing | [`Store::close`], [`Store::iter_owned`], [`CommitLog::reader_owned`], [`Value::into_owned`] |
-//! | async code | [`Store::sync_async`], [`CommitLog::wait_durable_async`], `CommitLog::stream_from`, `docs/async.md` |
+//! | async code | [`Store::sync_async`], [`CommitLog::wait_durable_async`], `CommitLog::stream_from`, [what blocks](guide_async) |
 //! | reading many keys, or all of them | [`Store::get_many`], [`Pairs`], [`Keys`] |
 //! | reading beside a writer in another process | [`CommitLog::open_read_only`], [`Store::open_read_only`] |
-//! | statistics | [`Store::stats`], [`CommitLog::stats`], `docs/metrics.md` |
+//! | statistics | [`Store::stats`], [`CommitLog::stats`], [metrics.md] |
 //! | reclaiming space | [`CommitLog::truncate_before`], [`Retention`], [`Store::merge`], [`MergePolicy`], [`Maintenance`] |
 //! | backup, verification, repair | [`Store::backup`], [`Store::verify`], [`Store::repair`], [`CommitLog::repair`] |
 //! | errors | [`Error`], and a type for each operation |
@@ -68,25 +68,27 @@
 //!
 //! Inside, the modules build on each other in this order: `format` (bytes), `storage` (files, or the
 //! simulated disk), `segment` (mapped files and their pins), `log` (append protocol, group commit, recovery),
-//! `keydir` (the index), `store`. `docs/architecture.md` describes them, `docs/glossary.md` the terms.
+//! `keydir` (the index), `store`. [architecture.md] describes them, [glossary.md] the terms.
 //!
 //! # Guarantees and limits
 //!
-//! * `docs/durability.md` lists the promises, each with the tests that show it, and what they assume.
+//! * [durability.md] lists the promises, each with the tests that show it, and what they assume.
 //! * Any number of threads share one handle, or have clones of it; one process at a time writes, and any number
 //!   read meanwhile. Operations on one key are linearizable, and batches are atomic.
 //! * Linux, on ext4, xfs or tmpfs. Other file systems are refused unless asked for, since they may kill the
 //!   process with SIGBUS on a full disk ([`LogOptions::any_file_system`]).
-//! * Keys have 1 to 65,535 bytes, values and entries up to 1 GiB by default. All keys have a slot in memory.
+//! * Keys, values and entries have limits: see [`Store`], [`StoreOptions::max_value_size`] and
+//!   [`LogOptions::max_entry_size`]. All keys have a slot in memory.
 //! * Iteration over a store is in no particular order.
 //!
 //! # More
 //!
-//! In the package, and in the repository: `docs/guide.md` (how to use it well), `docs/operations.md` (sizing, tuning,
-//! monitoring, backup, damage), `docs/comparison.md` (beside redb, fjall, RocksDB, LMDB and others), `docs/faq.md`,
-//! `docs/compatibility.md` (platforms, what a version number says). In the repository only: `examples/`, programs:
-//! a durable async service with a worker that follows its log, event sourcing with a consumer in another process,
-//! and a job queue with a cache.
+//! * The [guide]: how to use it well, from the first write to a backup; and [async code](guide_async).
+//! * In the package, and in the repository: [operations.md] (sizing, tuning, monitoring, backup, damage),
+//!   [comparison.md] (beside redb, fjall, RocksDB, LMDB and others), [faq.md], [compatibility.md] (platforms, what a
+//!   version number says), [store.md] (how the store works).
+//! * In the repository only: `examples/`, programs: a durable async service with a worker that follows its log, event
+//!   sourcing with a consumer in another process, and a job queue with a cache.
 //!
 //! # Features
 //!
@@ -104,6 +106,16 @@
 //!
 //! Types of other crates are part of the public face: `bytes` 1 (`Value::into_bytes`) and, with their
 //! features, `zerocopy` 0.8 and `futures-core` 0.3. Events go to `tracing` 0.1, and figures to `metrics` 0.24.
+//!
+//! [architecture.md]: https://docs.rs/crate/tailcask/latest/source/docs/architecture.md
+//! [comparison.md]: https://docs.rs/crate/tailcask/latest/source/docs/comparison.md
+//! [compatibility.md]: https://docs.rs/crate/tailcask/latest/source/docs/compatibility.md
+//! [durability.md]: https://docs.rs/crate/tailcask/latest/source/docs/durability.md
+//! [faq.md]: https://docs.rs/crate/tailcask/latest/source/docs/faq.md
+//! [glossary.md]: https://docs.rs/crate/tailcask/latest/source/docs/glossary.md
+//! [metrics.md]: https://docs.rs/crate/tailcask/latest/source/docs/metrics.md
+//! [operations.md]: https://docs.rs/crate/tailcask/latest/source/docs/operations.md
+//! [store.md]: https://docs.rs/crate/tailcask/latest/source/docs/store.md
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr))]
@@ -156,12 +168,25 @@ pub use store::{
     StoreOptions, Ttl, Updated, Value, WriteOptions,
 };
 
-/// The code in the documents compiles.
-#[cfg(doctest)]
-mod documents {
-    #[doc = include_str!("../docs/guide.md")]
-    struct Guide;
-    #[cfg(feature = "stream")]
-    #[doc = include_str!("../docs/async.md")]
-    struct Async;
-}
+/// How to use tailcask well, from the first write to a backup. This is a page, and no module that can be used.
+///
+/// [readme]: https://docs.rs/crate/tailcask/latest
+/// [examples]: crate#more
+/// [async]: crate::guide_async
+/// [durability]: https://docs.rs/crate/tailcask/latest/source/docs/durability.md
+/// [durable-puts]: https://docs.rs/crate/tailcask/latest/source/docs/benchmarks.md
+/// [damage]: https://docs.rs/crate/tailcask/latest/source/docs/operations.md
+/// [sizing]: https://docs.rs/crate/tailcask/latest/source/docs/operations.md
+/// [backup]: https://docs.rs/crate/tailcask/latest/source/docs/operations.md
+// Of two definitions of a link the first one counts, so these replace those of the file.
+#[cfg(doc)]
+#[doc = include_str!("../docs/guide.md")]
+pub mod guide {}
+
+/// What blocks, durable writes, and following a log in async code. This is a page, and no module that can be used.
+///
+/// [benchmarks]: https://docs.rs/crate/tailcask/latest/source/docs/benchmarks.md
+// Its code, which is tested, needs the feature.
+#[cfg(doc)]
+#[cfg_attr(any(not(doctest), feature = "stream"), doc = include_str!("../docs/async.md"))]
+pub mod guide_async {}

@@ -16,7 +16,8 @@ use std::time::Duration;
 impl Store {
     /// Publishes all statistics of this store and its log to the recorder of the crate
     /// [`metrics`](https://docs.rs/metrics) that is installed, with the label `name`, which tells several
-    /// stores of a program apart. `docs/metrics.md` lists the metrics.
+    /// stores of a program apart. [metrics.md](https://docs.rs/crate/tailcask/latest/source/docs/metrics.md) lists the
+    /// metrics.
     ///
     /// Call it every some seconds, or before each scrape: one call takes some 100 us (see
     /// [`stats`](Self::stats)). Operations take no longer for it. Latencies are published if they are

@@ -135,7 +135,7 @@ impl LogOptions {
 
     /// Measures how long appends take: one in so many, at random, 1 for each of them. Default 0: none. See
     /// [`LogStats::append_latency`](crate::LogStats::append_latency). What it
-    /// costs is in `docs/metrics.md`.
+    /// costs is in [metrics.md](https://docs.rs/crate/tailcask/latest/source/docs/metrics.md).
     pub fn latency_sampling(mut self, one_in: u32) -> Self {
         self.config.latency_sampling = one_in;
         self

@@ -367,8 +367,8 @@ impl Store {
     /// does not come. Nothing is locked between items, and the iteration ends even if writers never
     /// rest.
     ///
-    /// It begins with a pass over the keydir (some 10 ns a key), and then reads each segment once, from
-    /// the front to the back. Until it is dropped it keeps marks in memory; see `docs/store.md`.
+    /// It begins with a pass over the keydir, and then reads each segment once, from the front to the back.
+    /// Until it is dropped it keeps marks in memory; see [store.md](https://docs.rs/crate/tailcask/latest/source/docs/store.md).
     pub fn iter(&self) -> Pairs<'_> {
         Pairs::new(&self.inner)
     }

@@ -115,7 +115,8 @@ impl StoreOptions {
     }
 
     /// Measures how long operations take: one in so many, at random, 1 for each of them. Default 0: none.
-    /// See [`Stats::latency`](crate::Stats::latency); what it costs is in `docs/metrics.md`.
+    /// See [`Stats::latency`](crate::Stats::latency); what it costs is in
+    /// [metrics.md](https://docs.rs/crate/tailcask/latest/source/docs/metrics.md).
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -201,8 +202,8 @@ impl StoreOptions {
 /// in milliseconds. A part of a millisecond counts as a whole one; zero is an error, and
 /// [`Duration::MAX`] is the same as none. See [`Store::ttl`](super::Store::ttl) for an example.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ttl {
 #[non_exhaustive]
+pub enum Ttl {
     /// The value expires when the one before would have. If there was none, or it did not expire, this one
     /// does not either.
     Keep,

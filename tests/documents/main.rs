@@ -4,6 +4,7 @@
 mod errors;
 mod examples;
 mod orderings;
+mod pages;
 mod public;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -239,6 +240,11 @@ fn anchors(text: &str) -> BTreeSet<String> {
     headings.map(anchor).collect()
 }
 
+/// The links that a document defines by themselves, by their labels: `[label]: target`.
+fn definitions(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    text.lines().filter_map(|line| line.strip_prefix('[')?.split_once("]: "))
+}
+
 #[test]
 fn every_link_between_documents_leads_somewhere() {
     let mut documents = FRONT.map(PathBuf::from).to_vec();
@@ -251,7 +257,8 @@ fn every_link_between_documents_leads_somewhere() {
     let (mut wrong, mut checked) = (String::new(), 0);
     for document in &documents {
         let text = read(document.to_str().unwrap());
-        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+        let inline = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+        for link in inline.chain(definitions(&text).map(|(_, to)| to)) {
             if link.starts_with("http") {
                 continue;
             }
