@@ -66,7 +66,7 @@ fn follow(shop: &Shop) -> Result<(), Failure> {
             entry => serde_json::from_slice(&entry?.expect("it waits for one"))?,
         };
         orders.wait_durable(reader.position())?; // count nothing that a power loss may take back
-        let total = (total(shop, &item)? + count).to_le_bytes();
+        let total = total(shop, &item)?.saturating_add(count).to_le_bytes();
         let mut batch = Batch::new();
         batch.put(format!("total/{item}"), total).put("place", reader.checkpoint().to_bytes());
         totals.write(&batch)?;

@@ -163,35 +163,47 @@ fn a_waker_that_panics_does_not_disturb_the_writer() {
     assert_eq!(block_on(next(&mut first)).unwrap().unwrap(), b"entry");
 }
 
+/// A waker that uses the store.
+struct Uses(Store, AtomicUsize);
+
+impl Wake for Uses {
+    fn wake(self: Arc<Self>) {
+        let store = &self.0;
+        store.put("key", [1; 700]).unwrap();
+        assert!(store.compare_and_swap("key", Some(&[1; 700]), Some(b"2")).unwrap().is_ok());
+        store.write(Batch::new().delete("key").put("other", "3")).unwrap();
+        assert!(!store.delete("key").unwrap());
+        store.put("large", [1; 20_000]).unwrap();
+        store.sync().unwrap();
+        self.1.fetch_add(1, SeqCst);
+    }
+}
+
 /// A waker is code of a runtime, and may use the store: also the key that is being written, whose lock the
-/// writer has had until then.
+/// writer has had until then, and what else writers hold: where segments are made, and the sync that all
+/// wait for.
 #[test]
 fn a_waker_may_use_the_store() {
-    struct Uses(Store, AtomicUsize);
-    impl Wake for Uses {
-        fn wake(self: Arc<Self>) {
-            self.0.put("key", [1; 700]).unwrap();
-            assert!(self.0.compare_and_swap("key", Some(&[1; 700]), Some(b"2")).unwrap().is_ok());
-            self.0.write(Batch::new().delete("key").put("other", "3")).unwrap();
-            assert!(!self.0.delete("key").unwrap());
-            self.1.fetch_add(1, SeqCst);
-        }
-    }
     type Write = fn(&Store);
-    let writes: [Write; 7] = [
+    let writes: [Write; 12] = [
         |store| _ = store.put("key", [0; 1000]).unwrap(),
         |store| assert!(store.delete("key").unwrap()),
         |store| assert!(store.delete_damaged("key").unwrap()),
-        |store| drop(store.compare_and_swap("key", Some(&[0; 300]), Some(&[0; 1000])).unwrap()),
-        |store| drop(store.update("key", |_| Some(vec![0; 1000])).unwrap()),
+        |store| _ = store.compare_and_swap("key", Some(&[0; 300]), Some(&[0; 1000])).unwrap(),
+        |store| _ = store.update("key", |_| Some(vec![0; 1000])).unwrap(),
         |store| _ = store.write(Batch::new().put("key", "").put("other", [0; 1000])).unwrap(),
         |store| assert!(store.put_if_absent("fresh", [0; 1000]).unwrap()),
+        |store| _ = store.put("key", [0; 20_000]).unwrap(),
+        |store| _ = store.update("key", |_| Some(vec![0; 20_000])).unwrap(),
+        |store| _ = store.write(Batch::new().put("key", [0; 20_000])).unwrap(),
+        |store| _ = store.log().append(&[0; 20_000]).unwrap(),
+        |store| _ = store.log().append_batch(&[&[0; 20_000]]).unwrap(),
     ];
     let store = common::small_store(8192).open_simulated(&SimulatedDisk::new()).unwrap();
     let (done, is_done) = std::sync::mpsc::channel();
     thread::spawn(move || {
         let uses = Arc::new(Uses(store.clone(), AtomicUsize::new(0)));
-        for write in writes {
+        for (which, write) in writes.into_iter().enumerate() {
             // Often enough that some begin another segment, where the end of the last one is padded.
             for nth in 1..=20 {
                 store.put("key", [0; 300]).unwrap();
@@ -199,9 +211,17 @@ fn a_waker_may_use_the_store() {
                 let mut stream = store.log().stream_from(store.log().tail());
                 assert!(poll(&mut stream, &Waker::from(uses.clone())).is_pending());
                 write(&store);
-                assert_eq!(uses.1.swap(0, SeqCst), 1, "{nth}");
+                assert_eq!(uses.1.swap(0, SeqCst), 1, "{which}, {nth}");
             }
         }
+        // What a sync leaves behind in the log wakes, if there is room for it.
+        for _ in 0..20 {
+            store.put("key", [0; 300]).unwrap();
+            let mut stream = store.log().stream_from(store.log().tail());
+            assert!(poll(&mut stream, &Waker::from(uses.clone())).is_pending());
+            store.sync().unwrap();
+        }
+        assert!(uses.1.swap(0, SeqCst) > 0);
         done.send(()).unwrap();
     });
     is_done.recv_timeout(HANG).expect("no write waits for itself");

@@ -15,62 +15,68 @@
 //!
 //! A task waits in the same way, but registers its waker, looks once more, and returns. Its waker is called
 //! by the thread that finishes the frame, so it runs there, after the frame is finished. It is code of an
-//! async runtime, or of a user, and may use the store. So a thread that finishes frames under a lock says so
-//! ([`WakeLater`]), and calls the wakers once it has let go of the lock.
+//! async runtime, or of a user, and may use the log or the store. So a thread that finishes frames under a lock,
+//! while it leads a sync, or between claiming a frame and finishing it, says so ([`WakeLater`]), and calls the
+//! wakers after that.
 
 use crate::sync::{
     AtomicUsize, Mutex, Ordering, Thread, current, heavy_barrier, light_barrier, lock, park_timeout,
 };
 use std::cell::{Cell, RefCell};
+use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;
 use std::time::Instant;
 
+/// Set in [`LATER`] if there is something in [`KEPT`].
+const SOME_KEPT: u32 = 1 << 31;
+
 thread_local! {
-    static WAKING: Cell<Waking> = const { Cell::new(Waking::AtOnce) };
+    /// The number of this thread's [`WakeLater`].
+    static LATER: Cell<u32> = const { Cell::new(0) };
     static KEPT: RefCell<Vec<Waker>> = const { RefCell::new(Vec::new()) };
 }
 
-/// When this thread calls wakers.
-#[derive(Clone, Copy, PartialEq)]
-enum Waking {
-    AtOnce,
-    Later,
-    /// And some are kept.
-    LaterWithSome,
-}
-
-/// As long as it exists, this thread calls no waker, but keeps them; it calls them when this is dropped. To
-/// be made before a lock is taken, and so dropped after it.
+/// As long as one exists, this thread calls no waker, but keeps them; it calls them when the last one is
+/// dropped. To be made before a lock is taken, and dropped after it.
 #[derive(Debug)]
 #[must_use]
-pub(crate) struct WakeLater(());
+pub(crate) struct WakeLater {
+    _of_this_thread: PhantomData<*const ()>,
+}
 
 impl WakeLater {
     #[inline]
     pub(crate) fn begin() -> Self {
-        debug_assert!(WAKING.get() == Waking::AtOnce, "nothing of a user runs under the lock");
-        WAKING.set(Waking::Later);
-        Self(())
+        LATER.set(LATER.get() + 1);
+        Self { _of_this_thread: PhantomData }
     }
 }
 
 impl Drop for WakeLater {
     #[inline]
     fn drop(&mut self) {
-        if WAKING.replace(Waking::AtOnce) == Waking::LaterWithSome {
-            call(KEPT.take().into_iter());
+        let left = LATER.get() - 1;
+        LATER.set(left);
+        if left == SOME_KEPT {
+            call_kept();
         }
     }
+}
+
+#[cold]
+fn call_kept() {
+    LATER.set(0);
+    call(KEPT.take().into_iter());
 }
 
 /// Calls wakers, now or later.
 #[cold]
 fn call(mut wakers: impl Iterator<Item = Waker>) {
-    if WAKING.get() != Waking::AtOnce {
+    if LATER.get() != 0 {
         // In a thread that is ending there may be no place to keep them: then they are called at once.
         if KEPT.try_with(|kept| kept.borrow_mut().extend(&mut wakers)).is_ok() {
-            WAKING.set(Waking::LaterWithSome);
+            LATER.set(LATER.get() | SOME_KEPT);
             return;
         }
     }

@@ -418,7 +418,7 @@ impl SegmentSet {
         // left their epochs.
         unsafe { guard.defer_destroy(old) };
         if let Some(unlisted) = unlisted {
-            // ORDERING: Release; pairs with the Acquire load in `is_free`: the looks come before.
+            // ORDERING: Release; pairs with the Acquire load in `is_unlisted`: the looks come before.
             guard.defer(move || unlisted.store(true, Ordering::Release));
             // Moves it out of this thread's own bag, which no other thread can empty.
             guard.flush();
@@ -445,9 +445,9 @@ impl SegmentSet {
         drop(free);
     }
 
-    /// Whether a retired segment is still mapped that no reader has, so that it can be unmapped soon.
-    pub(crate) fn has_unread(&self) -> bool {
-        lock(&self.owned).retired.iter().any(Retired::is_unread)
+    /// Whether a retired segment is still mapped only because threads may be looking at it, in an epoch.
+    pub(crate) fn is_looked_at(&self) -> bool {
+        lock(&self.owned).retired.iter().any(Retired::is_looked_at)
     }
 
     /// The number of retired segments, and since when the oldest has been waiting to be unmapped.
@@ -458,14 +458,19 @@ impl SegmentSet {
 }
 
 impl Retired {
-    /// Whether no reader has it: whoever does look at it is about to let go.
-    fn is_unread(&self) -> bool {
-        self.segment.pins.is_free()
+    /// Whether no thread can find it any more.
+    fn is_unlisted(&self) -> bool {
+        // ORDERING: Acquire; pairs with the Release store in `replace`.
+        self.unlisted.load(Ordering::Acquire)
+    }
+
+    /// Whether only an epoch keeps it, as far as can be told: nobody has pinned it.
+    fn is_looked_at(&self) -> bool {
+        !self.is_unlisted() && self.segment.pins.is_free()
     }
 
     fn is_free(&self) -> bool {
-        // ORDERING: Acquire; pairs with the Release store in `replace`.
-        let unlisted = self.unlisted.load(Ordering::Acquire);
+        let unlisted = self.is_unlisted();
         // Other owners are writing, syncing or populating it. std loads the count Relaxed; what they
         // did comes before the unmapping by the Acquire in the drop of the last Arc.
         unlisted && self.segment.pins.is_free() && Arc::strong_count(&self.segment) == 1

@@ -221,6 +221,14 @@ impl Batch {
         frame::crc_parts(&[&expiry.to_le_bytes(), &self.frames[write.key_at()..][..len]])
     }
 
+    /// The length of the key of a write, or behind those of an expectation.
+    fn key_len(&self, index: usize) -> usize {
+        match self.writes.get(index) {
+            Some(write) => write.key,
+            None => self.expectations[index - self.len()].key.len(),
+        }
+    }
+
     /// Those deletes after which the same key is put again.
     fn put_again(&self) -> HashSet<usize> {
         let (mut put_later, mut found) = (HashSet::new(), HashSet::new());
@@ -365,11 +373,15 @@ impl StoreInner {
     }
 
     fn warm_up_batch(&self, batch: &Batch, tags: &[u32]) {
-        let key_len = |nth: usize| match batch.writes.get(nth) {
-            Some(write) => write.key,
-            None => batch.expectations[nth - batch.len()].key.len(),
-        };
-        self.warm_up(tags, key_len, Wanted::Key);
+        self.warm_up(tags, |nth| batch.key_len(nth), Wanted::Key);
+    }
+
+    /// Has the records read that decide about the batch, or that TTLs are kept of.
+    fn warm_up_records(&self, batch: &Batch, tags: &[u32]) {
+        let keeping = batch.ttls.iter().filter(|(_, ttl)| *ttl == Ttl::Keep).map(|&(nth, _)| nth);
+        let all: Vec<usize> = keeping.chain(batch.len()..tags.len()).collect();
+        let tags: Vec<u32> = all.iter().map(|&nth| tags[nth]).collect();
+        self.warm_up(&tags, |nth| batch.key_len(all[nth]), Wanted::Record);
     }
 
     /// Writes a batch under the locks of its keys' shards, unless there is no room.
@@ -453,6 +465,7 @@ impl StoreInner {
             tags.push(self.keydir.tag(&expectation.key));
         }
         let expiries = self.expiries(&batch.ttls)?;
+        self.warm_up_records(batch, &tags);
         let judgement = self.judge(&batch.expectations)?;
         let seen = self.see_expiries(&batch.ttls, |nth| batch.key(nth))?;
         let mut computed = Computed { tags, crcs, expiries, seen, judgement };

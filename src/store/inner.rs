@@ -131,31 +131,39 @@ impl StoreInner {
     pub(crate) fn roll_for(&self, len: u64, need: Need) -> Result<(), AppendError> {
         let deadline = Instant::now() + LONGEST_WAIT;
         loop {
+            // A run that ends while this rolls has freed something, too.
+            let runs = self.runs();
             match self.writer.roll(len, need) {
                 Err(AppendError::NoSpace { .. })
-                    if need == Need::Delete && self.wait_for_a_run(deadline) => {}
+                    if need == Need::Delete && self.wait_for_a_run(runs, deadline) => {}
                 done => return done,
             }
         }
     }
 
-    /// Waits until the merge that is under way has completed a run, or has ended. False: there is none, or
-    /// it takes too long.
+    /// The runs of merges that were completed.
+    fn runs(&self) -> u64 {
+        lock(&self.totals).merges
+    }
+
+    /// Waits until more runs are completed than there were, or the merge that is under way has ended. False:
+    /// there is none, or it takes too long.
     #[cold]
-    fn wait_for_a_run(&self, deadline: Instant) -> bool {
-        let runs = || lock(&self.totals).merges;
-        let (before, mut waited) = (runs(), false);
-        while matches!(self.merging.try_lock(), Err(TryLockError::WouldBlock)) {
-            if Instant::now() >= deadline {
-                return false;
+    fn wait_for_a_run(&self, before: u64, deadline: Instant) -> bool {
+        let mut waited = false;
+        while Instant::now() < deadline {
+            // Asked first: a run is counted before its merge ends.
+            let is_merging = matches!(self.merging.try_lock(), Err(TryLockError::WouldBlock));
+            if self.runs() != before {
+                return true;
+            }
+            if !is_merging {
+                return waited;
             }
             waited = true;
-            if runs() != before {
-                break;
-            }
             std::thread::sleep(LOOK_FOR_A_RUN);
         }
-        waited
+        false
     }
 
     /// Whether a thread waits for the running merge to end.

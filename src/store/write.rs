@@ -46,8 +46,10 @@ impl StoreInner {
         let durability = durability.unwrap_or(self.writer.durability());
         let expiry = ttl.map(|ttl| self.expiry_after(ttl)).transpose()?;
         let put = self.new_put(key, value.len(), expiry)?;
+        let finished = self.writer.wake_after(put.frame_len());
         let claim = self.place(&put)?;
         let position = finish(claim, &put, value);
+        drop(finished);
         self.writes.puts.add(1);
         Ok(self.writer.acknowledge_as(position, durability)?)
     }

@@ -79,9 +79,13 @@ impl LogWriter {
     #[inline(never)]
     fn append_slowly(&self, body: &[u8]) -> Result<LogPosition, AppendError> {
         self.timer.time(Operation::Append, || {
-            let mut claim = self.make_room(self.frame_len(body.len() as u64)?)?;
+            let len = self.frame_len(body.len() as u64)?;
+            let finished = self.wake_after(len);
+            let mut claim = self.make_room(len)?;
             claim.write(frame::HEADER, body);
-            self.acknowledge(claim.commit(Header::entry(body), frame::crc(body)))
+            let position = claim.commit(Header::entry(body), frame::crc(body));
+            drop(finished);
+            self.acknowledge(position)
         })
     }
 
@@ -89,6 +93,7 @@ impl LogWriter {
         let body: u64 = parts.iter().map(|part| part.len() as u64).sum();
         let len = self.frame_len(body)?;
         let crc = frame::crc_parts(parts);
+        let finished = self.wake_after(len);
         let mut claim = self.claim(len)?;
         let mut at = frame::HEADER;
         for part in parts {
@@ -96,6 +101,7 @@ impl LogWriter {
             at += part.len() as u64;
         }
         let position = claim.commit(Header::plain(Kind::Entry, body as u32), crc);
+        drop(finished);
         self.acknowledge(position)
     }
 
@@ -105,6 +111,7 @@ impl LogWriter {
         fill: impl FnOnce(&mut [u8]),
     ) -> Result<LogPosition, AppendError> {
         let len = self.frame_len(body as u64)?;
+        let finished = self.wake_after(len);
         let claim = self.claim(len)?;
         let at = claim.offset() + frame::HEADER;
         // SAFETY: inside the range of `claim`, which is not committed while the slice lives, and
@@ -115,6 +122,7 @@ impl LogWriter {
         drop(filling);
         let (header, crc) = (Header::entry(bytes), frame::crc(bytes));
         let position = claim.commit(header, crc);
+        drop(finished);
         self.acknowledge(position)
     }
 
@@ -137,6 +145,7 @@ impl LogWriter {
         let max = MAX_SEGMENT - FIRST_FRAME;
         let value_len = u32::try_from(count).ok().filter(|_| len <= max);
         let value_len = value_len.ok_or(AppendError::TooLarge { len, max })?;
+        let finished = self.wake_after(len);
         let mut claim = self.claim(len)?;
         let (segment, start) = (claim.segment().id(), claim.offset());
         let mut at = frame::HEADER;
@@ -145,6 +154,7 @@ impl LogWriter {
             at += claim.write_inner(at, entry);
         }
         let position = claim.commit(Header::plain(Kind::Batch, value_len), frame::crc(&[]));
+        drop(finished);
         self.acknowledge(position).map(Some)
     }
 

@@ -16,6 +16,7 @@ use crate::error::SyncError;
 use crate::format::frame::WORD;
 use crate::format::header::{FIRST_FRAME, Seal};
 use crate::format::manifest::LogEnd;
+use crate::log::waiters::WakeLater;
 use crate::position::LogPosition;
 use crate::segment::file_name;
 use crate::sync::{Backoff, lock};
@@ -28,7 +29,9 @@ impl LogWriter {
     pub(crate) fn finish(&self) -> Result<LogPosition, SyncError> {
         let failed = |error| SyncError::Failed { source: Arc::new(error) };
         self.gate.close();
+        let after_the_lock = WakeLater::begin();
         let standby = self.tail.preparer().withdraw();
+        drop(after_the_lock);
         let (tail, mut backoff) = (self.tail.position(), Backoff::default());
         while self.prefix.advance(&self.tail) < tail {
             backoff.wait();

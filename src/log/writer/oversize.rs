@@ -16,6 +16,7 @@ use crate::error::AppendError;
 use crate::format::header::FIRST_FRAME;
 use crate::log::append::claim::Claim;
 use crate::log::append::tail::Preparer;
+use crate::log::waiters::WakeLater;
 use crate::options::MAX_SEGMENT;
 use crate::segment::Segment;
 use std::sync::Arc;
@@ -29,6 +30,9 @@ pub(crate) struct OversizeSegment<'c> {
     len: u64,
     /// Until it is claimed or removed.
     _inside: Inside<'c>,
+    /// The last one, so that it is dropped after the lock. Where the frame is not finished by then, the
+    /// caller has another one.
+    _after_the_lock: WakeLater,
 }
 
 impl<'c> OversizeSegment<'c> {
@@ -84,6 +88,12 @@ impl LogWriter {
         }
     }
 
+    /// For whoever claims a frame of this length and then finishes it.
+    #[inline]
+    pub(crate) fn wake_after(&self, len: u64) -> Option<WakeLater> {
+        self.is_oversize(len).then(WakeLater::begin)
+    }
+
     /// Claims an oversize frame.
     #[cold]
     pub(super) fn claim_oversize(&self, len: u64) -> Result<Claim<'_, Segment>, AppendError> {
@@ -119,6 +129,7 @@ impl LogWriter {
             // next segment, which therefore must not be withdrawn.
             self.roll(0, need)?;
         }
+        let _after_the_lock = WakeLater::begin();
         let mut preparer = self.tail.preparer();
         self.find_slot(&preparer)?;
         if let Some(standby) = preparer.withdraw() {
@@ -126,7 +137,14 @@ impl LogWriter {
         }
         self.find_slot(&preparer)?;
         let segment = self.create_of(&preparer, prepared)?;
-        Ok(OversizeSegment { writer: self, preparer, segment: Some(segment), len, _inside: inside })
+        Ok(OversizeSegment {
+            writer: self,
+            preparer,
+            segment: Some(segment),
+            len,
+            _inside: inside,
+            _after_the_lock,
+        })
     }
 
     /// As `after_roll`, after an `OversizeSegment` was claimed. Its frame is finished in any case, since

@@ -15,6 +15,7 @@ use crate::error::{AppendError, SyncError};
 use crate::format::frame::{Kind, SYNC_MARK};
 use crate::format::header::FIRST_FRAME;
 use crate::log::append::tail::Preparer;
+use crate::log::waiters::WakeLater;
 use crate::options::SEGMENT_UNIT;
 use crate::segment::{Segment, file_name, frames};
 use crate::sync::lock;
@@ -174,6 +175,8 @@ impl LogWriter {
 
     /// Removes a standby that was created ahead.
     pub(super) fn remove_standby(&self) {
+        // Withdrawing it pads the active segment.
+        let _after_the_lock = WakeLater::begin();
         let mut preparer = self.tail.preparer();
         // The first segment is not withdrawn: the MANIFEST may say that the log begins with it.
         let is_first =

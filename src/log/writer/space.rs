@@ -23,8 +23,9 @@ use std::time::Duration;
 
 /// Space that must stay free after creating a standby, and at least as much as it takes.
 const MARGIN: u64 = 4 << 20;
-/// The pauses, in ms, after which to look again whether what was merged has been unmapped: 60 ms in all.
-const LOOKS: [u64; 6] = [1, 2, 4, 8, 15, 30];
+/// The pauses, in ms, after which to unmap what was merged: others may look at it for a moment. Whoever keeps
+/// some of it is not waited for.
+const LOOKS: [u64; 7] = [0, 1, 2, 4, 8, 15, 30];
 /// How often to try again, since other programs may take the released space.
 const TRIES: usize = 3;
 
@@ -144,23 +145,22 @@ impl LogWriter {
         need: Need,
         mut run: impl FnMut() -> io::Result<T>,
     ) -> Result<T, AppendError> {
+        let is_full = |done: &io::Result<T>| matches!(done, Err(error) if is_no_space(error));
         let mut done = run();
-        if matches!(&done, Err(error) if is_no_space(error)) && self.unmap_retired() {
-            done = run();
-            // Others may be looking at what was merged, for a moment.
+        if is_full(&done) && self.table.waiting().0 > 0 {
             for wait in LOOKS {
-                let full = matches!(&done, Err(error) if is_no_space(error));
-                if !full || !self.table.has_unread() {
-                    break;
-                }
                 std::thread::sleep(Duration::from_millis(wait));
+                // Asked first: what nobody looked at then is unmapped now, if it can be at all.
+                let is_looked_at = self.table.is_looked_at();
                 self.table.reap();
                 done = run();
+                if !is_full(&done) || !is_looked_at {
+                    break;
+                }
             }
         }
         for _ in 0..TRIES {
-            let full = matches!(&done, Err(error) if is_no_space(error));
-            if !full || need != Need::Delete || !self.give_back_reserve() {
+            if !is_full(&done) || need != Need::Delete || !self.give_back_reserve() {
                 break;
             }
             done = run();

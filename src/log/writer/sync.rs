@@ -19,6 +19,7 @@ use crate::latency::Operation;
 use crate::log::append::prefix::{Finished, Walked};
 use crate::log::append::tail::rolls_between;
 use crate::log::group_commit::{Failure, TaskTurn};
+use crate::log::waiters::WakeLater;
 use crate::position::LogPosition;
 use crate::sync::{Backoff, lock};
 use std::io;
@@ -140,6 +141,7 @@ impl LogWriter {
         if self.is_closed() {
             return Err(SyncError::Closed);
         }
+        let _after_the_sync = WakeLater::begin();
         let lead = || {
             self.wait_for_group(leader);
             self.lead(Some(self.tail.position()), leader)
@@ -176,6 +178,7 @@ impl LogWriter {
         if self.group.durable() >= sealed_up_to.as_u64() {
             return Ok(());
         }
+        let _after_the_sync = WakeLater::begin();
         let waited = self.group.wait(sealed_up_to.as_u64(), || self.lead(None, Leader::Background));
         waited.map_err(|source| self.sync_failed(source))
     }

@@ -200,14 +200,10 @@ impl Loader<'_> {
         Ok(())
     }
 
-    /// Loads all pairs; before an error is returned, those read so far are written.
-    fn load(&mut self, input: impl BufRead, layout: &Layout) -> Result<()> {
+    /// Loads all pairs, or those before an error. What came of reading, and of writing all that was read.
+    fn load(&mut self, input: impl BufRead, layout: &Layout) -> [Result<()>; 2] {
         let read = read(input, layout, &mut |pair| self.add(pair));
-        let flushed = self.flush();
-        // ORDERING: Relaxed; this thread stored it.
-        let loaded = self.written.load(Relaxed);
-        read.and(flushed)
-            .with_context(|| format!("stopped after loading {}", counted(loaded, "pair")))
+        [read, self.flush()]
     }
 }
 
@@ -228,20 +224,26 @@ pub(super) fn load(args: &LoadArgs) -> Result<()> {
     let input = BufReader::with_capacity(1 << 20, input);
     let gathered = Gathered::default();
     let mut loader = Loader { store: &store, args, gathered, pairs: 0, expired: 0, written };
-    let loaded = loader.load(input, &args.layout());
-    let loaded = loaded.with_context(|| match &args.file {
-        input if input == Path::new("-") => "standard input".to_owned(),
-        file => file.display().to_string(),
+    let results = loader.load(input, &args.layout());
+    // ORDERING: Relaxed; this thread stored it.
+    let (pairs, expired) = (loader.written.load(Relaxed), loader.expired);
+    let [read, written] = results.map(|result| {
+        let stopped = || format!("stopped after loading {}", counted(pairs, "pair"));
+        result.with_context(stopped).with_context(|| match &args.file {
+            input if input == Path::new("-") => "standard input".to_owned(),
+            file => file.display().to_string(),
+        })
     });
-    let (pairs, expired) = (loader.pairs, loader.expired);
     progress.finish_and_clear();
     let stats = store.stats();
     // Also what was loaded before an error is on the device then.
     let closed = store.close();
-    if loaded.is_ok() || interrupt.came() {
+    // More than that a signal came, too.
+    written?;
+    if read.is_ok() || interrupt.came() {
         closed?;
     }
-    interrupt.or_stopped(loaded, || {
+    interrupt.or_stopped(read, || {
         format!("{} loaded, and on the device; the rest was not read", counted(pairs, "pair"))
     })?;
     report(&stats, pairs, expired, progress.position(), started)
