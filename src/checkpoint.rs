@@ -5,7 +5,9 @@ use std::fmt;
 use std::str::FromStr;
 
 /// How far a consumer has read a log, and which log: what it stores to go on later, with
-/// [`CommitLog::reader_from_checkpoint`](crate::CommitLog::reader_from_checkpoint).
+/// [`CommitLog::reader_from_checkpoint`](crate::CommitLog::reader_from_checkpoint) (or
+/// [`reader_owned_from_checkpoint`](crate::CommitLog::reader_owned_from_checkpoint)), and with the feature `stream`
+/// with `stream_from_checkpoint`.
 ///
 /// A position alone says nothing in a log that was created anew in the same place, and does not show
 /// whether what was read before it is still there. It is written as `ID@POSITION` or

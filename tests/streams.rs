@@ -13,7 +13,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
-use tailcask::{Batch, CommitLog, EntryStream, LogPosition, ReadError, SimulatedDisk, Store};
+use tailcask::{
+    Batch, Checkpoint, CheckpointError, CommitLog, EntryStream, LogPosition, ReadError,
+    SimulatedDisk, Store,
+};
 
 fn log() -> CommitLog {
     small_log(8192).open_simulated(&SimulatedDisk::new()).unwrap()
@@ -97,6 +100,64 @@ fn a_close_wakes_a_stream_and_ends_it() {
     let mut wrong = log.stream_from(at);
     assert!(matches!(block_on(next(&mut wrong)), Some(Err(ReadError::PastEnd { .. }))));
     assert!(block_on(next(&mut wrong)).is_none());
+}
+
+/// A task that comes back with its checkpoint goes on behind what it was given, after a restart too. If it
+/// cannot, it is told before it reads anything.
+#[test]
+fn a_stream_goes_on_from_its_checkpoint() {
+    let disk = SimulatedDisk::new();
+    let log = small_log(8192).open_simulated(&disk).unwrap();
+    (0..40u8).for_each(|n| _ = log.append(&[n; 500]).unwrap());
+    let mut stream = log.stream_from(LogPosition::START);
+    let mut taken = vec![stream.checkpoint()];
+    for n in 0..40u8 {
+        assert_eq!(block_on(next(&mut stream)).unwrap().unwrap(), [n; 500]);
+        taken.push(stream.checkpoint());
+    }
+    drop(stream);
+    log.close().unwrap();
+    let log = small_log(8192).open_simulated(&disk).unwrap();
+    log.append(&[40; 500]).unwrap();
+    for (read, checkpoint) in taken.iter().enumerate() {
+        let stored = Checkpoint::from_bytes(checkpoint.to_bytes());
+        let mut stream = log.stream_from_checkpoint(&stored).unwrap();
+        assert_eq!(block_on(next(&mut stream)).unwrap().unwrap(), [read as u8; 500]);
+    }
+    let refused = self::log().stream_from_checkpoint(&taken[40]).map(drop);
+    assert!(matches!(refused, Err(CheckpointError::OtherLog { .. })), "{refused:?}");
+    log.truncate_before(log.tail()).unwrap();
+    let refused = log.stream_from_checkpoint(&taken[1]).map(drop);
+    assert!(matches!(refused, Err(CheckpointError::Truncated { .. })), "{refused:?}");
+    log.close().unwrap();
+    let refused = log.stream_from_checkpoint(&taken[40]).map(drop);
+    assert!(matches!(refused, Err(CheckpointError::Read(ReadError::Closed))), "{refused:?}");
+}
+
+/// A stream that waits is past the mark of a sync, and has not read it: a power loss that takes the mark
+/// takes nothing from the task.
+#[test]
+fn a_stream_that_waits_has_read_no_more_than_entries() {
+    let disk = SimulatedDisk::new();
+    let log = small_log(8192).open_simulated(&disk).unwrap();
+    log.append(b"one").unwrap();
+    log.sync().unwrap();
+    let mut stream = log.stream_from(LogPosition::START);
+    assert_eq!(block_on(next(&mut stream)).unwrap().unwrap(), b"one");
+    assert!(poll(&mut stream, &Waker::from(Arc::new(Count::default()))).is_pending());
+    let checkpoint = stream.checkpoint();
+    assert_eq!(checkpoint.position(), log.tail(), "it is past the mark");
+    drop(stream);
+    let image = disk.power_loss(|_, _| false);
+    log.abort();
+    let log = small_log(8192).open_simulated(&image).unwrap();
+    log.append(b"two").unwrap();
+    let mut stream = log.stream_from_checkpoint(&checkpoint).unwrap();
+    assert_eq!(block_on(next(&mut stream)).unwrap().unwrap(), b"two");
+    // A position alone does not tell the mark from an entry.
+    let bare = Checkpoint::new(checkpoint.log_id(), checkpoint.position());
+    let refused = log.stream_from_checkpoint(&bare).map(drop);
+    assert!(matches!(refused, Err(CheckpointError::Lost { .. })), "{refused:?}");
 }
 
 /// Nothing of a stream that is dropped, or has what it waited for, is left with the log.

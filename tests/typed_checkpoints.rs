@@ -9,8 +9,8 @@ use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use tailcask::{
-    Checkpoint, CheckpointError, CommitLog, LogOptions, LogPosition, RecoveryMode, Retention,
-    SimulatedDisk,
+    Checkpoint, CheckpointError, CommitLog, LogOptions, LogPosition, LogReader, ReadError,
+    RecoveryMode, Retention, SimulatedDisk,
 };
 
 const UNIT: u64 = 16 << 10;
@@ -25,15 +25,36 @@ fn entry(number: u64, len: usize) -> Vec<u8> {
     bytes
 }
 
-/// The number of the next entry behind a checkpoint, which is stored as text and as bytes meanwhile.
+/// The number of the next entry behind a checkpoint, which is stored as text and as bytes meanwhile. Whatever
+/// goes on from it, a reader that borrows, one that does not, or a stream, comes to the same.
 fn next(log: &CommitLog, checkpoint: &Checkpoint) -> Result<Option<u64>, CheckpointError> {
     let text: Checkpoint = checkpoint.to_string().parse().unwrap();
     let stored = Checkpoint::from_bytes(text.to_bytes());
     assert_eq!(stored, *checkpoint);
-    let mut reader = log.reader_from_checkpoint(&stored)?;
+    let (reader, owned) =
+        (log.reader_from_checkpoint(&stored), log.reader_owned_from_checkpoint(&stored));
+    assert_eq!(came_of(&reader), came_of(&owned));
+    #[cfg(feature = "stream")]
+    {
+        let stream = log.stream_from_checkpoint(&stored);
+        let stream = stream.as_ref().map(tailcask::EntryStream::checkpoint);
+        assert_eq!(came_of(&reader), stream.map_err(ToString::to_string));
+    }
+    let (mut reader, mut owned) = (reader?, owned?);
     assert!(log.reader_from_checkpoint(&reader.checkpoint()).is_ok(), "nothing was read meanwhile");
+    let found = read(&mut reader);
+    assert_eq!(found, read(&mut owned));
+    Ok(found)
+}
+
+/// Where a reader goes on, or why it does not.
+fn came_of(reader: &Result<LogReader<'_>, CheckpointError>) -> Result<Checkpoint, String> {
+    reader.as_ref().map(LogReader::checkpoint).map_err(ToString::to_string)
+}
+
+fn read(reader: &mut LogReader<'_>) -> Option<u64> {
     let entry = reader.next_entry().expect("it was checked");
-    Ok(entry.map(|entry| u64::from_le_bytes(entry[..8].try_into().unwrap())))
+    entry.map(|entry| u64::from_le_bytes(entry[..8].try_into().unwrap()))
 }
 
 /// A consumer that follows a log, and its checkpoints by how much it had read.
@@ -236,14 +257,11 @@ fn truncating_what_was_read_loses_nothing_and_what_was_not_is_an_error() {
 #[test]
 fn what_is_no_checkpoint_of_this_log_is_an_error() {
     let (one, other) = (CommitLog::in_memory(), CommitLog::in_memory());
-    let first = one.append(b"entry").unwrap();
-    other.append(b"entry").unwrap();
+    let first = one.append(&entry(7, 0)).unwrap();
+    other.append(&entry(7, 0)).unwrap();
     let of_one = Checkpoint::new(one.id(), first);
-    assert_eq!(
-        &*one.reader_from_checkpoint(&of_one).unwrap().next_entry().unwrap().unwrap(),
-        b"entry"
-    );
-    match other.reader_from_checkpoint(&of_one).map(drop) {
+    assert_eq!(next(&one, &of_one).unwrap(), Some(7));
+    match next(&other, &of_one) {
         Err(error @ CheckpointError::OtherLog { checkpoint, log_id }) => {
             assert_eq!((checkpoint, log_id), (of_one, other.id()));
             let said =
@@ -252,7 +270,7 @@ fn what_is_no_checkpoint_of_this_log_is_an_error() {
         }
         other => panic!("{other:?}"),
     }
-    let at = |position| one.reader_from_checkpoint(&Checkpoint::new(one.id(), position)).map(drop);
+    let at = |position| next(&one, &Checkpoint::new(one.id(), position));
     let inside = LogPosition::from_u64(first.as_u64() + 8);
     assert!(
         matches!(at(inside), Err(CheckpointError::NoBoundary { position }) if position == inside)
@@ -268,7 +286,11 @@ fn what_is_no_checkpoint_of_this_log_is_an_error() {
             other => panic!("{beyond}: {other:?}"),
         }
     }
-    assert!(at(one.tail()).is_ok() && at(LogPosition::START).is_ok());
+    assert_eq!(at(one.tail()).unwrap(), None);
+    assert_eq!(at(LogPosition::START).unwrap(), Some(7));
+    let end = one.tail();
+    one.close().unwrap();
+    assert!(matches!(at(end), Err(CheckpointError::Read(ReadError::Closed))));
 }
 
 #[test]

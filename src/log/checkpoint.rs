@@ -10,6 +10,8 @@
 use super::CommitLog;
 use super::follower::Source;
 use super::reader::LogReader;
+#[cfg(feature = "stream")]
+use super::stream::EntryStream;
 use crate::checkpoint::Checkpoint;
 use crate::error::{CheckpointError, ReadError};
 use crate::format::header::FIRST_FRAME;
@@ -29,6 +31,90 @@ impl CommitLog {
         &self,
         checkpoint: &Checkpoint,
     ) -> Result<LogReader<'_>, CheckpointError> {
+        self.resume(self.reader(), checkpoint)
+    }
+
+    /// As [`reader_from_checkpoint`](Self::reader_from_checkpoint), without borrowing the log: for a thread
+    /// or a task of its own, as [`reader_owned`](Self::reader_owned).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tailcask::{Checkpoint, CommitLog, ReadError};
+    ///
+    /// let log = CommitLog::in_memory();
+    /// log.append_batch(&[b"one", b"two"])?;
+    /// let mut reader = log.reader();
+    /// reader.next_entry()?;
+    /// let stored = reader.checkpoint().to_bytes();
+    ///
+    /// let mut reader = log.reader_owned_from_checkpoint(&Checkpoint::from_bytes(stored))?;
+    /// let worker = std::thread::spawn(move || {
+    ///     let entry = reader.wait_entry(Duration::MAX)?.expect("it waits for one");
+    ///     assert_eq!(&*entry, b"two");
+    ///     Ok::<_, ReadError>(())
+    /// });
+    /// worker.join().expect("no panic")?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As `reader_from_checkpoint`. To go on from the position in the error, let a `reader_owned`
+    /// [`seek`](LogReader::seek) it.
+    pub fn reader_owned_from_checkpoint(
+        &self,
+        checkpoint: &Checkpoint,
+    ) -> Result<LogReader<'static>, CheckpointError> {
+        self.resume(self.reader_owned(), checkpoint)
+    }
+
+    /// The entries from where another stream, or a reader, had got to when the checkpoint was taken, as a
+    /// stream that follows the log: [`stream_from`](Self::stream_from) for positions that are stored
+    /// elsewhere. Needs the feature `stream`.
+    ///
+    /// ```
+    /// # mod tokio_stream { pub use futures_core::Stream; pub trait StreamExt: Stream + Unpin {
+    /// #     async fn next(&mut self) -> Option<Self::Item> {
+    /// #         std::future::poll_fn(|context| std::pin::Pin::new(&mut *self).poll_next(context)).await
+    /// #     } }
+    /// # impl<S: Stream + Unpin> StreamExt for S {} }
+    /// use tailcask::{Checkpoint, CheckpointError, CommitLog, Error, LogPosition};
+    /// use tokio_stream::StreamExt; // or that of `futures`
+    ///
+    /// let log = CommitLog::in_memory();
+    /// log.append_batch(&[b"one", b"two"])?;
+    /// # let task = async {
+    /// let mut entries = log.stream_from(LogPosition::START);
+    /// assert_eq!(&*entries.next().await.expect("it does not end")?, b"one");
+    /// let stored = entries.checkpoint().to_bytes();
+    ///
+    /// let checkpoint = Checkpoint::from_bytes(stored);
+    /// let mut entries = log.stream_from_checkpoint(&checkpoint)?;
+    /// assert_eq!(&*entries.next().await.expect("it does not end")?, b"two");
+    ///
+    /// let refused = CommitLog::in_memory().stream_from_checkpoint(&checkpoint).map(drop);
+    /// assert!(matches!(refused, Err(CheckpointError::OtherLog { .. })));
+    /// # Ok::<_, Error>(())
+    /// # };
+    /// # tokio::runtime::Builder::new_current_thread().build()?.block_on(task)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`reader_from_checkpoint`](Self::reader_from_checkpoint).
+    #[cfg(feature = "stream")]
+    pub fn stream_from_checkpoint(
+        &self,
+        checkpoint: &Checkpoint,
+    ) -> Result<EntryStream, CheckpointError> {
+        self.reader_owned_from_checkpoint(checkpoint).map(EntryStream::new)
+    }
+
+    /// Has a reader of this log go on from a checkpoint.
+    fn resume<'r>(
+        &self,
+        mut reader: LogReader<'r>,
+        checkpoint: &Checkpoint,
+    ) -> Result<LogReader<'r>, CheckpointError> {
         let log_id = self.id();
         if checkpoint.log_id() != log_id {
             return Err(CheckpointError::OtherLog { checkpoint: *checkpoint, log_id });
@@ -37,7 +123,7 @@ impl CommitLog {
         // What was read to its end may be truncated.
         let is_past = read_to < self.begin() && position > read_to;
         let from = if is_past { position } else { read_to };
-        let mut reader = self.reader_from(from);
+        reader.seek(from);
         let entered = reader.enter_now();
         let told = matches!(entered, Err(ReadError::Truncated { .. } | ReadError::PastEnd { .. }));
         let kept = if told { Ok(()) } else { self.source.check_kept(from) };

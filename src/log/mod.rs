@@ -287,7 +287,8 @@ impl CommitLog {
 
     /// As [`reader`](Self::reader), without borrowing the log: for a thread or a task of its own. It is a
     /// handle, so it keeps the log open, until that is [closed](Self::close). To start elsewhere, let it
-    /// [`seek`](LogReader::seek).
+    /// [`seek`](LogReader::seek), or use
+    /// [`reader_owned_from_checkpoint`](Self::reader_owned_from_checkpoint).
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -317,7 +318,8 @@ impl CommitLog {
     }
 
     /// The entries from a position on, as a stream that follows the log, for a task on any executor. It is a
-    /// handle, so it keeps the log open, until that is [closed](Self::close). Needs the feature `stream`.
+    /// handle, so it keeps the log open, until that is [closed](Self::close). Needs the feature `stream`. To go
+    /// on where another stream had got to, use [`stream_from_checkpoint`](Self::stream_from_checkpoint).
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;

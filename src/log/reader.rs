@@ -47,8 +47,8 @@ unsafe fn body(segment: &Segment, offset: u64, header: Header) -> &[u8] {
 ///     assert_eq!(&*entry.expect("it sleeps until there is one"), b"two");
 ///     Ok::<(), tailcask::Error>(())
 /// })?;
-/// let checkpoint = reader.position(); // where `reader_from` goes on
-/// # assert_eq!(checkpoint, log.tail());
+/// let checkpoint = reader.checkpoint(); // where `reader_from_checkpoint` goes on, also after a restart
+/// # assert!(log.reader_from_checkpoint(&checkpoint)?.next_entry()?.is_none());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
@@ -111,7 +111,8 @@ impl<'a> LogReader<'a> {
         LogReader { source, at: LogPosition::START, segment: None, skipped: None }
     }
 
-    /// The position of the next frame, which may not exist yet.
+    /// The position of the next frame, which may not exist yet. To store how far the reader has got, use
+    /// [`checkpoint`](Self::checkpoint).
     #[must_use]
     pub const fn position(&self) -> LogPosition {
         self.at

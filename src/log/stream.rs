@@ -10,6 +10,7 @@ use super::entry::Entry;
 use super::follower::{POLL, Source};
 use super::maintenance::join;
 use super::reader::LogReader;
+use crate::checkpoint::Checkpoint;
 use crate::error::ReadError;
 use crate::position::LogPosition;
 use crate::sync::{Mutex, lock};
@@ -25,7 +26,8 @@ use std::time::Duration;
 const IN_A_ROW: u32 = 128;
 
 /// The entries of a log from a position on, as a [`Stream`] that follows it: it waits at the end, and never
-/// ends by itself. Made by [`CommitLog::stream_from`](crate::CommitLog::stream_from).
+/// ends by itself. Made by [`CommitLog::stream_from`](crate::CommitLog::stream_from) and
+/// [`stream_from_checkpoint`](crate::CommitLog::stream_from_checkpoint).
 ///
 /// An entry that is there is returned at once. A task that falls behind is given at most 128 entries
 /// before others get a turn. Dropping the stream cancels it: nothing of it stays registered.
@@ -48,11 +50,18 @@ impl EntryStream {
         Self { reader, ticket: 0, ticker: None, in_a_row: 0, has_failed: false }
     }
 
-    /// The position of the next entry, which may not exist yet: where another stream, or a
-    /// [reader](crate::LogReader), can go on.
+    /// The position of the next entry, which may not exist yet. To store how far the stream has got, use
+    /// [`checkpoint`](Self::checkpoint).
     #[must_use]
     pub const fn position(&self) -> LogPosition {
         self.reader.position()
+    }
+
+    /// How far this stream has got: behind the entry that it yielded last.
+    /// [`stream_from_checkpoint`](crate::CommitLog::stream_from_checkpoint) goes on from there.
+    #[must_use]
+    pub fn checkpoint(&self) -> Checkpoint {
+        self.reader.checkpoint()
     }
 
     fn next_entry(&mut self) -> Result<Option<Entry<'static>>, ReadError> {
