@@ -125,6 +125,77 @@ fn a_position_stays_until_the_key_is_written() {
     conflict(&store, &batch(&[("a", Expected::Position(found))]));
 }
 
+/// The puts and deletes in the log, in order.
+fn frames(store: &Store) -> Vec<(LogPosition, &'static str)> {
+    let frames = store.log().frames(LogPosition::START).map(Result::unwrap);
+    let writes = frames.filter_map(|frame| Some((frame.position, frame.kind?)));
+    writes.filter(|(_, kind)| ["put", "delete"].contains(kind)).collect()
+}
+
+/// Also of keys that are written twice, of deletes that find nothing, and where the TTL of the options takes
+/// room in the frames.
+#[test]
+fn the_positions_of_a_batch_are_those_of_its_writes() {
+    let disk = SimulatedDisk::new();
+    let mut store = store_by_hand().open_simulated(&disk).unwrap();
+    store.put("b", "old").unwrap();
+    let (plain, hour) = (WriteOptions::new(), Duration::from_secs(3600));
+    let mut writes = Batch::new();
+    writes.put("a", "1").delete("b").put("c", [7; 100]).put("a", "2").delete("nothing");
+    writes.put_with("d", "4", hour).put("e", "5").delete("e").put_with("f", "", Ttl::Keep);
+    let kinds = ["put", "delete", "put", "put", "delete", "put", "put", "delete", "put"];
+    let mut at = Vec::new();
+    for options in [plain.ttl(hour), plain.keep_ttl(), plain.no_ttl(), plain] {
+        let before = frames(&store).len();
+        at = store.write_positions(&writes, &options).unwrap();
+        assert_eq!(frames(&store)[before..], at.iter().copied().zip(kinds).collect::<Vec<_>>());
+        for (key, nth) in [("a", 3), ("c", 2), ("d", 5), ("f", 8)] {
+            assert_eq!(store.get(key).unwrap().unwrap().written_at(), at[nth], "{key}");
+        }
+    }
+    for merges in 0..3 {
+        if merges > 0 {
+            store.merge().unwrap();
+        }
+        let good = [("a", Expected::Position(at[3])), ("f", Expected::Position(at[8]))];
+        write(&store, &batch(&good)).unwrap();
+        let replaced = [("a", Expected::Position(at[0]))];
+        assert_eq!(conflict(&store, &batch(&replaced)).2, Some(at[3]));
+        for (key, nth) in [("b", 1), ("e", 6), ("e", 7), ("nothing", 4)] {
+            let deleted = [(key, Expected::Position(at[nth]))];
+            assert_eq!(conflict(&store, &batch(&deleted)).2, None);
+        }
+        store.close().unwrap();
+        store = store_by_hand().open_simulated(&disk).unwrap();
+    }
+    // In a segment of its own.
+    let mut large = Batch::new();
+    large.put("g", vec![7; 3 << 20]).put("h", "8");
+    let large = store.write_positions(&large, &plain).unwrap();
+    let written_at = |key| store.get(key).unwrap().unwrap().written_at();
+    assert_eq!(large, [written_at("g"), written_at("h")]);
+}
+
+#[test]
+fn a_batch_without_writes_has_no_positions() {
+    let (store, options) = (store(), WriteOptions::new());
+    let positions = |batch: &Batch| store.write_positions(batch, &options);
+    let at = store.put("a", "1").unwrap();
+    let (mut question, end) = (Batch::new(), store.log().tail());
+    assert_eq!(positions(&question).unwrap(), []);
+    question.expect("a", Expected::Position(at));
+    assert_eq!(positions(&question).unwrap(), []);
+    question.expect("b", Expected::Present);
+    assert!(matches!(positions(&question), Err(WriteError::Conflict(_))));
+    question.put("b", "1");
+    assert!(matches!(positions(&question), Err(WriteError::Conflict(_))));
+    let zero = store.write_positions(&Batch::new(), &options.ttl(Duration::ZERO));
+    assert!(matches!(zero, Err(WriteError::ZeroTtl)));
+    assert_eq!(store.log().tail(), end);
+    store.close().unwrap();
+    assert!(matches!(positions(&Batch::new()), Err(WriteError::Closed)));
+}
+
 /// Each job is done by one thread, and each result is that of who did it.
 #[test]
 fn of_many_who_move_a_job_one_does() {

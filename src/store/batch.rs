@@ -28,10 +28,11 @@ use crate::keydir::{Crowded, Keydir, LOOKUP_BATCH, LockedShards, Table};
 use crate::log::append::claim::Claim;
 use crate::log::waiters::WakeLater;
 use crate::log::writer::Need;
-use crate::options::MAX_SEGMENT;
+use crate::options::{Durability, MAX_SEGMENT};
 use crate::position::LogPosition;
 use crate::segment::Segment;
 use crate::segment::set::Listed;
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::ops::Deref;
 use std::sync::atomic::Ordering;
@@ -81,6 +82,13 @@ enum WriteKind {
 impl Write {
     const fn is_put(&self) -> bool {
         !matches!(self.kind, WriteKind::Delete)
+    }
+
+    /// Where its frame is in the log, if the batch is at a position.
+    #[inline]
+    fn position(&self, batch: LogPosition) -> LogPosition {
+        let offset = u64::from(batch.offset()) + HEADER + self.at as u64;
+        LogPosition::new(batch.segment(), offset as u32)
     }
 
     /// Where its key is.
@@ -200,6 +208,14 @@ impl Batch {
         write.is_put().then(|| &self.frames[at..][..write.value])
     }
 
+    /// The batch that is written with options of this TTL.
+    fn given(&self, ttl: Option<Ttl>) -> Cow<'_, Self> {
+        match ttl {
+            None | Some(Ttl::Remove) => Cow::Borrowed(self),
+            Some(ttl) => Cow::Owned(self.with_ttl(ttl)),
+        }
+    }
+
     /// The same batch, in which each put that was given no TTL has this one.
     fn with_ttl(&self, ttl: Ttl) -> Self {
         let mut batch = Self { expectations: self.expectations.clone(), ..Self::new() };
@@ -297,18 +313,30 @@ impl StoreInner {
         batch: &Batch,
         options: &WriteOptions,
     ) -> Result<LogPosition, WriteError> {
+        self.write_given(&batch.given(options.ttl), options.durability)
+    }
+
+    /// As `write`; returns the position of each write.
+    pub(super) fn write_positions(
+        &self,
+        batch: &Batch,
+        options: &WriteOptions,
+    ) -> Result<Vec<LogPosition>, WriteError> {
+        let given = batch.given(options.ttl);
+        let at = self.write_given(&given, options.durability)?;
+        Ok(given.writes.iter().map(|write| write.position(at)).collect())
+    }
+
+    /// As `write`, for a batch whose puts have the TTLs that they were given.
+    fn write_given(
+        &self,
+        batch: &Batch,
+        durability: Option<Durability>,
+    ) -> Result<LogPosition, WriteError> {
         if batch.is_empty() {
             self.check(batch)?;
             return self.tail_if_open();
         }
-        let with_ttl;
-        let batch = match options.ttl {
-            None | Some(Ttl::Remove) => batch,
-            Some(ttl) => {
-                with_ttl = batch.with_ttl(ttl);
-                &with_ttl
-            }
-        };
         let mut computed = self.compute(batch)?;
         let len = HEADER + batch.frames.len() as u64;
         if len > MAX_SEGMENT / 2 {
@@ -332,7 +360,7 @@ impl StoreInner {
             writer.after_oversize_claim();
         }
         self.count_writes(batch.writes.iter().map(Write::is_put));
-        let durability = options.durability.unwrap_or(writer.durability());
+        let durability = durability.unwrap_or(writer.durability());
         Ok(writer.acknowledge_as(position, durability)?)
     }
 
@@ -432,9 +460,7 @@ impl StoreInner {
             }
             let died = |old| dead.add(old);
             if write.is_put() {
-                let offset = u64::from(position.offset()) + HEADER + write.at as u64;
-                let new = LogPosition::new(position.segment(), offset as u32);
-                self.set_slot_by(entry, new, died);
+                self.set_slot_by(entry, write.position(position), died);
             } else if !put_again.contains(&nth) {
                 sparse.extend(self.remove_slot_by(entry, died));
             }

@@ -25,8 +25,10 @@ pub enum Expected<'v> {
     Value(&'v [u8]),
     /// Its value is the one that was written at this position, as the write has returned it, or
     /// [`Value::written_at`](super::Value::written_at) has told: nobody has written to the key since, also
-    /// not the same value. (What a batch returns is the position of the batch, and not of its puts. The
-    /// [position of the frame](super::Value::position) is as good, until a merge moves it.)
+    /// not the same value. (Of a put in a batch,
+    /// [`Store::write_positions`](super::Store::write_positions) returns it; what `write` returns is the
+    /// position of the batch. The [position of the frame](super::Value::position) is as good, until a merge
+    /// moves it.)
     Position(LogPosition),
 }
 

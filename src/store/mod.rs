@@ -286,7 +286,8 @@ impl Store {
 
     /// Does all writes of a batch, in their order, or none; none if something is not as the batch
     /// [expects](Batch::expect). Together they may have almost 2 GiB. Returns the position of the batch, or
-    /// the end of the log if it writes nothing.
+    /// the end of the log if it writes nothing; [`write_positions`](Self::write_positions) returns those of
+    /// the writes.
     ///
     /// # Errors
     /// As [`put`](Self::put), and [`WriteError::Conflict`].

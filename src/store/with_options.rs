@@ -147,6 +147,44 @@ impl Store {
         self.time(Operation::Batch, || self.inner.write(batch, options))
     }
 
+    /// As [`write_with`](Self::write_with), and returns the position of each write, in the order of the batch:
+    /// of a put what [`Value::written_at`](super::Value::written_at) tells and a later batch can
+    /// [expect](super::Expected::Position), of a delete that of its tombstone. Empty if the batch writes
+    /// nothing.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let store = tailcask::Store::open(dir.path().join("store"))?;
+    /// # store.put("queue/7", "resize a picture")?;
+    /// use tailcask::{Batch, Expected, WriteError, WriteOptions};
+    ///
+    /// // Takes a job that nobody has, in one step.
+    /// let mut take = Batch::new();
+    /// take.expect("owner/7", Expected::Absent).put("owner/7", "ann").delete("queue/7");
+    /// let lease = store.write_positions(&take, &WriteOptions::new())?[0];
+    ///
+    /// // Finishes it, if that is still the lease: not one that ann took later.
+    /// let mut finish = Batch::new();
+    /// finish.expect("owner/7", Expected::Position(lease)).delete("owner/7").put("done/7", "a picture");
+    /// store.write(&finish)?;
+    /// assert!(matches!(store.write(&finish), Err(WriteError::Conflict(_))));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub fn write_positions(
+        &self,
+        batch: &Batch,
+        options: &WriteOptions,
+    ) -> Result<Vec<LogPosition>, WriteError> {
+        self.inner.expiry_of(options.ttl.unwrap_or(Ttl::Remove))?;
+        if batch.is_empty() && batch.expectations.is_empty() {
+            return self.inner.unchanged(Vec::new());
+        }
+        self.time(Operation::Batch, || self.inner.write_positions(batch, options))
+    }
+
     /// When a key's value expires. `None` if the key has no value.
     ///
     /// ```
