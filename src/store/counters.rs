@@ -13,6 +13,15 @@ pub(crate) struct ReadCounters {
     pub(crate) expired: Counter,
 }
 
+impl ReadCounters {
+    /// Counts on from what others have counted.
+    pub(crate) fn continue_from(&self, others: &Self) {
+        self.hits.add(others.hits.get());
+        self.misses.add(others.misses.get());
+        self.expired.add(others.expired.get());
+    }
+}
+
 /// Counted by writes.
 #[derive(Debug, Default)]
 pub(crate) struct WriteCounters {

@@ -114,6 +114,8 @@ enum ViewRef<'a> {
         inner: Arc<StoreInner>,
         _handle: CommitLog,
     },
+    /// Of a store that is open read-only.
+    Shared(Arc<StoreView>),
 }
 
 impl Deref for ViewRef<'_> {
@@ -123,6 +125,7 @@ impl Deref for ViewRef<'_> {
         match self {
             Self::Borrowed(view) => view,
             Self::Owned { inner, .. } => inner,
+            Self::Shared(view) => view,
         }
     }
 }
@@ -264,6 +267,11 @@ impl<'a> Pairs<'a> {
     pub(super) fn owned(inner: &Arc<StoreInner>, log: &CommitLog) -> Pairs<'static> {
         let view = ViewRef::Owned { inner: inner.clone(), _handle: log.clone() };
         Pairs::of(Arc::new(Scan::new(view)))
+    }
+
+    /// One that keeps the view.
+    pub(super) fn shared(view: &Arc<StoreView>) -> Pairs<'static> {
+        Pairs::of(Arc::new(Scan::new(ViewRef::Shared(view.clone()))))
     }
 
     /// Several that share one iteration.

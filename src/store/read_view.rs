@@ -66,7 +66,8 @@ use std::time::Instant;
 /// ```
 #[derive(Debug)]
 pub struct ReadView {
-    view: StoreView,
+    /// Shared with iterations that do not borrow it.
+    view: Arc<StoreView>,
     storage: Box<dyn Storage>,
     options: StoreOptions,
     manifest: Manifest,
@@ -97,7 +98,7 @@ impl ReadView {
         let started = Instant::now();
         let (view, damaged, report) = load(&*storage, &options, &found)?;
         let position = end_of(&found);
-        let ReadableLog { manifest, live, .. } = found;
+        let (view, ReadableLog { manifest, live, .. }) = (Arc::new(view), found);
         let mut this = Self { view, storage, options, manifest, damaged, report, position, live };
         this.report.duration += started.elapsed();
         Ok(this)
@@ -120,10 +121,9 @@ impl ReadView {
         let position = end_of(&found);
         // A merge alone changes the segments, but nothing that can be read.
         let is_new = position != self.position || gaps(&old) != gaps(&new);
-        let counters = std::mem::take(&mut self.view.counters);
-        (self.view, self.report, self.position) = (view, report, position);
-        (self.view.counters, self.manifest) = (counters, found.manifest);
-        self.damaged = damaged;
+        view.counters.continue_from(&self.view.counters);
+        (self.view, self.report, self.position) = (Arc::new(view), report, position);
+        (self.manifest, self.damaged) = (found.manifest, damaged);
         self.report.duration += started.elapsed();
         Ok(is_new)
     }
@@ -231,6 +231,30 @@ impl ReadView {
         Pairs::new(&self.view)
     }
 
+    /// As [`iter`](Self::iter), without borrowing the view: for a thread or a task of its own. It shows what
+    /// the view shows now, also when that is [refreshed](Self::refresh) or dropped meanwhile, and keeps those
+    /// segments as long as it exists.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let dir = dir.path().join("store");
+    /// # let store = tailcask::Store::open(&dir)?;
+    /// # store.put("colour", "green")?;
+    /// let view = tailcask::Store::open_read_only(&dir)?;
+    /// let pairs = view.iter_owned();
+    /// let counting = std::thread::spawn(move || pairs.filter(Result::is_ok).count());
+    /// assert_eq!(counting.join().expect("no panic"), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn iter_owned(&self) -> Pairs<'static> {
+        Pairs::shared(&self.view)
+    }
+
+    /// As [`keys`](Self::keys), without borrowing the view; see [`iter_owned`](Self::iter_owned).
+    pub fn keys_owned(&self) -> Keys<'static> {
+        Keys(self.iter_owned())
+    }
+
     /// As [`iter`](Self::iter), in several parts, for as many threads; see
     /// [`Store::iter_parts`](super::Store::iter_parts).
     pub fn iter_parts(&self, parts: usize) -> Vec<Pairs<'_>> {
@@ -262,11 +286,12 @@ impl ReadView {
     /// [`ReadError::Corrupt`] at the first damage or contradiction.
     pub fn verify(&self) -> Result<VerifyReport, ReadError> {
         let salvage = self.options.recovery_mode == RecoveryMode::Salvage;
-        let (view, storage, damaged) = (&self.view, &*self.storage, &self.damaged);
+        let (view, storage, damaged) = (&*self.view, &*self.storage, &self.damaged);
         verify_still(Contents { view, storage, damaged, salvage })
     }
 
-    /// Statistics of the view. Counters of reads, writes, merges and syncs are zero.
+    /// Statistics of the view. Counters of writes, merges and syncs are zero; those of reads go on when the
+    /// view is [refreshed](Self::refresh).
     #[must_use]
     pub fn stats(&self) -> Stats {
         let counters = &self.view.counters;

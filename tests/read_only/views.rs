@@ -105,6 +105,42 @@ fn a_refresh_takes_in_what_was_written_since_and_says_so() {
     assert_eq!(&kept[..], b"one");
 }
 
+/// It keeps what it shows, whatever becomes of the view; and the view counts on.
+#[test]
+fn an_owned_iteration_goes_on_as_of_its_beginning() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let (mut model, mut random) = (Map::new(), Random::new(11));
+    let store = by_hand().open(&path).unwrap();
+    change(&store, &mut model, &mut random, 1000);
+    store.put("key", "one").unwrap();
+    model.insert(b"key".into(), b"one".into());
+    let mut view = Store::open_read_only(&path).unwrap();
+    let (mut pairs, keys, then) = (view.iter_owned(), view.keys_owned(), model.clone());
+    let first = pairs.next().unwrap().unwrap();
+    assert_eq!(&*view.get("key").unwrap().unwrap(), b"one");
+    change(&store, &mut model, &mut random, 1000);
+    store.put("key", "two").unwrap();
+    store.merge().unwrap();
+    let hits = view.stats().hits;
+    assert!(view.refresh().unwrap());
+    assert_eq!(view.stats().hits, hits);
+    assert_eq!(&*view.get("key").unwrap().unwrap(), b"two");
+    assert_eq!((hits, view.stats().hits), (1, 2));
+    drop(view);
+    store.close().unwrap();
+    let rest = std::thread::spawn(move || {
+        let pairs = std::iter::once(Ok(first)).chain(pairs);
+        let pairs = pairs.map(|pair| pair.map(|pair| (pair.key().to_vec(), pair.value().to_vec())));
+        (pairs.collect::<Result<Map, _>>(), keys.collect::<Result<Vec<_>, _>>())
+    });
+    let (pairs, keys) = rest.join().unwrap();
+    let mut keys = keys.unwrap();
+    keys.sort();
+    assert!(keys.iter().eq(then.keys()));
+    assert!(pairs.unwrap() == then);
+}
+
 #[test]
 fn views_may_be_sent_and_shared() {
     fn is<T: Send + Sync>(_: &T) {}
