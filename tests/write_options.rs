@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tailcask::{
-    Change, Durability, Expiry, LogPosition, SimulatedDisk, Store, StoreOptions, Ttl, WriteError,
-    WriteOptions,
+    Batch, Change, Durability, Expiry, LogPosition, SimulatedDisk, Store, StoreOptions, Ttl,
+    WriteError, WriteOptions,
 };
 
 /// A store whose clock is set by hand, in segments of 32 KiB.
@@ -201,6 +201,12 @@ fn a_ttl_of_zero_is_an_error_and_changes_nothing() {
     refused("put_if_absent", store.put_if_absent_with("other", "new", &zero).unwrap_err());
     let swap = store.compare_and_swap_with("key", Some(b"old"), Some(b"new"), &zero);
     refused("compare_and_swap", swap.unwrap_err());
+    let swap = store.compare_and_swap_with("key", Some(b"old"), None, &zero);
+    refused("compare_and_swap, to delete", swap.unwrap_err());
+    refused("delete", store.delete_with("key", &zero).unwrap_err());
+    refused("delete of nothing", store.delete_with("nothing", &zero).unwrap_err());
+    let mut batch = Batch::new();
+    refused("batch of deletes", store.write_with(batch.delete("key"), &zero).unwrap_err());
     let never = |_: Option<&[u8]>| -> Option<Vec<u8>> { panic!("it is refused before") };
     refused("update", store.update_with("key", never, &zero).unwrap_err());
     let never = |_: Option<&[u8]>| -> Result<Change, ()> { panic!("it is refused before") };

@@ -394,8 +394,8 @@ impl CommitLog {
     }
 
     /// As [`wait_durable`](Self::wait_durable), for async callers on any executor. The log's background
-    /// thread does the sync; with [`Maintenance::Manual`](crate::Maintenance::Manual) the first poll does, and blocks. If that
-    /// thread has failed this is an error; `wait_durable` still works.
+    /// thread does the sync; with [`Maintenance::Manual`](crate::Maintenance::Manual) the first poll does, and
+    /// blocks. If that thread has failed this is an error; `wait_durable` still works.
     ///
     /// # Errors
     /// As [`sync`](Self::sync).

@@ -27,7 +27,8 @@ use std::path::Path;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// [`Store::repair`](crate::Store::repair) and `SimulatedDisk` (feature `testing`) have examples of the other ways to open.
+/// [`Store::repair`](crate::Store::repair) and `SimulatedDisk` (feature `testing`) have examples of the other
+/// ways to open.
 #[derive(Clone, Debug, Default)]
 #[must_use]
 pub struct LogOptions {
@@ -93,8 +94,8 @@ impl LogOptions {
     /// Accepts directories and files that other members of their group may own and write to, as on a
     /// volume that a group shares (mode 2775), and creates new ones with mode 0770 and 0660, whatever the
     /// umask is. New files get the group of the directory if that has the set-group-id bit, and else that
-    /// of the process. Backups and repaired copies are private nevertheless. Default false: they must belong to this process's user, or root, and nobody else may
-    /// write to them.
+    /// of the process. Backups and repaired copies are private nevertheless. Default false: they must belong
+    /// to this process's user, or root, and nobody else may write to them.
     ///
     /// While a log is open, nothing but the log may change its files. Normally nobody else can, which
     /// makes opening safe. With this option safety depends on the members of the group: they must not

@@ -3,7 +3,8 @@
 //! An iteration begins with a pass over the keydir, which marks where each slot points (see
 //! [`pending`](super::pending)). Then it visits the segments in order, each from the front to the back:
 //! it takes the next mark, and yields the frame there. What it yields keeps the segment mapped. Between
-//! items it holds nothing but its marks and a weak reference to the segment that it is in, so merges and writes go on, and an iterator that is kept for long keeps no segment.
+//! items it holds nothing but its marks and a weak reference to the segment that it is in, so merges and
+//! writes go on, and an iterator that is kept for long keeps no segment.
 
 use super::found::{HeldRecord, stale};
 use super::inner::StoreInner;

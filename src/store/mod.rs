@@ -68,8 +68,9 @@ use std::sync::Arc;
 /// A key-value store: keys of 1 to 65,535 bytes, values up to
 /// [`max_value_size`](StoreOptions::max_value_size).
 ///
-/// Any number of threads use one handle, or clones of it, which are cheap. Operations on one key are linearizable, and a [`Batch`]
-/// is atomic. At every [`Durability`](crate::Durability) an acknowledged write survives the death of the process.
+/// Any number of threads use one handle, or clones of it, which are cheap. Operations on one key are
+/// linearizable, and a [`Batch`] is atomic. At every [`Durability`](crate::Durability) an acknowledged write
+/// survives the death of the process.
 ///
 /// ```
 /// # let dir = tempfile::tempdir()?;
@@ -199,7 +200,8 @@ impl Store {
     /// Sets a key's value, and returns the position of its frame in the log.
     ///
     /// # Errors
-    /// [`WriteError`]; unless it is [`AppendError::Sync`](crate::AppendError::Sync) with a position, nothing was changed.
+    /// [`WriteError`]; unless it is [`AppendError::Sync`](crate::AppendError::Sync) with a position, nothing
+    /// was changed.
     pub fn put(
         &self,
         key: impl AsRef<[u8]>,

@@ -141,12 +141,14 @@ impl StoreOptions {
 
     /// How many bytes of full segments are expected to fit into memory. Default: the memory that is
     /// available to this process, on the machine and in its control groups, less a sixteenth and four
-    /// segments; it is looked at every second. Several large stores in one process, each of which would expect all of it, need to be told.
+    /// segments; it is looked at every second. Several large stores in one process, each of which would
+    /// expect all of it, need to be told.
     ///
     /// Below the budget the operating system reads a stretch of the file around each value that is
     /// missing, so that everything is soon in memory. Beyond it the store is cold: only what is asked for
     /// is read, and scans, merges and verification read ahead for themselves. While the live bytes fit
-    /// well, the store merges so that all of it does. The budget reserves nothing; see [`Store::set_cache_budget`](super::Store::set_cache_budget) to change it later.
+    /// well, the store merges so that all of it does. The budget reserves nothing; see
+    /// [`Store::set_cache_budget`](super::Store::set_cache_budget) to change it later.
     pub const fn cache_budget(mut self, bytes: u64) -> Self {
         self.cache_budget = Some(bytes);
         self
@@ -244,7 +246,8 @@ pub struct WriteOptions {
 impl WriteOptions {
     /// The store's default durability, and what is usual for the TTL: `put` and `put_if_absent` set values
     /// that do not expire; `compare_and_swap`, `update` and `try_update` keep the TTL that there is; in a
-    /// batch each put has its own. To a delete the TTL does not matter.
+    /// batch each put has its own. A delete has no use for a TTL; one of zero is an error in every form
+    /// ([`WriteError::ZeroTtl`](crate::WriteError::ZeroTtl)).
     pub const fn new() -> Self {
         Self { durability: None, ttl: None }
     }

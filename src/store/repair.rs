@@ -56,8 +56,8 @@ impl Store {
 
 impl StoreOptions {
     /// Makes a repaired copy of a damaged store in a new directory, with everything that can be read,
-    /// and reports what is lost or in doubt; see [`Store::repair`] for an example. The damaged store is not changed; no program may have it
-    /// open for writing meanwhile.
+    /// and reports what is lost or in doubt; see [`Store::repair`] for an example. The damaged
+    /// store is not changed; no program may have it open for writing meanwhile.
     ///
     /// # Errors
     /// [`RepairError`]; nothing is left at the new directory's name. [`OpenError::NotAStore`] for a log

@@ -281,7 +281,8 @@ fn unlisted(at: LogPosition, key: &[u8]) -> Corruption {
     Corruption::at(at, CorruptionKind::Unlisted { key: key.to_vec() })
 }
 
-/// Calls `each` with the offset of every frame from an offset on, those inside of batches included. All of them are verified. Below `committed` none is unfinished.
+/// Calls `each` with the offset of every frame from an offset on, those inside of batches included. All of
+/// them are verified. Below `committed` none is unfinished.
 fn each_committed(
     segment: &Segment,
     from: u64,

@@ -13,7 +13,8 @@ use std::convert::Infallible;
 
 impl Store {
     /// As [`delete`](Self::delete), with a durability for this write. Returns the position of the tombstone;
-    /// `None` if the key had no value.
+    /// `None` if the key had no value. A TTL has no effect, but for one of zero, which is an error as in
+    /// every write.
     ///
     /// # Errors
     /// As [`put`](Self::put).
@@ -222,8 +223,9 @@ impl Store {
         Ok(self.touch_with(key, &options)?.is_some())
     }
 
-    /// As [`touch`](Self::touch) (and see [`ttl`](Self::ttl)), with the TTL of the options, and a durability for this write. Returns the
-    /// position of the put; `None` if the key has no value. Options without a TTL keep the one that there is.
+    /// As [`touch`](Self::touch) (and see [`ttl`](Self::ttl)), with the TTL of the options, and a durability
+    /// for this write. Returns the position of the put; `None` if the key has no value. Options without a
+    /// TTL keep the one that there is.
     ///
     /// # Errors
     /// As `touch`.

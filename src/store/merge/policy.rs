@@ -73,7 +73,8 @@ impl MergePolicy {
 
     /// Merge so that full segments take at most this many times their live bytes. Above 1. Default 2.
     /// Fewer times, so that all of them fit into the [cache budget](crate::StoreOptions::cache_budget),
-    /// if live bytes take at most three quarters of that. The active segment, the standby, and the outputs of a running merge are not counted.
+    /// if live bytes take at most three quarters of that. The active segment, the standby, and the outputs
+    /// of a running merge are not counted.
     pub const fn space_goal(mut self, times: f64) -> Self {
         self.goal = times;
         self
