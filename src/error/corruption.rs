@@ -49,7 +49,7 @@ pub enum CorruptionKind {
     #[error("a frame header that does not fit its frame")]
     Header,
     /// The frames inside a batch do not fill it, or their number is not the stated one.
-    #[error("a batch of {expected} entries that holds {found}")]
+    #[error("a batch of {} that holds {found}", entries(*expected))]
     Batch {
         /// As the batch frame states.
         expected: u32,
@@ -82,7 +82,7 @@ pub enum CorruptionKind {
         key: Vec<u8>,
     },
     /// The number of frames is not the one in the seal.
-    #[error("{found} frames in a segment that was sealed with {expected}")]
+    #[error("{} in a segment that was sealed with {expected}", frames(*found))]
     Frames {
         /// As sealed.
         expected: u64,
@@ -94,6 +94,14 @@ pub enum CorruptionKind {
     SegmentHeader(&'static str),
 }
 
+fn entries(count: u32) -> String {
+    if count == 1 { "1 entry".to_owned() } else { format!("{count} entries") }
+}
+
+fn frames(count: u64) -> String {
+    if count == 1 { "1 frame".to_owned() } else { format!("{count} frames") }
+}
+
 /// A key as printable text, cut after 64 bytes.
 pub(super) fn show(key: &[u8]) -> String {
     let shown = key.get(..64).unwrap_or(key).escape_ascii();
@@ -101,5 +109,20 @@ pub(super) fn show(key: &[u8]) -> String {
         format!("\"{shown}\"... of {} bytes", key.len())
     } else {
         format!("\"{shown}\"")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_is_singular() {
+        let batch = |expected, found| CorruptionKind::Batch { expected, found }.to_string();
+        assert_eq!(batch(1, 2), "a batch of 1 entry that holds 2");
+        assert_eq!(batch(2, 1), "a batch of 2 entries that holds 1");
+        let frames = |expected, found| CorruptionKind::Frames { expected, found }.to_string();
+        assert_eq!(frames(2, 1), "1 frame in a segment that was sealed with 2");
+        assert_eq!(frames(1, 0), "0 frames in a segment that was sealed with 1");
     }
 }
