@@ -4,11 +4,12 @@
 mod common;
 
 use common::cli::{run, tailcask, text};
-use common::segment;
+use common::{entries, segment};
 use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::Stdio;
+use tailcask::CommitLog;
 
 fn with_log(test: impl FnOnce(&str, &Path)) {
     let dir = tempfile::tempdir().unwrap();
@@ -31,6 +32,47 @@ fn lines_come_back_as_they_were() {
         assert_eq!(output.stdout.iter().filter(|&&b| b == b'\n').count(), 8);
         let output = run(&["log", "tail", log, "-n", "1"], b"");
         assert_eq!(output.stdout, b"no newline at the end\n");
+    });
+}
+
+#[test]
+fn records_of_any_bytes_come_back_encoded() {
+    with_log(|log, path| {
+        let records: [&[u8]; 5] = [b"two\nlines", b"", b"\n", b"\xff\x00\r\n", b" spaces "];
+        let new = CommitLog::open(path).unwrap();
+        for record in records {
+            new.append(record).unwrap();
+        }
+        new.close().unwrap();
+        for encoding in ["hex", "base64"] {
+            let args = ["--encoding", encoding];
+            let printed = run(&[&["log", "cat", log], &args[..]].concat(), b"").stdout;
+            assert_eq!(printed.iter().filter(|&&byte| byte == b'\n').count(), records.len());
+            let copy = path.with_file_name(encoding);
+            let to = copy.to_str().unwrap();
+            let output = run(&[&["log", "append", to], &args[..]].concat(), &printed);
+            assert!(output.status.success(), "{}", text(&output.stderr));
+            assert_eq!(entries(&CommitLog::open_read_only(&copy).unwrap()), records);
+            let last = run(&[&["log", "tail", log, "-n", "2"], &args[..]].concat(), b"").stdout;
+            assert!(printed.ends_with(&last), "{}", text(&last));
+            assert_eq!(last.iter().filter(|&&byte| byte == b'\n').count(), 2);
+        }
+    });
+}
+
+#[test]
+fn a_line_that_is_not_encoded_ends_an_append() {
+    with_log(|_, path| {
+        for threads in ["1", "3"] {
+            let log = path.with_file_name(threads);
+            let log = log.to_str().unwrap();
+            let args = ["log", "append", log, "--encoding", "hex", "--threads", threads];
+            let output = run(&args, b"6f6e65\nzz\n74776f\n");
+            assert_eq!(output.status.code(), Some(6));
+            let message = "tailcask: stopped after 1 record appended: line 2: \"zz\" is not hex\n";
+            assert_eq!(text(&output.stderr), message);
+            assert_eq!(run(&["log", "cat", log], b"").stdout, b"one\n", "nothing behind it");
+        }
     });
 }
 

@@ -1,11 +1,13 @@
 //! The command line of tailcask: `tailcask log ...` works on a commit log, every other command on a store.
 
+mod encoding;
 mod exit;
 mod interrupt;
 mod log;
 mod manual;
 mod stdio;
 mod store;
+mod text;
 mod units;
 
 use clap::{CommandFactory, Parser, Subcommand};

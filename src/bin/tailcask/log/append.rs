@@ -1,11 +1,13 @@
 //! `log append`: each line of the input becomes a record.
 
+use crate::encoding::Encoding;
 use crate::interrupt::{Interrupt, open_input};
 use crate::stdio::read_line;
 use crate::units::{counted, size};
 use anyhow::{Context, Result, anyhow};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
+use std::borrow::Cow;
 use std::io::{self, BufRead, BufReader, IsTerminal, Write};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -15,10 +17,13 @@ use tailcask::{BatchWriter, CommitLog, Durability};
 #[derive(Args)]
 pub(crate) struct AppendArgs {
     /// The log's directory; created if it does not exist
-    dir: PathBuf,
+    pub(super) dir: PathBuf,
     /// The file to read lines from; `-` is standard input
     #[arg(default_value = "-")]
     file: PathBuf,
+    /// How records are given: one a line
+    #[arg(long, value_enum, default_value = "raw")]
+    encoding: Encoding,
     /// Sync each batch to the device before it counts as appended
     #[arg(long)]
     sync: bool,
@@ -43,6 +48,8 @@ pub(super) fn append(args: &AppendArgs) -> Result<()> {
     let interrupt = Interrupt::watch()?;
     let (input, total) = open_input(&args.file)?;
     let input = BufReader::with_capacity(1 << 20, interrupt.guard(input));
+    let records =
+        Records { input, encoding: args.encoding, line: Vec::new(), number: 0, ended: false };
     let durability = if args.sync { Durability::Synced } else { Durability::Buffered };
     let log = CommitLog::options()
         .segment_size(args.segment_size)
@@ -53,9 +60,9 @@ pub(super) fn append(args: &AppendArgs) -> Result<()> {
     let progress = progress(total);
     let lines = AtomicU64::new(0);
     let appended = if args.threads == 1 {
-        append_in_order(&log, input, args, &lines, &progress)
+        append_in_order(&log, records, args, &lines, &progress)
     } else {
-        append_in_threads(&log, input, args, &lines, &progress)
+        append_in_threads(&log, records, args, &lines, &progress)
     };
     progress.finish_and_clear();
     // ORDERING: Relaxed; the threads that added to it are joined.
@@ -73,6 +80,35 @@ pub(super) fn append(args: &AppendArgs) -> Result<()> {
     Ok(())
 }
 
+/// The records in the lines of the input.
+struct Records<R> {
+    input: R,
+    encoding: Encoding,
+    line: Vec<u8>,
+    /// Lines read.
+    number: u64,
+    ended: bool,
+}
+
+/// A record, and the length of its line.
+type Record<'l> = (Cow<'l, [u8]>, u64);
+
+impl<R: BufRead> Records<R> {
+    /// The next record; `None` at the end of the input. An error names the line and is the end, too: no
+    /// other thread goes on behind it.
+    fn next_record(&mut self) -> Result<Option<Record<'_>>> {
+        if std::mem::replace(&mut self.ended, true) || !read_line(&mut self.input, &mut self.line)?
+        {
+            return Ok(None);
+        }
+        self.number += 1;
+        let (number, len) = (self.number, self.line.len() as u64 + 1);
+        let record = self.encoding.decode(&self.line).with_context(|| format!("line {number}"))?;
+        self.ended = false;
+        Ok(Some((record, len)))
+    }
+}
+
 fn progress(total: Option<u64>) -> ProgressBar {
     if !io::stderr().is_terminal() {
         return ProgressBar::hidden();
@@ -88,14 +124,14 @@ fn progress(total: Option<u64>) -> ProgressBar {
 
 fn append_in_order(
     log: &CommitLog,
-    mut input: impl BufRead,
+    mut records: Records<impl BufRead>,
     args: &AppendArgs,
     appended: &AtomicU64,
     progress: &ProgressBar,
 ) -> Result<()> {
     // The writer never flushes by itself: each flush here is acknowledged.
     let mut writer = log.batch_writer(usize::MAX);
-    let (mut line, mut bytes, mut lines) = (Vec::new(), 0, 0u64);
+    let (mut bytes, mut lines) = (0, 0u64);
     let flush = |writer: &mut BatchWriter<'_>, lines, bytes| {
         flush(writer, lines, args.ack)?;
         progress.inc(bytes);
@@ -104,21 +140,21 @@ fn append_in_order(
         anyhow::Ok(())
     };
     let read = loop {
-        match read_line(&mut input, &mut line) {
-            Ok(true) => {}
+        let (record, len) = match records.next_record() {
+            Ok(Some(record)) => record,
+            Ok(None) => break Ok(()),
             // What was read before an error is appended, too.
-            end => break end,
-        }
-        writer.push(&line)?;
-        bytes += line.len() as u64 + 1;
+            Err(error) => break Err(error),
+        };
+        writer.push(&record)?;
+        bytes += len;
         lines += 1;
         if bytes >= args.batch_bytes {
             flush(&mut writer, lines, std::mem::take(&mut bytes))?;
         }
     };
     flush(&mut writer, lines, bytes)?;
-    read?;
-    Ok(())
+    read
 }
 
 fn flush(writer: &mut BatchWriter<'_>, lines: u64, ack: bool) -> Result<()> {
@@ -133,13 +169,13 @@ fn flush(writer: &mut BatchWriter<'_>, lines: u64, ack: bool) -> Result<()> {
 
 fn append_in_threads(
     log: &CommitLog,
-    input: impl BufRead + Send,
+    records: Records<impl BufRead + Send>,
     args: &AppendArgs,
     total: &AtomicU64,
     progress: &ProgressBar,
 ) -> Result<()> {
-    let input = Mutex::new(input);
-    let work = || append_batches(log, &input, args.batch_bytes, total, progress);
+    let records = Mutex::new(records);
+    let work = || append_batches(log, &records, args.batch_bytes, total, progress);
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..args.threads).map(|_| scope.spawn(work)).collect();
         let join = |thread: std::thread::ScopedJoinHandle<'_, Result<()>>| {
@@ -154,24 +190,24 @@ fn append_in_threads(
 /// One thread's work: takes a batch of lines at a time from the shared input and appends it.
 fn append_batches(
     log: &CommitLog,
-    input: &Mutex<impl BufRead>,
+    records: &Mutex<Records<impl BufRead>>,
     batch_bytes: u64,
     total: &AtomicU64,
     progress: &ProgressBar,
 ) -> Result<()> {
     let mut writer = log.batch_writer(usize::MAX);
-    let mut line = Vec::new();
     loop {
         let mut bytes = 0;
-        let mut input = input.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut input = records.lock().unwrap_or_else(PoisonError::into_inner);
         let read = loop {
-            match read_line(&mut *input, &mut line) {
-                Ok(true) => {}
+            let (record, len) = match input.next_record() {
+                Ok(Some(record)) => record,
+                Ok(None) => break Ok(false),
                 // What was read before an error is appended, too.
-                end => break end,
-            }
-            writer.push(&line)?;
-            bytes += line.len() as u64 + 1;
+                Err(error) => break Err(error),
+            };
+            writer.push(&record)?;
+            bytes += len;
             if bytes >= batch_bytes {
                 break Ok(true);
             }

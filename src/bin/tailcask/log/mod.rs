@@ -15,8 +15,14 @@ use std::process::ExitCode;
 #[derive(Subcommand)]
 pub(crate) enum LogCommand {
     /// Append each line of the input as a record
+    ///
+    /// Reads what `log cat` prints, and appends the same records: as they are if none contains a newline; with
+    /// --encoding hex or base64 in both, whatever they contain.
     Append(append::AppendArgs),
     /// Print all records, one per line
+    ///
+    /// `log append` reads what this prints, and appends the same records: as they are if none contains a newline;
+    /// with --encoding hex or base64 in both, whatever they contain.
     Cat(read::CatArgs),
     /// Print the last records
     Tail(read::TailArgs),

@@ -1,12 +1,13 @@
 //! `log cat` and `log tail`: the records, one per line.
 
 use super::open::open;
+use crate::encoding::Encoding;
 use crate::interrupt::Interrupt;
 use crate::stdio::output;
 use anyhow::Result;
 use clap::Args;
 use std::collections::VecDeque;
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 use tailcask::LogPosition;
@@ -24,6 +25,9 @@ pub(crate) struct CatArgs {
     /// Print each record's position and a tab before it
     #[arg(long)]
     positions: bool,
+    /// How to print records
+    #[arg(long, value_enum, default_value = "raw")]
+    encoding: Encoding,
 }
 
 #[derive(Args)]
@@ -36,6 +40,14 @@ pub(crate) struct TailArgs {
     /// Keep printing records as they are appended, also by another process
     #[arg(short, long)]
     follow: bool,
+    /// How to print records
+    #[arg(long, value_enum, default_value = "raw")]
+    encoding: Encoding,
+}
+
+fn write_record(out: &mut impl Write, record: &[u8], encoding: Encoding) -> io::Result<()> {
+    out.write_all(&encoding.encode(record))?;
+    out.write_all(b"\n")
 }
 
 pub(super) fn cat(args: &CatArgs) -> Result<()> {
@@ -56,8 +68,7 @@ pub(super) fn cat(args: &CatArgs) -> Result<()> {
         if args.positions {
             write!(out, "{}\t", entry.position())?;
         }
-        out.write_all(&entry)?;
-        out.write_all(b"\n")?;
+        write_record(&mut out, &entry, args.encoding)?;
         left -= 1;
     }
     Ok(out.flush()?)
@@ -76,14 +87,12 @@ pub(super) fn tail(args: &TailArgs) -> Result<()> {
     }
     let mut out = output();
     for position in last {
-        out.write_all(&log.read(position)?)?;
-        out.write_all(b"\n")?;
+        write_record(&mut out, &log.read(position)?, args.encoding)?;
     }
     out.flush()?;
     while args.follow && !interrupt.came() {
         if let Some(entry) = reader.wait_entry(Duration::from_millis(100))? {
-            out.write_all(&entry)?;
-            out.write_all(b"\n")?;
+            write_record(&mut out, &entry, args.encoding)?;
             out.flush()?;
         }
     }

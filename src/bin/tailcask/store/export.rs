@@ -1,11 +1,11 @@
 //! `scan` and `export`: keys and values become text.
 
-use super::encoding::Encoding;
 use super::input::{EXPIRES, EXPIRES_MS, Format};
 use super::pairs::PairSource;
-use super::text::write_escaped;
+use crate::encoding::Encoding;
 use crate::interrupt::Interrupt;
 use crate::stdio::output;
+use crate::text::write_escaped;
 use crate::units::counted;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
@@ -98,7 +98,7 @@ pub(crate) struct ExportArgs {
 
 pub(super) fn scan(args: &ScanArgs) -> Result<ExitCode> {
     let prefix = args.prefix.as_ref().map(|prefix| prefix.as_bytes()).unwrap_or_default();
-    let prefix = args.key_encoding.decode(prefix, "the prefix")?;
+    let prefix = args.key_encoding.decode_argument(prefix, "the prefix")?;
     let interrupt = Interrupt::watch()?;
     let mut store = PairSource::open(&args.dir, args.skip_damaged)?;
     let mut out = output();

@@ -1,8 +1,8 @@
 //! The input of `load`: keys and values in lines of TSV, CSV or NDJSON.
 
-use super::text::{from_base64, shown, unescape};
 use crate::exit::usage;
 use crate::stdio::read_line;
+use crate::text::{from_base64, shown, unescape};
 use crate::units::counted;
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;

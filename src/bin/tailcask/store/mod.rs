@@ -1,7 +1,6 @@
 //! The store commands.
 
 mod backup;
-mod encoding;
 mod export;
 mod input;
 mod load;
@@ -12,7 +11,6 @@ mod pairs;
 mod progress;
 mod repair;
 mod stat;
-mod text;
 mod values;
 mod verify;
 mod watch;

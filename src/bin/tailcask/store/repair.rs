@@ -1,10 +1,10 @@
 //! `repair`: a repaired copy of a store or log in a new directory, and a list of what is lost.
 
 use super::backup::unfinished;
-use super::text::to_base64;
 use crate::exit;
 use crate::interrupt::Interrupt;
 use crate::stdio::output;
+use crate::text::to_base64;
 use crate::units::counted;
 use anyhow::{Error, Result};
 use clap::Args;

@@ -1,7 +1,7 @@
 //! `get`, `put`, `delete` and `count`.
 
-use super::encoding::Encoding;
 use super::open::{StoreDir, WritingArgs, create, open, open_existing};
+use crate::encoding::Encoding;
 use crate::exit::answer;
 use crate::stdio::output;
 use crate::units::time;
@@ -29,7 +29,7 @@ pub(crate) struct KeyArgs {
 
 impl KeyArgs {
     fn key(&self) -> Result<Cow<'_, [u8]>> {
-        self.key_encoding.decode(self.key.as_bytes(), "the key")
+        self.key_encoding.decode_argument(self.key.as_bytes(), "the key")
     }
 }
 
@@ -95,7 +95,7 @@ pub(super) fn get(args: &GetArgs) -> Result<ExitCode> {
 pub(super) fn put(args: &PutArgs) -> Result<ExitCode> {
     let key = args.key.key()?;
     let value = value_of(args)?;
-    let value = args.value_encoding.decode(&value, "the value")?;
+    let value = args.value_encoding.decode_argument(&value, "the value")?;
     let store = create(&args.key.dir, &args.writing.options())?;
     let was_put = if args.if_absent {
         store.put_if_absent(&key, value)?

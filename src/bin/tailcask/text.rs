@@ -18,7 +18,7 @@ fn escape_of(byte: u8) -> Option<u8> {
 }
 
 /// Writes bytes with every tab, newline, carriage return and backslash escaped.
-pub(super) fn write_escaped(out: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn write_escaped(out: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
     let mut rest = bytes;
     while let Some(at) = rest.iter().position(|&byte| escape_of(byte).is_some()) {
         out.write_all(&rest[..at])?;
@@ -29,7 +29,7 @@ pub(super) fn write_escaped(out: &mut impl Write, bytes: &[u8]) -> io::Result<()
 }
 
 /// The inverse of [`write_escaped`].
-pub(super) fn unescape(column: &[u8]) -> Result<Cow<'_, [u8]>> {
+pub(crate) fn unescape(column: &[u8]) -> Result<Cow<'_, [u8]>> {
     if !column.contains(&b'\\') {
         return Ok(column.into());
     }
@@ -53,16 +53,16 @@ pub(super) fn unescape(column: &[u8]) -> Result<Cow<'_, [u8]>> {
     Ok(bytes.into())
 }
 
-pub(super) fn to_base64(bytes: &[u8]) -> String {
+pub(crate) fn to_base64(bytes: &[u8]) -> String {
     STANDARD.encode(bytes)
 }
 
-pub(super) fn from_base64(text: &[u8]) -> Result<Vec<u8>> {
+pub(crate) fn from_base64(text: &[u8]) -> Result<Vec<u8>> {
     STANDARD.decode(text).with_context(|| format!("{:?} is not base64", shown(text)))
 }
 
 /// The first 60 bytes of a text, for messages.
-pub(super) fn shown(text: &[u8]) -> Cow<'_, str> {
+pub(crate) fn shown(text: &[u8]) -> Cow<'_, str> {
     String::from_utf8_lossy(&text[..text.len().min(60)])
 }
 

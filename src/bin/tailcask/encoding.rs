@@ -1,14 +1,14 @@
-//! Keys and values as hex or base64, where they are no text.
+//! Keys, values and records as hex or base64, where they are no text.
 
-use super::text::{from_base64, to_base64};
 use crate::exit::usage;
-use anyhow::Result;
+use crate::text::{from_base64, shown, to_base64};
+use anyhow::{Context, Result};
 use clap::ValueEnum;
 use std::borrow::Cow;
 
 /// How bytes are given and printed.
 #[derive(Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub(super) enum Encoding {
+pub(crate) enum Encoding {
     /// As they are
     #[default]
     Raw,
@@ -19,20 +19,24 @@ pub(super) enum Encoding {
 }
 
 impl Encoding {
-    /// The bytes that an argument or a file stands for. Space around encoded ones does not count.
-    pub(super) fn decode<'t>(self, text: &'t [u8], what: &str) -> Result<Cow<'t, [u8]>> {
-        let bytes = match self {
+    /// The bytes that a text stands for. Space around encoded ones does not count.
+    pub(crate) fn decode(self, text: &[u8]) -> Result<Cow<'_, [u8]>> {
+        let text = if self == Self::Raw { text } else { text.trim_ascii() };
+        match self {
             Self::Raw => return Ok(text.into()),
-            Self::Hex => from_hex(text.trim_ascii()),
-            Self::Base64 => from_base64(text.trim_ascii()).ok(),
-        };
-        let name = if self == Self::Hex { "hex" } else { "base64" };
-        let shown = || super::text::shown(text.trim_ascii()).into_owned();
-        bytes.map(Cow::Owned).ok_or_else(|| usage(format!("{what}: {:?} is not {name}", shown())))
+            Self::Hex => from_hex(text).with_context(|| format!("{:?} is not hex", shown(text))),
+            Self::Base64 => from_base64(text),
+        }
+        .map(Cow::Owned)
+    }
+
+    /// As [`decode`](Self::decode), for an argument: what cannot be decoded is wrong usage.
+    pub(crate) fn decode_argument<'t>(self, text: &'t [u8], what: &str) -> Result<Cow<'t, [u8]>> {
+        self.decode(text).map_err(|error| usage(format!("{what}: {error}")))
     }
 
     /// The bytes as they are printed.
-    pub(super) fn encode(self, bytes: &[u8]) -> Cow<'_, [u8]> {
+    pub(crate) fn encode(self, bytes: &[u8]) -> Cow<'_, [u8]> {
         match self {
             Self::Raw => bytes.into(),
             Self::Hex => to_hex(bytes).into_bytes().into(),
@@ -41,7 +45,7 @@ impl Encoding {
     }
 
     /// What the name of a JSON field ends with.
-    pub(super) const fn suffix(self) -> &'static str {
+    pub(crate) const fn suffix(self) -> &'static str {
         match self {
             Self::Raw => "",
             Self::Hex => "_hex",
@@ -73,19 +77,22 @@ mod tests {
         let bytes: Vec<u8> = (0..=255).collect();
         for encoding in [Encoding::Raw, Encoding::Hex, Encoding::Base64] {
             let text = encoding.encode(&bytes);
-            assert_eq!(encoding.decode(&text, "key").unwrap(), bytes);
+            assert_eq!(encoding.decode(&text).unwrap(), bytes);
         }
         assert_eq!(&*Encoding::Hex.encode(b"\x00\xa5\xff"), b"00a5ff");
-        assert_eq!(&*Encoding::Hex.decode(b"00A5fF\n", "key").unwrap(), b"\x00\xa5\xff");
+        assert_eq!(&*Encoding::Hex.decode(b"00A5fF\n").unwrap(), b"\x00\xa5\xff");
     }
 
     #[test]
     fn what_is_not_encoded_is_wrong_usage() {
         for text in ["0", "0x", "zz", "0 00"] {
-            let error = Encoding::Hex.decode(text.as_bytes(), "key").unwrap_err();
+            let error = Encoding::Hex.decode_argument(text.as_bytes(), "key").unwrap_err();
             assert_eq!(error.to_string(), format!("key: {text:?} is not hex"));
             assert_eq!(crate::exit::code(&error), 2);
+            let error = Encoding::Hex.decode(text.as_bytes()).unwrap_err();
+            assert_eq!(crate::exit::code(&error), 6, "in a file it is none");
         }
-        assert!(Encoding::Base64.decode(b"?", "key").is_err());
+        let error = Encoding::Base64.decode_argument(b"?", "key").unwrap_err();
+        assert_eq!(error.to_string(), "key: \"?\" is not base64");
     }
 }
