@@ -8,6 +8,7 @@ use common::cli::{run, run_to, tailcask, text};
 use common::files::{change, paths_with};
 use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Output, Stdio};
 use tailcask::{CommitLog, Store};
@@ -340,6 +341,18 @@ fn an_export_or_scan_that_is_stopped_says_how_far_it_came() {
         assert!(message.starts_with("tailcask: stopped: "), "{message}");
         assert!(message.contains(said) && message.contains(" pairs "), "{message}");
     }
+}
+
+/// It waits for a value that does not come.
+#[test]
+fn a_put_is_ended_by_the_signal_itself_and_changes_nothing() {
+    let place = Place::new();
+    let args = ["put", &place.store, "key", "-"];
+    // A shell may have SIGINT ignored by what runs in its background, and this test's children with it.
+    let output = stop(tailcask(&args).stdin(Stdio::piped()).spawn().unwrap(), Signal::TERM);
+    assert_eq!(output.status.signal(), Some(Signal::TERM.as_raw()));
+    assert_eq!(text(&output.stdout) + &text(&output.stderr), "");
+    assert_eq!(run_to(0, &["get", &place.store, "key"]).0, "value");
 }
 
 // ---- what stat shows of another process ----

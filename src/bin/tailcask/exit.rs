@@ -16,7 +16,9 @@ Exit codes of all commands:
     5  the store or log is in use by another process, which the message names
     6  any other failure: no such store, permissions, a full disk, input that cannot be read
   130  stopped by SIGINT (Ctrl-C), after saying what was done; 143 by SIGTERM
-Commands that run until they are stopped (log tail --follow, stat --watch) then exit with 0.";
+log tail --follow and stat --watch, once they follow what is written, exit with 0 then. get, put, delete, log \
+truncate, completions and man say nothing: the signal itself ends them. A put, delete or truncation is done as a whole \
+or not at all.";
 
 const NO: u8 = 1;
 const USAGE: u8 = 2;

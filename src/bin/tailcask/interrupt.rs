@@ -1,5 +1,5 @@
-//! SIGINT (Ctrl-C) and SIGTERM: a command that changes something, or prints at length, stops where it
-//! can, and says what was done. A second signal ends it at once.
+//! SIGINT (Ctrl-C) and SIGTERM: a command that may take long stops where it can, and says what was done. A
+//! second signal ends it at once.
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::{flag, low_level::pipe};
@@ -24,10 +24,11 @@ impl Interrupt {
         let (signal, again) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
         let (wakes, wake) = UnixStream::pair()?;
         for number in [SIGINT, SIGTERM] {
-            flag::register_conditional_default(number, again.clone())?;
-            flag::register(number, again.clone())?;
+            // First what stops the command: from here on the signal does not end the process by itself.
             flag::register_usize(number, signal.clone(), number as usize)?;
             pipe::register(number, wake.try_clone()?)?;
+            flag::register_conditional_default(number, again.clone())?;
+            flag::register(number, again.clone())?;
         }
         Ok(Self { signal, wakes: Arc::new(wakes) })
     }
@@ -89,6 +90,15 @@ impl Interrupt {
         result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 
+    /// As [`beside`](Self::beside), for work that only reads: nothing is left behind, whenever it ends.
+    pub(crate) fn beside_reading<R: Send>(
+        &self,
+        work: impl FnOnce() -> R + Send,
+        done: impl Fn() -> String,
+    ) -> R {
+        self.beside(work, || {}, || Some(done()))
+    }
+
     /// A file whose reading fails once a signal has come, even if it is waiting for input then.
     pub(crate) fn guard(&self, file: File) -> Interruptible {
         Interruptible { file, interrupt: self.clone() }
@@ -100,6 +110,11 @@ impl Interrupt {
         wait_for(&mut signals, Some(time))?;
         Ok(self.came())
     }
+}
+
+/// What a signal leaves of a check, which ends by itself with the first damage that it finds.
+pub(crate) fn not_all_was_checked() -> String {
+    "no damage was found so far; the rest was not checked".to_owned()
 }
 
 /// Ends the process for a signal, with what was done until then.

@@ -1,12 +1,14 @@
 //! `log inspect`: a table of frames.
 
 use super::open::open;
+use crate::interrupt::Interrupt;
 use crate::stdio::output;
+use crate::units::counted;
 use anyhow::Result;
 use clap::Args;
 use std::io::Write;
 use std::path::PathBuf;
-use tailcask::LogPosition;
+use tailcask::{CommitLog, LogPosition};
 
 #[derive(Args)]
 pub(crate) struct InspectArgs {
@@ -21,18 +23,26 @@ pub(crate) struct InspectArgs {
 }
 
 pub(super) fn inspect(args: &InspectArgs) -> Result<()> {
+    let interrupt = Interrupt::watch()?;
     let log = open(&args.dir)?;
-    let mut out = output();
+    let (mut out, mut printed) = (output(), 0);
+    let done = print_frames(&log, args, &mut out, &mut printed, &interrupt);
+    // Print the frames before the damage, then the error.
+    out.flush()?;
+    interrupt.or_stopped(done, || format!("{} printed", counted(printed, "frame")))
+}
+
+fn print_frames(
+    log: &CommitLog,
+    args: &InspectArgs,
+    out: &mut impl Write,
+    printed: &mut u64,
+    interrupt: &Interrupt,
+) -> Result<()> {
     writeln!(out, "{:<20} {:>10}  {:<9}  {:<9} value", "position", "length", "state", "kind")?;
     for frame in log.frames(args.from.unwrap_or_default()).take(args.limit.unwrap_or(usize::MAX)) {
-        let frame = match frame {
-            Ok(frame) => frame,
-            Err(error) => {
-                // Print the frames before the damage, then the error.
-                out.flush()?;
-                return Err(error.into());
-            }
-        };
+        interrupt.check()?;
+        let frame = frame?;
         writeln!(
             out,
             "{:<20} {:>10}  {:<9}  {:<9} {}",
@@ -42,6 +52,7 @@ pub(super) fn inspect(args: &InspectArgs) -> Result<()> {
             frame.kind.unwrap_or("-"),
             frame.value_len
         )?;
+        *printed += 1;
     }
-    Ok(out.flush()?)
+    Ok(())
 }

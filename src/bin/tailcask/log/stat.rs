@@ -1,6 +1,7 @@
 //! `log stat`: where the log begins and ends, what it holds, and what opening it found.
 
 use super::open::open;
+use crate::interrupt::Interrupt;
 use crate::stdio::output;
 use crate::units::counted;
 use anyhow::Result;
@@ -20,14 +21,20 @@ pub(crate) struct LogStatArgs {
 }
 
 /// Number of entries, and their bytes.
+#[derive(Default)]
 struct EntryTotals {
     entries: u64,
     bytes: u64,
 }
 
 pub(super) fn stat(args: &LogStatArgs) -> Result<()> {
+    let interrupt = Interrupt::watch()?;
     let log = open(&args.dir)?;
-    let totals = count_entries(&log)?;
+    let mut totals = EntryTotals::default();
+    let counted_all = count_entries(&log, &mut totals, &interrupt);
+    interrupt.or_stopped(counted_all, || {
+        format!("{} counted; there may be more", counted(totals.entries, "entry"))
+    })?;
     let mut out = output();
     if args.json {
         writeln!(out, "{:#}", to_json(&log, &totals))?;
@@ -37,14 +44,14 @@ pub(super) fn stat(args: &LogStatArgs) -> Result<()> {
     Ok(out.flush()?)
 }
 
-fn count_entries(log: &CommitLog) -> Result<EntryTotals> {
-    let mut totals = EntryTotals { entries: 0, bytes: 0 };
+fn count_entries(log: &CommitLog, totals: &mut EntryTotals, interrupt: &Interrupt) -> Result<()> {
     let mut reader = log.reader();
     while let Some(entry) = reader.next_entry()? {
+        interrupt.check()?;
         totals.entries += 1;
         totals.bytes += entry.len() as u64;
     }
-    Ok(totals)
+    Ok(())
 }
 
 fn to_json(log: &CommitLog, totals: &EntryTotals) -> Value {

@@ -24,11 +24,13 @@ pub(crate) struct BackupArgs {
 }
 
 pub(super) fn backup(args: &BackupArgs) -> Result<()> {
-    let store = open(&args.dir)?;
     let interrupt = Interrupt::watch()?;
-    let make = || store.backup(&args.dest);
-    let report = interrupt.beside(make, || {}, || unfinished("no backup was made", &args.dest))?;
-    let keys = store.len();
+    let make = || {
+        let store = open(&args.dir)?;
+        anyhow::Ok((store.backup(&args.dest)?, store.len()))
+    };
+    let done = || unfinished("no backup was made", &args.dest);
+    let (report, keys) = interrupt.beside(make, || {}, done)?;
     let mut out = output();
     if args.json {
         let json = json!({

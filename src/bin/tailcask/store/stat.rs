@@ -2,6 +2,7 @@
 
 use super::memory::Memory;
 use super::open::open;
+use crate::interrupt::Interrupt;
 use crate::stdio::output;
 use crate::units::{counted, time};
 use anyhow::Result;
@@ -75,7 +76,9 @@ pub(super) fn stat(args: &StatArgs) -> Result<()> {
     if let Some(every) = args.watch {
         return super::watch::watch(&args.dir, every, args.json);
     }
-    let store = open(&args.dir)?;
+    let interrupt = Interrupt::watch()?;
+    let store =
+        interrupt.beside_reading(|| open(&args.dir), || "not all keys were read".to_owned())?;
     let stats = store.stats();
     let mut out = output();
     if args.json {

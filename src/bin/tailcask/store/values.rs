@@ -3,8 +3,9 @@
 use super::open::{StoreDir, WritingArgs, create, open, open_existing};
 use crate::encoding::Encoding;
 use crate::exit::answer;
+use crate::interrupt::Interrupt;
 use crate::stdio::output;
-use crate::units::time;
+use crate::units::{counted, time};
 use anyhow::{Context, Result};
 use clap::Args;
 use std::borrow::Cow;
@@ -13,6 +14,7 @@ use std::io::{self, IsTerminal, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 use tailcask::{ReadError, Store, WriteOptions};
 
@@ -144,13 +146,21 @@ pub(super) fn delete(args: &DeleteArgs) -> Result<ExitCode> {
 }
 
 pub(super) fn count(args: &StoreDir) -> Result<()> {
-    let mut out = output();
+    let interrupt = Interrupt::watch()?;
+    let keys = AtomicU64::new(0);
     // `len` would count expired keys too.
-    let mut keys = 0u64;
-    for key in open(&args.dir)?.keys() {
-        key?;
-        keys += 1;
-    }
-    writeln!(out, "{keys}")?;
+    let count = || {
+        for key in open(&args.dir)?.keys() {
+            key?;
+            // ORDERING: Relaxed; only a figure to show, until the thread is joined.
+            keys.fetch_add(1, Relaxed);
+        }
+        anyhow::Ok(())
+    };
+    // ORDERING: Relaxed; the figure is only shown.
+    let done = || format!("{} counted", counted(keys.load(Relaxed), "key"));
+    interrupt.beside_reading(count, done)?;
+    let mut out = output();
+    writeln!(out, "{}", keys.into_inner())?;
     Ok(out.flush()?)
 }
