@@ -1,4 +1,5 @@
-//! `tailcask log truncate`: what it removes, what it says, and how it ends.
+//! `tailcask log truncate`: what it removes, what it says, and how it ends; and `log stat --segments`, which
+//! shows what there is to remove.
 #![cfg(feature = "cli")]
 
 mod common;
@@ -6,6 +7,7 @@ mod common;
 use common::cli::run_to;
 use common::files::paths_with;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 use tailcask::{CommitLog, LogPosition, Maintenance, Store};
 
 const SEGMENT: u64 = 2 << 20;
@@ -63,6 +65,61 @@ fn segments_before_a_position_go() {
     }
     run_to(2, &["log", "truncate", log, "--before", "middle"]);
     assert_eq!(first_of(&path).segment(), 3);
+}
+
+/// The lines of `log stat --segments`, as words.
+fn segments(log: &str) -> Vec<Vec<String>> {
+    let (out, _) = run_to(0, &["log", "stat", log, "--segments"]);
+    let (overview, table) = out.split_once("\n\n").unwrap();
+    assert_eq!(run_to(0, &["log", "stat", log]).0.trim_end(), overview);
+    let words = |line: &str| line.split_whitespace().map(str::to_owned).collect();
+    table.lines().map(words).collect()
+}
+
+#[test]
+fn stat_shows_the_segments_that_can_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, _) = log_of_four(dir.path());
+    let log = text(&path);
+    let table = segments(log);
+    assert_eq!(table[0].join(" "), "segment kind state begin end used file sealed for");
+    assert_eq!(table.len(), 5);
+    let opened = CommitLog::open_read_only(&path).unwrap();
+    let all = opened.stats().segment_list;
+    let json: serde_json::Value =
+        serde_json::from_str(&run_to(0, &["log", "stat", log, "--json"]).0).unwrap();
+    for ((line, segment), json) in
+        table[1..].iter().zip(&all).zip(json["segment_list"].as_array().unwrap())
+    {
+        let (begin, end) = (segment.begin.to_string(), segment.end.to_string());
+        let id = segment.id.to_string();
+        assert_eq!(line[..5], [&*id, "log", "sealed", &begin, &end]);
+        let sealed_for = line[9..].join(" ");
+        assert!(sealed_for.ends_with(['s', 'm']), "{sealed_for}");
+        let sealed_at = segment.sealed_at.unwrap().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+        let expected = serde_json::json!({
+            "id": segment.id, "merged": false, "sealed": true,
+            "sealed_at_ms": sealed_at.as_millis() as u64, "begin": begin, "end": end,
+            "used_bytes": segment.end.offset() - segment.begin.offset(),
+            "file_bytes": segment.file_bytes,
+        });
+        assert_eq!(*json, expected);
+    }
+    assert_eq!(json["segment_list"].as_array().unwrap().len(), 4);
+    // What it says is what `truncate` takes.
+    let args = ["log", "truncate", log, "--before", &table[3][3]];
+    assert!(run_to(0, &args).0.starts_with("removed 2 segments"), "{table:?}");
+    assert_eq!(segments(log).len(), 3);
+    // Beside a writer.
+    let options = CommitLog::options().segment_size(SEGMENT).maintenance(Maintenance::Manual);
+    let writer = options.open(&path).unwrap();
+    let active = writer.append(b"more").unwrap().segment();
+    let table = segments(log);
+    let line = table.iter().find(|line| line[0] == active.to_string()).unwrap();
+    assert_eq!((&*line[2], line.last().unwrap().as_str()), ("open", "-"));
+    writer.close().unwrap();
+    let help = run_to(0, &["log", "help", "stat"]).0;
+    assert!(help.contains("sealed for") && help.contains("--before"), "{help}");
 }
 
 #[test]

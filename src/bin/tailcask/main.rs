@@ -7,6 +7,7 @@ mod log;
 mod manual;
 mod stdio;
 mod store;
+mod table;
 mod text;
 mod units;
 

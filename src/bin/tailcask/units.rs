@@ -57,6 +57,16 @@ pub(crate) fn counted(count: u64, unit: &str) -> String {
     }
 }
 
+/// An age, in its largest two units: "3d 4h", "5m 7s", "0s". The parts are as [`time`] reads them.
+pub(crate) fn age(age: Duration) -> String {
+    let seconds = age.as_secs();
+    let units = [(seconds / 86_400, "d"), (seconds / 3600 % 24, "h"), (seconds / 60 % 60, "m")];
+    let units = units.into_iter().chain([(seconds % 60, "s")]);
+    let two: Vec<_> = units.skip_while(|&(n, unit)| n == 0 && unit != "s").take(2).collect();
+    let said = two.iter().enumerate().filter(|&(nth, &(n, _))| nth == 0 || n > 0);
+    said.map(|(_, (n, unit))| format!("{n}{unit}")).collect::<Vec<_>>().join(" ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -66,6 +76,20 @@ mod tests {
         assert_eq!(counted(1, "segment"), "1 segment");
         assert_eq!(counted(0, "entry"), "0 entries");
         assert_eq!(counted(1000, "key"), "1,000 keys");
+    }
+
+    #[test]
+    fn an_age_has_its_largest_two_units() {
+        let said = |seconds| age(Duration::from_secs(seconds));
+        assert_eq!(said(0), "0s");
+        assert_eq!(said(59), "59s");
+        assert_eq!(said(60), "1m");
+        assert_eq!(said(307), "5m 7s");
+        assert_eq!(said(3600), "1h");
+        assert_eq!(said(86_399), "23h 59m");
+        assert_eq!(said(86_400 + 59), "1d");
+        assert_eq!(said(400 * 86_400 + 2 * 3600), "400d 2h");
+        assert_eq!(age(Duration::from_millis(999)), "0s");
     }
 
     #[test]

@@ -27,6 +27,7 @@ pub(crate) enum LogCommand {
     /// Print the last records
     Tail(read::TailArgs),
     /// Print positions, sizes and the state of the log
+    #[command(after_long_help = stat::HELP)]
     Stat(stat::LogStatArgs),
     /// Check every checksum
     Verify(open::LogDir),

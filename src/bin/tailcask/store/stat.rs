@@ -4,10 +4,11 @@ use super::memory::Memory;
 use super::open::open;
 use crate::interrupt::Interrupt;
 use crate::stdio::output;
+use crate::table::{align_right, plain};
 use crate::units::{counted, time};
 use anyhow::Result;
 use clap::Args;
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::Table;
 use indicatif::{BinaryBytes, HumanCount};
 use serde_json::{Value, json};
 use std::io::Write;
@@ -179,17 +180,7 @@ fn segments(all: &[SegmentStats]) -> Table {
             percent(segment.dead_ratio()),
         ]);
     }
-    for column in [0, 3, 4, 5, 6] {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-    table
-}
-
-fn plain() -> Table {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
+    align_right(&mut table, &[0, 3, 4, 5, 6]);
     table
 }
 
