@@ -5,7 +5,7 @@
 mod common;
 
 use common::cli::{run, run_to, tailcask, text};
-use common::files::{change, paths_with};
+use common::files::{change, paths_with, segment};
 use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::ExitStatusExt;
@@ -175,6 +175,8 @@ fn damage_is_3() {
         let message = complains(3, args);
         assert!(message.contains("is damaged at offset"), "{message}");
         assert_eq!(count(&message, "checksum"), 1, "{message}");
+        let dir = if args[0] == "log" { &place.log } else { &place.store };
+        assert_eq!(count(&message, dir), 1, "{message}");
     }
     for command in ["scan", "export"] {
         run_to(4, &[command, &place.store, "--skip-damaged"]);
@@ -227,6 +229,49 @@ fn other_failures_are_6_and_name_their_cause_once() {
     assert_eq!(count(&message, "No such file"), 1, "{message}");
     let message = complains(6, &["man", &file].map(str::to_owned));
     assert!(message.contains(&file), "{message}");
+}
+
+/// What opening finds wrong names no directory; the command does, once.
+#[test]
+fn a_directory_that_cannot_be_opened_is_named_once() {
+    let place = Place::new();
+    let all = [place.reading(&place.log, ""), place.writing(&place.log, "")].concat();
+    for args in all.iter().filter(|args| args[0] != "log") {
+        let message = complains(6, args);
+        assert!(message.ends_with(": the directory holds a log, not a store\n"), "{message}");
+        assert_eq!(count(&message, &place.log), 1, "{message}");
+    }
+    let cases: [(i32, &str, fn(&Path)); 4] = [
+        (3, "the MANIFEST is unusable: its magic number is wrong", |dir| {
+            change(&dir.join("MANIFEST"), |bytes| bytes[0] ^= 1);
+        }),
+        (6, "unknown format version 9; this library reads", |dir| {
+            change(&dir.join("MANIFEST"), |bytes| {
+                let end = bytes.len() - 4;
+                bytes[8] = 9;
+                let checksum = crc32fast::hash(&bytes[..end]);
+                bytes[end..].copy_from_slice(&checksum.to_le_bytes());
+            });
+        }),
+        (3, "segment 1 is missing: the MANIFEST names it", |dir| {
+            std::fs::remove_file(dir.join(segment(1))).unwrap();
+        }),
+        (3, "segment 1 is damaged at offset", |dir| {
+            change(&dir.join(segment(1)), |bytes| bytes[16] ^= 1);
+        }),
+    ];
+    for (code, says, spoil) in cases {
+        let place = Place::new();
+        let dirs = [&place.store, &place.log];
+        dirs.iter().for_each(|dir| spoil(Path::new(dir)));
+        let all = place.reading(&place.store, &place.log);
+        for args in [all, place.writing(&place.store, &place.log)].concat() {
+            let message = complains(code, &args);
+            assert_eq!(count(&message, says), 1, "{args:?}: {message}");
+            let named = dirs.map(|dir| count(&message, dir));
+            assert!(named == [1, 0] || named == [0, 1], "{args:?}: {message}");
+        }
+    }
 }
 
 #[test]

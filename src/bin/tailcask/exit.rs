@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::path::Path;
 use std::process::ExitCode;
 use tailcask::{Corruption, MergeError, OpenError, ReadError, WriteError};
 
@@ -104,8 +105,13 @@ fn is_usage(cause: &(dyn Error + 'static)) -> bool {
         || matches!(cause.downcast_ref(), Some(WriteError::KeyLength { .. }))
 }
 
+/// Adds to damage which directory it is in; [`message`] says it once.
+pub(crate) fn name_damaged(error: anyhow::Error, dir: &Path) -> anyhow::Error {
+    if is_damage(&error) { error.context(dir.display().to_string()) } else { error }
+}
+
 /// Whether an error says that files do not hold what was written to them.
-pub(crate) fn is_damage(error: &anyhow::Error) -> bool {
+fn is_damage(error: &anyhow::Error) -> bool {
     error.chain().any(names_damage)
 }
 

@@ -13,7 +13,7 @@ use tailcask::{CommitLog, LogPosition};
 #[derive(Args)]
 pub(crate) struct InspectArgs {
     /// The log's directory
-    dir: PathBuf,
+    pub(super) dir: PathBuf,
     /// Start at this position
     #[arg(long, value_name = "POSITION")]
     from: Option<LogPosition>,

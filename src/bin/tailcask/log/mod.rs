@@ -8,8 +8,10 @@ mod stat;
 mod truncate;
 mod verify;
 
+use crate::exit::name_damaged;
 use anyhow::Result;
 use clap::Subcommand;
+use std::path::Path;
 use std::process::ExitCode;
 
 #[derive(Subcommand)]
@@ -37,8 +39,23 @@ pub(crate) enum LogCommand {
     Inspect(inspect::InspectArgs),
 }
 
+impl LogCommand {
+    /// The directory that it is about.
+    fn dir(&self) -> &Path {
+        match self {
+            Self::Append(args) => &args.dir,
+            Self::Cat(args) => &args.dir,
+            Self::Tail(args) => &args.dir,
+            Self::Stat(args) => &args.dir,
+            Self::Verify(args) => &args.dir,
+            Self::Truncate(args) => &args.dir,
+            Self::Inspect(args) => &args.dir,
+        }
+    }
+}
+
 pub(crate) fn run(command: &LogCommand) -> Result<ExitCode> {
-    match command {
+    let result = match command {
         LogCommand::Append(args) => append::append(args),
         LogCommand::Cat(args) => read::cat(args),
         LogCommand::Tail(args) => read::tail(args),
@@ -46,6 +63,6 @@ pub(crate) fn run(command: &LogCommand) -> Result<ExitCode> {
         LogCommand::Verify(args) => verify::verify(args),
         LogCommand::Truncate(args) => truncate::truncate(args),
         LogCommand::Inspect(args) => inspect::inspect(args),
-    }
-    .map(|()| ExitCode::SUCCESS)
+    };
+    result.map(|()| ExitCode::SUCCESS).map_err(|error| name_damaged(error, command.dir()))
 }

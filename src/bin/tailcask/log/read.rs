@@ -17,7 +17,7 @@ use tailcask::{CommitLog, LogPosition, LogReader};
 #[derive(Args)]
 pub(crate) struct CatArgs {
     /// The log's directory
-    dir: PathBuf,
+    pub(super) dir: PathBuf,
     /// Start at this position
     #[arg(long, value_name = "POSITION")]
     from: Option<LogPosition>,
@@ -35,7 +35,7 @@ pub(crate) struct CatArgs {
 #[derive(Args)]
 pub(crate) struct TailArgs {
     /// The log's directory
-    dir: PathBuf,
+    pub(super) dir: PathBuf,
     /// Number of records
     #[arg(short = 'n', long, default_value_t = 10)]
     lines: usize,

@@ -14,7 +14,7 @@ use tailcask::{CommitLog, LogPosition, LogSegment, Retention, TruncateError};
 #[derive(Args)]
 pub(crate) struct TruncateArgs {
     /// The log's directory
-    dir: PathBuf,
+    pub(super) dir: PathBuf,
     #[command(flatten)]
     what: What,
     /// Only say what would be removed

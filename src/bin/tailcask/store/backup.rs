@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 #[derive(Args)]
 pub(crate) struct BackupArgs {
     /// The store's directory
-    dir: PathBuf,
+    pub(super) dir: PathBuf,
     /// The backup's directory, which must not exist yet. On the store's file system the backup is made
     /// of hard links, which take no space
     dest: PathBuf,

@@ -54,7 +54,7 @@ enum What {
 #[derive(Args)]
 pub(crate) struct ScanArgs {
     /// The store's directory
-    dir: PathBuf,
+    pub(super) dir: PathBuf,
     /// What to print
     #[arg(long, value_enum, default_value = "both")]
     what: What,
@@ -81,7 +81,7 @@ pub(crate) struct ScanArgs {
 #[derive(Args)]
 pub(crate) struct ExportArgs {
     /// The store's directory
-    dir: PathBuf,
+    pub(super) dir: PathBuf,
     /// The file to write, overwritten if it exists; `-` is standard output
     #[arg(default_value = "-")]
     file: PathBuf,

@@ -40,7 +40,7 @@ Examples:
 #[derive(Args)]
 pub(crate) struct LoadArgs {
     /// The store's directory; created if it does not exist
-    dir: PathBuf,
+    pub(super) dir: PathBuf,
     /// The file to read lines from; `-` is standard input
     #[arg(default_value = "-")]
     file: PathBuf,

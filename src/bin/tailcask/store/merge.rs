@@ -16,7 +16,7 @@ use tailcask::{Maintenance, MergeError, MergeReport, Stats, Store};
 #[derive(Args)]
 pub(crate) struct MergeArgs {
     /// The store's directory
-    dir: PathBuf,
+    pub(super) dir: PathBuf,
     /// Merge only what the store would merge on its own, which may be nothing
     ///
     /// That is: segments of which at least half, and at least 1MiB, is dead; those with the largest dead

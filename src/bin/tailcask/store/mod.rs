@@ -15,8 +15,10 @@ mod values;
 mod verify;
 mod watch;
 
+use crate::exit::name_damaged;
 use anyhow::Result;
 use clap::Subcommand;
+use std::path::Path;
 use std::process::ExitCode;
 
 #[derive(Subcommand)]
@@ -59,9 +61,28 @@ pub(crate) enum StoreCommand {
     Export(export::ExportArgs),
 }
 
+impl StoreCommand {
+    /// The directory that it is about.
+    fn dir(&self) -> &Path {
+        match self {
+            Self::Load(args) => &args.dir,
+            Self::Get(args) => &args.key.dir,
+            Self::Put(args) => &args.key.dir,
+            Self::Delete(args) => &args.key.dir,
+            Self::Scan(args) => &args.dir,
+            Self::Count(args) | Self::Verify(args) => &args.dir,
+            Self::Stat(args) => &args.dir,
+            Self::Merge(args) => &args.dir,
+            Self::Backup(args) => &args.dir,
+            Self::Repair(args) => &args.dir,
+            Self::Export(args) => &args.dir,
+        }
+    }
+}
+
 pub(crate) fn run(command: &StoreCommand) -> Result<ExitCode> {
     let done = |()| ExitCode::SUCCESS;
-    match command {
+    let result = match command {
         StoreCommand::Load(args) => load::load(args).map(done),
         StoreCommand::Get(args) => values::get(args),
         StoreCommand::Put(args) => values::put(args),
@@ -74,5 +95,6 @@ pub(crate) fn run(command: &StoreCommand) -> Result<ExitCode> {
         StoreCommand::Backup(args) => backup::backup(args).map(done),
         StoreCommand::Repair(args) => repair::repair(args),
         StoreCommand::Export(args) => export::export(args),
-    }
+    };
+    result.map_err(|error| name_damaged(error, command.dir()))
 }

@@ -32,7 +32,7 @@ Exit code 0: nothing is lost. 3: something is.";
 #[derive(Args)]
 pub(crate) struct RepairArgs {
     /// The damaged store or log. It is not changed; no program may write to it meanwhile
-    dir: PathBuf,
+    pub(super) dir: PathBuf,
     /// The directory of the repaired copy, which must not exist yet
     new_dir: PathBuf,
     /// Print JSON

@@ -54,7 +54,7 @@ has allocated. What it has allocated, the keydir among it, is anonymous memory."
 #[derive(Args)]
 pub(crate) struct StatArgs {
     /// The store's directory
-    dir: PathBuf,
+    pub(super) dir: PathBuf,
     /// Also print a line for each segment
     #[arg(long)]
     segments: bool,

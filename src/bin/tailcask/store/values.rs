@@ -21,7 +21,7 @@ use tailcask::{ReadError, Store, WriteOptions};
 #[derive(Args)]
 pub(crate) struct KeyArgs {
     /// The store's directory
-    dir: PathBuf,
+    pub(super) dir: PathBuf,
     /// The key
     key: OsString,
     /// How KEY is given
@@ -38,7 +38,7 @@ impl KeyArgs {
 #[derive(Args)]
 pub(crate) struct GetArgs {
     #[command(flatten)]
-    key: KeyArgs,
+    pub(super) key: KeyArgs,
     /// How to print the value
     #[arg(long, value_name = "ENCODING", value_enum, default_value = "raw")]
     value_encoding: Encoding,
@@ -47,7 +47,7 @@ pub(crate) struct GetArgs {
 #[derive(Args)]
 pub(crate) struct PutArgs {
     #[command(flatten)]
-    key: KeyArgs,
+    pub(super) key: KeyArgs,
     /// The value; `-` reads all of standard input
     #[arg(required_unless_present = "file")]
     value: Option<OsString>,
@@ -73,7 +73,7 @@ pub(crate) struct PutArgs {
 #[derive(Args)]
 pub(crate) struct DeleteArgs {
     #[command(flatten)]
-    key: KeyArgs,
+    pub(super) key: KeyArgs,
     /// Delete the key even if its value is damaged, which gives that value up
     #[arg(long)]
     force: bool,
