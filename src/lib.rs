@@ -178,6 +178,7 @@ pub use store::{
 /// [damage]: https://docs.rs/crate/tailcask/latest/source/docs/operations.md
 /// [sizing]: https://docs.rs/crate/tailcask/latest/source/docs/operations.md
 /// [backup]: https://docs.rs/crate/tailcask/latest/source/docs/operations.md
+/// [following]: crate::guide_async#following-a-log
 // Of two definitions of a link the first one counts, so these replace those of the file.
 #[cfg(doc)]
 #[doc = include_str!("../docs/guide.md")]
@@ -186,6 +187,9 @@ pub mod guide {}
 /// What blocks, durable writes, and following a log in async code. This is a page, and no module that can be used.
 ///
 /// [benchmarks]: https://docs.rs/crate/tailcask/latest/source/docs/benchmarks.md
+/// [keydir]: https://docs.rs/crate/tailcask/latest/source/docs/store.md
+/// [larger-than-memory]: https://docs.rs/crate/tailcask/latest/source/docs/store.md
+/// [guide]: crate::guide#reading-a-log
 // Its code, which is tested, needs the feature.
 #[cfg(doc)]
 #[cfg_attr(any(not(doctest), feature = "stream"), doc = include_str!("../docs/async.md"))]

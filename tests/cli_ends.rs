@@ -241,7 +241,8 @@ fn a_directory_that_cannot_be_opened_is_named_once() {
         assert!(message.ends_with(": the directory holds a log, not a store\n"), "{message}");
         assert_eq!(count(&message, &place.log), 1, "{message}");
     }
-    let cases: [(i32, &str, fn(&Path)); 4] = [
+    type Case = (i32, &'static str, fn(&Path));
+    let cases: [Case; 4] = [
         (3, "the MANIFEST is unusable: its magic number is wrong", |dir| {
             change(&dir.join("MANIFEST"), |bytes| bytes[0] ^= 1);
         }),
