@@ -29,7 +29,7 @@ mkdir -p "$copy"
 export CARGO_TARGET_DIR="$copy/target" RUST_BACKTRACE=0 CARGO_PROFILE_DEV_DEBUG=0
 # Enough for a change to be met, and little enough to be done for many.
 export TAILCASK_CASES=100
-config=(--features stream --config 'profile.dev.package.tailcask.opt-level=0')
+config=(--config 'profile.dev.package.tailcask.opt-level=0')
 
 # file | what is changed | sed -E expression | tests | why it survives (empty: it must not)
 rows() {
@@ -45,6 +45,9 @@ fresh() {
     sed -i '/^\[workspace\]/,/^$/ s/^members = .*/members = []/' "$copy/Cargo.toml"
 }
 
+# The command is built only for the tests of it.
+features() { case " $*" in *" cli"*) echo --features=stream,cli ;; *) echo --features=stream ;; esac; }
+
 # A test is `FILE:NAME` for tests/FILE.rs, or `lib:NAME`.
 target() { if [ "$1" = lib ]; then echo --lib; else echo "--test=$1"; fi; }
 
@@ -52,13 +55,13 @@ target() { if [ "$1" = lib ]; then echo --lib; else echo "--test=$1"; fi; }
 build() {
     local targets
     mapfile -t targets < <(printf '%s\n' "${@%%:*}" | sort -u | while read -r file; do target "$file"; done)
-    (cd "$copy" && cargo test -q "${config[@]}" "${targets[@]}" --no-run) >"$copy/build.out" 2>&1
+    (cd "$copy" && cargo test -q "$(features "$@")" "${config[@]}" "${targets[@]}" --no-run) >"$copy/build.out" 2>&1
 }
 
 # 0: passed. 124: took too long.
 run() {
     (cd "$copy" && timeout "${limit:-300}" \
-        cargo test -q "${config[@]}" "$(target "${1%%:*}")" -- "${1#*:}") >"$copy/test.out" 2>&1
+        cargo test -q "$(features "$1")" "${config[@]}" "$(target "${1%%:*}")" -- "${1#*:}") >"$copy/test.out" 2>&1
 }
 
 is_there() {
