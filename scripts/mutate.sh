@@ -39,7 +39,7 @@ rows() {
 
 fresh() {
     rm -rf "${copy:?}/src" "${copy:?}/tests"
-    (cd "$root" && tar cf - Cargo.toml Cargo.lock src tests benches) |
+    (cd "$root" && tar cf - Cargo.toml Cargo.lock src tests benches crash-kit) |
         tar xf - -m -C "$copy"
     # The copy is a package of its own.
     sed -i '/^\[workspace\]/,/^$/ s/^members = .*/members = []/' "$copy/Cargo.toml"

@@ -121,7 +121,7 @@ fi
 
 fresh() {
     rm -rf "${copy:?}/src"
-    (cd "$root" && tar cf - Cargo.toml Cargo.lock src benches loom-tests) | tar xf - -m -C "$copy"
+    (cd "$root" && tar cf - Cargo.toml Cargo.lock src benches loom-tests crash-kit) | tar xf - -m -C "$copy"
     # It may be a package of its own, where this is a copy already.
     sed -i 's,^members = .*,members = ["loom-tests"],' "$copy/Cargo.toml"
 }
