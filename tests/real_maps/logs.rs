@@ -1,0 +1,322 @@
+//! Logs: writers that append entries and batches, and one thread that truncates.
+
+use super::common::Random;
+use super::history::{History, Step};
+use super::reports::{Report, Said, say};
+use super::{Death, Workload};
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+use tailcask::{CommitLog, Durability, LogOptions, Maintenance};
+
+/// What goes on after a recovery appends an entry as this writer.
+const LATER: u64 = 99;
+const HEAD: usize = 24;
+
+pub(crate) struct Logs;
+
+/// What a child does.
+#[derive(Debug)]
+struct Plan {
+    writers: u64,
+    steps: u64,
+    openings: u64,
+    truncations: u64,
+    durability: Durability,
+    maintenance: Maintenance,
+    segment: u64,
+    closes: bool,
+    /// One entry in so many is longer than a segment.
+    long_one_in: u64,
+}
+
+impl Plan {
+    fn of(seed: u64) -> Self {
+        let mut random = Random::new(seed ^ 0x6c6f67);
+        let durability = match random.below(5) {
+            0 => Durability::Synced,
+            1 => Durability::Periodic(Duration::from_millis(1)),
+            _ => Durability::Buffered,
+        };
+        let background = random.below(3) == 0;
+        Self {
+            writers: 1 + random.below(3),
+            steps: 20 + random.below(100),
+            openings: 1 + random.below(2),
+            truncations: random.below(4),
+            durability,
+            maintenance: if background { Maintenance::Background } else { Maintenance::Manual },
+            segment: (16 << 10) << random.below(3),
+            closes: random.flip(),
+            long_one_in: if random.below(3) == 0 { 50 } else { u64::MAX },
+        }
+    }
+
+    fn options(&self) -> LogOptions {
+        let options = CommitLog::options().segment_unit(self.segment).segment_size(self.segment);
+        options.maintenance(self.maintenance).durability(self.durability)
+    }
+}
+
+/// An entry: its writer, its step, and its number in that.
+type Id = (u64, u64, u64);
+
+fn entry((writer, step, nth): Id, len: u64) -> Vec<u8> {
+    let mut bytes = [writer, step, nth].map(u64::to_le_bytes).concat();
+    bytes.resize(HEAD + len as usize, (writer * 31 + step * 7 + nth) as u8);
+    bytes
+}
+
+fn id(bytes: &[u8]) -> Result<Id, String> {
+    let number = |nth: usize| {
+        let bytes = bytes.get(nth * 8..nth * 8 + 8).ok_or("a short entry")?;
+        Ok::<_, String>(u64::from_le_bytes(bytes.try_into().unwrap()))
+    };
+    let id = (number(0)?, number(1)?, number(2)?);
+    let whole = entry(id, (bytes.len() - HEAD) as u64);
+    if whole == bytes { Ok(id) } else { Err(format!("half an entry: {id:?}")) }
+}
+
+/// A writer of a child.
+struct Writer<'s> {
+    log: &'s CommitLog,
+    plan: &'s Plan,
+    writer: u64,
+    random: Random,
+}
+
+impl Writer<'_> {
+    fn len(&mut self) -> u64 {
+        if self.random.below(self.plan.long_one_in) == 0 {
+            return self.plan.segment + self.random.below(9000);
+        }
+        self.random.below(900)
+    }
+
+    fn step(&mut self, step: u64) {
+        let (log, writer) = (self.log, self.writer);
+        let durable = self.plan.durability == Durability::Synced;
+        let kind = self.random.below(6);
+        let count = if kind == 0 { 1 + self.random.below(5) } else { 1 };
+        let changes = (0..count).map(|nth| (nth, true)).collect();
+        let entries: Vec<_> =
+            (0..count).map(|nth| entry((writer, step, nth), self.len())).collect();
+        let says_it_midway = self.random.flip();
+        say(&Said::Begun { writer, durable, changes });
+        let position = match kind {
+            0 => {
+                let all: Vec<_> = entries.iter().map(Vec::as_slice).collect();
+                *log.append_batch(&all).unwrap().last().unwrap()
+            }
+            1 => {
+                let fill = |place: &mut [u8]| {
+                    let (first, rest) = entries[0].split_at(place.len() / 2);
+                    place[..first.len()].copy_from_slice(first);
+                    if says_it_midway {
+                        // A moment at which it is claimed, and not committed.
+                        say(&Said::Synced { position: log.durable().as_u64() });
+                    }
+                    place[first.len()..].copy_from_slice(rest);
+                };
+                log.append_with(entries[0].len(), fill).unwrap()
+            }
+            _ => log.append(&entries[0]).unwrap(),
+        };
+        say(&Said::Done { writer, position: Some(position.as_u64()) });
+        match self.random.below(20) {
+            0 => say(&Said::Synced { position: log.sync().unwrap().as_u64() }),
+            1 => say(&Said::Synced { position: log.durable().as_u64() }),
+            2 => {
+                log.wait_durable(position).unwrap();
+                say(&Said::Synced { position: position.as_u64() });
+            }
+            3 => log.maintain().unwrap(),
+            _ => {}
+        }
+    }
+}
+
+fn truncate(log: &CommitLog, random: &mut Random, times: u64) {
+    for _ in 0..times {
+        for _ in 0..random.below(200) {
+            std::thread::yield_now();
+        }
+        let position = if random.flip() { log.durable() } else { log.sync().unwrap() };
+        say(&Said::Truncating { position: position.as_u64() });
+        log.truncate_before(position).unwrap();
+    }
+}
+
+fn contents(log: &CommitLog) -> Result<Vec<(u64, Id)>, String> {
+    let (mut reader, mut all) = (log.reader(), Vec::new());
+    while let Some(entry) = reader.next_entry().map_err(|error| format!("a reader: {error}"))? {
+        all.push((entry.position().as_u64(), id(&entry)?));
+    }
+    Ok(all)
+}
+
+/// What is in a log when it is opened: where it begins, and all entries with their positions.
+fn open(path: &Path, plan: &Plan) -> Result<(u64, Vec<(u64, Id)>), String> {
+    let options = plan.options().maintenance(Maintenance::Manual);
+    let log = options.open(path).map_err(|error| format!("it does not open: {error:?}"))?;
+    let (begin, found) = (log.begin().as_u64(), contents(&log)?);
+    log.verify().map_err(|error| format!("it does not verify: {error}"))?;
+    log.close().map_err(|error| format!("it does not close: {error}"))?;
+    Ok((begin, found))
+}
+
+/// Whether what is found is what the crash may have left.
+fn check_entries(
+    history: &History,
+    reports: usize,
+    (begin, found): (u64, &[(u64, Id)]),
+    death: Death,
+) -> Result<(), String> {
+    let told = history.truncations.iter().filter(|(at, _)| *at < reports).map(|(_, p)| *p);
+    let told = told.max();
+    // What is before its beginning may be gone as far as it was truncated.
+    let begin = begin.min(told.unwrap_or(0));
+    let step = |id: Id| {
+        let steps = history.writers.get(id.0 as usize).and_then(|steps| steps.get(id.1 as usize));
+        steps.filter(|step| step.begun < reports).ok_or_else(|| format!("{id:?}: out of nowhere"))
+    };
+    if !found.is_sorted_by(|(a, _), (b, _)| a < b) {
+        return Err("positions go back".into());
+    }
+    // Batches are whole, and in one piece.
+    let mut rest = found;
+    while let Some(&(_, (writer, number, _))) = rest.first() {
+        let len = step((writer, number, 0))?.changes.len();
+        let ids = rest.iter().map(|(_, id)| *id).take(len);
+        if !ids.eq((0..len as u64).map(|nth| (writer, number, nth))) {
+            return Err(format!("half a batch: {number} of {writer}"));
+        }
+        rest = &rest[len..];
+    }
+    let mut there = BTreeSet::new();
+    for &(position, id) in found {
+        let step = step(id)?;
+        let is_last = id.2 + 1 == step.changes.len() as u64;
+        if is_last && step.position.is_some_and(|said| said != position) {
+            return Err(format!("{id:?} is at {position}, not at {:?}", step.position));
+        }
+        if !there.insert(id) {
+            return Err(format!("{id:?} is there twice"));
+        }
+    }
+    // Which of those whose place is known are there: in the order of the log.
+    let is_there =
+        |writer: usize, number: usize| there.contains(&(writer as u64, number as u64, 0));
+    let order = history.in_order().into_iter().filter(|(position, ..)| *position >= begin);
+    let durable = history.durable_before(reports);
+    let is_told = |step: &Step| step.done.is_some_and(|at| at < reports);
+    let mut missing = None;
+    for (position, writer, number) in order {
+        let step = &history.writers[writer][number];
+        if !is_there(writer, number) {
+            if death == Death::Machine && position < durable {
+                return Err(format!(
+                    "{number} of {writer} at {position} is gone: durable before {durable}"
+                ));
+            }
+            if death == Death::Process && is_told(step) {
+                return Err(format!("{number} of {writer} at {position} is gone"));
+            }
+            missing.get_or_insert((position, writer, number));
+        } else if let Some(missing) = missing.filter(|_| death == Death::Machine) {
+            return Err(format!(
+                "{missing:?} is gone, and {number} of {writer} at {position} is not"
+            ));
+        }
+    }
+    Ok(())
+}
+
+impl Workload for Logs {
+    const ROLE: &'static str = "log";
+    type History = History;
+
+    fn work(place: &Path, seed: u64) {
+        let plan = Plan::of(seed);
+        let mut steps = vec![0; plan.writers as usize];
+        for opening in 0..plan.openings {
+            let random = |of: u64| Random::new(seed << 16 | opening << 8 | of);
+            let log = plan.options().open(place.join("db")).unwrap();
+            say(&Said::Synced { position: log.durable().as_u64() });
+            std::thread::scope(|scope| {
+                let (log, plan) = (&log, &plan);
+                for (writer, next) in (0..).zip(&mut steps) {
+                    scope.spawn(move || {
+                        let mut writer = Writer { log, plan, writer, random: random(writer) };
+                        for _ in 0..plan.steps {
+                            writer.step(*next);
+                            *next += 1;
+                        }
+                    });
+                }
+                scope.spawn(move || truncate(log, &mut random(100), plan.truncations));
+            });
+            if plan.closes {
+                let position = log.tail().as_u64();
+                log.close().unwrap();
+                say(&Said::Synced { position });
+            } else {
+                log.abort();
+            }
+        }
+    }
+
+    fn go_on(place: &Path, seed: u64) {
+        let log = Plan::of(seed).options().open(place.join("db")).unwrap();
+        let found = contents(&log).unwrap().into_iter().map(|(_, id)| id).collect();
+        say(&Said::Opened { found });
+        say(&Said::Begun { writer: 0, durable: true, changes: vec![(0, true)] });
+        let position = log.append(&entry((LATER, 0, 0), 300)).unwrap();
+        log.wait_durable(position).unwrap();
+        say(&Said::Done { writer: 0, position: Some(position.as_u64()) });
+        log.close().unwrap();
+    }
+
+    fn history(reports: &[Report]) -> History {
+        History::of(reports)
+    }
+
+    fn check(
+        place: &Path,
+        seed: u64,
+        history: &History,
+        reports: usize,
+        death: Death,
+    ) -> Result<(), String> {
+        let (begin, found) = open(&place.join("db"), &Plan::of(seed))?;
+        check_entries(history, reports, (begin, &found), death)
+    }
+
+    fn check_after(
+        place: &Path,
+        seed: u64,
+        history: &History,
+        before: usize,
+        reports: &[Report],
+    ) -> Result<(), String> {
+        let opened = reports.iter().find_map(|report| match &report.said {
+            Said::Opened { found } => Some(found),
+            _ => None,
+        });
+        let Some(opened) = opened else {
+            return Self::check(place, seed, history, before, Death::Machine);
+        };
+        let (_, found) = open(&place.join("db"), &Plan::of(seed))?;
+        let mut found: Vec<_> = found.into_iter().map(|(_, id)| id).collect();
+        let is_there = found.pop_if(|(writer, ..)| *writer == LATER).is_some();
+        let is = |wanted: fn(&Said) -> bool| reports.iter().any(|report| wanted(&report.said));
+        let (begun, done) =
+            (is(|s| matches!(s, Said::Begun { .. })), is(|s| matches!(s, Said::Done { .. })));
+        if found != *opened || is_there && !begun || done && !is_there {
+            return Err(format!(
+                "{found:?} and {is_there}, not what was found, {opened:?}, and {begun} to {done}"
+            ));
+        }
+        Ok(())
+    }
+}

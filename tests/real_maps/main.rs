@@ -1,0 +1,282 @@
+//! Power loss under the code that ships: a child process writes to real files through real maps, and
+//! `crash-kit` records what its system calls make durable. Images of what a power loss may have left are
+//! opened under another boot id, and compared with what the child has reported: promises 1 to 5.
+//!
+//! `TAILCASK_ROUNDS` says how many children of each kind.
+
+#![cfg(target_os = "linux")]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod history;
+mod logs;
+mod reports;
+mod stores;
+
+use common::{Random, children, rounds};
+use crash_kit::{Crash, Image, Moment, Next, Recorder, Recording};
+use reports::Report;
+use std::fmt::Debug;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use tempfile::TempDir;
+
+/// Images that were opened by this program.
+static IMAGES: AtomicU64 = AtomicU64::new(0);
+
+/// What a child does, and how an image is checked.
+trait Workload {
+    /// What children call it.
+    const ROLE: &'static str;
+    /// All that a child's reports say.
+    type History: Debug;
+    /// The child: works in a directory, and reports.
+    fn work(place: &Path, seed: u64);
+    /// Opens what a child has left, writes one thing more, and reports.
+    fn go_on(place: &Path, seed: u64);
+    fn history(reports: &[Report]) -> Self::History;
+    /// Opens what is in a directory and compares it. `reports`: how many of them were complete.
+    fn check(
+        place: &Path,
+        seed: u64,
+        history: &Self::History,
+        reports: usize,
+        death: Death,
+    ) -> Result<(), String>;
+    /// As `check`, of what one that goes on has left: what it has found when it had opened it is durable.
+    fn check_after(
+        place: &Path,
+        seed: u64,
+        history: &Self::History,
+        before: usize,
+        reports: &[Report],
+    ) -> Result<(), String>;
+}
+
+/// What has died.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Death {
+    Process,
+    Machine,
+}
+
+#[test]
+#[ignore = "the process that the tests record"]
+fn child() {
+    let Some((role, place)) = children::role() else { return };
+    let mut words = role.split(' ');
+    let (what, seed) = (words.next().unwrap(), words.next().unwrap().parse().unwrap());
+    match what {
+        "store" => stores::Stores::work(&place, seed),
+        "store-again" => stores::Stores::go_on(&place, seed),
+        "log" => logs::Logs::work(&place, seed),
+        "log-again" => logs::Logs::go_on(&place, seed),
+        role => panic!("{role}"),
+    }
+}
+
+/// A directory in memory, where there is one: what is synced takes no time there.
+fn place() -> TempDir {
+    let memory = Path::new("/dev/shm");
+    let in_memory = tempfile::tempdir_in(memory);
+    in_memory.unwrap_or_else(|_| tempfile::tempdir().unwrap())
+}
+
+/// Records a child; `None` where that cannot be done here.
+fn record(
+    recorder: &Recorder,
+    role: &str,
+    place: &Path,
+    next: impl FnMut(&Moment<'_>) -> Next,
+) -> Option<Recording> {
+    match recorder.record(children::command(role, place), next) {
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+            eprintln!("left out: {error}");
+            None
+        }
+        other => Some(other.unwrap()),
+    }
+}
+
+/// Which moments are kept, and when the child is killed.
+fn moments(seed: u64) -> impl FnMut(&Moment<'_>) -> Next {
+    let mut random = Random::new(seed ^ 0x6d6f_6d65_6e74);
+    // Most children come to their end before the last of these.
+    let end = random.below(3000);
+    let mut kept = 0;
+    move |moment| {
+        if moment.number == end {
+            return Next::Kill;
+        }
+        let one_in = if moment.is_sync || moment.is_change_of_names { 24 } else { 100 };
+        if kept < 12 && random.below(one_in) == 0 {
+            kept += 1;
+            return Next::Keep;
+        }
+        Next::Go
+    }
+}
+
+/// Writes an image under another boot id.
+fn write(image: &Image, to: &Path) {
+    image.write(to).unwrap();
+    let mut folders = vec![to.to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        for path in common::files::paths(&folder) {
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == "seg" || e == "cut") {
+                reboot(&path);
+            }
+        }
+    }
+}
+
+/// Has a segment be of another start of the machine (docs/format.md): one that is sound is so afterwards.
+fn reboot(segment: &Path) {
+    use std::os::unix::fs::FileExt;
+    let file = std::fs::File::options().read(true).write(true).open(segment).unwrap();
+    let mut head = [0; 64];
+    if file.read_exact_at(&mut head, 0).is_err() {
+        return;
+    }
+    let checksum = |head: &[u8]| crc32fast::hash(&head[..60]).to_le_bytes();
+    if head[60..] == checksum(&head) {
+        head[32..48].fill(0xb0);
+        let checksum = checksum(&head);
+        head[60..].copy_from_slice(&checksum);
+        file.write_all_at(&head, 0).unwrap();
+    }
+}
+
+/// One of a child's moments, and a choice of what is lost.
+struct Case<'c> {
+    place: &'c Path,
+    seed: u64,
+    crash: &'c Crash,
+    image: u64,
+}
+
+impl Case<'_> {
+    /// Checks the image; then it is gone.
+    fn check<W: Workload>(&self, history: &W::History) -> Result<(), String> {
+        let image = self.crash.image(self.image);
+        let to = self.path();
+        write(&image, &to);
+        IMAGES.fetch_add(1, Ordering::Relaxed);
+        let checked = W::check(&to, self.seed, history, self.crash.reports, Death::Machine);
+        std::fs::remove_dir_all(&to).unwrap();
+        checked.map_err(|why| self.describe::<W>(&image, &why))
+    }
+
+    fn path(&self) -> PathBuf {
+        self.place.join(format!("image-{}-{}", self.crash.moment, self.image))
+    }
+
+    fn describe<W: Workload>(&self, image: &Image, why: &str) -> String {
+        let Self { seed, crash, image: number, .. } = self;
+        format!("{} {seed}, moment {}, image {number}: {why}\n{image}", W::ROLE, crash.moment)
+    }
+
+    /// Opens the image in a child that is recorded, too, and checks images of that.
+    fn check_recovery<W: Workload>(&self, history: &W::History) -> Result<(), String> {
+        let image = self.crash.image(self.image);
+        let to = self.path();
+        write(&image, &to);
+        let role = format!("{}-again {}", W::ROLE, self.seed);
+        let mut random = Random::new(self.image ^ self.crash.moment << 32);
+        let end = random.below(400);
+        let recorded = record(&Recorder::new(&to).seed(self.image), &role, &to, |moment| {
+            match random.below(12) {
+                _ if moment.number == end => Next::Kill,
+                0 => Next::Keep,
+                _ => Next::Go,
+            }
+        });
+        let Some(recorded) = recorded else { return Ok(()) };
+        std::fs::remove_dir_all(&to).unwrap();
+        let reports = reports::parse(&recorded.reports);
+        for crash in &recorded.crashes {
+            let known = reports::complete(&reports, crash.reports);
+            for choice in 0..2 {
+                let again = crash.image(self.image ^ choice);
+                write(&again, &to);
+                IMAGES.fetch_add(1, Ordering::Relaxed);
+                let before = self.crash.reports;
+                let checked = W::check_after(&to, self.seed, history, before, known);
+                std::fs::remove_dir_all(&to).unwrap();
+                checked.map_err(|why| {
+                    let first = self.describe::<W>(&image, &why);
+                    format!("{first}after a recovery, at moment {}: {again}", crash.moment)
+                })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One child, and images of it. `Ok(false)`: it cannot be done here.
+fn round<W: Workload>(seed: u64, recorder: impl Fn(Recorder) -> Recorder) -> Result<bool, String> {
+    let place = place();
+    let root = place.path().join("root");
+    std::fs::create_dir(&root).unwrap();
+    let role = format!("{} {seed}", W::ROLE);
+    let look_one_in = 1 + seed % 4;
+    let base = recorder(Recorder::new(&root).seed(seed).look_one_in(look_one_in));
+    let Some(recording) = record(&base, &role, &root, moments(seed)) else { return Ok(false) };
+    let is_killed = std::os::unix::process::ExitStatusExt::signal(&recording.status).is_some();
+    if !is_killed && !recording.status.success() {
+        return Err(format!("{role}: the child failed: {}", recording.status));
+    }
+    let reports = reports::parse(&recording.reports);
+    let history = W::history(&reports);
+    for (nth, crash) in recording.crashes.iter().enumerate() {
+        for image in 0..6 {
+            let case = Case { place: place.path(), seed, crash, image: seed << 8 | image };
+            case.check::<W>(&history)?;
+            if image == 0 && nth as u64 % 4 == seed % 4 {
+                case.check_recovery::<W>(&history)?;
+            }
+        }
+    }
+    // The process has died, and the machine has not.
+    W::check(&root, seed, &history, recording.reports.len(), Death::Process)
+        .map_err(|why| format!("{role}, after its death: {why}"))?;
+    Ok(true)
+}
+
+fn no_round_fails<W: Workload>(default: u64) {
+    for seed in 0..rounds(default) {
+        match round::<W>(seed, |recorder| recorder) {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(why) => panic!("{why}"),
+        }
+    }
+    eprintln!("{} images so far", IMAGES.load(Ordering::Relaxed));
+}
+
+#[test]
+fn stores_keep_their_promises() {
+    no_round_fails::<stores::Stores>(16);
+}
+
+#[test]
+fn logs_keep_their_promises() {
+    no_round_fails::<logs::Logs>(16);
+}
+
+/// The recorder says of one sync in four that it was done, and nothing of it is durable. Each kind of
+/// child has to notice soon.
+#[test]
+fn lying_syncs_are_noticed() {
+    if let Some(why) = crash_kit::unsupported() {
+        eprintln!("left out: {why}");
+        return;
+    }
+    let lying = |recorder: Recorder| recorder.lie_one_in(4);
+    let noticed = |found: Result<bool, String>| found.is_err();
+    assert!((0..5).any(|seed| noticed(round::<stores::Stores>(seed, lying))), "by no store");
+    assert!((0..5).any(|seed| noticed(round::<logs::Logs>(seed, lying))), "by no log");
+}

@@ -1,0 +1,120 @@
+//! What a child reports, line by line: each operation before it begins, and each that is acknowledged.
+
+use rustix::io::Errno;
+
+/// What lines of a child begin with: the test harness writes to the same output.
+const SAYS: &str = "child: ";
+
+/// A change of a key: its number, and whether it has a value afterwards.
+pub(crate) type Change = (u64, bool);
+
+/// A report, and how many calls had been seen when it was made.
+#[derive(Clone, Debug)]
+pub(crate) struct Report {
+    pub(crate) nth: usize,
+    pub(crate) said: Said,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Said {
+    /// A writer begins its next step. Durable: it is when it is acknowledged.
+    Begun { writer: u64, durable: bool, changes: Vec<Change> },
+    /// It is acknowledged, with its last position, if it has written anything.
+    Done { writer: u64, position: Option<u64> },
+    /// Everything before this position is durable.
+    Synced { position: u64 },
+    /// The log does not begin after this position.
+    Truncating { position: u64 },
+    /// A backup begins, and is acknowledged with the position at which it ends.
+    Backup { number: u64, position: Option<u64> },
+    /// What was found by one that goes on, key by key or entry by entry.
+    Opened { found: Vec<(u64, u64, u64)> },
+}
+
+/// Reports something, by one system call.
+pub(crate) fn say(said: &Said) {
+    let line = format!("{SAYS}{}\n", encode(said));
+    loop {
+        match rustix::io::write(std::io::stdout(), line.as_bytes()) {
+            Err(Errno::INTR) => {}
+            other => {
+                assert_eq!(other, Ok(line.len()));
+                return;
+            }
+        }
+    }
+}
+
+fn encode(said: &Said) -> String {
+    let maybe = |position: &Option<u64>| position.map_or("-".into(), |p| p.to_string());
+    match said {
+        Said::Begun { writer, durable, changes } => {
+            let changes = changes.iter().map(|(key, put)| format!(" {key} {}", u8::from(*put)));
+            format!("begun {writer} {}{}", u8::from(*durable), changes.collect::<String>())
+        }
+        Said::Done { writer, position } => format!("done {writer} {}", maybe(position)),
+        Said::Synced { position } => format!("synced {position}"),
+        Said::Truncating { position } => format!("truncating {position}"),
+        Said::Backup { number, position } => format!("backup {number} {}", maybe(position)),
+        Said::Opened { found } => {
+            let found = found.iter().map(|(a, b, c)| format!(" {a} {b} {c}"));
+            format!("opened{}", found.collect::<String>())
+        }
+    }
+}
+
+fn decode(line: &str) -> Said {
+    let mut words = line.split(' ');
+    let what = words.next().unwrap();
+    let numbers: Vec<Option<u64>> = words.map(|word| word.parse().ok()).collect();
+    let number = |nth: usize| numbers[nth].unwrap();
+    let all = || numbers.iter().map(|number| number.unwrap());
+    match what {
+        "begun" => {
+            let rest: Vec<_> = all().skip(2).collect();
+            let changes = rest.chunks_exact(2).map(|change| (change[0], change[1] == 1)).collect();
+            Said::Begun { writer: number(0), durable: number(1) == 1, changes }
+        }
+        "done" => Said::Done { writer: number(0), position: numbers[1] },
+        "synced" => Said::Synced { position: number(0) },
+        "truncating" => Said::Truncating { position: number(0) },
+        "backup" => Said::Backup { number: number(0), position: numbers[1] },
+        "opened" => {
+            let all: Vec<_> = all().collect();
+            Said::Opened { found: all.chunks_exact(3).map(|f| (f[0], f[1], f[2])).collect() }
+        }
+        what => panic!("{what}"),
+    }
+}
+
+/// All that a child said, of what the recorder has seen.
+pub(crate) fn parse(seen: &[Vec<u8>]) -> Vec<Report> {
+    let said = seen.iter().enumerate().filter_map(|(nth, bytes)| {
+        let text = std::str::from_utf8(bytes).ok()?;
+        let line = text.strip_prefix(SAYS)?.trim_end();
+        Some(Report { nth, said: decode(line) })
+    });
+    said.collect()
+}
+
+/// Those that were complete when this many had been seen.
+pub(crate) fn complete(reports: &[Report], seen: usize) -> &[Report] {
+    &reports[..reports.partition_point(|report| report.nth < seen)]
+}
+
+#[test]
+fn what_is_said_is_understood() {
+    let all = [
+        Said::Begun { writer: 2, durable: true, changes: vec![(3, true), (4, false)] },
+        Said::Begun { writer: 2, durable: false, changes: vec![] },
+        Said::Done { writer: 1, position: Some(77) },
+        Said::Done { writer: 1, position: None },
+        Said::Synced { position: 5 },
+        Said::Truncating { position: 6 },
+        Said::Backup { number: 1, position: None },
+        Said::Opened { found: vec![(1, 2, 3), (4, 5, 6)] },
+    ];
+    for said in all {
+        assert_eq!(decode(&encode(&said)), said);
+    }
+}

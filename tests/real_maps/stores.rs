@@ -1,0 +1,301 @@
+//! Stores: writers with keys of their own, beside one thread that merges, rolls and makes backups.
+
+use super::common::Random;
+use super::history::{self, Backup, History, Keys};
+use super::reports::{Change, Report, Said, say};
+use super::{Death, Workload};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+use tailcask::{Batch, Durability, Maintenance, MergePolicy, Store, StoreOptions, WriteOptions};
+
+const KEYS: u64 = 8;
+/// What goes on after a recovery writes its own key, as this writer.
+const LATER: u64 = 99;
+
+pub(crate) struct Stores;
+
+/// What a child does.
+#[derive(Debug)]
+struct Plan {
+    writers: u64,
+    steps: u64,
+    /// How often each writer opens the store.
+    openings: u64,
+    turns: u64,
+    durability: Durability,
+    maintenance: Maintenance,
+    segment: u64,
+    synced_one_in: u64,
+    closes: bool,
+}
+
+impl Plan {
+    fn of(seed: u64) -> Self {
+        let mut random = Random::new(seed);
+        let durability = match random.below(6) {
+            0 => Durability::Synced,
+            1 => Durability::Periodic(Duration::from_millis(1)),
+            _ => Durability::Buffered,
+        };
+        let background = random.below(3) == 0;
+        Self {
+            writers: 1 + random.below(3),
+            steps: 20 + random.below(100),
+            openings: 1 + random.below(2),
+            turns: random.below(12),
+            durability,
+            maintenance: if background { Maintenance::Background } else { Maintenance::Manual },
+            segment: (16 << 10) << random.below(3),
+            synced_one_in: 4 << random.below(5),
+            closes: random.flip(),
+        }
+    }
+
+    fn options(&self) -> StoreOptions {
+        let policy = MergePolicy::new().min_dead_bytes(1000);
+        let options = Store::options().segment_unit(self.segment).segment_size(self.segment);
+        let options = options.merge_policy(policy).maintenance(self.maintenance);
+        options.durability(self.durability)
+    }
+}
+
+fn key(writer: u64, key: u64) -> Vec<u8> {
+    format!("{writer}/{key}/{}", "k".repeat((key * 7) as usize)).into_bytes()
+}
+
+fn value(step: u64, len: u64) -> Vec<u8> {
+    let mut bytes = step.to_le_bytes().to_vec();
+    bytes.resize(8 + len as usize, step as u8);
+    bytes
+}
+
+/// A writer of a child: takes its steps, and counts them from 1 on.
+struct Writer<'s> {
+    store: &'s Store,
+    plan: &'s Plan,
+    writer: u64,
+    random: Random,
+}
+
+impl Writer<'_> {
+    fn step(&mut self, number: u64) {
+        let Self { store, plan, writer, ref mut random } = *self;
+        let synced = random.below(plan.synced_one_in) == 0;
+        let options = WriteOptions::new();
+        let options = if synced { options.durability(Durability::Synced) } else { options };
+        let durable = synced || plan.durability == Durability::Synced;
+        let (one, len) = (random.below(KEYS), random.below(500));
+        let begin = |changes: Vec<Change>| say(&Said::Begun { writer, durable, changes });
+        let position = match random.below(6) {
+            0 => {
+                begin(vec![(one, false)]);
+                store.delete_with(key(writer, one), &options).unwrap()
+            }
+            1 => {
+                let keys = (0..KEYS).step_by(1 + random.below(3) as usize);
+                let changes: Vec<_> = keys.map(|key| (key, random.below(3) > 0)).collect();
+                let mut batch = Batch::new();
+                for &(at, put) in &changes {
+                    if put {
+                        batch.put(key(writer, at), value(number, len));
+                    } else {
+                        batch.delete(key(writer, at));
+                    }
+                }
+                begin(changes);
+                Some(store.write_with(&batch, &options).unwrap())
+            }
+            _ => {
+                begin(vec![(one, true)]);
+                Some(store.put_with(key(writer, one), value(number, len), &options).unwrap())
+            }
+        };
+        say(&Said::Done { writer, position: position.map(tailcask::LogPosition::as_u64) });
+        match random.below(20) {
+            0 => say(&Said::Synced { position: store.sync().unwrap().as_u64() }),
+            1 => say(&Said::Synced { position: store.log().durable().as_u64() }),
+            _ => {}
+        }
+    }
+}
+
+/// The thread that does everything but write.
+fn keep(store: &Store, place: &Path, plan: &Plan, random: &mut Random, backups: &mut u64) {
+    for _ in 0..plan.turns {
+        match random.below(8) {
+            0 | 1 => drop(store.merge().unwrap()),
+            2 => store.roll().unwrap(),
+            3 if *backups < 3 => {
+                *backups += 1;
+                say(&Said::Backup { number: *backups, position: None });
+                let backup = store.backup(place.join(format!("backup-{backups}"))).unwrap();
+                let position = Some(backup.position.as_u64());
+                say(&Said::Backup { number: *backups, position });
+            }
+            4 => say(&Said::Synced { position: store.sync().unwrap().as_u64() }),
+            _ => drop(store.maintain().unwrap()),
+        }
+    }
+}
+
+/// All keys of a store, by writers.
+fn contents(store: &Store) -> Result<BTreeMap<u64, Keys>, String> {
+    let mut found = BTreeMap::<_, Keys>::new();
+    for pair in store {
+        let pair = pair.map_err(|error| format!("an iteration: {error}"))?;
+        let text = String::from_utf8(pair.key().to_vec()).map_err(|_| "a strange key")?;
+        let mut words = text.split('/').map(str::parse);
+        let (Some(Ok(writer)), Some(Ok(at))) = (words.next(), words.next()) else {
+            return Err(format!("a strange key: {text}"));
+        };
+        let step = u64::from_le_bytes(pair.value()[..8].try_into().unwrap());
+        if pair.key() != key(writer, at) || pair.value()[8..].iter().any(|&b| b != step as u8) {
+            return Err(format!("a strange pair: {text} of {step}"));
+        }
+        found.entry(writer).or_default().insert(at, step);
+    }
+    Ok(found)
+}
+
+/// What is in a store when it is opened.
+fn open(path: &Path, plan: &Plan) -> Result<BTreeMap<u64, Keys>, String> {
+    let options = plan.options().maintenance(Maintenance::Manual);
+    let store = options.open(path).map_err(|error| format!("it does not open: {error:?}"))?;
+    let found = contents(&store)?;
+    store.verify().map_err(|error| format!("it does not verify: {error}"))?;
+    store.close().map_err(|error| format!("it does not close: {error}"))?;
+    Ok(found)
+}
+
+/// The keys of the writers of a history.
+fn by_writers(mut found: BTreeMap<u64, Keys>, writers: usize) -> Result<Vec<Keys>, String> {
+    let all = (0..writers as u64).map(|writer| found.remove(&writer).unwrap_or_default());
+    let all = all.collect();
+    if found.is_empty() { Ok(all) } else { Err(format!("foreign keys: {found:?}")) }
+}
+
+fn check_backup(
+    place: &Path,
+    plan: &Plan,
+    history: &History,
+    reports: usize,
+    backup: &Backup,
+) -> Result<(), String> {
+    let path = place.join(format!("backup-{}", backup.number));
+    let position = backup.done.filter(|(at, _)| *at < reports).map(|(_, position)| position);
+    if !path.exists() {
+        return match position {
+            Some(_) => Err(format!("backup {} is gone", backup.number)),
+            None => Ok(()),
+        };
+    }
+    let error = |why| format!("backup {}: {why}", backup.number);
+    let found = open(&path, plan).map_err(error)?;
+    let found = by_writers(found, history.writers.len()).map_err(error)?;
+    let states: Vec<_> = history.writers.iter().map(|steps| history::states(steps)).collect();
+    // One that is not acknowledged is whole, too, if it is there; but not known is where it ends.
+    let (from, to) = position.map_or((0, u64::MAX), |position| (position, position));
+    if history::prefix(history, &states, &found, reports, from, to) {
+        return Ok(());
+    }
+    Err(error(format!("not what was before {position:?}: {found:?}")))
+}
+
+impl Workload for Stores {
+    const ROLE: &'static str = "store";
+    type History = History;
+
+    fn work(place: &Path, seed: u64) {
+        let plan = Plan::of(seed);
+        let (mut numbers, mut backups) = (vec![0; plan.writers as usize], 0);
+        for opening in 0..plan.openings {
+            let random = |of: u64| Random::new(seed << 16 | opening << 8 | of);
+            let store = plan.options().open(place.join("db")).unwrap();
+            say(&Said::Synced { position: store.log().durable().as_u64() });
+            std::thread::scope(|scope| {
+                let (store, plan) = (&store, &plan);
+                for (writer, number) in (0..).zip(&mut numbers) {
+                    scope.spawn(move || {
+                        let mut writer = Writer { store, plan, writer, random: random(writer) };
+                        for _ in 0..plan.steps {
+                            *number += 1;
+                            writer.step(*number);
+                        }
+                    });
+                }
+                scope.spawn(|| keep(store, place, plan, &mut random(100), &mut backups));
+            });
+            if plan.closes {
+                let position = store.log().tail().as_u64();
+                store.close().unwrap();
+                say(&Said::Synced { position });
+            } else {
+                store.abort();
+            }
+        }
+    }
+
+    fn go_on(place: &Path, seed: u64) {
+        let plan = Plan::of(seed);
+        let store = plan.options().open(place.join("db")).unwrap();
+        let found = contents(&store).unwrap().into_iter();
+        let found =
+            found.flat_map(|(writer, keys)| keys.into_iter().map(move |(k, s)| (writer, k, s)));
+        say(&Said::Opened { found: found.collect() });
+        say(&Said::Begun { writer: 0, durable: true, changes: vec![(0, true)] });
+        let synced = WriteOptions::new().durability(Durability::Synced);
+        let position = store.put_with(key(LATER, 0), value(1, 100), &synced).unwrap();
+        say(&Said::Done { writer: 0, position: Some(position.as_u64()) });
+        store.merge().unwrap();
+        store.close().unwrap();
+    }
+
+    fn history(reports: &[Report]) -> History {
+        History::of(reports)
+    }
+
+    fn check(
+        place: &Path,
+        seed: u64,
+        history: &History,
+        reports: usize,
+        death: Death,
+    ) -> Result<(), String> {
+        let plan = Plan::of(seed);
+        let found = by_writers(open(&place.join("db"), &plan)?, history.writers.len())?;
+        history::check(history, reports, &found, death)?;
+        let mut begun = history.backups.iter().filter(|backup| backup.begun < reports);
+        begun.try_for_each(|backup| check_backup(place, &plan, history, reports, backup))
+    }
+
+    fn check_after(
+        place: &Path,
+        seed: u64,
+        history: &History,
+        before: usize,
+        reports: &[Report],
+    ) -> Result<(), String> {
+        let opened = reports.iter().find_map(|report| match &report.said {
+            Said::Opened { found } => Some(found),
+            _ => None,
+        });
+        let Some(opened) = opened else {
+            return Self::check(place, seed, history, before, Death::Machine);
+        };
+        let found = open(&place.join("db"), &Plan::of(seed))?.into_iter();
+        let found =
+            found.flat_map(|(writer, keys)| keys.into_iter().map(move |(k, s)| (writer, k, s)));
+        let mut found: Vec<_> = found.collect();
+        let is_there = found.pop_if(|(writer, ..)| *writer == LATER).is_some();
+        let is = |wanted: fn(&Said) -> bool| reports.iter().any(|report| wanted(&report.said));
+        let (begun, done) =
+            (is(|s| matches!(s, Said::Begun { .. })), is(|s| matches!(s, Said::Done { .. })));
+        if found != *opened || is_there && !begun || done && !is_there {
+            return Err(format!(
+                "{found:?} and {is_there}, not what was found, {opened:?}, and {begun} to {done}"
+            ));
+        }
+        Ok(())
+    }
+}
