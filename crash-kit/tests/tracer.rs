@@ -258,3 +258,36 @@ fn what_cannot_be_started_is_an_error() {
     let error = Tracer::spawn(Command::new("true"), &[libc::SYS_exit_group]).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
 }
+
+#[test]
+fn a_thread_stops_between_two_calls() {
+    let place = tempfile::NamedTempFile::new().unwrap();
+    let (mut steps, mut calls) = (0, 0);
+    let status = run(this("threads", place.path()), &[libc::SYS_fsync], |call| {
+        if call.is_step() {
+            assert!(!call.is_entry() && call.result().is_none());
+            steps += 1;
+            return if steps % 2 == 0 { Action::Step(7) } else { Action::Continue };
+        }
+        calls += 1;
+        // From either place: at its entry, or at its exit.
+        match (calls % 5, call.is_entry()) {
+            (0, _) => Action::Step(3),
+            (_, true) => Action::Continue,
+            (_, false) => Action::Pass,
+        }
+    });
+    let Some(status) = status else { return };
+    assert!(status.success());
+    assert!(calls >= 3 * THREADS * CALLS && steps > calls / 5, "{steps} of {calls}");
+    // And is killed there.
+    let mut steps = 0;
+    let status = run(this("sync", place.path()), &[libc::SYS_fsync], |call| {
+        if !call.is_step() {
+            return Action::Step(10);
+        }
+        steps += 1;
+        if steps < 5 { Action::Step(100) } else { Action::Kill }
+    });
+    assert_eq!((status.unwrap().signal(), steps), (Some(libc::SIGKILL), 5));
+}

@@ -22,6 +22,9 @@ pub enum Next {
     Go,
     /// It goes on, and the recording has what a power loss at this moment leaves: a [`Crash`].
     Keep,
+    /// It goes on for so many instructions of this thread behind the call, and then one is asked again:
+    /// a moment between two system calls. Not if it comes to another call before.
+    Step(u32),
     /// It is killed.
     Kill,
 }
@@ -34,6 +37,8 @@ pub struct Moment<'m> {
     pub number: u64,
     /// Whether the call has not been made yet.
     pub is_entry: bool,
+    /// Whether the program stands some instructions behind the call, as [`Next::Step`] says.
+    pub is_step: bool,
     /// Whether it is a sync.
     pub is_sync: bool,
     /// Whether it changes names: it creates, renames or removes.
@@ -199,7 +204,9 @@ struct Session<'r> {
 
 impl Session<'_> {
     fn on_call(&mut self, call: &Call<'_>) -> io::Result<Action> {
-        let (action, is_sync, is_change_of_names) = if let Some(result) = call.result() {
+        let (action, is_sync, is_change_of_names) = if call.is_step() {
+            (Action::Continue, false, false)
+        } else if let Some(result) = call.result() {
             let under_way = self.under_way.remove(&call.tid());
             let kind = kind(under_way.as_ref());
             if let Some(under_way) = under_way.filter(|_| result.is_ok()) {
@@ -219,6 +226,7 @@ impl Session<'_> {
         let moment = Moment {
             number: self.found.moments,
             is_entry: call.is_entry(),
+            is_step: call.is_step(),
             is_sync,
             is_change_of_names,
             reports: &self.found.reports,
@@ -231,6 +239,9 @@ impl Session<'_> {
         match next {
             Next::Go => Ok(action),
             Next::Kill => Ok(Action::Kill),
+            // At an entry that has an exit to be seen it goes on to that.
+            Next::Step(_) if call.is_entry() && action == Action::Continue => Ok(action),
+            Next::Step(count) => Ok(Action::Step(count)),
             Next::Keep => {
                 let disk = self.live.disk.clone();
                 let (reports, moment) = (self.found.reports.len(), self.found.moments - 1);

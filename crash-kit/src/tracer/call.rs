@@ -10,14 +10,22 @@ use std::path::{Path, PathBuf};
 const PATH_MAX: usize = 4096;
 const PAGE: u64 = 4096;
 
-/// A system call at which a thread has stopped, at its entry or at its exit.
+/// Where a thread has stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    Entry,
+    Exit(i64),
+    Stepped,
+}
+
+/// A system call at which a thread has stopped, at its entry, at its exit, or some instructions later.
 #[derive(Debug)]
 pub struct Call<'t> {
     pid: i32,
     tid: i32,
     number: c_long,
     args: [u64; 6],
-    result: Option<i64>,
+    stage: Stage,
     tracer: PhantomData<&'t mut ()>,
 }
 
@@ -26,9 +34,9 @@ impl Call<'_> {
         pid: i32,
         tid: i32,
         (number, args): (c_long, [u64; 6]),
-        result: Option<i64>,
+        stage: Stage,
     ) -> Self {
-        Self { pid, tid, number, args, result, tracer: PhantomData }
+        Self { pid, tid, number, args, stage, tracer: PhantomData }
     }
 
     /// The process.
@@ -64,14 +72,22 @@ impl Call<'_> {
     /// Whether the call has not been made yet.
     #[must_use]
     pub fn is_entry(&self) -> bool {
-        self.result.is_none()
+        self.stage == Stage::Entry
+    }
+
+    /// Whether the thread has stopped some instructions after the call, as
+    /// [`Action::Step`](super::Action::Step) says.
+    #[must_use]
+    pub fn is_step(&self) -> bool {
+        self.stage == Stage::Stepped
     }
 
     /// At its exit: the result, or the error number. A call that a signal has interrupted and that will
-    /// be made again has one that programs never see, from 512 on. `None` at its entry.
+    /// be made again has one that programs never see, from 512 on. `None` elsewhere.
     #[must_use]
     pub fn result(&self) -> Option<Result<u64, i32>> {
-        self.result.map(|result| u64::try_from(result).map_err(|_| -result as i32))
+        let Stage::Exit(result) = self.stage else { return None };
+        Some(u64::try_from(result).map_err(|_| -result as i32))
     }
 
     /// Reads memory of the process; fewer bytes than asked for if not all of them are mapped.

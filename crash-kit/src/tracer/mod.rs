@@ -25,8 +25,9 @@ mod sys;
 
 pub use call::Call;
 
+use call::Stage;
 use libc::c_long;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::marker::PhantomData;
 use std::os::unix::process::ExitStatusExt;
@@ -46,6 +47,9 @@ pub enum Action {
     Fail(i32),
     /// As [`Fail`](Self::Fail), with a result of success: a call that does nothing, or less than is said.
     Return(u64),
+    /// The call is made, the thread executes this many instructions more, and then one is asked again. Not
+    /// if it comes to another of the calls before.
+    Step(u32),
     /// SIGKILL for the process and all of its threads, now. At its entry: the call is not made.
     Kill,
 }
@@ -65,6 +69,8 @@ pub struct Tracer {
     pub stderr: Option<ChildStderr>,
     pid: i32,
     threads: BTreeMap<i32, Thread>,
+    /// All that were ever in `threads`.
+    seen: BTreeSet<i32>,
     runs: bool,
     killed: bool,
     status: Option<ExitStatus>,
@@ -77,6 +83,8 @@ struct Thread {
     pid: i32,
     /// The call that it is in, to be seen at its exit.
     call: Option<(c_long, [u64; 6])>,
+    /// How many instructions it executes before it stops again, and behind which call.
+    steps: Option<(u32, (c_long, [u64; 6]))>,
 }
 
 impl Tracer {
@@ -88,12 +96,14 @@ impl Tracer {
     /// is that of no call, or of one that ends a process or a thread, which has no exit.
     pub fn spawn(command: Command, calls: &[c_long]) -> io::Result<Self> {
         let mut child = spawn::spawn(command, calls)?;
+        let pid = child.id() as i32;
         Ok(Self {
             stdin: child.stdin.take(),
             stdout: child.stdout.take(),
             stderr: child.stderr.take(),
-            pid: child.id() as i32,
-            threads: BTreeMap::from([(child.id() as i32, Thread::of(child.id() as i32))]),
+            pid,
+            threads: BTreeMap::from([(pid, Thread::of(pid))]),
+            seen: BTreeSet::from([pid]),
             runs: false,
             killed: false,
             status: None,
@@ -137,6 +147,7 @@ impl Tracer {
         status: i32,
         on_call: &mut dyn FnMut(&mut Call<'_>) -> Action,
     ) -> io::Result<()> {
+        self.seen.insert(tid);
         let Some(stop) = Stop::of(status) else {
             self.threads.remove(&tid);
             if tid == self.pid {
@@ -144,13 +155,20 @@ impl Tracer {
             }
             return Ok(());
         };
+        if stop == Stop::Start {
+            // It is known from here on, also if it has not run yet. It may have ended already.
+            let new = sys::event_message(tid)? as i32;
+            if self.seen.insert(new) {
+                self.threads.insert(new, Thread::of(new));
+            }
+        }
         let thread = self.threads.entry(tid).or_insert_with(|| Thread::of(tid));
         let resume = match stop {
             _ if self.killed => Resume::Run(0),
             Stop::Entry => {
                 let Some(info) = sys::entered(tid)? else { return Ok(()) };
-                let mut call = Call::new(thread.pid, tid, info, None);
-                match on_call(&mut call) {
+                thread.steps = None;
+                match on_call(&mut Call::new(thread.pid, tid, info, Stage::Entry)) {
                     Action::Continue => {
                         thread.call = Some(info);
                         Resume::ToExit
@@ -164,6 +182,7 @@ impl Tracer {
                         sys::skip(tid, value.cast_signed())?;
                         Resume::Run(0)
                     }
+                    Action::Step(count) => thread.step(count, info),
                     Action::Kill => return self.kill(),
                 }
             }
@@ -172,14 +191,26 @@ impl Tracer {
                     return sys::resume(tid, Resume::Run(0));
                 };
                 let Some(result) = sys::left(tid)? else { return Ok(()) };
-                match on_call(&mut Call::new(thread.pid, tid, info, Some(result))) {
+                let mut resume = Resume::Run(0);
+                match on_call(&mut Call::new(thread.pid, tid, info, Stage::Exit(result))) {
                     Action::Continue | Action::Pass => {}
                     Action::Fail(errno) => sys::set_result(tid, -i64::from(errno))?,
                     Action::Return(value) => sys::set_result(tid, value.cast_signed())?,
+                    Action::Step(count) => resume = thread.step(count, info),
                     Action::Kill => return self.kill(),
                 }
-                Resume::Run(0)
+                resume
             }
+            Stop::Signal(libc::SIGTRAP) if thread.steps.is_some() => match thread.stepped() {
+                None => Resume::Step(0),
+                Some(info) => {
+                    match on_call(&mut Call::new(thread.pid, tid, info, Stage::Stepped)) {
+                        Action::Step(count) => thread.step(count, info),
+                        Action::Kill => return self.kill(),
+                        _ => Resume::Run(0),
+                    }
+                }
+            },
             Stop::Exec => {
                 // The thread that calls exec takes the place of the first one; the others are gone.
                 *thread = Thread::of(tid);
@@ -190,8 +221,10 @@ impl Tracer {
                 Resume::Run(0)
             }
             Stop::Group => Resume::Listen,
+            Stop::Signal(signal) if thread.steps.is_some() => Resume::Step(signal),
             Stop::Signal(signal) => Resume::Run(signal),
-            Stop::Other => Resume::Run(0),
+            Stop::Start | Stop::Other if thread.steps.is_some() => Resume::Step(0),
+            Stop::Start | Stop::Other => Resume::Run(0),
         };
         sys::resume(tid, resume)
     }
@@ -230,7 +263,25 @@ impl Drop for Tracer {
 
 impl Thread {
     fn of(tid: i32) -> Self {
-        Self { pid: process_of(tid).unwrap_or(tid), call: None }
+        Self { pid: process_of(tid).unwrap_or(tid), call: None, steps: None }
+    }
+
+    /// Begins to execute some instructions.
+    fn step(&mut self, count: u32, info: (c_long, [u64; 6])) -> Resume {
+        self.steps = Some((count.max(1), info));
+        Resume::Step(0)
+    }
+
+    /// One of them is done. Behind the last one: the call that it began at.
+    fn stepped(&mut self) -> Option<(c_long, [u64; 6])> {
+        let (left, info) = self.steps.as_mut()?;
+        *left -= 1;
+        if *left > 0 {
+            return None;
+        }
+        let info = *info;
+        self.steps = None;
+        Some(info)
     }
 }
 

@@ -35,7 +35,9 @@ pub(super) enum Stop {
     Signal(c_int),
     /// All of the process has been stopped by a signal.
     Group,
-    /// It has started a thread or a process, or has been started.
+    /// It has started a thread or a process.
+    Start,
+    /// It has been started.
     Other,
 }
 
@@ -49,6 +51,9 @@ impl Stop {
         Some(match status >> 16 {
             libc::PTRACE_EVENT_SECCOMP => Self::Entry,
             libc::PTRACE_EVENT_EXEC => Self::Exec,
+            libc::PTRACE_EVENT_CLONE | libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK => {
+                Self::Start
+            }
             PTRACE_EVENT_STOP if signal != libc::SIGTRAP => Self::Group,
             0 if signal == libc::SIGTRAP | 0x80 => Self::Exit,
             0 => Self::Signal(signal),
@@ -64,6 +69,8 @@ pub(super) enum Resume {
     Run(c_int),
     /// To the exit of the system call that it is in.
     ToExit,
+    /// For one instruction, with this signal.
+    Step(c_int),
     /// It does not: until a signal lets all of the process go on.
     Listen,
 }
@@ -105,6 +112,7 @@ pub(super) fn resume(tid: i32, how: Resume) -> io::Result<()> {
     let (request, signal) = match how {
         Resume::Run(signal) => (libc::PTRACE_CONT as _, signal),
         Resume::ToExit => (libc::PTRACE_SYSCALL as _, 0),
+        Resume::Step(signal) => (libc::PTRACE_SINGLESTEP as _, signal),
         Resume::Listen => (libc::PTRACE_LISTEN as _, 0),
     };
     ask(request, tid, 0, signal as usize).map(drop)
@@ -115,7 +123,8 @@ pub(super) fn kill(pid: i32) -> io::Result<()> {
     is_there(check(unsafe { libc::kill(pid, libc::SIGKILL) })).map(drop)
 }
 
-/// What goes with an event: at an exec, the id that the thread had before.
+/// What goes with an event: at an exec, the id that the thread had before; at a start, that of what was
+/// started.
 pub(super) fn event_message(tid: i32) -> io::Result<u64> {
     let mut message: libc::c_ulong = tid as _;
     // SAFETY: the kernel writes a `long` there.
