@@ -60,7 +60,7 @@
 //! | async code | [`Store::sync_async`], [`CommitLog::wait_durable_async`], `CommitLog::stream_from`, [what blocks](guide_async) |
 //! | reading many keys, or all of them | [`Store::get_many`], [`Pairs`], [`Keys`] |
 //! | reading beside a writer in another process | [`CommitLog::open_read_only`], [`Store::open_read_only`] |
-//! | statistics | [`Store::stats`], [`CommitLog::stats`], [metrics.md] |
+//! | statistics, and what holds something up | [`Store::stats`], [`CommitLog::stats`], [`HeldSegment`], [`UnfinishedAppend`], [metrics.md] |
 //! | reclaiming space | [`CommitLog::truncate_before`], [`Retention`], [`Store::merge`], [`MergePolicy`], [`Maintenance`] |
 //! | backup, verification, repair | [`Store::backup`], [`Store::verify`], [`Store::repair`], [`CommitLog::repair`] |
 //! | errors | [`Error`], and a type for each operation |
@@ -94,6 +94,8 @@
 //!
 //! All are off by default.
 //!
+//! * `backtraces`: [`HeldSegment`]`::oldest` and [`UnfinishedAppend`]`::taken` say where and when was taken what
+//!   holds something up, if `RUST_LIB_BACKTRACE=1` or `RUST_BACKTRACE=1` asks for that.
 //! * `cli`: the command `tailcask`. The library does not need it.
 //! * `metrics`: [`Store`]`::publish_metrics` and [`CommitLog`]`::publish_metrics`, for exporters of the crate
 //!   `metrics` (Prometheus, OpenTelemetry).
@@ -136,6 +138,7 @@ mod segment;
 mod storage;
 mod store;
 mod sync;
+mod taken;
 mod threads;
 mod wall_clock;
 
@@ -154,12 +157,13 @@ pub use log::FailPoint;
 pub use log::{
     BatchWriter, CommitLog, Contradiction, DamagedRange, Distribution, Doubt, Entry, FrameInfo,
     Frames, InDoubt, LogOptions, LogReader, LogSegment, LogStats, LostFrame, LostKind,
-    RecoveryReport, SetAside, TruncateReport, VerifyReport,
+    RecoveryReport, SetAside, TruncateReport, UnfinishedAppend, VerifyReport,
 };
 pub use options::{Durability, Maintenance, RecoveryMode, Retention};
 pub use position::{LogPosition, ParsePositionError};
 #[cfg(feature = "testing")]
 pub use random::seeded::seed_random;
+pub use segment::holders::HeldSegment;
 #[cfg(feature = "testing")]
 pub use storage::simulated::{DiskOperation, Fate, SimulatedDisk, Unsynced};
 pub use store::{
@@ -167,6 +171,8 @@ pub use store::{
     MergePolicy, MergeReport, MergeTotals, Pair, Pairs, ReadView, SegmentStats, Stats, Store,
     StoreOptions, Ttl, Updated, Value, WriteOptions,
 };
+#[cfg(feature = "backtraces")]
+pub use taken::TakenAt;
 
 /// How to use tailcask well, from the first write to a backup. This is a page, and no module that can be used.
 ///

@@ -164,6 +164,16 @@ fn publish_log(store: &str, log: &LogStats) {
     amount("tailcask_reader_held_segments", "Removed segments that readers keep mapped", held);
     let longest = log.longest_reader_wait.unwrap_or_default();
     seconds("tailcask_reader_held_seconds", "How long the oldest of those has been kept", longest);
+    let size = |name, help, value| metric(name, help).set(Unit::Bytes, number(value));
+    let held = log.held_segments.iter().map(|held| held.disk_bytes).sum();
+    size("tailcask_reader_held_bytes", "Bytes on disk of those that something keeps", held);
+    let append = log.unfinished.as_ref();
+    let (known_for, behind) =
+        append.map_or((Duration::ZERO, 0), |append| (append.known_for, append.bytes_behind));
+    let help = "How long the oldest unfinished append has been known";
+    seconds("tailcask_unfinished_append_seconds", help, known_for);
+    let help = "Bytes behind it, which cannot become durable";
+    size("tailcask_unfinished_append_bytes", help, behind);
 }
 
 fn publish_latencies(store: &str, timer: &Timer) {

@@ -10,10 +10,10 @@ use crate::position::LogPosition;
 use crate::segment::Segment;
 use crate::segment::frames::{VerifiedFrame, entry_at, frame_at};
 use crate::segment::held::{self, Hold};
+use crate::segment::holders::SegmentOwner;
 use bytes::Bytes;
 use std::fmt;
 use std::ops::Deref;
-use std::sync::Arc;
 
 /// An entry, in place in the mapped segment. Dereferences to its bytes.
 ///
@@ -32,12 +32,12 @@ pub struct Entry<'a> {
 /// What keeps the segment of an entry.
 enum Keep<'a> {
     /// The reader, which is borrowed.
-    Reader(&'a Arc<Segment>),
+    Reader(&'a SegmentOwner),
     Entry(Hold<'a>),
 }
 
 impl Keep<'_> {
-    fn into_segment(self) -> Arc<Segment> {
+    fn into_segment(self) -> SegmentOwner {
         match self {
             Self::Reader(segment) => segment.clone(),
             Self::Entry(hold) => hold.into_segment(),
@@ -52,7 +52,7 @@ impl<'a> Entry<'a> {
     /// These are the bytes of the committed entry at `position`, in this segment.
     #[inline]
     pub(super) const unsafe fn of_reader(
-        segment: &'a Arc<Segment>,
+        segment: &'a SegmentOwner,
         position: LogPosition,
         bytes: &'a [u8],
     ) -> Self {

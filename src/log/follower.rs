@@ -90,13 +90,14 @@ impl Source {
         if let Self::Follower(_) = self {
             stats.committed = stats.tail;
         }
-        stats.oldest_unfinished = (stats.committed < stats.tail).then_some(stats.committed);
+        stats.oldest_unfinished = stats.unfinished.as_ref().map(|append| append.position);
         stats.segment_list = self.segment_list(stats.tail);
         stats.segments = stats.segment_list.len();
         stats.disk_bytes = stats.segment_list.iter().map(|segment| segment.file_bytes).sum();
         let (waiting, since) = self.table().waiting();
         stats.segments_waiting_for_readers = waiting;
         stats.longest_reader_wait = since.map(|since| since.elapsed());
+        stats.held_segments = self.table().held();
         stats
     }
 

@@ -184,6 +184,13 @@ impl GroupCommit {
         lock(&self.state).waiters.len()
     }
 
+    /// How many wait or sync now.
+    #[cfg(not(tailcask_loom))]
+    pub(crate) fn callers(&self) -> usize {
+        let state = lock(&self.state);
+        state.waiters.len() + usize::from(state.leading)
+    }
+
     /// Steps down as the leader; wakes those whose target is durable, and the next leader.
     fn finish(&self, result: Result<u64, io::Error>) {
         let mut state = lock(&self.state);

@@ -136,7 +136,8 @@ impl SharedLog {
         if has_others {
             let mut stats = self.source.stats();
             if let Ok(Some(end)) = end {
-                (stats.tail, stats.committed, stats.oldest_unfinished) = (end, end, None);
+                (stats.tail, stats.committed) = (end, end);
+                (stats.oldest_unfinished, stats.unfinished) = (None, None);
             }
             self.last.get_or_init(|| stats);
         }

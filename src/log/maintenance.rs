@@ -1,4 +1,5 @@
-//! The background threads of a log: one keeps a standby ready, one syncs, seals and unmaps.
+//! The background threads of a log: one keeps a standby ready, one syncs, seals and unmaps. The first one
+//! also looks every second what holds the log up: the other may be what is held up.
 //!
 //! They are two because a sync may take long, and writers should not have to wait for a standby
 //! meanwhile. `CommitLog` owns the threads: it starts and joins them. They run methods of `LogWriter`,
@@ -25,6 +26,8 @@ const IDLE: Duration = Duration::from_millis(100);
 const RETRY: Range<Duration> = Duration::from_millis(50)..Duration::from_secs(5);
 /// How often to drop what the log's retention policy does not keep.
 const RETENTION: Duration = Duration::from_secs(1);
+/// How often to look what holds the log up.
+const WATCH: Duration = Duration::from_secs(1);
 /// The shortest pause between periodic syncs, so that a period of 0 does not occupy a processor.
 const SHORTEST: Duration = Duration::from_micros(100);
 
@@ -107,7 +110,7 @@ fn message(panic: &(dyn Any + Send)) -> String {
 }
 
 fn keep_standby(writer: &LogWriter) -> ThreadEnd {
-    let mut wait = RETRY.start;
+    let (mut wait, mut looked) = (RETRY.start, Instant::now());
     while !writer.signals().stopped() {
         writer.signals().fail_point(FailPoint::Standby);
         let prepared = writer.prepare_standby();
@@ -117,14 +120,18 @@ fn keep_standby(writer: &LogWriter) -> ThreadEnd {
         if writer.is_short_of_space() {
             writer.try_keep_reserve();
         }
+        if looked.elapsed() >= WATCH {
+            writer.look_for_hold_ups();
+            looked = Instant::now();
+        }
         match prepared {
             Ok(()) if !writer.is_short_of_space() => {
                 wait = RETRY.start;
-                thread::park();
+                thread::park_timeout(WATCH);
             }
             other => {
                 tracing::debug!(?other, "no standby, or no reserve");
-                thread::park_timeout(wait);
+                thread::park_timeout(wait.min(WATCH));
                 wait = (wait * 2).min(RETRY.end);
             }
         }

@@ -7,6 +7,7 @@ mod entry;
 mod follower;
 pub(crate) mod group_commit;
 pub(crate) mod handle;
+pub(crate) mod held_up;
 pub(crate) mod maintenance;
 mod open;
 mod options;
@@ -25,6 +26,7 @@ pub(crate) mod writer;
 
 pub use batch::BatchWriter;
 pub use entry::Entry;
+pub use held_up::UnfinishedAppend;
 pub use options::LogOptions;
 pub use reader::{FrameInfo, Frames, LogReader};
 pub(crate) use recovery::FrameEvidence;

@@ -10,6 +10,7 @@ use crate::log::follower::Source;
 use crate::position::LogPosition;
 use crate::segment::Segment;
 use crate::segment::frames::{entry_at, frame_at};
+use crate::segment::holders::SegmentOwner;
 use crate::segment::set::Pin;
 use std::fmt;
 use std::ops::Deref;
@@ -57,7 +58,7 @@ pub struct LogReader<'a> {
     /// Where a frame begins, or the next one will, if its segment is the one that is kept; else as the
     /// user gave it.
     at: LogPosition,
-    segment: Option<Arc<Segment>>,
+    segment: Option<SegmentOwner>,
     /// Where the last entry ends that was read, and where the reader got to from there without another
     /// one. Void once it has moved on.
     skipped: Option<(LogPosition, LogPosition)>,
@@ -87,7 +88,7 @@ impl Deref for SourceRef<'_> {
 
 impl SourceRef<'_> {
     /// A segment that was pinned, kept without the pin.
-    fn keep(&self, pin: Option<Pin<'_>>) -> Option<Arc<Segment>> {
+    fn keep(&self, pin: Option<Pin<'_>>) -> Option<SegmentOwner> {
         pin.map(|pin| self.table().pinned(&pin))
     }
 }

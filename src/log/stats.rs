@@ -5,7 +5,9 @@
 
 use crate::error::ThreadFailure;
 use crate::latency::Recorded;
+use crate::log::held_up::UnfinishedAppend;
 use crate::position::LogPosition;
+use crate::segment::holders::HeldSegment;
 use crate::sync::{Mutex, lock};
 use hdrhistogram::Histogram;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -65,6 +67,8 @@ pub struct LogStats {
     pub durable: LogPosition,
     /// The oldest unfinished append, if there is one.
     pub oldest_unfinished: Option<LogPosition>,
+    /// The same, and how long it has been known, and what waits for it. `None` in a read-only log.
+    pub unfinished: Option<UnfinishedAppend>,
     /// Number of segments.
     pub segments: usize,
     /// The segments, each by itself, in the order of their ids: those of the log, the standby that is to
@@ -77,6 +81,9 @@ pub struct LogStats {
     pub segments_waiting_for_readers: usize,
     /// How long the oldest of those has been waiting.
     pub longest_reader_wait: Option<Duration>,
+    /// Which of them something that was read keeps, the one that was removed first in front. In the log of
+    /// a store also those that merges removed.
+    pub held_segments: Vec<HeldSegment>,
 }
 
 /// A segment, as [`LogStats`] lists it.

@@ -1,8 +1,10 @@
 //! What tests of a log may do to it: the feature `testing`.
 
+use super::held_up::Patience;
 use super::{CommitLog, FailPoint, LogOptions};
 use crate::error::OpenError;
 use crate::storage::simulated::SimulatedDisk;
+use crate::sync::lock;
 use crate::wall_clock::WallClock;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -49,6 +51,13 @@ impl CommitLog {
     pub fn fail_at(&self, point: FailPoint) {
         if let Some(writer) = self.writer() {
             writer.signals().fail_at(point);
+        }
+    }
+
+    /// Warns of an unfinished append, and of a removed segment that something keeps, once either is so old.
+    pub fn warn_after(&self, age: std::time::Duration) {
+        if let Some(writer) = self.writer() {
+            lock(&writer.watch).patience = Patience { append: age, reader: age };
         }
     }
 

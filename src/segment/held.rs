@@ -7,18 +7,19 @@
 #![allow(unsafe_code, reason = "committed bytes of a segment that is kept")]
 
 use super::Segment;
+use super::holders::SegmentOwner;
 use super::set::{Pin, SegmentSet};
 use bytes::Bytes;
-use std::sync::Arc;
 
 /// What keeps a segment mapped. (Two variants, and no more: so it takes no more room than the first one.)
 #[derive(Debug)]
 pub(crate) enum Hold<'t> {
     /// A pin in this set.
     Pinned(Pin<'t>, &'t SegmentSet),
-    Owned(Arc<Segment>),
+    Owned(SegmentOwner),
 }
 
+#[cfg(not(feature = "backtraces"))]
 const _: () = assert!(size_of::<Hold<'_>>() == size_of::<(Pin<'_>, &SegmentSet)>());
 
 impl Hold<'_> {
@@ -32,7 +33,7 @@ impl Hold<'_> {
 
     /// The segment, which stays mapped as long as the caller keeps it.
     #[cold]
-    pub(crate) fn into_segment(self) -> Arc<Segment> {
+    pub(crate) fn into_segment(self) -> SegmentOwner {
         match self {
             Self::Pinned(pin, set) => set.pinned(&pin),
             Self::Owned(segment) => segment,
@@ -44,14 +45,14 @@ impl Hold<'_> {
 ///
 /// # Safety
 /// `bytes` are committed bytes of this segment.
-pub(crate) unsafe fn into_bytes(segment: Arc<Segment>, bytes: &[u8]) -> Bytes {
+pub(crate) unsafe fn into_bytes(segment: SegmentOwner, bytes: &[u8]) -> Bytes {
     // Its range in the map, from which the slice is taken again.
     let start = bytes.as_ptr() as usize - segment.map.address();
     Bytes::from_owner(OwnedRange { start: start as u64, len: bytes.len() as u64, segment })
 }
 
 struct OwnedRange {
-    segment: Arc<Segment>,
+    segment: SegmentOwner,
     start: u64,
     len: u64,
 }

@@ -5,6 +5,7 @@ mod counter;
 pub(crate) mod frames;
 pub(crate) mod held;
 pub(crate) mod history;
+pub(crate) mod holders;
 pub(crate) mod live;
 mod pins;
 pub(crate) mod quiet;
@@ -27,6 +28,7 @@ use crate::position::LogPosition;
 use crate::storage::map::Map;
 use crate::storage::{Access, Opened, Prepared, SegmentFile, Storage};
 use crate::sync::{Mutex, lock};
+use crate::taken::Marks;
 pub(crate) use counter::StripedCounter;
 pub(crate) use pins::{Pins, Stripe, thread_number};
 use std::io;
@@ -48,6 +50,8 @@ pub(crate) struct Segment {
     pub(crate) identity: FileIdentity,
     pub(crate) map: Map,
     pub(crate) pins: Pins,
+    /// Where those were taken who keep it, with the feature `backtraces`.
+    pub(crate) marks: Marks,
     warmth: Warmth,
     /// Bytes of puts that no slot of a store points at any longer.
     pub(crate) dead: StripedCounter,
@@ -136,6 +140,7 @@ impl Segment {
             identity,
             map,
             pins,
+            marks: Marks::default(),
             warmth: Warmth::new(false),
             dead: StripedCounter::default(),
             reclaimed_then: StripedCounter::default(),
@@ -307,6 +312,12 @@ impl Segment {
     pub(crate) fn set_end(&self, end: u64) {
         // ORDERING: Release; pairs with the Acquire load in `end`.
         self.end.store(end, Ordering::Release);
+    }
+
+    /// Bytes that its file takes.
+    pub(crate) fn disk_bytes(&self) -> u64 {
+        let len = self.map.len() as u64;
+        if self.is_sealed() { (self.end() + 8).next_multiple_of(4096).min(len) } else { len }
     }
 
     /// The gap that begins at an offset, if any.

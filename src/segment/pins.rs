@@ -74,6 +74,12 @@ impl Pins {
         }
     }
 
+    /// How many pins there are.
+    pub(crate) fn count(&self) -> u64 {
+        // ORDERING: Relaxed; a number to be shown, of which no memory depends.
+        self.0.iter().map(|stripe| stripe.load(Ordering::Relaxed) & !RETIRED).sum()
+    }
+
     /// Whether a retired segment has no reader left.
     pub(crate) fn is_free(&self) -> bool {
         // ORDERING: Acquire; pairs with the Release in `unpin`: the reads of all who gave their pins back

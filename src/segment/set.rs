@@ -17,8 +17,10 @@
 
 use crate::position::LogPosition;
 use crate::segment::cold::{CacheBudget, FollowedMemory};
+use crate::segment::holders::{HOLD, HeldSegment, SegmentOwner};
 use crate::segment::{Segment, Stripe};
 use crate::sync::{Mutex, lock};
+use crate::taken::Mark;
 use crossbeam_epoch::{self as epoch, Atomic, Owned};
 use std::ops::Deref;
 use std::ptr::NonNull;
@@ -84,6 +86,14 @@ pub(crate) struct Pin<'t> {
     /// Only lent out for as long as the pin is borrowed; see `segment_unbound`.
     segment: &'t Segment,
     stripe: Stripe,
+    _mark: Mark,
+}
+
+impl<'t> Pin<'t> {
+    #[inline(always)]
+    fn new(segment: &'t Segment, stripe: Stripe) -> Self {
+        Self { segment, stripe, _mark: segment.marks.mark(HOLD) }
+    }
 }
 
 impl<'t> Pin<'t> {
@@ -179,7 +189,7 @@ impl SegmentSet {
         // SAFETY: the segment is kept, by `owned`, until the pin that was just taken is given
         // back, which `Pin` does last; and both belong to self.
         let segment = unsafe { segment.0.as_ref() };
-        Some(Pin { segment, stripe })
+        Some(Pin::new(segment, stripe))
     }
 
     /// Pins the segments of several positions, with one change of the count for each segment; a pin that
@@ -220,7 +230,7 @@ impl SegmentSet {
         let mut pins = [const { None }; N];
         for (pin, which) in pins.iter_mut().zip(which) {
             if let Some(&Some((segment, stripe))) = taken.get(usize::from(which)) {
-                *pin = Some(Pin { segment, stripe });
+                *pin = Some(Pin::new(segment, stripe));
             }
         }
         pins
@@ -250,14 +260,14 @@ impl SegmentSet {
     }
 
     /// The owner of a pinned segment, even if it was removed, to keep it without the pin.
-    pub(crate) fn pinned(&self, pin: &Pin<'_>) -> Arc<Segment> {
+    pub(crate) fn pinned(&self, pin: &Pin<'_>) -> SegmentOwner {
         let owned = lock(&self.owned);
         let is = |segment: &Arc<Segment>| std::ptr::eq(&**segment, pin.segment());
         let at = owned.segments.partition_point(|segment| segment.id() < pin.id());
         let listed = owned.segments.get(at).filter(|segment| is(segment));
         let mut retired = owned.retired.iter().map(|retired| &retired.segment);
         let found = listed.or_else(|| retired.find(|segment| is(segment)));
-        found.expect("a pinned segment is kept").clone()
+        SegmentOwner::new(found.expect("a pinned segment is kept").clone())
     }
 
     /// A segment, if it exists. It stays mapped as long as the caller keeps it.
@@ -431,8 +441,7 @@ impl SegmentSet {
         if owned.retired.is_empty() {
             return;
         }
-        // A snapshot is released two epochs after it was replaced; each flush tries one step.
-        (0..3).for_each(|_| epoch::pin().flush());
+        pass_epochs();
         let all = std::mem::take(&mut owned.retired);
         let mut free = Vec::new();
         for retired in all {
@@ -450,6 +459,17 @@ impl SegmentSet {
         lock(&self.owned).retired.iter().any(Retired::is_looked_at)
     }
 
+    /// The retired segments that something keeps, the one that was removed first in front.
+    pub(crate) fn held(&self) -> Vec<HeldSegment> {
+        let owned = lock(&self.owned);
+        if !owned.retired.iter().all(Retired::is_unlisted) {
+            // Else it seems as if somebody looked at them, until they are reaped.
+            pass_epochs();
+        }
+        let held = owned.retired.iter().map(Retired::held);
+        held.filter(HeldSegment::is_held).collect()
+    }
+
     /// The number of retired segments, and since when the oldest has been waiting to be unmapped.
     pub(crate) fn waiting(&self) -> (usize, Option<Instant>) {
         let owned = lock(&self.owned);
@@ -457,7 +477,19 @@ impl SegmentSet {
     }
 }
 
+/// Has what waits for the end of an epoch done, if no thread is in one. A snapshot is released two epochs
+/// after it was replaced; each flush tries one step.
+fn pass_epochs() {
+    (0..3).for_each(|_| epoch::pin().flush());
+}
+
 impl Retired {
+    fn held(&self) -> HeldSegment {
+        let owners = Arc::strong_count(&self.segment).saturating_sub(1);
+        let removed_for = Some(self.since.elapsed());
+        HeldSegment::of(&self.segment, removed_for, owners as u64, !self.is_unlisted())
+    }
+
     /// Whether no thread can find it any more.
     fn is_unlisted(&self) -> bool {
         // ORDERING: Acquire; pairs with the Release store in `replace`.

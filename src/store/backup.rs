@@ -7,7 +7,6 @@
 //! is complete and durable: a destination that exists is a complete backup.
 
 use super::Store;
-use super::usage::disk_bytes;
 use crate::error::BackupError;
 use crate::format::header::FIRST_FRAME;
 use crate::format::manifest::{LogEnd, Manifest};
@@ -139,7 +138,7 @@ fn fill(
         report.linked += u64::from(linked);
         report.copied += u64::from(!linked);
         report.segments += 1;
-        report.bytes += disk_bytes(segment);
+        report.bytes += segment.disk_bytes();
         if !segment.is_sealed() || !segment.gaps.is_empty() {
             // The copy is cut: a hint that the writer may have made since describes another segment.
             continue;

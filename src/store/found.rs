@@ -20,6 +20,7 @@ use crate::format::frame::{State, has_state, len_of};
 use crate::format::record::Record;
 use crate::keydir::Keydir;
 use crate::position::LogPosition;
+use crate::segment::holders::SegmentOwner;
 use crate::segment::set::{Pin, SegmentSet};
 use crate::segment::{Segment, frames, held};
 use crate::sync::Backoff;
@@ -102,12 +103,12 @@ pub(crate) struct HeldRecord<'a> {
 
 /// An `Arc` that is moved out before it is dropped: the address that is taken then is not its own, and so a
 /// record in a loop stays in registers.
-struct KeptSegment(ManuallyDrop<Arc<Segment>>);
+struct KeptSegment(ManuallyDrop<SegmentOwner>);
 
 impl KeptSegment {
     #[inline(always)]
-    const fn new(segment: Arc<Segment>) -> Self {
-        Self(ManuallyDrop::new(segment))
+    fn new(segment: Arc<Segment>) -> Self {
+        Self(ManuallyDrop::new(SegmentOwner::new(segment)))
     }
 }
 
@@ -131,7 +132,7 @@ impl<'a> HeldRecord<'a> {
 
     /// Key and value, as bytes that own their segment.
     pub(crate) fn into_parts(self) -> (Bytes, Bytes) {
-        let segment = Arc::clone(&self.segment.0);
+        let segment = SegmentOwner::clone(&self.segment.0);
         // SAFETY: the key of a committed frame of this segment.
         let key = unsafe { held::into_bytes(segment.clone(), self.record.key()) };
         // SAFETY: its value.

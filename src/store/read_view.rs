@@ -11,7 +11,7 @@ use super::expiry::Expiry;
 use super::inner::{Contents, Damaged};
 use super::load::Loading;
 use super::stats::{CacheStats, Stats};
-use super::usage::{SegmentUsage, disk_bytes};
+use super::usage::SegmentUsage;
 use super::verify::verify_still;
 use super::view::StoreView;
 use super::{Keys, Pairs, StoreOptions, Value};
@@ -24,6 +24,7 @@ use crate::log::{LogStats, RecoveryReport, VerifyReport};
 use crate::options::RecoveryMode;
 use crate::position::LogPosition;
 use crate::random::random_bytes;
+use crate::segment::holders::HeldSegment;
 use crate::segment::quiet::QuietSegment;
 use crate::segment::scan;
 use crate::segment::set::SegmentSet;
@@ -310,11 +311,19 @@ impl ReadView {
         let usages: Vec<_> =
             segments.iter().filter(|s| s.is_sealed()).map(|s| usage_of(s, now)).collect();
         stats.space_goal_missed = self.options.merge_policy.misses_goal(&usages, u64::MAX);
+        // If the directory cannot be listed now, nothing is known.
+        let there = self.storage.list().ok();
+        let is_gone = |id| there.as_ref().is_some_and(|all| !all.contains(&file_name(id)));
         for segment in segments {
+            if is_gone(segment.id()) {
+                // Beside those that are counted: the view's own, and this one.
+                let owners = Arc::strong_count(&segment).saturating_sub(2) as u64;
+                stats.held_segments.push(HeldSegment::of(&segment, None, owners, false));
+            }
             let SegmentUsage { used, dead, .. } = usage_of(&segment, now);
             stats.add_segment(&segment, used, dead);
             stats.log.segments += usize::from(!segment.header.merged);
-            stats.log.disk_bytes += disk_bytes(&segment);
+            stats.log.disk_bytes += segment.disk_bytes();
         }
         let first = self.view.table.first();
         let begin = first.map(|id| LogPosition::new(id, FIRST_FRAME as u32));

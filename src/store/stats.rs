@@ -2,12 +2,12 @@
 
 use super::inner::StoreInner;
 use super::merge::report::MergeTotals;
-use super::usage::disk_bytes;
 use crate::error::Corruption;
 use crate::format::header::FIRST_FRAME;
 use crate::latency::{Operation, Timer};
 use crate::log::{Distribution, LogStats};
 use crate::segment::Segment;
+use crate::segment::holders::HeldSegment;
 use crate::segment::set::SegmentSet;
 use crate::sync::lock;
 use std::time::Duration;
@@ -70,6 +70,10 @@ pub struct Stats {
     pub segments_waiting_for_readers: usize,
     /// How long the oldest of those has been waiting.
     pub longest_reader_wait: Option<Duration>,
+    /// Which of them something that was read keeps, the one that was removed first in front. In a
+    /// [`ReadView`](crate::ReadView): those that it shows and the store has removed, until it is
+    /// [refreshed](crate::ReadView::refresh).
+    pub held_segments: Vec<HeldSegment>,
     /// Statistics of the log below.
     pub log: LogStats,
 }
@@ -88,7 +92,7 @@ impl Stats {
             id: segment.id(),
             merged: segment.header.merged,
             sealed: segment.is_sealed(),
-            disk_bytes: disk_bytes(segment),
+            disk_bytes: segment.disk_bytes(),
             live_bytes: used - dead,
             dead_bytes: dead,
         };
@@ -217,6 +221,7 @@ impl StoreInner {
             expired: counters.expired.get(),
             segments_waiting_for_readers: waiting,
             longest_reader_wait: since.map(|since| since.elapsed()),
+            held_segments: self.table.held(),
             ..Stats::default()
         };
         let damaged = lock(&self.damaged).clone();

@@ -33,9 +33,3 @@ pub(crate) fn content_bytes(segment: &Segment) -> u64 {
     let inputs = if segment.header.merged { frames::inputs(segment) } else { None };
     used.saturating_sub(inputs.map_or(0, |ids| frame::inputs_len(ids.len())))
 }
-
-/// Bytes that a segment's file takes.
-pub(crate) fn disk_bytes(segment: &Segment) -> u64 {
-    let len = segment.map.len() as u64;
-    if segment.is_sealed() { (segment.end() + 8).next_multiple_of(4096).min(len) } else { len }
-}

@@ -2,6 +2,7 @@
 //!
 //! - [`options`]: options for small logs and stores without background threads.
 //! - [`content`]: all of a log or store as a `Vec` or a map.
+//! - [`events`]: what the library tells a subscriber of `tracing`.
 //! - [`files`]: names and copies of files, and flipped bits.
 //! - [`hints`]: hints that lie.
 //! - [`frames`]: checksums of `docs/format.md`, written a second time.
@@ -19,6 +20,7 @@ pub(crate) mod children;
 #[cfg(feature = "cli")]
 pub(crate) mod cli;
 pub(crate) mod content;
+pub(crate) mod events;
 pub(crate) mod files;
 pub(crate) mod frames;
 pub(crate) mod hints;

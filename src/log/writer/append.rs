@@ -117,7 +117,8 @@ impl LogWriter {
         // SAFETY: inside the range of `claim`, which is not committed while the slice lives, and
         // nothing else is written meanwhile.
         let bytes = unsafe { claim.segment().map.slice_mut(at, body as u64) };
-        let filling = self.enter_append();
+        let position = claim.segment().position(claim.offset());
+        let filling = (self.enter_append(), self.filling.mark(position.as_u64()));
         fill(bytes);
         drop(filling);
         let (header, crc) = (Header::entry(bytes), frame::crc(bytes));

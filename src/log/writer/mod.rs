@@ -7,6 +7,7 @@
 //! * `roll`: the next segment becomes active; `space`, `reserve`: where its space comes from;
 //! * `sync`: group commit, seals and sync marks; `read`: what readers in this process ask;
 //! * `manifest`, `retire`, `close`: which segments exist, which are removed, and the end of the log;
+//! * `watch`: what holds the log up;
 //! * `gate`: who changes files, and that nobody does once the log is closed.
 //!
 //! Types that these share are in files that do not use the writer: `capacity`, `next`, `seal`,
@@ -31,6 +32,7 @@ mod segment_memory;
 mod signals;
 mod space;
 mod sync;
+mod watch;
 
 pub(crate) use self::capacity::{MAX_BATCH, Need};
 pub(crate) use self::seal::{seal_and_shrink, seal_durably};
@@ -54,6 +56,7 @@ use crate::latency::{Operation, Timer};
 use crate::log::append::prefix::{Finished, Prefix};
 use crate::log::append::tail::Tail;
 use crate::log::group_commit::GroupCommit;
+use crate::log::held_up::Watch;
 use crate::log::stats::{LogCounters, LogStats};
 use crate::options::{Config, Durability, Maintenance, RecoveryMode, SEGMENT_UNIT};
 use crate::position::LogPosition;
@@ -61,6 +64,7 @@ use crate::segment::Segment;
 use crate::segment::set::SegmentSet;
 use crate::storage::Storage;
 use crate::sync::Mutex;
+use crate::taken::Marks;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
@@ -127,6 +131,10 @@ pub(crate) struct LogWriter {
     group_delay: GroupDelay,
     /// The roll that `wants_seal` saw last.
     last_seen_roll: AtomicU64,
+    /// The closures that fill frames, by their positions: where they were called, with the feature
+    /// `backtraces`.
+    filling: Marks,
+    pub(crate) watch: Mutex<Watch>,
 }
 
 /// What recovery hands over: the log as it was found, and repaired.
@@ -200,6 +208,8 @@ impl LogWriter {
             unpopulated: Mutex::new(unpopulated),
             group_delay: GroupDelay::default(),
             last_seen_roll: AtomicU64::new(0),
+            filling: Marks::default(),
+            watch: Mutex::default(),
             storage,
             config,
         })
@@ -262,6 +272,7 @@ impl LogWriter {
         stats.append_latency = (&self.timer.latencies(Operation::Append)).into();
         stats.failed_thread = self.signals.failure().cloned();
         stats.durable = self.durable();
+        stats.unfinished = self.unfinished();
     }
 
     /// Enters, to change files of the log. `None`: it is closed. See `gate`.
@@ -275,6 +286,7 @@ impl LogWriter {
         let sealed = self.seal_finished();
         self.apply_retention();
         self.reap();
+        self.look_for_hold_ups();
         sealed.map_err(|source| AppendError::Sync { position: None, source })?;
         if self.is_short_of_space() {
             self.try_keep_reserve();

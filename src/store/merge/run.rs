@@ -19,7 +19,7 @@ use crate::segment::quiet::QuietSegment;
 use crate::segment::scan;
 use crate::store::hints::{self, SegmentSummary, SummaryBuilder};
 use crate::store::inner::StoreInner;
-use crate::store::usage::{content_bytes, disk_bytes};
+use crate::store::usage::content_bytes;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -281,7 +281,7 @@ impl<'i> Run<'i> {
         retired.map_err(|source| MergeError::Io { source: Arc::new(source) })?;
         inner.are_gone(&ids);
         writer.schedule_reap();
-        let bytes = |all: &[Arc<Segment>]| all.iter().map(|s| disk_bytes(s)).sum::<u64>();
+        let bytes = |all: &[Arc<Segment>]| all.iter().map(|s| s.disk_bytes()).sum::<u64>();
         self.report.inputs = self.inputs.len() as u64;
         self.report.outputs = outputs.len() as u64;
         self.report.bytes_written = outputs.iter().map(|s| content_bytes(s)).sum();

@@ -12,7 +12,7 @@ use indicatif::BinaryBytes;
 use serde_json::{Value, json};
 use std::io::Write;
 use std::path::PathBuf;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 use tailcask::{CommitLog, LogPosition, LogSegment, LogStats};
 
 pub(super) const HELP: &str = "\
@@ -23,6 +23,7 @@ disk bytes   length of their files
 entries      number of entries, and the sum of their lengths (entry bytes)
 state        how the log was closed, or what a crash has left
 writer       the process that has it open for writing
+unfinished   an append that this process does not finish: nothing behind it becomes durable
 set aside    files that an earlier opening moved to set-aside/
 
 With --segments, a line for each segment, which is what `log truncate` removes:
@@ -40,6 +41,9 @@ shorter time removes it. Unknown if version 0.1.0 sealed it
 
 Works while a program has the log open, and changes nothing. In JSON, \"sealed_at_ms\" is in milliseconds \
 since 1970.";
+
+/// Far longer than an append takes.
+const A_WHILE: Duration = Duration::from_millis(500);
 
 #[derive(Args)]
 pub(crate) struct LogStatArgs {
@@ -63,23 +67,43 @@ struct EntryTotals {
 pub(super) fn stat(args: &LogStatArgs) -> Result<()> {
     let interrupt = Interrupt::watch()?;
     let log = open(&args.dir)?;
-    let mut totals = EntryTotals::default();
+    let (mut totals, looked) = (EntryTotals::default(), Instant::now());
+    let unfinished = unfinished(&log);
     let counted_all = count_entries(&log, &mut totals, &interrupt);
     interrupt.or_stopped(counted_all, || {
         format!("{} counted; there may be more", counted(totals.entries, "entry"))
     })?;
+    let unfinished = still_unfinished(&log, unfinished, looked);
     let mut out = output();
     if args.json {
-        writeln!(out, "{:#}", to_json(&log, &totals))?;
+        writeln!(out, "{:#}", to_json(&log, &totals, unfinished))?;
         return Ok(out.flush()?);
     }
-    write_text(&mut out, &log, &totals)?;
+    write_text(&mut out, &log, &totals, unfinished)?;
     if args.segments {
         let stats = log.stats();
         let table = segments(&stats.segment_list, stats.tail, SystemTime::now());
         writeln!(out, "\n{}", table.trim_fmt())?;
     }
     Ok(out.flush()?)
+}
+
+/// Where an append is not finished: in a live log there always may be one, for a moment.
+fn unfinished(log: &CommitLog) -> Option<LogPosition> {
+    log.writer_process()?;
+    let committed = log.committed();
+    (committed < log.tail()).then_some(committed)
+}
+
+/// The same, if it is still there a while after the first look.
+fn still_unfinished(
+    log: &CommitLog,
+    first: Option<LogPosition>,
+    looked: Instant,
+) -> Option<LogPosition> {
+    let first = first?;
+    std::thread::sleep(A_WHILE.saturating_sub(looked.elapsed()));
+    unfinished(log).filter(|&now| now == first)
 }
 
 fn count_entries(log: &CommitLog, totals: &mut EntryTotals, interrupt: &Interrupt) -> Result<()> {
@@ -143,7 +167,7 @@ fn segment_json(segment: &LogSegment) -> Value {
     })
 }
 
-fn to_json(log: &CommitLog, totals: &EntryTotals) -> Value {
+fn to_json(log: &CommitLog, totals: &EntryTotals, unfinished: Option<LogPosition>) -> Value {
     let LogStats { begin, tail, segments, segment_list, disk_bytes, .. } = log.stats();
     let recovery = log.recovery();
     json!({
@@ -155,6 +179,7 @@ fn to_json(log: &CommitLog, totals: &EntryTotals) -> Value {
         "entries": totals.entries,
         "entry_bytes": totals.bytes,
         "writer_process": log.writer_process(),
+        "unfinished": unfinished.map(|at| at.to_string()),
         "clean": recovery.is_clean(),
         "unsealed_segments": recovery.recovered_segments,
         "holes": recovery.holes,
@@ -164,7 +189,12 @@ fn to_json(log: &CommitLog, totals: &EntryTotals) -> Value {
     })
 }
 
-fn write_text(out: &mut impl Write, log: &CommitLog, totals: &EntryTotals) -> Result<()> {
+fn write_text(
+    out: &mut impl Write,
+    log: &CommitLog,
+    totals: &EntryTotals,
+    unfinished: Option<LogPosition>,
+) -> Result<()> {
     let LogStats { begin, tail, segments, disk_bytes, .. } = log.stats();
     let recovery = log.recovery();
     writeln!(out, "begin        {begin}")?;
@@ -176,6 +206,9 @@ fn write_text(out: &mut impl Write, log: &CommitLog, totals: &EntryTotals) -> Re
     writeln!(out, "state        {recovery}")?;
     if let Some(process) = log.writer_process() {
         writeln!(out, "writer       process {process} has it open")?;
+    }
+    if let Some(position) = unfinished {
+        writeln!(out, "unfinished   the append at {position}")?;
     }
     for file in &recovery.set_aside {
         writeln!(out, "set aside    {} ({})", file.name, counted(file.bytes, "byte"))?;

@@ -3,6 +3,7 @@
 mod backup;
 mod export;
 mod input;
+mod kept;
 mod load;
 mod memory;
 mod merge;

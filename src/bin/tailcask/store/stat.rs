@@ -1,5 +1,6 @@
 //! `stat`: how many keys a store has, and what it takes of memory and disk.
 
+use super::kept::KeptSegments;
 use super::memory::Memory;
 use super::open::open;
 use crate::interrupt::Interrupt;
@@ -12,7 +13,7 @@ use comfy_table::Table;
 use indicatif::{BinaryBytes, HumanCount};
 use serde_json::{Value, json};
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tailcask::{
     Distribution, LogStats, MergeTotals, ReadView, RecoveryReport, SegmentStats, Stats,
@@ -29,6 +30,7 @@ cache      the bytes of full segments, the budget for them in memory, and how mu
 tail       where the log ended when this command read it
 state      how the store was closed, or that a process has it open for writing
 memory     what that process takes: memory of its own, and pages of mapped files
+kept       removed segments that it keeps mapped, most likely for values that it has read and not dropped
 set aside  files that an earlier opening moved to set-aside/
 
 Works while a program has the store open, and changes nothing. It loads the keydir, as opening does. \
@@ -83,10 +85,10 @@ pub(super) fn stat(args: &StatArgs) -> Result<()> {
     let stats = store.stats();
     let mut out = output();
     if args.json {
-        writeln!(out, "{:#}", to_json(&stats, &store))?;
+        writeln!(out, "{:#}", to_json(&stats, &store, &args.dir))?;
         return Ok(out.flush()?);
     }
-    writeln!(out, "{}", overview(&stats, &store).trim_fmt())?;
+    writeln!(out, "{}", overview(&stats, &store, &args.dir).trim_fmt())?;
     if args.segments {
         writeln!(out, "\n{}", segments(&stats.segments).trim_fmt())?;
     }
@@ -97,7 +99,12 @@ pub(super) fn percent(ratio: f64) -> String {
     format!("{:.1} %", ratio * 100.0)
 }
 
-fn overview(stats: &Stats, store: &ReadView) -> Table {
+/// What the process that has the store open keeps of what was removed.
+fn kept(store: &ReadView, dir: &Path) -> Option<KeptSegments> {
+    KeptSegments::of(store.writer_process()?, dir)
+}
+
+fn overview(stats: &Stats, store: &ReadView, dir: &Path) -> Table {
     let mut table = plain();
     let mut row = |name: &str, text: String| {
         table.add_row([name, &text]);
@@ -118,6 +125,9 @@ fn overview(stats: &Stats, store: &ReadView) -> Table {
     row("state", state(store));
     if let Some(memory) = store.writer_process().and_then(Memory::of) {
         row("memory", memory.to_string());
+    }
+    if let Some(kept) = kept(store, dir).filter(|kept| !kept.is_empty()) {
+        row("kept", kept.to_string());
     }
     for file in &store.recovery().set_aside {
         row("set aside", format!("set-aside/{}, {}", file.name, BinaryBytes(file.bytes)));
@@ -188,7 +198,7 @@ fn seconds(time: Duration) -> f64 {
     time.as_secs_f64()
 }
 
-fn to_json(stats: &Stats, store: &ReadView) -> Value {
+fn to_json(stats: &Stats, store: &ReadView, dir: &Path) -> Value {
     json!({
         "keys": stats.keys,
         "keydir_bytes": stats.keydir_bytes,
@@ -214,6 +224,7 @@ fn to_json(stats: &Stats, store: &ReadView) -> Value {
         },
         "open_for_writing": store.is_live(),
         "writer_process": store.writer_process(),
+        "writer_keeps": kept(store, dir).map(KeptSegments::to_json),
         "writer_memory": store.writer_process().and_then(Memory::of).map(Memory::to_json),
         "recovery": recovery_json(store.recovery()),
         "set_aside": store.recovery().set_aside.iter().map(|file| json!({
