@@ -11,9 +11,10 @@ mod common;
 mod history;
 mod logs;
 mod reports;
+mod shutdown;
 mod stores;
 
-use common::{Random, children, rounds};
+use common::{Random, children, mounts, rounds};
 use crash_kit::{Crash, Image, Moment, Next, Recorder, Recording};
 use reports::Report;
 use std::fmt::Debug;
@@ -65,6 +66,10 @@ enum Death {
 #[ignore = "the process that the tests record"]
 fn child() {
     let Some((role, place)) = children::role() else { return };
+    if role == shutdown::ROLE {
+        shutdown::child(&mounts::role().unwrap().1);
+        return;
+    }
     let mut words = role.split(' ');
     let (what, seed) = (words.next().unwrap(), words.next().unwrap().parse().unwrap());
     match what {
@@ -99,15 +104,32 @@ fn record(
     }
 }
 
-/// Which moments are kept, and when the child is killed.
+/// Which moments are kept, and when the child is killed: at system calls, and here and there between two
+/// instructions of a step that has begun.
 fn moments(seed: u64) -> impl FnMut(&Moment<'_>) -> Next {
     let mut random = Random::new(seed ^ 0x6d6f_6d65_6e74);
     // Most children come to their end before the last of these.
     let end = random.below(3000);
-    let mut kept = 0;
+    let (mut kept, mut walks) = (0, 0);
     move |moment| {
         if moment.number == end {
             return Next::Kill;
+        }
+        let walk = |random: &mut Random| {
+            let most = 1 << random.below(13);
+            Next::Step(1 + random.below(most) as u32)
+        };
+        if moment.is_step {
+            return match random.below(8) {
+                0 => Next::Kill,
+                1..4 => walk(&mut random),
+                _ => Next::Keep,
+            };
+        }
+        let begins = moment.reports.last().is_some_and(|said| said.starts_with(b"child: begun"));
+        if begins && walks < 3 && random.below(30) == 0 {
+            walks += 1;
+            return walk(&mut random);
         }
         let one_in = if moment.is_sync || moment.is_change_of_names { 24 } else { 100 };
         if kept < 12 && random.below(one_in) == 0 {
@@ -121,7 +143,12 @@ fn moments(seed: u64) -> impl FnMut(&Moment<'_>) -> Next {
 /// Writes an image under another boot id.
 fn write(image: &Image, to: &Path) {
     image.write(to).unwrap();
-    let mut folders = vec![to.to_path_buf()];
+    reboot_all(to);
+}
+
+/// Has all segments in a directory be of another start of the machine.
+fn reboot_all(place: &Path) {
+    let mut folders = vec![place.to_path_buf()];
     while let Some(folder) = folders.pop() {
         for path in common::files::paths(&folder) {
             if path.is_dir() {
