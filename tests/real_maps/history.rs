@@ -63,7 +63,7 @@ impl History {
                     let backup = this.backups.iter_mut().find(|backup| backup.number == *number);
                     backup.unwrap().done = Some((at, *position));
                 }
-                Said::Opened { .. } => {}
+                Said::Opened { .. } | Said::Aside { .. } => {}
             }
         }
         this

@@ -3,7 +3,7 @@
 use super::common::Random;
 use super::history::{History, Step};
 use super::reports::{Report, Said, say};
-use super::{Death, Workload};
+use super::{Death, Workload, set_aside};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
@@ -270,6 +270,7 @@ impl Workload for Logs {
         let log = Plan::of(seed).options().open(place.join("db")).unwrap();
         let found = contents(&log).unwrap().into_iter().map(|(_, id)| id).collect();
         say(&Said::Opened { found });
+        say(&Said::Aside { files: set_aside(&place.join("db")) });
         say(&Said::Begun { writer: 0, durable: true, changes: vec![(0, true)] });
         let position = log.append(&entry((LATER, 0, 0), 300)).unwrap();
         log.wait_durable(position).unwrap();

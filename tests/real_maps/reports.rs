@@ -29,6 +29,8 @@ pub(crate) enum Said {
     Backup { number: u64, position: Option<u64> },
     /// What was found by one that goes on, key by key or entry by entry.
     Opened { found: Vec<(u64, u64, u64)> },
+    /// What it has set aside by then: checksums of names and of contents.
+    Aside { files: Vec<(u64, u64)> },
 }
 
 /// Reports something, by one system call.
@@ -60,6 +62,10 @@ fn encode(said: &Said) -> String {
             let found = found.iter().map(|(a, b, c)| format!(" {a} {b} {c}"));
             format!("opened{}", found.collect::<String>())
         }
+        Said::Aside { files } => {
+            let files = files.iter().map(|(name, content)| format!(" {name} {content}"));
+            format!("aside{}", files.collect::<String>())
+        }
     }
 }
 
@@ -82,6 +88,10 @@ fn decode(line: &str) -> Said {
         "opened" => {
             let all: Vec<_> = all().collect();
             Said::Opened { found: all.chunks_exact(3).map(|f| (f[0], f[1], f[2])).collect() }
+        }
+        "aside" => {
+            let all: Vec<_> = all().collect();
+            Said::Aside { files: all.chunks_exact(2).map(|file| (file[0], file[1])).collect() }
         }
         what => panic!("{what}"),
     }
@@ -113,6 +123,7 @@ fn what_is_said_is_understood() {
         Said::Truncating { position: 6 },
         Said::Backup { number: 1, position: None },
         Said::Opened { found: vec![(1, 2, 3), (4, 5, 6)] },
+        Said::Aside { files: vec![(7, 8)] },
     ];
     for said in all {
         assert_eq!(decode(&encode(&said)), said);

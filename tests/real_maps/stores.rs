@@ -3,7 +3,7 @@
 use super::common::Random;
 use super::history::{self, Backup, History, Keys};
 use super::reports::{Change, Report, Said, say};
-use super::{Death, Workload};
+use super::{Death, Workload, set_aside};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
@@ -85,7 +85,9 @@ impl Writer<'_> {
         let options = WriteOptions::new();
         let options = if synced { options.durability(Durability::Synced) } else { options };
         let durable = synced || plan.durability == Durability::Synced;
-        let (one, len) = (random.below(KEYS), random.below(500));
+        // Now and then a value is longer than a segment.
+        let most = if random.below(80) == 0 { 2 * plan.segment } else { 500 };
+        let (one, len) = (random.below(KEYS), random.below(most));
         let begin = |changes: Vec<Change>| say(&Said::Begun { writer, durable, changes });
         let position = match random.below(6) {
             0 => {
@@ -243,6 +245,7 @@ impl Workload for Stores {
         let found =
             found.flat_map(|(writer, keys)| keys.into_iter().map(move |(k, s)| (writer, k, s)));
         say(&Said::Opened { found: found.collect() });
+        say(&Said::Aside { files: set_aside(&place.join("db")) });
         say(&Said::Begun { writer: 0, durable: true, changes: vec![(0, true)] });
         let synced = WriteOptions::new().durability(Durability::Synced);
         let position = store.put_with(key(LATER, 0), value(1, 100), &synced).unwrap();
