@@ -38,35 +38,50 @@ rows() {
 }
 
 fresh() {
-    rm -rf "${copy:?}/src" "${copy:?}/tests"
-    (cd "$root" && tar cf - Cargo.toml Cargo.lock src tests benches crash-kit) |
+    rm -rf "${copy:?}/src" "${copy:?}/tests" "${copy:?}/schedules"
+    (cd "$root" && tar cf - Cargo.toml Cargo.lock src tests benches crash-kit schedules) |
         tar xf - -m -C "$copy"
-    # The copy is a package of its own.
-    sed -i '/^\[workspace\]/,/^$/ s/^members = .*/members = []/' "$copy/Cargo.toml"
+    # The other packages of the workspace are not needed.
+    sed -i '/^\[workspace\]/,/^$/ s/^members = .*/members = ["schedules"]/' "$copy/Cargo.toml"
 }
 
 # The command is built only for the tests of it.
-features() { case " $*" in *" cli"*) echo --features=stream,cli ;; *) echo --features=stream ;; esac; }
+features() { case " $*" in *" schedules:"*) echo --features=testing ;; *" cli"*) echo --features=stream,cli ;; *) echo --features=stream ;; esac; }
 
-# A test is `FILE:NAME` for tests/FILE.rs, or `lib:NAME`.
+# A test is `FILE:NAME` for tests/FILE.rs, `lib:NAME`, or `schedules:NAME` for that package.
 target() { if [ "$1" = lib ]; then echo --lib; else echo "--test=$1"; fi; }
+package() { case " $*" in *" schedules:"*) echo --package=schedules ;; *) echo --package=tailcask ;; esac; }
 
 # Builds what some tests are in, and nothing else. All of a row's files at once.
 build() {
+    local test ours=() schedules=()
+    for test; do
+        case $test in schedules:*) schedules+=("$test") ;; *) ours+=("$test") ;; esac
+    done
+    : >"$copy/build.out"
+    build_of "${ours[@]}" && build_of "${schedules[@]}"
+}
+
+# Of one package.
+build_of() {
     local targets
+    [ $# -eq 0 ] && return
     mapfile -t targets < <(printf '%s\n' "${@%%:*}" | sort -u | while read -r file; do target "$file"; done)
-    (cd "$copy" && cargo test -q "$(features "$@")" "${config[@]}" "${targets[@]}" --no-run) >"$copy/build.out" 2>&1
+    (cd "$copy" && cargo test -q "$(package "$@")" "$(features "$@")" "${config[@]}" \
+        "${targets[@]}" --no-run) >>"$copy/build.out" 2>&1
 }
 
 # 0: passed. 124: took too long.
 run() {
     (cd "$copy" && timeout "${limit:-300}" \
-        cargo test -q "$(features "$1")" "${config[@]}" "$(target "${1%%:*}")" -- "${1#*:}") >"$copy/test.out" 2>&1
+        cargo test -q "$(package "$1")" "$(features "$1")" "${config[@]}" \
+        "$(target "${1%%:*}")" -- "${1#*:}") >"$copy/test.out" 2>&1
 }
 
 is_there() {
     local file=$root/tests/${1%%:*}.rs name=${1##*:}
     if [ "${1%%:*}" = lib ]; then file=$root/src; elif [ ! -e "$file" ]; then file=${file%.rs}; fi
+    if [ "${1%%:*}" = schedules ]; then file=$root/schedules/tests; fi
     # A part of a name is enough, as it is for cargo.
     grep -rqE "(fn|mod) [a-z0-9_]*$name" "$file"
 }

@@ -134,6 +134,8 @@ mod options;
 mod position;
 mod prefetch;
 mod random;
+#[cfg(tailcask_shuttle)]
+mod scheduled;
 mod segment;
 mod storage;
 mod store;

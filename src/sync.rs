@@ -1,21 +1,24 @@
-//! The one place that chooses between `std` and loom.
+//! The one place that chooses between `std`, loom and shuttle.
 //!
 //! The files of the append protocol import their atomics, cells, locks and threads from here and
-//! nowhere else, so that `loom-tests` compiles the very same files against loom's.
+//! nowhere else, so that `loom-tests` compiles the very same files against loom's. So does everything that
+//! threads of a store wait for or decide by, so that `schedules` runs the whole store under schedules that a
+//! seed decides. What only counts may use `std`'s atomics.
 //!
 //! [`FileWord`] is an atomic word of a file, which is little-endian on every machine.
 
-#[cfg(not(tailcask_loom))]
+#[cfg(not(any(tailcask_loom, tailcask_shuttle)))]
 mod imp {
     use crate::storage::sys;
     #[cfg(target_endian = "little")]
     pub(crate) use std::sync::atomic::AtomicU64 as FileWord;
     use std::sync::atomic::compiler_fence;
     pub(crate) use std::sync::atomic::{
-        AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence,
+        AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
     };
-    pub(crate) use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-    pub(crate) use std::thread::{Thread, current, park, yield_now};
+    pub(crate) use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+    pub(crate) use std::thread::{self, Thread, current, park, yield_now};
+    pub(crate) use std::thread_local;
     use std::time::{Duration, Instant};
 
     /// Parks until unparked; false once the deadline has passed.
@@ -110,24 +113,6 @@ mod imp {
         }
     }
 
-    /// `std`'s cell with loom's closures, which is how loom sees each access.
-    #[derive(Debug, Default)]
-    pub(crate) struct UnsafeCell<T>(std::cell::UnsafeCell<T>);
-
-    impl<T> UnsafeCell<T> {
-        pub(crate) const fn new(value: T) -> Self {
-            Self(std::cell::UnsafeCell::new(value))
-        }
-
-        pub(crate) fn with<R>(&self, f: impl FnOnce(*const T) -> R) -> R {
-            f(self.0.get())
-        }
-
-        pub(crate) fn with_mut<R>(&self, f: impl FnOnce(*mut T) -> R) -> R {
-            f(self.0.get())
-        }
-    }
-
     /// Waits for a few instructions of another thread, longer each time.
     #[derive(Debug, Default)]
     pub(crate) struct Backoff(u32);
@@ -154,6 +139,7 @@ mod imp {
     pub(crate) use loom::sync::{Mutex, MutexGuard};
     pub(crate) use loom::thread::{Thread, current, park, yield_now};
     pub(crate) use std::sync::{Arc, PoisonError};
+    pub(crate) use std::thread_local;
 
     pub(crate) fn park_timeout(_deadline: Option<std::time::Instant>) -> bool {
         park();
@@ -189,7 +175,34 @@ mod imp {
     }
 }
 
+#[cfg(tailcask_shuttle)]
+pub(crate) use crate::scheduled::*;
+#[cfg(not(tailcask_shuttle))]
 pub(crate) use imp::*;
+
+#[cfg(not(tailcask_loom))]
+pub(crate) use cell::UnsafeCell;
+
+#[cfg(not(tailcask_loom))]
+mod cell {
+    /// `std`'s cell with loom's closures, which is how loom sees each access.
+    #[derive(Debug, Default)]
+    pub(crate) struct UnsafeCell<T>(std::cell::UnsafeCell<T>);
+
+    impl<T> UnsafeCell<T> {
+        pub(crate) const fn new(value: T) -> Self {
+            Self(std::cell::UnsafeCell::new(value))
+        }
+
+        pub(crate) fn with<R>(&self, f: impl FnOnce(*const T) -> R) -> R {
+            f(self.0.get())
+        }
+
+        pub(crate) fn with_mut<R>(&self, f: impl FnOnce(*mut T) -> R) -> R {
+            f(self.0.get())
+        }
+    }
+}
 
 /// Locks, even if a holder panicked: what our locks guard is consistent between any two statements.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -8,6 +8,10 @@ const MOST: usize = 8;
 
 /// How many threads should share work that keeps a processor busy.
 pub(crate) fn processors() -> usize {
+    if cfg!(tailcask_shuttle) {
+        // Its threads are not the system's.
+        return 1;
+    }
     std::thread::available_parallelism().map_or(1, |n| n.get().min(MOST))
 }
 

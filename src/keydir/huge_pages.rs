@@ -25,7 +25,7 @@ impl Keydir {
             return;
         }
         let Some(huge) = sys::huge_page() else { return };
-        let places = self.map.shards().iter().map(|shard| table::place(&shard.read()));
+        let places = (0..self.shards()).map(|shard| table::place(&self.read(shard)));
         let places: Vec<_> = places.flatten().collect();
         for range in mostly_filled(&places, huge) {
             if stop() {

@@ -150,13 +150,13 @@ impl Keydir {
     fn install(&self, shard: usize, slots: &[Slot]) {
         self.clear(shard);
         self.make_room(shard, slots.len());
-        let mut table = self.map.shards()[shard].write();
+        let mut table = self.write(shard);
         slots.iter().for_each(|&slot| table::insert(&mut table, slot));
     }
 
     /// Drops what the keydir was filled with before.
     fn clear(&self, shard: usize) {
-        let mut table = self.map.shards()[shard].write();
+        let mut table = self.write(shard);
         if !table.is_empty() {
             *table = Table::new();
         }

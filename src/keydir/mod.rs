@@ -44,7 +44,7 @@ use crate::format::hint::KeyName;
 use crate::position::LogPosition;
 use crate::prefetch::prefetch;
 use crate::sync::Mutex;
-use dashmap::{DashMap, RwLockWriteGuard};
+use dashmap::{DashMap, RwLockReadGuard, RwLockWriteGuard};
 use siphasher::sip128::SipHasher24;
 
 /// A key's entry, with its shard locked for it alone.
@@ -134,7 +134,7 @@ impl Keydir {
         mut is: impl FnMut(LogPosition) -> bool,
         found: impl FnOnce(LogPosition) -> R,
     ) -> Option<R> {
-        let shard = self.map.shards()[shard_of(tag)].read();
+        let shard = self.read(shard_of(tag));
         let hash = hash(&shard, tag);
         prefetch_slot(&shard, hash);
         let (slot, _) = shard.get(hash, |(slot, _)| slot.tag == tag && is(slot.position()))?;
@@ -144,7 +144,7 @@ impl Keydir {
     /// Locks the shards of many tags for reading: lookups until they are unlocked see one moment.
     pub(crate) fn read_all(&self, tags: &[u32]) -> ReadShards<'_> {
         self.prefetch_locks(tags);
-        ReadShards::lock(tags, |shard| self.map.shards()[shard].read())
+        ReadShards::lock(tags, |shard| self.read(shard))
     }
 
     /// Locks a key's shard for writing, and finds its entry there, which has a slot or room for one. `is`
@@ -158,7 +158,7 @@ impl Keydir {
     ) -> LockedEntry<'_> {
         let shard = shard_of(tag);
         loop {
-            let entry = KeydirEntry::find(self.map.shards()[shard].write(), tag, &mut is);
+            let entry = KeydirEntry::find(self.write(shard), tag, &mut is);
             if entry.can_be_set() {
                 return entry;
             }
@@ -170,7 +170,7 @@ impl Keydir {
     /// Locks the shards of many tags for writing.
     pub(crate) fn entries(&self, tags: &[u32]) -> KeydirEntries<'_> {
         self.prefetch_locks(tags);
-        KeydirEntries::lock(tags, |shard| self.map.shards()[shard].write())
+        KeydirEntries::lock(tags, |shard| self.write(shard))
     }
 
     /// Asks for the lines of the locks of a group's shards. The misses of locked instructions do not
@@ -182,21 +182,41 @@ impl Keydir {
     }
 
     pub(crate) fn len(&self) -> u64 {
-        self.map.len() as u64
+        (0..self.shards()).map(|shard| self.read(shard).len() as u64).sum()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.map.shards().iter().all(|shard| shard.read().is_empty())
+        (0..self.shards()).all(|shard| self.read(shard).is_empty())
     }
 
     pub(crate) fn shards(&self) -> usize {
         self.map.shards().len()
     }
 
+    /// The table of a shard, locked for reading.
+    #[inline]
+    fn read(&self, shard: usize) -> RwLockReadGuard<'_, Table> {
+        let shard = &self.map.shards()[shard];
+        #[cfg(not(tailcask_shuttle))]
+        return shard.read();
+        #[cfg(tailcask_shuttle)]
+        crate::sync::until_some(|| shard.try_read())
+    }
+
+    /// The table of a shard, locked for writing.
+    #[inline]
+    fn write(&self, shard: usize) -> RwLockWriteGuard<'_, Table> {
+        let shard = &self.map.shards()[shard];
+        #[cfg(not(tailcask_shuttle))]
+        return shard.write();
+        #[cfg(tailcask_shuttle)]
+        crate::sync::until_some(|| shard.try_write())
+    }
+
     /// Calls `each` with the positions of all slots of a shard, some at a time, while it is locked for
     /// reading.
     pub(crate) fn each_position(&self, shard: usize, mut each: impl FnMut(&[LogPosition])) {
-        let shard = self.map.shards()[shard].read();
+        let shard = self.read(shard);
         let mut some = [LogPosition::from_u64(0); LOOKUP_BATCH];
         let mut count = 0;
         for slot in table::slots(&shard) {
@@ -212,14 +232,14 @@ impl Keydir {
 
     /// Returns once every thread has unlocked its shard that has one locked for writing now.
     pub(crate) fn wait_for_writers(&self) {
-        self.map.shards().iter().for_each(|shard| drop(shard.read()));
+        (0..self.shards()).for_each(|shard| drop(self.read(shard)));
     }
 
     /// Any position of a slot that is `wanted`, if there is one. Locks one shard at a time, for
     /// reading.
     pub(crate) fn find(&self, wanted: impl Fn(LogPosition) -> bool) -> Option<LogPosition> {
-        self.map.shards().iter().find_map(|shard| {
-            let shard = shard.read();
+        (0..self.shards()).find_map(|shard| {
+            let shard = self.read(shard);
             let mut positions = table::slots(&shard).map(|slot| slot.position());
             positions.find(|&at| wanted(at))
         })
@@ -228,7 +248,7 @@ impl Keydir {
     /// Calls `each` with the position of every slot that has the tag, while its shard is locked for
     /// reading.
     pub(crate) fn each(&self, tag: u32, mut each: impl FnMut(LogPosition)) {
-        let shard = self.map.shards()[shard_of(tag)].read();
+        let shard = self.read(shard_of(tag));
         // A search that finds nothing has seen all.
         shard.get(hash(&shard, tag), |(slot, _)| {
             if slot.tag == tag {
@@ -241,7 +261,7 @@ impl Keydir {
     /// Bytes of memory that it takes.
     pub(crate) fn memory(&self) -> u64 {
         let bytes = |table: &Table| (table.buckets() * table::EACH) as u64;
-        self.map.shards().iter().map(|shard| bytes(&shard.read())).sum()
+        (0..self.shards()).map(|shard| bytes(&self.read(shard))).sum()
     }
 }
 

@@ -83,7 +83,7 @@ impl Keydir {
             if stop() {
                 return;
             }
-            if wanted(&self.map.shards()[shard].read()).is_some() {
+            if wanted(&self.read(shard)).is_some() {
                 // If there is no memory for a larger table, who needs it finds out.
                 let _ = self.replace(shard, wanted);
             }
@@ -93,12 +93,11 @@ impl Keydir {
     /// Replaces a table by one of another capacity until none is `wanted`. `None`: there is no memory.
     fn replace(&self, shard: usize, wanted: impl Fn(&Table) -> Option<usize>) -> Option<()> {
         let _alone = lock(&self.resizing[shard]);
-        let shard = &self.map.shards()[shard];
         loop {
-            let found = wanted(&shard.read());
+            let found = wanted(&self.read(shard));
             let Some(capacity) = found else { return Some(()) };
             let new = table::allocate(capacity)?;
-            let mut table = shard.write();
+            let mut table = self.write(shard);
             let has_room = wanted(&table).is_some_and(|capacity| capacity <= new.capacity());
             let unused = if has_room { table::move_into(&mut table, new) } else { new };
             drop(table);

@@ -18,11 +18,10 @@ use crate::segment::Segment;
 use crate::segment::frames::frame_at;
 use crate::segment::set::{Pin, SegmentSet, locate};
 use crate::storage::Storage;
-use crate::sync::{Mutex, lock};
+use crate::sync::{AtomicU32, Mutex, Ordering, lock, thread};
 use crate::wall_clock::WallClock;
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long to sleep between checks of a log that another process writes.
@@ -186,7 +185,7 @@ impl Source {
                     if left.is_some_and(|left| left.is_zero()) {
                         return false;
                     }
-                    std::thread::sleep(left.unwrap_or(pause).min(pause));
+                    thread::sleep(left.unwrap_or(pause).min(pause));
                     pause = (pause * 2).min(POLL.end);
                 }
             }

@@ -13,11 +13,11 @@
 use crate::error::ThreadFailure;
 use crate::log::writer::{FailPoint, LogWriter};
 use crate::options::Durability;
+use crate::sync::thread::{self, JoinHandle};
 use std::any::Any;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 /// How often to check for work that is not announced: retired segments that readers have released.

@@ -13,10 +13,9 @@ use crate::segment::set::SegmentSet;
 use crate::storage::dir::Directory;
 use crate::storage::simulated::{SimulatedDisk, SimulatedStorage};
 use crate::storage::{Storage, io_error};
-use crate::sync::Mutex;
+use crate::sync::{AtomicU32, Mutex};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
 
 impl LogOptions {
     /// Opens the log in a directory for writing. Creates the log, and its directory, where there is none

@@ -13,13 +13,13 @@ use super::reader::LogReader;
 use crate::checkpoint::Checkpoint;
 use crate::error::ReadError;
 use crate::position::LogPosition;
+use crate::sync::thread::{self, JoinHandle};
 use crate::sync::{Mutex, lock};
 use futures_core::Stream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 /// Entries that one task is given before others get a turn.

@@ -20,7 +20,8 @@
 //! wakers after that.
 
 use crate::sync::{
-    AtomicUsize, Mutex, Ordering, Thread, current, heavy_barrier, light_barrier, lock, park_timeout,
+    AtomicUsize, Mutex, Ordering, Thread, current, heavy_barrier, light_barrier, lock,
+    park_timeout, thread_local,
 };
 use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;
@@ -48,7 +49,7 @@ pub(crate) struct WakeLater {
 impl WakeLater {
     #[inline]
     pub(crate) fn begin() -> Self {
-        LATER.set(LATER.get() + 1);
+        LATER.with(|later| later.set(later.get() + 1));
         Self { _of_this_thread: PhantomData }
     }
 }
@@ -56,8 +57,10 @@ impl WakeLater {
 impl Drop for WakeLater {
     #[inline]
     fn drop(&mut self) {
-        let left = LATER.get() - 1;
-        LATER.set(left);
+        let left = LATER.with(|later| {
+            later.set(later.get() - 1);
+            later.get()
+        });
         if left == SOME_KEPT {
             call_kept();
         }
@@ -66,17 +69,17 @@ impl Drop for WakeLater {
 
 #[cold]
 fn call_kept() {
-    LATER.set(0);
-    call(KEPT.take().into_iter());
+    LATER.with(|later| later.set(0));
+    call(KEPT.with(RefCell::take).into_iter());
 }
 
 /// Calls wakers, now or later.
 #[cold]
 fn call(mut wakers: impl Iterator<Item = Waker>) {
-    if LATER.get() != 0 {
+    if LATER.with(Cell::get) != 0 {
         // In a thread that is ending there may be no place to keep them: then they are called at once.
         if KEPT.try_with(|kept| kept.borrow_mut().extend(&mut wakers)).is_ok() {
-            LATER.set(LATER.get() | SOME_KEPT);
+            LATER.with(|later| later.set(later.get() | SOME_KEPT));
             return;
         }
     }

@@ -27,8 +27,8 @@
 
 use super::Segment;
 use crate::storage::sys;
+use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// Pages of a segment that must be in memory for it to count as warm.

@@ -27,13 +27,12 @@ use crate::options::MAX_SEGMENT;
 use crate::position::LogPosition;
 use crate::storage::map::Map;
 use crate::storage::{Access, Opened, Prepared, SegmentFile, Storage};
-use crate::sync::{Mutex, lock};
+use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering, lock};
 use crate::taken::Marks;
 pub(crate) use counter::StripedCounter;
 pub(crate) use pins::{Pins, Stripe, thread_number};
 use std::io;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use warmth::Warmth;
 
 /// A range that a dead process left, to be skipped by readers, which may not repair it.

@@ -91,6 +91,7 @@ impl Pins {
 /// The number of the calling thread, in the order in which threads first asked for it.
 #[cfg(not(tailcask_loom))]
 pub(crate) fn thread_number() -> usize {
+    use crate::sync::thread_local;
     use std::sync::atomic::AtomicUsize;
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     // ORDERING: Relaxed; any number will do.

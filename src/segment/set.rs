@@ -19,13 +19,12 @@ use crate::position::LogPosition;
 use crate::segment::cold::{CacheBudget, FollowedMemory};
 use crate::segment::holders::{HOLD, HeldSegment, SegmentOwner};
 use crate::segment::{Segment, Stripe};
-use crate::sync::{Mutex, lock};
+use crate::sync::{AtomicBool, Mutex, Ordering, lock};
 use crate::taken::Mark;
 use crossbeam_epoch::{self as epoch, Atomic, Owned};
 use std::ops::Deref;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 /// A segment in a snapshot.

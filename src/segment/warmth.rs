@@ -1,6 +1,6 @@
 //! Whether a segment is taken to be in memory. What that means is in [`super::cold`].
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{AtomicBool, Ordering};
 
 /// What a segment is taken for.
 #[derive(Debug)]

@@ -5,9 +5,9 @@ use super::inner::StoreInner;
 use super::stats::Stats;
 use crate::log::handle::Tenant;
 use crate::log::maintenance::join;
+use crate::sync::thread::JoinHandle;
 use crate::sync::{Mutex, lock};
 use std::sync::{Arc, OnceLock};
-use std::thread::JoinHandle;
 
 #[derive(Debug)]
 pub(super) struct StoreEnd {

@@ -10,10 +10,9 @@ use crate::log::writer::{LogWriter, Need};
 use crate::options::RecoveryMode;
 use crate::segment::{Segment, StripedCounter};
 use crate::storage::Storage;
-use crate::sync::{Mutex, MutexGuard, lock};
+use crate::sync::{AtomicBool, AtomicUsize, Mutex, MutexGuard, Ordering, lock, thread};
 use std::collections::BTreeMap;
 use std::ops::{Deref, Range};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, TryLockError};
 use std::time::{Duration, Instant};
 
@@ -161,7 +160,7 @@ impl StoreInner {
                 return waited;
             }
             waited = true;
-            std::thread::sleep(LOOK_FOR_A_RUN);
+            thread::sleep(LOOK_FOR_A_RUN);
         }
         false
     }

@@ -7,9 +7,9 @@ use crate::error::MergeError;
 use crate::keydir::{FillRate, Settling};
 use crate::log::FailPoint;
 use crate::log::maintenance::{ThreadEnd, spawn};
+use crate::sync::thread::{self, JoinHandle};
 use std::io;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 /// How often to check for work.

@@ -41,11 +41,11 @@ use crate::position::LogPosition;
 use crate::prefetch::prefetch;
 use crate::segment::Segment;
 use crate::segment::set::{Listed, Pin, SegmentSet, locate};
+use crate::sync::AtomicU64;
 use crate::wall_clock::WallClock;
 use crossbeam_utils::CachePadded;
 use std::ops::DerefMut;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 /// Where a slot points, with the segment pinned.
 pub(crate) type PinnedSlot<'a> = (LogPosition, Pin<'a>);

@@ -294,7 +294,7 @@ fn every_path_and_test_that_a_document_names_exists() {
         }
     }
     let mut everything = String::new();
-    for dir in ["src", "tests", "loom-tests", "benches", "examples"] {
+    for dir in ["src", "tests", "loom-tests", "schedules", "benches", "examples"] {
         for (name, text) in sources(dir) {
             documents.push(format!("{dir}/{name}"));
             everything += &text;
@@ -313,9 +313,17 @@ fn every_path_and_test_that_a_document_names_exists() {
             let is_path = |c: char| c.is_ascii_alphanumeric() || "_-./".contains(c);
             for word in line.split(|c| !is_path(c)).filter(|word| !word.contains("FILE")) {
                 let word = word.trim_end_matches(['.', '/', '-']);
-                let is_ours = ["src/", "tests/", "docs/", "scripts/", "benches/", "loom-tests/"]
-                    .iter()
-                    .any(|dir| word.starts_with(dir));
+                let is_ours = [
+                    "src/",
+                    "tests/",
+                    "docs/",
+                    "scripts/",
+                    "benches/",
+                    "loom-tests/",
+                    "schedules/",
+                ]
+                .iter()
+                .any(|dir| word.starts_with(dir));
                 checked += usize::from(is_ours);
                 let is_there = ["", "src/", "tests/", "loom-tests/", beside].iter().any(|dir| {
                     let with = |end: &str| root().join(format!("{dir}{word}{end}")).exists();

@@ -16,6 +16,7 @@ use crate::options::RecoveryMode;
 use crate::segment::Segment;
 use crate::segment::live;
 use crate::storage::{Access, Storage, WriterState};
+use crate::sync::thread;
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
@@ -63,7 +64,7 @@ pub(crate) fn open_read_only(
                 Err(error) => Err(error),
                 // The writer will seal them soon.
                 Ok(None) if Instant::now() <= deadline => {
-                    std::thread::sleep(Duration::from_millis(1));
+                    thread::sleep(Duration::from_millis(1));
                     continue;
                 }
                 Ok(None) => return read_stopped_log(storage, mode),
@@ -85,7 +86,7 @@ pub(crate) fn open_read_only(
         if attempts_left == 0 || Instant::now() > deadline {
             return found;
         }
-        std::thread::sleep(Duration::from_millis(1));
+        thread::sleep(Duration::from_millis(1));
     }
 }
 

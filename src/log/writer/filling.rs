@@ -5,6 +5,7 @@
 
 use super::LogWriter;
 use crate::error::SyncError;
+use crate::sync::thread_local;
 use std::cell::{Cell, RefCell};
 use std::mem::ManuallyDrop;
 use std::ptr;
@@ -26,7 +27,7 @@ pub(super) struct Filling {
 
 impl LogWriter {
     pub(super) fn enter_append(&self) -> Filling {
-        let outer = INNERMOST.replace(self);
+        let outer = INNERMOST.with(|innermost| innermost.replace(self));
         if !outer.is_null() {
             OUTER.with(|all| all.borrow_mut().push(outer));
         }
@@ -36,7 +37,7 @@ impl LogWriter {
     /// An error inside a closure of this log: the caller would wait for a frame that this thread is
     /// filling.
     pub(crate) fn check_outside_append(&self) -> Result<(), SyncError> {
-        let innermost = INNERMOST.get();
+        let innermost = INNERMOST.with(Cell::get);
         let inside = ptr::eq(innermost, self)
             || !innermost.is_null()
                 && OUTER.with(|all| all.borrow().contains(&ptr::from_ref(self)));
@@ -46,7 +47,7 @@ impl LogWriter {
 
 impl Drop for Filling {
     fn drop(&mut self) {
-        INNERMOST.set(self.outer);
+        INNERMOST.with(|innermost| innermost.set(self.outer));
         if !self.outer.is_null() {
             OUTER.with(|all| {
                 let mut all = all.borrow_mut();

@@ -9,7 +9,7 @@
 //! Appends do not enter: they find the segment full, and enter to roll. Nor do the log's threads, which
 //! have ended before the gate is closed.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use crate::sync::{Condvar, Mutex, MutexGuard, PoisonError, lock};
 
 #[derive(Debug, Default)]
 pub(super) struct Gate {
@@ -30,7 +30,7 @@ pub(crate) struct Inside<'g>(&'g Gate);
 
 impl Gate {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// `None`: the gate is closed.

@@ -3,7 +3,7 @@
 //! The callers that the last sync served are likely to come back at once. Without a wait for them two
 //! groups take turns, and each sync serves half of them.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// The longest wait. Longer ones gain little: callers that the last sync has woken come

@@ -63,12 +63,11 @@ use crate::position::LogPosition;
 use crate::segment::Segment;
 use crate::segment::set::SegmentSet;
 use crate::storage::Storage;
-use crate::sync::Mutex;
+use crate::sync::{AtomicBool, AtomicU64, Mutex};
 use crate::taken::Marks;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
 
 /// Unfinished segments at a time: how far the log can run ahead of one stuck append.
 const SLOTS: usize = 256;

@@ -3,9 +3,8 @@
 //! The threads themselves are started and joined elsewhere (`log/maintenance`).
 
 use crate::error::ThreadFailure;
+use crate::sync::{AtomicBool, AtomicU8, Ordering, Thread};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::thread::Thread;
 
 /// Where a test can make a background thread panic. With the feature `testing`.
 #[cfg_attr(not(feature = "testing"), allow(unreachable_pub, reason = "public with the feature"))]

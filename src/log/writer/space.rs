@@ -16,7 +16,7 @@ use crate::format::header::FIRST_FRAME;
 use crate::log::append::tail::Preparer;
 use crate::segment::Segment;
 use crate::storage::Prepared;
-use crate::sync::lock;
+use crate::sync::{lock, thread};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -149,7 +149,7 @@ impl LogWriter {
         let mut done = run();
         if is_full(&done) && self.table.waiting().0 > 0 {
             for wait in LOOKS {
-                std::thread::sleep(Duration::from_millis(wait));
+                thread::sleep(Duration::from_millis(wait));
                 // Asked first: what nobody looked at then is unmapped now, if it can be at all.
                 let is_looked_at = self.table.is_looked_at();
                 self.table.reap();

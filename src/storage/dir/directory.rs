@@ -10,14 +10,14 @@ use crate::options::Creation;
 use crate::storage::sys::{self, OpenMode};
 use crate::storage::temporary::{Existing, TemporaryFile};
 use crate::storage::{Access, Pieces, io_error};
-use crate::sync::Mutex;
+use crate::sync::{AtomicU32, Mutex};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32};
+use std::sync::atomic::AtomicBool;
 
 /// A directory, locked by its one writer. Its files are found through its handle only: it may be
 /// renamed, and the process may change its own directory.

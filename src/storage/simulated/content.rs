@@ -6,11 +6,11 @@ use super::fate::{Fate, Unsynced};
 use super::memory::{Arena, Memory, PAGE};
 use super::sparse::{SECTOR, Sector, Sparse};
 use crate::storage::map::Map;
-use crate::sync::lock;
+use crate::sync::{Mutex, MutexGuard, lock};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
 
 /// States of a sector that are kept between two syncs.
 const VERSIONS: usize = 6;

@@ -5,10 +5,10 @@ use super::memory::Arena;
 use super::operation::{DiskOperation, PlannedFailure};
 use super::state::{DiskState, MEMORY, another_device};
 use crate::format::names::MANIFEST;
-use crate::sync::lock;
+use crate::sync::{Mutex, MutexGuard, lock};
 use std::fmt;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
 /// A simulated disk: the directory of one log, in memory.
 ///

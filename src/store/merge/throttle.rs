@@ -2,6 +2,7 @@
 
 use crate::error::MergeError;
 use crate::store::inner::StoreInner;
+use crate::sync::thread;
 use std::time::{Duration, Instant};
 
 /// The speed of a merge.
@@ -59,7 +60,7 @@ impl<'i> Throttle<'i> {
             if left.is_zero() || self.inner.has_waiters() {
                 break;
             }
-            std::thread::sleep(left.min(NAP));
+            thread::sleep(left.min(NAP));
         }
         (self.bytes, self.since) = (0, Instant::now());
         Ok(())

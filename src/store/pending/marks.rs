@@ -3,10 +3,9 @@
 use super::words::{MARKS, Words};
 use crate::keydir::LOOKUP_BATCH;
 use crate::position::LogPosition;
-use crate::sync::{Mutex, lock};
+use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering, PoisonError, RwLock, lock};
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock};
 
 /// Bytes of a segment between two places at which a frame may begin.
 const STEP: u64 = 8;

@@ -2,9 +2,9 @@
 
 use super::marks::{Extent, ScanMarks};
 use crate::position::LogPosition;
+use crate::sync::{AtomicUsize, Ordering, PoisonError, RwLock};
 use crossbeam_utils::CachePadded;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 /// The iterations whose marks have to be moved. While there is none, whoever changes a slot loads one
 /// word of a line that is not written to.
