@@ -54,6 +54,10 @@ impl History {
                     let step = this.writers[*writer as usize].last_mut().unwrap();
                     (step.done, step.position) = (Some(at), *position);
                 }
+                Said::Refused { writer } => {
+                    let step = this.writers[*writer as usize].last_mut().unwrap();
+                    (step.done, step.changes) = (Some(at), Vec::new());
+                }
                 Said::Synced { position } => this.syncs.push((at, *position)),
                 Said::Truncating { position } => this.truncations.push((at, *position)),
                 Said::Backup { number, position: None } => {

@@ -26,6 +26,9 @@ use tempfile::TempDir;
 /// Images that were opened by this program.
 static IMAGES: AtomicU64 = AtomicU64::new(0);
 
+/// Writes of children that were refused, since there was no space.
+static REFUSED: AtomicU64 = AtomicU64::new(0);
+
 /// What a child does, and how an image is checked.
 trait Workload {
     /// What children call it.
@@ -66,15 +69,18 @@ enum Death {
 #[ignore = "the process that the tests record"]
 fn child() {
     let Some((role, place)) = children::role() else { return };
-    if role == shutdown::ROLE {
-        shutdown::child(&mounts::role().unwrap().1);
-        return;
+    match role.as_str() {
+        shutdown::ROLE => return shutdown::child(&mounts::role().unwrap().1),
+        IN_LITTLE_SPACE => return in_little_space(&mounts::role().unwrap().1),
+        _ => {}
     }
     let mut words = role.split(' ');
     let (what, seed) = (words.next().unwrap(), words.next().unwrap().parse().unwrap());
     match what {
-        "store" => stores::Stores::work(&place, seed),
-        "store-again" => stores::Stores::go_on(&place, seed),
+        "store" => stores::Stores::<false>::work(&place, seed),
+        "store-again" => stores::Stores::<false>::go_on(&place, seed),
+        "full" => stores::Stores::<true>::work(&place, seed),
+        "full-again" => stores::Stores::<true>::go_on(&place, seed),
         "log" => logs::Logs::work(&place, seed),
         "log-again" => logs::Logs::go_on(&place, seed),
         role => panic!("{role}"),
@@ -281,7 +287,17 @@ impl Case<'_> {
 /// One child, and images of it. `Ok(false)`: it cannot be done here.
 fn round<W: Workload>(seed: u64, recorder: impl Fn(Recorder) -> Recorder) -> Result<bool, String> {
     let place = place();
-    let root = place.path().join("root");
+    round_in::<W>(place.path(), seed, recorder)
+}
+
+/// As `round`, with the child's files in this directory.
+fn round_in<W: Workload>(
+    home: &Path,
+    seed: u64,
+    recorder: impl Fn(Recorder) -> Recorder,
+) -> Result<bool, String> {
+    let place = place();
+    let root = home.join("root");
     std::fs::create_dir(&root).unwrap();
     let role = format!("{} {seed}", W::ROLE);
     let look_one_in = 1 + seed % 4;
@@ -292,6 +308,8 @@ fn round<W: Workload>(seed: u64, recorder: impl Fn(Recorder) -> Recorder) -> Res
         return Err(format!("{role}: the child failed: {}", recording.status));
     }
     let reports = reports::parse(&recording.reports);
+    let refused = reports.iter().filter(|report| matches!(report.said, Said::Refused { .. }));
+    REFUSED.fetch_add(refused.count() as u64, Ordering::Relaxed);
     let history = W::history(&reports);
     for (nth, crash) in recording.crashes.iter().enumerate() {
         for image in 0..6 {
@@ -302,6 +320,8 @@ fn round<W: Workload>(seed: u64, recorder: impl Fn(Recorder) -> Recorder) -> Res
             }
         }
     }
+    // What fills the file system goes.
+    let _ = std::fs::remove_file(home.join("ballast"));
     // The process has died, and the machine has not.
     W::check(&root, seed, &history, recording.reports.len(), Death::Process)
         .map_err(|why| format!("{role}, after its death: {why}"))?;
@@ -321,12 +341,37 @@ fn no_round_fails<W: Workload>(default: u64) {
 
 #[test]
 fn stores_keep_their_promises() {
-    no_round_fails::<stores::Stores>(12);
+    no_round_fails::<stores::Stores<false>>(12);
 }
 
 #[test]
 fn logs_keep_their_promises() {
     no_round_fails::<logs::Logs>(12);
+}
+
+const IN_LITTLE_SPACE: &str = "in-little-space";
+
+/// The process that sees a small file system.
+fn in_little_space(place: &Path) {
+    for seed in 0..rounds(6) {
+        mounts::fill(place, (1 + seed % 5) << 19);
+        if let Err(why) = round_in::<stores::Stores<true>>(place, seed, |r| r.look_one_in(8)) {
+            panic!("{why}");
+        }
+        std::fs::remove_dir_all(place.join("root")).unwrap();
+    }
+    let refused = REFUSED.load(Ordering::Relaxed);
+    eprintln!("{} images, {refused} refused writes", IMAGES.load(Ordering::Relaxed));
+    assert!(refused > 0 || crash_kit::unsupported().is_some(), "the disk was never full");
+    mounts::done();
+}
+
+/// Writes, merges, rolls and backups that find no room, and power losses around them.
+#[test]
+fn stores_without_space_keep_their_promises() {
+    if !mounts::run_on(mounts::Kind::Tmpfs, 24, IN_LITTLE_SPACE) {
+        eprintln!("left out: no tmpfs can be mounted here");
+    }
 }
 
 /// The recorder says of one sync in four that it was done, and nothing of it is durable. Each kind of
@@ -339,6 +384,6 @@ fn lying_syncs_are_noticed() {
     }
     let lying = |recorder: Recorder| recorder.lie_one_in(4);
     let noticed = |found: Result<bool, String>| found.is_err();
-    assert!((0..5).any(|seed| noticed(round::<stores::Stores>(seed, lying))), "by no store");
+    assert!((0..5).any(|seed| noticed(round::<stores::Stores<false>>(seed, lying))), "by no store");
     assert!((0..5).any(|seed| noticed(round::<logs::Logs>(seed, lying))), "by no log");
 }

@@ -21,6 +21,8 @@ pub(crate) enum Said {
     Begun { writer: u64, durable: bool, changes: Vec<Change> },
     /// It is acknowledged, with its last position, if it has written anything.
     Done { writer: u64, position: Option<u64> },
+    /// It is refused: it has changed nothing.
+    Refused { writer: u64 },
     /// Everything before this position is durable.
     Synced { position: u64 },
     /// The log does not begin after this position.
@@ -55,6 +57,7 @@ fn encode(said: &Said) -> String {
             format!("begun {writer} {}{}", u8::from(*durable), changes.collect::<String>())
         }
         Said::Done { writer, position } => format!("done {writer} {}", maybe(position)),
+        Said::Refused { writer } => format!("refused {writer}"),
         Said::Synced { position } => format!("synced {position}"),
         Said::Truncating { position } => format!("truncating {position}"),
         Said::Backup { number, position } => format!("backup {number} {}", maybe(position)),
@@ -82,6 +85,7 @@ fn decode(line: &str) -> Said {
             Said::Begun { writer: number(0), durable: number(1) == 1, changes }
         }
         "done" => Said::Done { writer: number(0), position: numbers[1] },
+        "refused" => Said::Refused { writer: number(0) },
         "synced" => Said::Synced { position: number(0) },
         "truncating" => Said::Truncating { position: number(0) },
         "backup" => Said::Backup { number: number(0), position: numbers[1] },
@@ -119,6 +123,7 @@ fn what_is_said_is_understood() {
         Said::Begun { writer: 2, durable: false, changes: vec![] },
         Said::Done { writer: 1, position: Some(77) },
         Said::Done { writer: 1, position: None },
+        Said::Refused { writer: 3 },
         Said::Synced { position: 5 },
         Said::Truncating { position: 6 },
         Said::Backup { number: 1, position: None },

@@ -102,7 +102,7 @@ fn crash<W: Workload>(place: &Path, seed: u64) {
 /// The process that sees the file system.
 pub(crate) fn child(place: &Path) {
     for seed in 0..rounds(6) {
-        crash::<Stores>(place, seed);
+        crash::<Stores<false>>(place, seed);
         crash::<Logs>(place, seed);
     }
     mounts::done();

@@ -5,15 +5,20 @@ use super::history::{self, Backup, History, Keys};
 use super::reports::{Change, Report, Said, say};
 use super::{Death, Workload, set_aside};
 use std::collections::BTreeMap;
+use std::io;
 use std::path::Path;
 use std::time::Duration;
-use tailcask::{Batch, Durability, Maintenance, MergePolicy, Store, StoreOptions, WriteOptions};
+use tailcask::{
+    AppendError, Batch, Durability, Maintenance, MergePolicy, OpenError, Store, StoreOptions,
+    WriteError, WriteOptions,
+};
 
 const KEYS: u64 = 8;
 /// What goes on after a recovery writes its own key, as this writer.
 const LATER: u64 = 99;
 
-pub(crate) struct Stores;
+/// Of a store, or of one on a file system that is nearly full.
+pub(crate) struct Stores<const FULL: bool>;
 
 /// What a child does.
 #[derive(Debug)]
@@ -28,11 +33,15 @@ struct Plan {
     segment: u64,
     synced_one_in: u64,
     closes: bool,
+    /// Bytes of values.
+    most: u64,
+    /// Whether a write may be refused, since there is no space.
+    may_be_full: bool,
 }
 
 impl Plan {
-    fn of(seed: u64) -> Self {
-        let mut random = Random::new(seed);
+    fn of(seed: u64, full: bool) -> Self {
+        let mut random = Random::new(seed ^ u64::from(full) << 40);
         let durability = match random.below(6) {
             0 => Durability::Synced,
             1 => Durability::Periodic(Duration::from_millis(1)),
@@ -41,14 +50,16 @@ impl Plan {
         let background = random.below(3) == 0;
         Self {
             writers: 1 + random.below(3),
-            steps: 20 + random.below(100),
+            steps: if full { 100 + random.below(300) } else { 20 + random.below(100) },
             openings: 1 + random.below(2),
-            turns: random.below(12),
+            turns: random.below(if full { 60 } else { 12 }),
             durability,
             maintenance: if background { Maintenance::Background } else { Maintenance::Manual },
-            segment: (16 << 10) << random.below(3),
+            segment: (16 << 10) << random.below(if full { 4 } else { 3 }),
             synced_one_in: 4 << random.below(5),
             closes: random.flip(),
+            most: if full { 40_000 } else { 500 },
+            may_be_full: full,
         }
     }
 
@@ -86,13 +97,13 @@ impl Writer<'_> {
         let options = if synced { options.durability(Durability::Synced) } else { options };
         let durable = synced || plan.durability == Durability::Synced;
         // Now and then a value is longer than a segment.
-        let most = if random.below(80) == 0 { 2 * plan.segment } else { 500 };
+        let most = if random.below(80) == 0 { 2 * plan.segment } else { plan.most };
         let (one, len) = (random.below(KEYS), random.below(most));
         let begin = |changes: Vec<Change>| say(&Said::Begun { writer, durable, changes });
-        let position = match random.below(6) {
+        let written = match random.below(6) {
             0 => {
                 begin(vec![(one, false)]);
-                store.delete_with(key(writer, one), &options).unwrap()
+                store.delete_with(key(writer, one), &options)
             }
             1 => {
                 let keys = (0..KEYS).step_by(1 + random.below(3) as usize);
@@ -106,14 +117,23 @@ impl Writer<'_> {
                     }
                 }
                 begin(changes);
-                Some(store.write_with(&batch, &options).unwrap())
+                store.write_with(&batch, &options).map(Some)
             }
             _ => {
                 begin(vec![(one, true)]);
-                Some(store.put_with(key(writer, one), value(number, len), &options).unwrap())
+                store.put_with(key(writer, one), value(number, len), &options).map(Some)
             }
         };
-        say(&Said::Done { writer, position: position.map(tailcask::LogPosition::as_u64) });
+        match written {
+            Ok(position) => {
+                let position = position.map(tailcask::LogPosition::as_u64);
+                say(&Said::Done { writer, position });
+            }
+            Err(WriteError::Append(AppendError::NoSpace { .. })) if plan.may_be_full => {
+                say(&Said::Refused { writer });
+            }
+            Err(error) => panic!("{error:?}"),
+        }
         match random.below(20) {
             0 => say(&Said::Synced { position: store.sync().unwrap().as_u64() }),
             1 => say(&Said::Synced { position: store.log().durable().as_u64() }),
@@ -124,21 +144,30 @@ impl Writer<'_> {
 
 /// The thread that does everything but write.
 fn keep(store: &Store, place: &Path, plan: &Plan, random: &mut Random, backups: &mut u64) {
+    // What finds no room has done nothing.
+    let done = |done: Result<(), String>| assert!(done.is_ok() || plan.may_be_full, "{done:?}");
     for _ in 0..plan.turns {
         match random.below(8) {
-            0 | 1 => drop(store.merge().unwrap()),
-            2 => store.roll().unwrap(),
+            0 | 1 => done(store.merge().map(drop).map_err(|e| e.to_string())),
+            2 => done(store.roll().map_err(|e| e.to_string())),
             3 if *backups < 3 => {
                 *backups += 1;
                 say(&Said::Backup { number: *backups, position: None });
-                let backup = store.backup(place.join(format!("backup-{backups}"))).unwrap();
-                let position = Some(backup.position.as_u64());
-                say(&Said::Backup { number: *backups, position });
+                let backup = store.backup(place.join(format!("backup-{backups}")));
+                if let Ok(backup) = &backup {
+                    let position = Some(backup.position.as_u64());
+                    say(&Said::Backup { number: *backups, position });
+                }
+                done(backup.map(drop).map_err(|e| e.to_string()));
             }
             4 => say(&Said::Synced { position: store.sync().unwrap().as_u64() }),
-            _ => drop(store.maintain().unwrap()),
+            _ => done(store.maintain().map(drop).map_err(|e| e.to_string())),
         }
     }
+}
+
+fn is_no_space(error: &OpenError) -> bool {
+    matches!(error, OpenError::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull)
 }
 
 /// All keys of a store, by writers.
@@ -204,16 +233,20 @@ fn check_backup(
     Err(error(format!("not what was before {position:?}: {found:?}")))
 }
 
-impl Workload for Stores {
-    const ROLE: &'static str = "store";
+impl<const FULL: bool> Workload for Stores<FULL> {
+    const ROLE: &'static str = if FULL { "full" } else { "store" };
     type History = History;
 
     fn work(place: &Path, seed: u64) {
-        let plan = Plan::of(seed);
+        let plan = Plan::of(seed, FULL);
         let (mut numbers, mut backups) = (vec![0; plan.writers as usize], 0);
         for opening in 0..plan.openings {
             let random = |of: u64| Random::new(seed << 16 | opening << 8 | of);
-            let store = plan.options().open(place.join("db")).unwrap();
+            let store = match plan.options().open(place.join("db")) {
+                // It may need space for a MANIFEST (docs/durability.md, "Full disks").
+                Err(error) if FULL && is_no_space(&error) => return,
+                other => other.unwrap(),
+            };
             say(&Said::Synced { position: store.log().durable().as_u64() });
             std::thread::scope(|scope| {
                 let (store, plan) = (&store, &plan);
@@ -239,7 +272,7 @@ impl Workload for Stores {
     }
 
     fn go_on(place: &Path, seed: u64) {
-        let plan = Plan::of(seed);
+        let plan = Plan::of(seed, FULL);
         let store = plan.options().open(place.join("db")).unwrap();
         let found = contents(&store).unwrap().into_iter();
         let found =
@@ -265,7 +298,7 @@ impl Workload for Stores {
         reports: usize,
         death: Death,
     ) -> Result<(), String> {
-        let plan = Plan::of(seed);
+        let plan = Plan::of(seed, FULL);
         let found = by_writers(open(&place.join("db"), &plan)?, history.writers.len())?;
         history::check(history, reports, &found, death)?;
         let mut begun = history.backups.iter().filter(|backup| backup.begun < reports);
@@ -286,7 +319,7 @@ impl Workload for Stores {
         let Some(opened) = opened else {
             return Self::check(place, seed, history, before, Death::Machine);
         };
-        let found = open(&place.join("db"), &Plan::of(seed))?.into_iter();
+        let found = open(&place.join("db"), &Plan::of(seed, FULL))?.into_iter();
         let found =
             found.flat_map(|(writer, keys)| keys.into_iter().map(move |(k, s)| (writer, k, s)));
         let mut found: Vec<_> = found.collect();
