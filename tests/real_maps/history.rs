@@ -1,6 +1,5 @@
 //! What a child has done, by its reports, and what of it a crash may have left.
 
-use super::Death;
 use super::reports::{Change, Report, Said};
 use std::collections::BTreeMap;
 
@@ -67,7 +66,7 @@ impl History {
                     let backup = this.backups.iter_mut().find(|backup| backup.number == *number);
                     backup.unwrap().done = Some((at, *position));
                 }
-                Said::Opened { .. } | Said::Aside { .. } => {}
+                Said::Opening | Said::Opened { .. } | Said::Later { .. } | Said::Aside { .. } => {}
             }
         }
         this
@@ -123,40 +122,32 @@ pub(crate) fn states(steps: &[Step]) -> Vec<Keys> {
     all
 }
 
-/// Whether what each writer's keys are is what the crash may have left.
-pub(crate) fn check(
-    history: &History,
-    reports: usize,
-    found: &[Keys],
-    death: Death,
-) -> Result<(), String> {
-    let all: Vec<_> = history.writers.iter().map(|steps| states(steps)).collect();
-    match death {
-        Death::Process => {
-            for (writer, states) in all.iter().enumerate() {
-                let (done, begun) = history.counts(writer, reports);
-                if !states[done..=begun].contains(&found[writer]) {
-                    let found = &found[writer];
-                    return Err(format!("{writer}: {found:?} is not of {done} to {begun} steps"));
-                }
-            }
-            Ok(())
-        }
-        Death::Machine => {
-            let durable = history.durable_before(reports);
-            let fits = |from, to| prefix(history, &all, found, reports, from, to);
-            fits(durable, u64::MAX).then_some(()).ok_or_else(|| {
-                let which = if fits(0, u64::MAX) { "too short a prefix" } else { "no prefix" };
-                let ends = (0..all.len()).map(|w| moments(&all[w], &found[w]));
-                let ends: Vec<_> = ends.collect();
-                let counts: Vec<_> = (0..all.len()).map(|w| history.counts(w, reports)).collect();
-                format!(
-                    "{which} of the log: durable before {durable}; steps done and begun {counts:?}, \
-                     found those of {ends:?}: {found:?}"
-                )
-            })
+/// Whether what each writer's keys are is what the death of the process may have left.
+pub(crate) fn check_death(history: &History, reports: usize, found: &[Keys]) -> Result<(), String> {
+    for (writer, steps) in history.writers.iter().enumerate() {
+        let (done, begun) = history.counts(writer, reports);
+        if !states(steps)[done..=begun].contains(&found[writer]) {
+            let found = &found[writer];
+            return Err(format!("{writer}: {found:?} is not of {done} to {begun} steps"));
         }
     }
+    Ok(())
+}
+
+/// Whether what each writer's keys are is what a power loss may have left.
+pub(crate) fn check(history: &History, reports: usize, found: &[Keys]) -> Result<(), String> {
+    let all: Vec<_> = history.writers.iter().map(|steps| states(steps)).collect();
+    let durable = history.durable_before(reports);
+    let fits = |from, to| prefix(history, &all, found, reports, from, to);
+    fits(durable, u64::MAX).then_some(()).ok_or_else(|| {
+        let which = if fits(0, u64::MAX) { "too short a prefix" } else { "no prefix" };
+        let ends: Vec<_> = (0..all.len()).map(|w| moments(&all[w], &found[w])).collect();
+        let counts: Vec<_> = (0..all.len()).map(|w| history.counts(w, reports)).collect();
+        format!(
+            "{which} of the log: durable before {durable}; steps done and begun {counts:?}, found \
+             those of {ends:?}: {found:?}"
+        )
+    })
 }
 
 /// After how many steps a writer's keys were as they were found.
@@ -207,4 +198,25 @@ pub(crate) fn prefix(
         }
         at += 1;
     }
+}
+
+/// Whether what is found is what was found before, with one thing more of the writer `later` if that was
+/// written meanwhile.
+pub(crate) fn check_later(
+    mut found: Vec<(u64, u64, u64)>,
+    (opened, begun, done): (&[(u64, u64, u64)], bool, bool),
+    later: u64,
+) -> Result<(), String> {
+    let is_later = |(writer, ..): &(u64, u64, u64)| *writer == later;
+    let mut before = opened.to_vec();
+    let was_there = before.iter().any(is_later);
+    let is_there = found.iter().any(is_later);
+    before.retain(|one| !is_later(one));
+    found.retain(|one| !is_later(one));
+    if found == before && (is_there || !was_there && !done) && (was_there || begun || !is_there) {
+        return Ok(());
+    }
+    Err(format!(
+        "{found:?} and {is_there}, not what was found, {before:?} and {was_there}; then {begun}, {done}"
+    ))
 }

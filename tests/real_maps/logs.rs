@@ -1,9 +1,9 @@
 //! Logs: writers that append entries and batches, and one thread that truncates.
 
 use super::common::Random;
-use super::history::{History, Step};
-use super::reports::{Report, Said, say};
-use super::{Death, Workload, set_aside};
+use super::history::{self, History};
+use super::reports::{self, Report, Said, say};
+use super::{Workload, set_aside};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
@@ -25,6 +25,7 @@ struct Plan {
     durability: Durability,
     maintenance: Maintenance,
     segment: u64,
+    sync_one_in: u64,
     closes: bool,
     /// One entry in so many is longer than a segment.
     long_one_in: u64,
@@ -47,6 +48,7 @@ impl Plan {
             durability,
             maintenance: if background { Maintenance::Background } else { Maintenance::Manual },
             segment: (16 << 10) << random.below(3),
+            sync_one_in: [20, 20, u64::MAX][random.index(3)],
             closes: random.flip(),
             long_one_in: if random.below(3) == 0 { 50 } else { u64::MAX },
         }
@@ -123,7 +125,7 @@ impl Writer<'_> {
             _ => log.append(&entries[0]).unwrap(),
         };
         say(&Said::Done { writer, position: Some(position.as_u64()) });
-        match self.random.below(20) {
+        match self.random.below(self.plan.sync_one_in) {
             0 => say(&Said::Synced { position: log.sync().unwrap().as_u64() }),
             1 => say(&Said::Synced { position: log.durable().as_u64() }),
             2 => {
@@ -170,7 +172,6 @@ fn check_entries(
     history: &History,
     reports: usize,
     (begin, found): (u64, &[(u64, Id)]),
-    death: Death,
 ) -> Result<(), String> {
     let told = history.truncations.iter().filter(|(at, _)| *at < reports).map(|(_, p)| *p);
     let told = told.max();
@@ -209,24 +210,20 @@ fn check_entries(
         |writer: usize, number: usize| there.contains(&(writer as u64, number as u64, 0));
     let order = history.in_order().into_iter().filter(|(position, ..)| *position >= begin);
     let durable = history.durable_before(reports);
-    let is_told = |step: &Step| step.done.is_some_and(|at| at < reports);
     let mut missing = None;
     for (position, writer, number) in order {
-        let step = &history.writers[writer][number];
-        if !is_there(writer, number) {
-            if death == Death::Machine && position < durable {
+        if is_there(writer, number) {
+            if let Some(missing) = missing {
                 return Err(format!(
-                    "{number} of {writer} at {position} is gone: durable before {durable}"
+                    "{missing:?} is gone, and {number} of {writer} at {position} is not"
                 ));
             }
-            if death == Death::Process && is_told(step) {
-                return Err(format!("{number} of {writer} at {position} is gone"));
-            }
-            missing.get_or_insert((position, writer, number));
-        } else if let Some(missing) = missing.filter(|_| death == Death::Machine) {
+        } else if position < durable {
             return Err(format!(
-                "{missing:?} is gone, and {number} of {writer} at {position} is not"
+                "{number} of {writer} at {position} is gone: durable before {durable}"
             ));
+        } else {
+            missing.get_or_insert((position, writer, number));
         }
     }
     Ok(())
@@ -241,6 +238,7 @@ impl Workload for Logs {
         let mut steps = vec![0; plan.writers as usize];
         for opening in 0..plan.openings {
             let random = |of: u64| Random::new(seed << 16 | opening << 8 | of);
+            say(&Said::Opening);
             let log = plan.options().open(place.join("db")).unwrap();
             say(&Said::Synced { position: log.durable().as_u64() });
             std::thread::scope(|scope| {
@@ -267,14 +265,15 @@ impl Workload for Logs {
     }
 
     fn go_on(place: &Path, seed: u64) {
+        say(&Said::Opening);
         let log = Plan::of(seed).options().open(place.join("db")).unwrap();
         let found = contents(&log).unwrap().into_iter().map(|(_, id)| id).collect();
         say(&Said::Opened { found });
         say(&Said::Aside { files: set_aside(&place.join("db")) });
-        say(&Said::Begun { writer: 0, durable: true, changes: vec![(0, true)] });
+        say(&Said::Later { done: false });
         let position = log.append(&entry((LATER, 0, 0), 300)).unwrap();
         log.wait_durable(position).unwrap();
-        say(&Said::Done { writer: 0, position: Some(position.as_u64()) });
+        say(&Said::Later { done: true });
         log.close().unwrap();
     }
 
@@ -282,15 +281,9 @@ impl Workload for Logs {
         History::of(reports)
     }
 
-    fn check(
-        place: &Path,
-        seed: u64,
-        history: &History,
-        reports: usize,
-        death: Death,
-    ) -> Result<(), String> {
+    fn check(place: &Path, seed: u64, history: &History, reports: usize) -> Result<(), String> {
         let (begin, found) = open(&place.join("db"), &Plan::of(seed))?;
-        check_entries(history, reports, (begin, &found), death)
+        check_entries(history, reports, (begin, &found))
     }
 
     fn check_after(
@@ -300,23 +293,25 @@ impl Workload for Logs {
         before: usize,
         reports: &[Report],
     ) -> Result<(), String> {
-        let opened = reports.iter().find_map(|report| match &report.said {
-            Said::Opened { found } => Some(found),
-            _ => None,
-        });
-        let Some(opened) = opened else {
-            return Self::check(place, seed, history, before, Death::Machine);
+        let Some(opened) = reports::last_opened(reports) else {
+            return Self::check(place, seed, history, before);
         };
         let (_, found) = open(&place.join("db"), &Plan::of(seed))?;
-        let mut found: Vec<_> = found.into_iter().map(|(_, id)| id).collect();
-        let is_there = found.pop_if(|(writer, ..)| *writer == LATER).is_some();
-        let is = |wanted: fn(&Said) -> bool| reports.iter().any(|report| wanted(&report.said));
-        let (begun, done) =
-            (is(|s| matches!(s, Said::Begun { .. })), is(|s| matches!(s, Said::Done { .. })));
-        if found != *opened || is_there && !begun || done && !is_there {
-            return Err(format!(
-                "{found:?} and {is_there}, not what was found, {opened:?}, and {begun} to {done}"
-            ));
+        let found = found.into_iter().map(|(_, id)| id).collect();
+        history::check_later(found, opened, LATER)
+    }
+
+    fn check_opened(history: &History, reports: usize, found: &[Id]) -> Result<(), String> {
+        let told = history.truncations.iter().map(|(_, position)| *position).max().unwrap_or(0);
+        let there: BTreeSet<_> = found.iter().copied().collect();
+        for (position, writer, number) in history.in_order() {
+            let step = &history.writers[writer][number];
+            let id = |nth| (writer as u64, number as u64, nth);
+            let is_told = step.done.is_some_and(|at| at < reports);
+            let whole = (0..step.changes.len() as u64).all(|nth| there.contains(&id(nth)));
+            if is_told && position >= told && !whole {
+                return Err(format!("{number} of {writer} at {position} is gone"));
+            }
         }
         Ok(())
     }

@@ -19,7 +19,9 @@ use crash_kit::{Crash, Image, Moment, Next, Recorder, Recording};
 use reports::{Report, Said};
 use std::fmt::Debug;
 use std::io;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tempfile::TempDir;
 
@@ -40,15 +42,15 @@ trait Workload {
     /// Opens what a child has left, writes one thing more, and reports.
     fn go_on(place: &Path, seed: u64);
     fn history(reports: &[Report]) -> Self::History;
-    /// Opens what is in a directory and compares it. `reports`: how many of them were complete.
+    /// Opens what is in a directory after a power loss, and compares it. `reports`: how many of them were
+    /// complete.
     fn check(
         place: &Path,
         seed: u64,
         history: &Self::History,
         reports: usize,
-        death: Death,
     ) -> Result<(), String>;
-    /// As `check`, of what one that goes on has left: what it has found when it had opened it is durable.
+    /// As `check`, if nothing has been opened since, by these reports. Else what was found then is there.
     fn check_after(
         place: &Path,
         seed: u64,
@@ -56,13 +58,12 @@ trait Workload {
         before: usize,
         reports: &[Report],
     ) -> Result<(), String>;
-}
-
-/// What has died.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Death {
-    Process,
-    Machine,
+    /// Whether what one that goes on has found is what the death of the process may have left.
+    fn check_opened(
+        history: &Self::History,
+        reports: usize,
+        found: &[(u64, u64, u64)],
+    ) -> Result<(), String>;
 }
 
 #[test]
@@ -97,11 +98,11 @@ fn place() -> TempDir {
 /// Records a child; `None` where that cannot be done here.
 fn record(
     recorder: &Recorder,
-    role: &str,
+    roles: &[&str],
     place: &Path,
     next: impl FnMut(&Moment<'_>) -> Next,
 ) -> Option<Recording> {
-    match recorder.record(children::command(role, place), next) {
+    match recorder.record_all(roles.iter().map(|role| children::command(role, place)), next) {
         Err(error) if error.kind() == io::ErrorKind::Unsupported => {
             eprintln!("left out: {error}");
             None
@@ -110,15 +111,19 @@ fn record(
     }
 }
 
-/// Which moments are kept, and when the child is killed: at system calls, and here and there between two
-/// instructions of a step that has begun.
+/// Which moments are kept, and when children are killed: at system calls, and here and there between two
+/// instructions of a step that has begun. Of an opening, which is short, more are kept.
 fn moments(seed: u64) -> impl FnMut(&Moment<'_>) -> Next {
     let mut random = Random::new(seed ^ 0x6d6f_6d65_6e74);
-    // Most children come to their end before the last of these.
-    let end = random.below(3000);
-    let (mut kept, mut walks) = (0, 0);
+    // Most first children come to their end before the last of these.
+    let ends = [random.below(4000), random.below(100), u64::MAX];
+    let (mut kept, mut of_openings, mut walks) = (0, 0, 0);
+    let (mut program, mut began) = (0, 0);
     move |moment| {
-        if moment.number == end {
+        if moment.program != program {
+            (program, began) = (moment.program, moment.number);
+        }
+        if moment.number - began == ends[program] {
             return Next::Kill;
         }
         let walk = |random: &mut Random| {
@@ -127,15 +132,19 @@ fn moments(seed: u64) -> impl FnMut(&Moment<'_>) -> Next {
         };
         if moment.is_step {
             return match random.below(8) {
-                0 => Next::Kill,
+                0 if program == 0 => Next::Kill,
                 1..4 => walk(&mut random),
                 _ => Next::Keep,
             };
         }
-        let begins = moment.reports.last().is_some_and(|said| said.starts_with(b"child: begun"));
-        if begins && walks < 3 && random.below(30) == 0 {
+        if reports::is_last(moment.reports, "begun") && walks < 3 && random.below(30) == 0 {
             walks += 1;
             return walk(&mut random);
+        }
+        if reports::is_last(moment.reports, "opening") {
+            let keep = of_openings < 6 && random.below(8) == 0;
+            of_openings += u64::from(keep);
+            return if keep { Next::Keep } else { Next::Go };
         }
         let one_in = if moment.is_sync || moment.is_change_of_names { 24 } else { 100 };
         if kept < 12 && random.below(one_in) == 0 {
@@ -200,11 +209,11 @@ fn set_aside(db: &Path) -> Vec<(u64, u64)> {
 /// Whether all that a child said to be set aside is there.
 fn check_aside(db: &Path, reports: &[Report]) -> Result<(), String> {
     let there = set_aside(db);
-    let said = reports.iter().find_map(|report| match &report.said {
+    let mut said = reports.iter().filter_map(|report| match &report.said {
         Said::Aside { files } => Some(files),
         _ => None,
     });
-    match said.filter(|said| !said.iter().all(|file| there.contains(file))) {
+    match said.find(|said| !said.iter().all(|file| there.contains(file))) {
         Some(said) => Err(format!("set aside is {there:?}, not {said:?}")),
         None => Ok(()),
     }
@@ -215,6 +224,8 @@ struct Case<'c> {
     place: &'c Path,
     seed: u64,
     crash: &'c Crash,
+    /// What children had reported by then.
+    known: &'c [Report],
     image: u64,
 }
 
@@ -225,7 +236,9 @@ impl Case<'_> {
         let to = self.path();
         write(&image, &to);
         IMAGES.fetch_add(1, Ordering::Relaxed);
-        let checked = W::check(&to, self.seed, history, self.crash.reports, Death::Machine);
+        let (before, known) = (self.crash.reports, self.known);
+        let checked = check_aside(&to.join("db"), known)
+            .and_then(|()| W::check_after(&to, self.seed, history, before, known));
         std::fs::remove_dir_all(&to).unwrap();
         checked.map_err(|why| self.describe::<W>(&image, &why))
     }
@@ -247,7 +260,7 @@ impl Case<'_> {
         let role = format!("{}-again {}", W::ROLE, self.seed);
         let mut random = Random::new(self.image ^ self.crash.moment << 32);
         let end = random.below(400);
-        let recorded = record(&Recorder::new(&to).seed(self.image), &role, &to, |moment| {
+        let recorded = record(&Recorder::new(&to).seed(self.image), &[&role], &to, |moment| {
             match random.below(12) {
                 _ if moment.number == end => Next::Kill,
                 0 => Next::Keep,
@@ -255,7 +268,9 @@ impl Case<'_> {
             }
         });
         let Some(recorded) = recorded else { return Ok(()) };
-        let reports = reports::parse(&recorded.reports);
+        // What it says comes after what was known before.
+        let said = reports::parse(&recorded.reports);
+        let reports: Vec<_> = self.known.iter().chain(&said).cloned().collect();
         // That process has died, and the machine goes on.
         let checked = W::check_after(&to, self.seed, history, self.crash.reports, &reports);
         checked.map_err(|why| {
@@ -264,7 +279,8 @@ impl Case<'_> {
         })?;
         std::fs::remove_dir_all(&to).unwrap();
         for crash in &recorded.crashes {
-            let known = reports::complete(&reports, crash.reports);
+            let known = reports::complete(&said, crash.reports).len();
+            let known = &reports[..self.known.len() + known];
             for choice in 0..2 {
                 let again = crash.image(self.image ^ choice);
                 write(&again, &to);
@@ -302,29 +318,39 @@ fn round_in<W: Workload>(
     let role = format!("{} {seed}", W::ROLE);
     let look_one_in = 1 + seed % 4;
     let base = recorder(Recorder::new(&root).seed(seed).look_one_in(look_one_in));
-    let Some(recording) = record(&base, &role, &root, moments(seed)) else { return Ok(false) };
-    let is_killed = std::os::unix::process::ExitStatusExt::signal(&recording.status).is_some();
-    if !is_killed && !recording.status.success() {
-        return Err(format!("{role}: the child failed: {}", recording.status));
+    // It dies or ends; another one opens what it has left, and may be killed at that; and another one.
+    let again = format!("{}-again {seed}", W::ROLE);
+    let roles = [role.as_str(), &again, &again];
+    let Some(recording) = record(&base, &roles, &root, moments(seed)) else { return Ok(false) };
+    let has_failed = |status: &&ExitStatus| !status.success() && status.signal().is_none();
+    if let Some(status) = recording.statuses.iter().find(has_failed) {
+        return Err(format!("{role}: a child failed: {status}"));
     }
     let reports = reports::parse(&recording.reports);
     let refused = reports.iter().filter(|report| matches!(report.said, Said::Refused { .. }));
     REFUSED.fetch_add(refused.count() as u64, Ordering::Relaxed);
     let history = W::history(&reports);
     for (nth, crash) in recording.crashes.iter().enumerate() {
+        let known = reports::complete(&reports, crash.reports);
         for image in 0..6 {
-            let case = Case { place: place.path(), seed, crash, image: seed << 8 | image };
+            let image = seed << 8 | image;
+            let case = Case { place: place.path(), seed, crash, known, image };
             case.check::<W>(&history)?;
-            if image == 0 && nth as u64 % 4 == seed % 4 {
+            if image & 0xff == 0 && nth as u64 % 4 == seed % 4 {
                 case.check_recovery::<W>(&history)?;
             }
         }
     }
-    // What fills the file system goes.
-    let _ = std::fs::remove_file(home.join("ballast"));
-    // The process has died, and the machine has not.
-    W::check(&root, seed, &history, recording.reports.len(), Death::Process)
+    // The process had died when the next one opened what it left, and the machine had not.
+    let opened = reports.iter().find_map(|report| match &report.said {
+        Said::Opened { found } => Some((report.nth, found)),
+        _ => None,
+    });
+    let (nth, found) = opened.expect("the last child opens it");
+    W::check_opened(&history, nth, found)
         .map_err(|why| format!("{role}, after its death: {why}"))?;
+    W::check_after(&root, seed, &history, recording.reports.len(), &reports)
+        .map_err(|why| format!("{role}, after all deaths: {why}"))?;
     Ok(true)
 }
 
@@ -335,8 +361,11 @@ fn no_round_fails<W: Workload>(default: u64) {
             Ok(false) => return,
             Err(why) => panic!("{why}"),
         }
+        if (seed + 1) % 100 == 0 || seed + 1 == rounds(default) {
+            let images = IMAGES.load(Ordering::Relaxed);
+            eprintln!("{} of {}, {images} images of all kinds", seed + 1, W::ROLE);
+        }
     }
-    eprintln!("{} images so far", IMAGES.load(Ordering::Relaxed));
 }
 
 #[test]
@@ -359,6 +388,9 @@ fn in_little_space(place: &Path) {
             panic!("{why}");
         }
         std::fs::remove_dir_all(place.join("root")).unwrap();
+        if (seed + 1) % 100 == 0 {
+            eprintln!("{} of full, {} images", seed + 1, IMAGES.load(Ordering::Relaxed));
+        }
     }
     let refused = REFUSED.load(Ordering::Relaxed);
     eprintln!("{} images, {refused} refused writes", IMAGES.load(Ordering::Relaxed));

@@ -5,6 +5,14 @@ use rustix::io::Errno;
 /// What lines of a child begin with: the test harness writes to the same output.
 const SAYS: &str = "child: ";
 
+const OPENING: &str = "opening";
+
+/// Whether the last that was reported is of this kind.
+pub(crate) fn is_last(seen: &[Vec<u8>], kind: &str) -> bool {
+    let rest = seen.last().and_then(|said| said.strip_prefix(SAYS.as_bytes()));
+    rest.is_some_and(|said| said.starts_with(kind.as_bytes()))
+}
+
 /// A change of a key: its number, and whether it has a value afterwards.
 pub(crate) type Change = (u64, bool);
 
@@ -31,6 +39,10 @@ pub(crate) enum Said {
     Backup { number: u64, position: Option<u64> },
     /// What was found by one that goes on, key by key or entry by entry.
     Opened { found: Vec<(u64, u64, u64)> },
+    /// It writes one thing more; or has done so, durably.
+    Later { done: bool },
+    /// A log or store is about to be opened.
+    Opening,
     /// What it has set aside by then: checksums of names and of contents.
     Aside { files: Vec<(u64, u64)> },
 }
@@ -65,6 +77,8 @@ fn encode(said: &Said) -> String {
             let found = found.iter().map(|(a, b, c)| format!(" {a} {b} {c}"));
             format!("opened{}", found.collect::<String>())
         }
+        Said::Later { done } => format!("later {}", u8::from(*done)),
+        Said::Opening => OPENING.into(),
         Said::Aside { files } => {
             let files = files.iter().map(|(name, content)| format!(" {name} {content}"));
             format!("aside{}", files.collect::<String>())
@@ -93,6 +107,8 @@ fn decode(line: &str) -> Said {
             let all: Vec<_> = all().collect();
             Said::Opened { found: all.chunks_exact(3).map(|f| (f[0], f[1], f[2])).collect() }
         }
+        "later" => Said::Later { done: number(0) == 1 },
+        OPENING => Said::Opening,
         "aside" => {
             let all: Vec<_> = all().collect();
             Said::Aside { files: all.chunks_exact(2).map(|file| (file[0], file[1])).collect() }
@@ -109,6 +125,16 @@ pub(crate) fn parse(seen: &[Vec<u8>]) -> Vec<Report> {
         Some(Report { nth, said: decode(line) })
     });
     said.collect()
+}
+
+/// What the last one that goes on had found, by these reports, and whether it then began to write one
+/// thing more, and whether that was acknowledged.
+pub(crate) fn last_opened(reports: &[Report]) -> Option<(&[(u64, u64, u64)], bool, bool)> {
+    let opened = |report: &Report| matches!(report.said, Said::Opened { .. });
+    let at = reports.iter().rposition(opened)?;
+    let Said::Opened { found } = &reports[at].said else { unreachable!("it was just found") };
+    let is = |said| reports[at..].iter().any(|report| report.said == said);
+    Some((found, is(Said::Later { done: false }), is(Said::Later { done: true })))
 }
 
 /// Those that were complete when this many had been seen.
@@ -128,6 +154,8 @@ fn what_is_said_is_understood() {
         Said::Truncating { position: 6 },
         Said::Backup { number: 1, position: None },
         Said::Opened { found: vec![(1, 2, 3), (4, 5, 6)] },
+        Said::Later { done: true },
+        Said::Opening,
         Said::Aside { files: vec![(7, 8)] },
     ];
     for said in all {

@@ -9,7 +9,7 @@ use super::common::{Random, children, rounds};
 use super::logs::Logs;
 use super::reports;
 use super::stores::Stores;
-use super::{Death, Workload, reboot_all};
+use super::{Workload, reboot_all};
 use crash_kit::tracer::{Action, Tracer};
 use std::fs::File;
 use std::io;
@@ -92,7 +92,7 @@ fn crash<W: Workload>(place: &Path, seed: u64) {
     mount_again(place);
     reboot_all(&root);
     let history = W::history(&reports::parse(&said));
-    let checked = W::check(&root, seed, &history, said.len(), Death::Machine);
+    let checked = W::check(&root, seed, &history, said.len());
     if let Err(why) = checked {
         panic!("{role}, shut down at call {end} with flags {flags}: {why}");
     }

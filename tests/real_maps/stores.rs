@@ -2,8 +2,8 @@
 
 use super::common::Random;
 use super::history::{self, Backup, History, Keys};
-use super::reports::{Change, Report, Said, say};
-use super::{Death, Workload, set_aside};
+use super::reports::{self, Change, Report, Said, say};
+use super::{Workload, set_aside};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
@@ -13,7 +13,6 @@ use tailcask::{
     WriteError, WriteOptions,
 };
 
-const KEYS: u64 = 8;
 /// What goes on after a recovery writes its own key, as this writer.
 const LATER: u64 = 99;
 
@@ -32,7 +31,10 @@ struct Plan {
     maintenance: Maintenance,
     segment: u64,
     synced_one_in: u64,
+    sync_one_in: u64,
     closes: bool,
+    /// Keys of each writer.
+    keys: u64,
     /// Bytes of values.
     most: u64,
     /// Whether a write may be refused, since there is no space.
@@ -57,7 +59,9 @@ impl Plan {
             maintenance: if background { Maintenance::Background } else { Maintenance::Manual },
             segment: (16 << 10) << random.below(if full { 4 } else { 3 }),
             synced_one_in: 4 << random.below(5),
+            sync_one_in: [20, 20, u64::MAX][random.index(3)],
             closes: random.flip(),
+            keys: 8 << random.below(if full { 1 } else { 4 }),
             most: if full { 40_000 } else { 500 },
             may_be_full: full,
         }
@@ -72,7 +76,7 @@ impl Plan {
 }
 
 fn key(writer: u64, key: u64) -> Vec<u8> {
-    format!("{writer}/{key}/{}", "k".repeat((key * 7) as usize)).into_bytes()
+    format!("{writer}/{key}/{}", "k".repeat((key % 8 * 7) as usize)).into_bytes()
 }
 
 fn value(step: u64, len: u64) -> Vec<u8> {
@@ -98,7 +102,7 @@ impl Writer<'_> {
         let durable = synced || plan.durability == Durability::Synced;
         // Now and then a value is longer than a segment.
         let most = if random.below(80) == 0 { 2 * plan.segment } else { plan.most };
-        let (one, len) = (random.below(KEYS), random.below(most));
+        let (one, len) = (random.below(plan.keys), random.below(most));
         let begin = |changes: Vec<Change>| say(&Said::Begun { writer, durable, changes });
         let written = match random.below(6) {
             0 => {
@@ -106,7 +110,7 @@ impl Writer<'_> {
                 store.delete_with(key(writer, one), &options)
             }
             1 => {
-                let keys = (0..KEYS).step_by(1 + random.below(3) as usize);
+                let keys = (one..plan.keys).take(12).step_by(1 + random.below(3) as usize);
                 let changes: Vec<_> = keys.map(|key| (key, random.below(3) > 0)).collect();
                 let mut batch = Batch::new();
                 for &(at, put) in &changes {
@@ -134,7 +138,7 @@ impl Writer<'_> {
             }
             Err(error) => panic!("{error:?}"),
         }
-        match random.below(20) {
+        match random.below(plan.sync_one_in) {
             0 => say(&Said::Synced { position: store.sync().unwrap().as_u64() }),
             1 => say(&Said::Synced { position: store.log().durable().as_u64() }),
             _ => {}
@@ -242,6 +246,7 @@ impl<const FULL: bool> Workload for Stores<FULL> {
         let (mut numbers, mut backups) = (vec![0; plan.writers as usize], 0);
         for opening in 0..plan.openings {
             let random = |of: u64| Random::new(seed << 16 | opening << 8 | of);
+            say(&Said::Opening);
             let store = match plan.options().open(place.join("db")) {
                 // It may need space for a MANIFEST (docs/durability.md, "Full disks").
                 Err(error) if FULL && is_no_space(&error) => return,
@@ -273,16 +278,19 @@ impl<const FULL: bool> Workload for Stores<FULL> {
 
     fn go_on(place: &Path, seed: u64) {
         let plan = Plan::of(seed, FULL);
+        // What fills the file system goes first: opening may need space for a MANIFEST.
+        let _ = std::fs::remove_file(place.with_file_name("ballast"));
+        say(&Said::Opening);
         let store = plan.options().open(place.join("db")).unwrap();
         let found = contents(&store).unwrap().into_iter();
         let found =
             found.flat_map(|(writer, keys)| keys.into_iter().map(move |(k, s)| (writer, k, s)));
         say(&Said::Opened { found: found.collect() });
         say(&Said::Aside { files: set_aside(&place.join("db")) });
-        say(&Said::Begun { writer: 0, durable: true, changes: vec![(0, true)] });
+        say(&Said::Later { done: false });
         let synced = WriteOptions::new().durability(Durability::Synced);
-        let position = store.put_with(key(LATER, 0), value(1, 100), &synced).unwrap();
-        say(&Said::Done { writer: 0, position: Some(position.as_u64()) });
+        store.put_with(key(LATER, 0), value(1, 100), &synced).unwrap();
+        say(&Said::Later { done: true });
         store.merge().unwrap();
         store.close().unwrap();
     }
@@ -291,16 +299,10 @@ impl<const FULL: bool> Workload for Stores<FULL> {
         History::of(reports)
     }
 
-    fn check(
-        place: &Path,
-        seed: u64,
-        history: &History,
-        reports: usize,
-        death: Death,
-    ) -> Result<(), String> {
+    fn check(place: &Path, seed: u64, history: &History, reports: usize) -> Result<(), String> {
         let plan = Plan::of(seed, FULL);
         let found = by_writers(open(&place.join("db"), &plan)?, history.writers.len())?;
-        history::check(history, reports, &found, death)?;
+        history::check(history, reports, &found)?;
         let mut begun = history.backups.iter().filter(|backup| backup.begun < reports);
         begun.try_for_each(|backup| check_backup(place, &plan, history, reports, backup))
     }
@@ -312,26 +314,25 @@ impl<const FULL: bool> Workload for Stores<FULL> {
         before: usize,
         reports: &[Report],
     ) -> Result<(), String> {
-        let opened = reports.iter().find_map(|report| match &report.said {
-            Said::Opened { found } => Some(found),
-            _ => None,
-        });
-        let Some(opened) = opened else {
-            return Self::check(place, seed, history, before, Death::Machine);
+        let Some(opened) = reports::last_opened(reports) else {
+            return Self::check(place, seed, history, before);
         };
         let found = open(&place.join("db"), &Plan::of(seed, FULL))?.into_iter();
-        let found =
-            found.flat_map(|(writer, keys)| keys.into_iter().map(move |(k, s)| (writer, k, s)));
-        let mut found: Vec<_> = found.collect();
-        let is_there = found.pop_if(|(writer, ..)| *writer == LATER).is_some();
-        let is = |wanted: fn(&Said) -> bool| reports.iter().any(|report| wanted(&report.said));
-        let (begun, done) =
-            (is(|s| matches!(s, Said::Begun { .. })), is(|s| matches!(s, Said::Done { .. })));
-        if found != *opened || is_there && !begun || done && !is_there {
-            return Err(format!(
-                "{found:?} and {is_there}, not what was found, {opened:?}, and {begun} to {done}"
-            ));
+        let found = found.flat_map(|(writer, keys)| {
+            keys.into_iter().map(move |(key, step)| (writer, key, step))
+        });
+        history::check_later(found.collect(), opened, LATER)
+    }
+
+    fn check_opened(
+        history: &History,
+        reports: usize,
+        found: &[(u64, u64, u64)],
+    ) -> Result<(), String> {
+        let mut keys = BTreeMap::<_, Keys>::new();
+        for &(writer, key, step) in found {
+            keys.entry(writer).or_default().insert(key, step);
         }
-        Ok(())
+        history::check_death(history, reports, &by_writers(keys, history.writers.len())?)
     }
 }

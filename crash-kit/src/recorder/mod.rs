@@ -35,6 +35,8 @@ pub enum Next {
 pub struct Moment<'m> {
     /// How many came before.
     pub number: u64,
+    /// Which of the programs it is.
+    pub program: usize,
     /// Whether the call has not been made yet.
     pub is_entry: bool,
     /// Whether the program stands some instructions behind the call, as [`Next::Step`] says.
@@ -60,12 +62,12 @@ pub struct Recorder {
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Recording {
-    /// Each moment that was to be kept, and the end of the program.
+    /// Each moment that was to be kept, and the end of the last program.
     pub crashes: Vec<Crash>,
     /// All reports: one for each `write` to the standard output.
     pub reports: Vec<Vec<u8>>,
-    /// How the program ended.
-    pub status: ExitStatus,
+    /// How each program ended.
+    pub statuses: Vec<ExitStatus>,
     /// Moments: system calls that were seen, at their entries and exits.
     pub moments: u64,
     /// Syncs that made nothing durable, though the program was told so.
@@ -124,29 +126,38 @@ impl Recorder {
     /// cannot be recorded (`InvalidData`): writes that sync by themselves, symbolic links, io_uring.
     pub fn record(
         &self,
-        mut command: Command,
+        command: Command,
+        next: impl FnMut(&Moment<'_>) -> Next,
+    ) -> io::Result<Recording> {
+        self.record_all([command], next)
+    }
+
+    /// As [`record`](Self::record), for programs that run one after the other, each when the one before
+    /// has ended or was killed, and the machine goes on: what is not synced stays so.
+    ///
+    /// # Errors
+    /// As for `record`.
+    pub fn record_all(
+        &self,
+        commands: impl IntoIterator<Item = Command>,
         mut next: impl FnMut(&Moment<'_>) -> Next,
     ) -> io::Result<Recording> {
-        command.stdout(Stdio::null());
         let mut live = Live::begin(&self.root)?;
-        let mut tracer = Tracer::spawn(command, &effects::calls())?;
+        let mut statuses = Vec::new();
         let mut session = Session {
             recorder: self,
             random: Random::new(self.seed),
             live: &mut live,
             under_way: BTreeMap::new(),
             found: Found { crashes: Vec::new(), reports: Vec::new(), moments: 0, lies: 0 },
+            program: 0,
             next: &mut next,
         };
-        let mut failed = None;
-        let status = tracer.run(|call| {
-            session.on_call(call).unwrap_or_else(|error| {
-                failed = Some(error);
-                Action::Kill
-            })
-        })?;
-        if let Some(error) = failed {
-            return Err(error);
+        for (program, mut command) in commands.into_iter().enumerate() {
+            command.stdout(Stdio::null());
+            session.under_way.clear();
+            session.program = program;
+            statuses.push(session.run(Tracer::spawn(command, &effects::calls())?)?);
         }
         let Found { mut crashes, reports, moments, lies } = session.found;
         live.look_at_all()?;
@@ -156,7 +167,7 @@ impl Recorder {
             reports: reports.len(),
             moment: moments,
         });
-        Ok(Recording { crashes, reports, status, moments, lies })
+        Ok(Recording { crashes, reports, statuses, moments, lies })
     }
 }
 
@@ -199,10 +210,22 @@ struct Session<'r> {
     /// By threads.
     under_way: BTreeMap<i32, UnderWay>,
     found: Found,
+    program: usize,
     next: &'r mut dyn FnMut(&Moment<'_>) -> Next,
 }
 
 impl Session<'_> {
+    fn run(&mut self, mut tracer: Tracer) -> io::Result<ExitStatus> {
+        let mut failed = None;
+        let status = tracer.run(|call| {
+            self.on_call(call).unwrap_or_else(|error| {
+                failed = Some(error);
+                Action::Kill
+            })
+        })?;
+        failed.map_or(Ok(status), Err)
+    }
+
     fn on_call(&mut self, call: &Call<'_>) -> io::Result<Action> {
         let (action, is_sync, is_change_of_names) = if call.is_step() {
             (Action::Continue, false, false)
@@ -225,6 +248,7 @@ impl Session<'_> {
         };
         let moment = Moment {
             number: self.found.moments,
+            program: self.program,
             is_entry: call.is_entry(),
             is_step: call.is_step(),
             is_sync,
