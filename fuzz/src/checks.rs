@@ -1,0 +1,243 @@
+//! What has to hold of any files at all.
+//!
+//! * Opening ends, with an error or without. No panic.
+//! * A strict open of a log that fails changes nothing; of a store, no sealed segment.
+//! * What was opened, strictly or by salvage, and closed is opened again, strictly, and has the same in it.
+//! * A reader finds what a writer finds who comes next.
+//! * Repairing changes nothing, and its copy is opened strictly.
+
+use super::files::{Files, segment};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use tailcask::{
+    CommitLog, CorruptionKind, LogOptions, Maintenance, OpenError, ReadError, RecoveryMode,
+    SimulatedDisk, Store, StoreOptions,
+};
+
+const SEGMENT: u64 = 4096;
+/// The time, which stands still: so that nothing expires between two looks.
+const NOW: u64 = 1_700_000_000_000;
+/// The boot id of the simulated machine, where segments are to be of the same one.
+const BOOT: u128 = 7;
+
+type Pairs = BTreeMap<Vec<u8>, Vec<u8>>;
+/// What was read, or the error that ended it.
+type Contents<T> = Result<T, String>;
+
+fn store_options(mode: RecoveryMode) -> StoreOptions {
+    let options = Store::options().maintenance(Maintenance::Manual).recovery_mode(mode);
+    let options = options.segment_unit(SEGMENT).segment_size(SEGMENT);
+    options.clock(Arc::new(AtomicU64::new(NOW)))
+}
+
+fn log_options(mode: RecoveryMode) -> LogOptions {
+    let options = CommitLog::options().maintenance(Maintenance::Manual).recovery_mode(mode);
+    options.segment_unit(SEGMENT).segment_size(SEGMENT)
+}
+
+/// Says that the segments were written in this boot, to these very files; or in an earlier one.
+pub fn set_boot(files: &mut Files, boot: Option<u128>) {
+    let boot = boot.unwrap_or(u128::from(u64::MAX));
+    for (_, bytes) in files.iter_mut().filter(|(name, _)| name.ends_with(".seg")) {
+        if bytes.len() >= super::files::HEADER {
+            bytes[32..48].copy_from_slice(&boot.to_le_bytes());
+            // A file with another inode is no snapshot.
+            bytes[112..120].copy_from_slice(&u64::MAX.to_le_bytes());
+        }
+    }
+}
+
+fn disk(files: &Files) -> SimulatedDisk {
+    let disk = SimulatedDisk::new();
+    disk.set_boot_id(Some(BOOT));
+    for (name, bytes) in files {
+        assert!(disk.write(name, bytes));
+    }
+    disk
+}
+
+/// Everything on a disk.
+fn everything(disk: &SimulatedDisk) -> Files {
+    let names = disk.files().into_iter().map(|(name, _)| name).chain(["MANIFEST".to_owned()]);
+    names.filter_map(|name| disk.read(&name).map(|bytes| (name, bytes))).collect()
+}
+
+fn read_store(store: &Store) -> Contents<Pairs> {
+    let mut pairs = Pairs::new();
+    for pair in store {
+        let pair = pair.map_err(|e| e.to_string())?;
+        let old = pairs.insert(pair.key().to_vec(), pair.value().to_vec());
+        assert!(old.is_none(), "{:?} comes twice", pair.key());
+    }
+    for (key, value) in &pairs {
+        let found = store.get(key).map_err(|e| e.to_string())?;
+        if found.as_deref() != Some(&value[..]) {
+            // A hint with a right checksum may name a frame by another key.
+            store.verify().expect_err("it tells what a hint does not say");
+            return Err(format!("{key:?} is not found"));
+        }
+    }
+    // It counts what has expired, too.
+    assert!(store.len() >= pairs.len() as u64);
+    Ok(pairs)
+}
+
+fn read_log(log: &CommitLog) -> Contents<Vec<Vec<u8>>> {
+    let (mut reader, mut entries) = (log.reader(), Vec::new());
+    let error = |e: ReadError| e.to_string();
+    while let Some(entry) = reader.next_entry().map_err(error)? {
+        let alone = log.read(entry.position()).map_err(error)?;
+        assert_eq!(*alone, *entry);
+        entries.push(entry.to_vec());
+    }
+    Ok(entries)
+}
+
+/// Opens and reads, closes and opens again.
+fn open_store(disk: &SimulatedDisk, mode: RecoveryMode) -> Result<Contents<Pairs>, OpenError> {
+    let store = store_options(mode).open_simulated(disk)?;
+    let found = read_store(&store);
+    let verified = store.verify();
+    assert!(verified.is_ok() || !verified.unwrap_err().to_string().is_empty());
+    let _ = store.recovery().to_string();
+    store.close().expect("nothing fails on this disk");
+    Ok(found)
+}
+
+fn open_log(disk: &SimulatedDisk, mode: RecoveryMode) -> Result<Contents<Vec<Vec<u8>>>, OpenError> {
+    let log = log_options(mode).open_simulated(disk)?;
+    let found = read_log(&log);
+    let _ = log.recovery().to_string();
+    log.close().expect("nothing fails on this disk");
+    Ok(found)
+}
+
+/// Opens these files on a simulated disk: as a log, if they are one and no store.
+pub fn open(mut files: Files, same_boot: bool, mend: bool) {
+    set_boot(&mut files, same_boot.then_some(BOOT));
+    if mend {
+        super::checksums::mend(&mut files);
+    }
+    let disk = disk(&files);
+    match log_options(RecoveryMode::Strict).open_simulated(&disk) {
+        Err(OpenError::HoldsStore) => check(What::Store, &disk, open_store),
+        Ok(log) => {
+            log.abort();
+            check(What::Log, &self::disk(&files), open_log);
+        }
+        Err(_) => {
+            check(What::Log, &disk, open_log);
+            check(What::Store, &self::disk(&files), open_store);
+        }
+    }
+}
+
+#[derive(PartialEq)]
+enum What {
+    Log,
+    Store,
+}
+
+fn is_sealed(file: &[u8]) -> bool {
+    file.starts_with(b"tailcask") && file.get(64..72).is_some_and(|magic| magic != [0; 8])
+}
+
+fn check<T: PartialEq + std::fmt::Debug>(
+    what: What,
+    disk: &SimulatedDisk,
+    open: impl Fn(&SimulatedDisk, RecoveryMode) -> Result<Contents<T>, OpenError>,
+) {
+    let before = everything(disk);
+    let (opened, mut salvaged) = (open(disk, RecoveryMode::Strict), false);
+    let opened = opened.or_else(|error| {
+        salvaged = true;
+        assert!(!error.to_string().is_empty());
+        let after = everything(disk);
+        // Damage in a sealed segment is found when keys are loaded from it; by then what a dead process left
+        // in the others is repaired.
+        let counts = |bytes: &[u8]| what == What::Log || is_sealed(bytes);
+        let mut kept = before.iter().filter(|(_, bytes)| counts(bytes));
+        let changed = kept.find(|(name, bytes)| after.get(*name) != Some(bytes));
+        let changed = changed.map(|(name, _)| name);
+        assert_eq!(changed, None, "a strict open that fails changes nothing: {error}");
+        open(disk, RecoveryMode::Salvage)
+    });
+    let Ok(found) = opened else { return };
+    match (open(disk, RecoveryMode::Strict), found) {
+        (Ok(again), Ok(found)) => assert_eq!(again, Ok(found), "opened again"),
+        (Ok(_), Err(_)) => {}
+        // Salvage leaves a seal that counts frames wrongly under a right checksum, since nothing is lost.
+        (Err(OpenError::Corrupt(damage)), _)
+            if salvaged && matches!(damage.kind, CorruptionKind::Frames { .. }) => {}
+        (Err(error), found) => panic!("{error}: but it was opened before, and had {found:?}"),
+    }
+}
+
+fn write(dir: &Path, files: &Files) {
+    for (name, bytes) in files {
+        std::fs::write(dir.join(name), bytes).expect("a temporary directory can be written to");
+    }
+}
+
+/// A directory of real files: opened for reading, repaired, and opened for writing.
+pub fn repair(mut files: Files, same_boot: bool, mend: bool) {
+    let boot = same_boot.then(this_boot).flatten();
+    set_boot(&mut files, boot);
+    if mend {
+        super::checksums::mend(&mut files);
+    }
+    let temporary = tempfile::tempdir().expect("there is a temporary directory");
+    let (dir, copy) = (temporary.path().join("db"), temporary.path().join("copy"));
+    make_private(&dir);
+    write(&dir, &files);
+    let strict = || store_options(RecoveryMode::Strict);
+    let read_only = strict().open_read_only(&dir).map(|view| {
+        let pairs = view.iter().map(|pair| {
+            pair.map(|pair| (pair.key().to_vec(), pair.value().to_vec())).map_err(|e| e.to_string())
+        });
+        pairs.collect::<Contents<Pairs>>()
+    });
+    let repaired = strict().repair(&dir, &copy);
+    assert_eq!(super::files::read(&dir).expect("it can be read"), files, "nothing is changed");
+    if let Ok(report) = &repaired {
+        let _ = report.to_string();
+        let opened = strict().open(&copy);
+        let store = opened.unwrap_or_else(|error| panic!("{error}: but {report}"));
+        let _ = read_store(&store);
+        store.close().expect("nothing fails here");
+    } else {
+        assert!(!copy.exists(), "nothing is left of it");
+        let repaired = log_options(RecoveryMode::Strict).repair(&dir, &copy);
+        if repaired.is_ok() {
+            log_options(RecoveryMode::Strict).open(&copy).expect("it is repaired");
+        }
+    }
+    let opened = strict().open(&dir).map(|store| read_store(&store));
+    match (read_only, opened) {
+        (Ok(Ok(seen)), Ok(found)) => assert_eq!(Ok(seen), found, "reader and writer"),
+        (Ok(seen), Err(error)) => panic!("{error}: but a reader has seen {seen:?}"),
+        (Err(OpenError::NotFound { .. }), Ok(new)) => assert_eq!(new, Ok(Pairs::new())),
+        (Err(error), Ok(found)) => panic!("a reader: {error}; a writer: {found:?}"),
+        (Ok(Err(_)) | Err(_), _) => {}
+    }
+}
+
+fn make_private(dir: &Path) {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().mode(0o700).create(dir).expect("it is new");
+}
+
+/// The boot id of this machine, as segments have it.
+fn this_boot() -> Option<u128> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    u128::from_str_radix(&text.trim().replace('-', ""), 16).ok()
+}
+
+/// The segment that targets replace.
+#[must_use]
+pub fn first_segment(files: &Files) -> String {
+    let first = files.keys().find(|name| name.ends_with(".seg")).cloned();
+    first.unwrap_or_else(|| segment(1))
+}
