@@ -1,6 +1,6 @@
 //! What a child has done, by its reports, and what of it a crash may have left.
 
-use super::reports::{Change, Report, Said};
+use super::reports::{Change, Opened, Report, Said};
 use std::collections::BTreeMap;
 
 /// A writer's step, which changes keys of its own, or appends entries.
@@ -204,11 +204,12 @@ pub(crate) fn prefix(
 /// written meanwhile.
 pub(crate) fn check_later(
     mut found: Vec<(u64, u64, u64)>,
-    (opened, begun, done): (&[(u64, u64, u64)], bool, bool),
+    opened: Opened<'_>,
     later: u64,
 ) -> Result<(), String> {
     let is_later = |(writer, ..): &(u64, u64, u64)| *writer == later;
-    let mut before = opened.to_vec();
+    let Opened { begun, done, .. } = opened;
+    let mut before = opened.found.to_vec();
     let was_there = before.iter().any(is_later);
     let is_there = found.iter().any(is_later);
     before.retain(|one| !is_later(one));

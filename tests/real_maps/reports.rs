@@ -127,14 +127,23 @@ pub(crate) fn parse(seen: &[Vec<u8>]) -> Vec<Report> {
     said.collect()
 }
 
-/// What the last one that goes on had found, by these reports, and whether it then began to write one
-/// thing more, and whether that was acknowledged.
-pub(crate) fn last_opened(reports: &[Report]) -> Option<(&[(u64, u64, u64)], bool, bool)> {
+/// What one that goes on had found.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Opened<'r> {
+    pub(crate) found: &'r [(u64, u64, u64)],
+    /// Whether it then began to write one thing more, and whether that was acknowledged.
+    pub(crate) begun: bool,
+    pub(crate) done: bool,
+}
+
+/// Of the last one, by these reports.
+pub(crate) fn last_opened(reports: &[Report]) -> Option<Opened<'_>> {
     let opened = |report: &Report| matches!(report.said, Said::Opened { .. });
     let at = reports.iter().rposition(opened)?;
     let Said::Opened { found } = &reports[at].said else { unreachable!("it was just found") };
     let is = |said| reports[at..].iter().any(|report| report.said == said);
-    Some((found, is(Said::Later { done: false }), is(Said::Later { done: true })))
+    let (begun, done) = (is(Said::Later { done: false }), is(Said::Later { done: true }));
+    Some(Opened { found, begun, done })
 }
 
 /// Those that were complete when this many had been seen.
