@@ -7,6 +7,7 @@ use super::{Workload, set_aside};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tailcask::{
     AppendError, Batch, Durability, Maintenance, MergePolicy, OpenError, Store, StoreOptions,
@@ -146,11 +147,38 @@ impl Writer<'_> {
     }
 }
 
-/// The thread that does everything but write.
-fn keep(store: &Store, place: &Path, plan: &Plan, random: &mut Random, backups: &mut u64) {
+/// How many steps a writer has still to take, and how many all of them have taken. Those that it does not
+/// come to count when it ends.
+struct Left<'a>(u64, &'a AtomicU64);
+
+impl Left<'_> {
+    fn take(&mut self, steps: u64) {
+        self.0 -= steps;
+        self.1.fetch_add(steps, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Left<'_> {
+    fn drop(&mut self) {
+        self.take(self.0);
+    }
+}
+
+/// The thread that does everything but write, spread over the steps that the writers take.
+fn keep(
+    store: &Store,
+    place: &Path,
+    plan: &Plan,
+    random: &mut Random,
+    (backups, taken): (&mut u64, &AtomicU64),
+) {
     // What finds no room has done nothing.
     let done = |done: Result<(), String>| assert!(done.is_ok() || plan.may_be_full, "{done:?}");
-    for _ in 0..plan.turns {
+    let all = plan.writers * plan.steps;
+    for turn in 1..=plan.turns {
+        while taken.load(Ordering::Relaxed) < all * turn / (plan.turns + 1) {
+            std::thread::sleep(Duration::from_micros(20));
+        }
         match random.below(8) {
             0 | 1 => done(store.merge().map(drop).map_err(|e| e.to_string())),
             2 => done(store.roll().map_err(|e| e.to_string())),
@@ -253,18 +281,23 @@ impl<const FULL: bool> Workload for Stores<FULL> {
                 other => other.unwrap(),
             };
             say(&Said::Synced { position: store.log().durable().as_u64() });
+            let taken = AtomicU64::new(0);
             std::thread::scope(|scope| {
-                let (store, plan) = (&store, &plan);
+                let (store, plan, taken) = (&store, &plan, &taken);
                 for (writer, number) in (0..).zip(&mut numbers) {
                     scope.spawn(move || {
                         let mut writer = Writer { store, plan, writer, random: random(writer) };
+                        let mut left = Left(plan.steps, taken);
                         for _ in 0..plan.steps {
                             *number += 1;
                             writer.step(*number);
+                            left.take(1);
                         }
                     });
                 }
-                scope.spawn(|| keep(store, place, plan, &mut random(100), &mut backups));
+                scope.spawn(|| {
+                    keep(store, place, plan, &mut random(100), (&mut backups, taken));
+                });
             });
             if plan.closes {
                 let position = store.log().tail().as_u64();

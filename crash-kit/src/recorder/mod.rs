@@ -155,9 +155,14 @@ impl Recorder {
         };
         for (program, mut command) in commands.into_iter().enumerate() {
             command.stdout(Stdio::null());
-            session.under_way.clear();
             session.program = program;
             statuses.push(session.run(Tracer::spawn(command, &effects::calls())?)?);
+            // A call that was under way when it died may have been made.
+            for (_, under_way) in std::mem::take(&mut session.under_way) {
+                if let UnderWay::Names(places) = under_way {
+                    session.live.change_names(places)?;
+                }
+            }
         }
         let Found { mut crashes, reports, moments, lies } = session.found;
         live.look_at_all()?;
