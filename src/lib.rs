@@ -149,8 +149,8 @@ pub use checkpoint::{Checkpoint, ParseCheckpointError};
 pub use error::LayoutError;
 pub use error::{
     AppendError, BackupError, CasMismatch, CheckpointError, Conflict, Corruption, CorruptionKind,
-    Error, MergeError, OpenError, ReadError, RepairError, SyncError, ThreadFailure, TruncateError,
-    WriteError,
+    Error, MapFault, MergeError, OpenError, ReadError, RepairError, SyncError, ThreadFailure,
+    TruncateError, WriteError,
 };
 #[cfg(feature = "stream")]
 pub use log::EntryStream;

@@ -151,6 +151,8 @@ pub(crate) struct Config {
     /// Whether members of the group may own and write to the directory.
     pub(crate) shared_directory: bool,
     pub(crate) any_file_system: bool,
+    /// Whether an access to a mapped file that fails is an error.
+    pub(crate) catch_sigbus: bool,
     /// What is dropped in the background.
     pub(crate) retention: Option<Retention>,
     pub(crate) clock: WallClock,
@@ -173,6 +175,7 @@ impl Default for Config {
             on_store: false,
             shared_directory: false,
             any_file_system: false,
+            catch_sigbus: false,
             retention: None,
             clock: WallClock::System,
             latency_sampling: 0,

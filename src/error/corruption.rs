@@ -89,6 +89,15 @@ pub enum CorruptionKind {
         /// As counted.
         found: u64,
     },
+    /// What is here cannot be read: the first page of the segment's file that cannot be accessed begins at
+    /// `at`. Only with [`catch_sigbus`](crate::LogOptions::catch_sigbus).
+    #[error(
+        "it cannot be read: the file is shorter than its map, or its medium failed, at offset {at}"
+    )]
+    Inaccessible {
+        /// Byte offset in the segment's file.
+        at: u64,
+    },
     /// The segment's header, or its file as a whole.
     #[error("segment header: {0}")]
     SegmentHeader(&'static str),

@@ -1,6 +1,7 @@
 //! Appending, syncing, reading and truncating.
 
 use super::corruption::Corruption;
+use super::fault::MapFault;
 use crate::checkpoint::Checkpoint;
 use crate::position::LogPosition;
 use std::io;
@@ -39,7 +40,8 @@ pub enum AppendError {
         oldest: LogPosition,
     },
     /// A sync failed, now or earlier. If the entry reached the log before that, `position` says where: it
-    /// can be read, and survives the death of the process, but is not known to be durable.
+    /// can be read, and survives the death of the process, but is not known to be durable. (If the source is
+    /// [`SyncError::Map`], it may not survive.)
     #[error("the log refuses writes: {source}")]
     Sync {
         /// Where the entry is, if it got that far.
@@ -74,6 +76,10 @@ pub enum SyncError {
     /// refused, and nothing is synced in the background any more; reads and explicit syncs go on.
     #[error("a background thread failed: {0}")]
     Background(#[source] ThreadFailure),
+    /// A part of a mapped file cannot be accessed. Writes are refused permanently; reads go on. What could be
+    /// read of it still can be; what was stored there since is lost when the handle is closed.
+    #[error(transparent)]
+    Map(#[from] MapFault),
     /// Called inside an `append_with` closure: the sync would wait for that closure's own frame.
     #[error("called inside an append_with closure, whose frame is unfinished")]
     InsideAppend,

@@ -3,11 +3,13 @@
 //! A message names the place and includes its cause, in one line; the cause is also the error's `source`.
 
 mod corruption;
+mod fault;
 mod log;
 mod open;
 mod store;
 
 pub use corruption::{Corruption, CorruptionKind};
+pub use fault::MapFault;
 pub use log::{AppendError, CheckpointError, ReadError, SyncError, ThreadFailure, TruncateError};
 pub use open::OpenError;
 pub use store::{BackupError, CasMismatch, Conflict, MergeError, RepairError, WriteError};
@@ -64,6 +66,9 @@ pub enum Error {
     /// A backup failed.
     #[error(transparent)]
     Backup(#[from] BackupError),
+    /// A part of a mapped file cannot be accessed.
+    #[error(transparent)]
+    Map(#[from] MapFault),
     /// A repair failed.
     #[error(transparent)]
     Repair(#[from] RepairError),

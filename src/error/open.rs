@@ -1,6 +1,7 @@
 //! Opening a log or a store.
 
 use super::corruption::Corruption;
+use super::fault::MapFault;
 use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
@@ -161,6 +162,9 @@ pub enum OpenError {
         /// The name of one of the other files.
         found: OsString,
     },
+    /// A part of a mapped file could not be accessed.
+    #[error(transparent)]
+    Map(#[from] MapFault),
     /// All 2^32 segment ids are used up.
     #[error("all 2^32 segment ids are used up")]
     IdsExhausted,

@@ -156,8 +156,18 @@ pub(crate) fn read_at(source: &Source, position: LogPosition) -> Result<Entry<'_
 #[cold]
 fn read_slow(source: &Source, position: LogPosition) -> Result<Entry<'_>, ReadError> {
     // A log that is closed has no segments, and what is missed because of that says nothing.
-    let read = read_or_say_why(source, position);
+    let read = read_or_say_why(source, position).map_err(|error| match error {
+        // No frame is known to begin there, since what is before it cannot be read.
+        ReadError::NotAnEntry { .. } => inaccessible(source, position).unwrap_or(error),
+        error => error,
+    });
     if read.is_err() && source.table().is_closed() { Err(ReadError::Closed) } else { read }
+}
+
+/// The error, if the segment of a position cannot be read as a whole.
+pub(super) fn inaccessible(source: &Source, position: LogPosition) -> Option<ReadError> {
+    let segment = source.table().pin(position.segment())?;
+    segment.accessible().err().map(|kind| corrupt(position, kind))
 }
 
 fn read_or_say_why(source: &Source, position: LogPosition) -> Result<Entry<'_>, ReadError> {

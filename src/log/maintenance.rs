@@ -150,6 +150,7 @@ fn keep_synced(writer: &LogWriter) -> ThreadEnd {
     let mut retained = None;
     while !writer.signals().stopped() {
         writer.signals().fail_point(FailPoint::Sync);
+        writer.spread_fault();
         // A failed sync is recorded, and every caller gets the error; here there is no caller.
         if writer.wants_seal() {
             let _ = writer.seal_finished();

@@ -12,7 +12,7 @@ use crate::options::{Config, Creation, RecoveryMode};
 use crate::segment::set::SegmentSet;
 use crate::storage::dir::Directory;
 use crate::storage::simulated::{SimulatedDisk, SimulatedStorage};
-use crate::storage::{Storage, io_error};
+use crate::storage::{Storage, check_maps, io_error};
 use crate::sync::{AtomicU32, Mutex};
 use std::path::Path;
 use std::sync::Arc;
@@ -46,6 +46,7 @@ impl LogOptions {
             return Err(OpenError::NotFound { path: dir.as_ref().into() });
         }
         let found = recovery::open_read_only(&*storage, config.recovery_mode, false)?;
+        check_maps(&*storage)?;
         let stored = found.manifest.is_store();
         let gaps = stored || config.recovery_mode == RecoveryMode::Salvage;
         let (beside, segments): (Vec<_>, Vec<_>) =
@@ -78,6 +79,7 @@ impl CommitLog {
         let stored = found.manifest.is_store();
         let writer = LogWriter::start(storage, config, found);
         let writer = Arc::new(writer.map_err(|e| io_error("create a segment", e))?);
+        check_maps(writer.storage())?;
         writer.storage().note_recovered().map_err(|e| io_error("lock LOCK", e))?;
         let threads = (!writer.is_manual()).then(|| MaintenanceThreads::start(&writer)).transpose();
         let threads = threads.map_err(|e| io_error("start a thread", e))?;

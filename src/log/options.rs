@@ -117,6 +117,42 @@ impl LogOptions {
         self
     }
 
+    /// Makes errors of accesses to mapped files that fail, instead of the SIGBUS that kills the process:
+    /// because somebody has cut a file short, because its medium fails, or because a disk is full on a file
+    /// system that copies on write. A read gives [`ReadError::Corrupt`](crate::ReadError::Corrupt) of the kind
+    /// [`Inaccessible`](crate::CorruptionKind::Inaccessible), which names segment and offset; and writes are
+    /// refused from then on with a [`MapFault`](crate::MapFault). No write is acknowledged whose bytes did not
+    /// get to the file's pages. Default false.
+    ///
+    /// The first handle that is opened so installs a signal handler for the whole process, for good. Handlers
+    /// that were there before get what is no access to a file of such a handle, and those installed later have
+    /// to pass on what is not theirs. **Values and entries that you already have may change** to zeros, when
+    /// their page cannot be read any more: nothing can tell their holder. What else it does and does not do is
+    /// in [durability.md](https://docs.rs/crate/tailcask/latest/source/docs/durability.md). Linux only:
+    /// elsewhere opening fails.
+    ///
+    /// ```
+    /// # #[cfg(target_os = "linux")] {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let dir = dir.path().join("log");
+    /// use tailcask::{CommitLog, ReadError};
+    ///
+    /// let log = CommitLog::options().catch_sigbus(true).open(&dir)?;
+    /// let position = log.append(&[7; 100_000])?;
+    /// # let name = format!("{:020}.seg", position.segment());
+    /// let file = std::fs::File::options().write(true).open(dir.join(name))?;
+    /// file.set_len(50_000)?; // as something does that should not
+    /// let Err(ReadError::Corrupt(damage)) = log.read(position) else { panic!("it is not there") };
+    /// println!("{damage}");
+    /// assert!(log.append(b"more").is_err());
+    /// # }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn catch_sigbus(mut self, catch: bool) -> Self {
+        self.config.catch_sigbus = catch;
+        self
+    }
+
     /// Allows opening the log of a store for appending, which is refused otherwise. Merges leave
     /// segments alone that hold plain entries, so the dead space beside these is never reclaimed.
     /// Default false.
@@ -177,5 +213,9 @@ impl LogOptions {
 
 /// Whose files are trusted.
 pub(super) fn rules(config: &Config) -> TrustRules {
-    TrustRules { shared: config.shared_directory, any_file_system: config.any_file_system }
+    TrustRules {
+        shared: config.shared_directory,
+        any_file_system: config.any_file_system,
+        catch_sigbus: config.catch_sigbus,
+    }
 }

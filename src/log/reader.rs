@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code, reason = "hands out committed bytes")]
 
-use super::entry::{Entry, corrupt, is_boundary};
+use super::entry::{Entry, corrupt, inaccessible, is_boundary};
 use crate::error::{CorruptionKind, ReadError};
 use crate::format::frame::{HEADER, Header, Kind, State, frame_len};
 use crate::format::header::FIRST_FRAME;
@@ -334,6 +334,8 @@ impl<'a> LogReader<'a> {
         let (position, tail) = (self.at, self.source.tail());
         if position > tail {
             ReadError::PastEnd { position, tail }
+        } else if let Some(error) = inaccessible(&self.source, position) {
+            error
         } else {
             ReadError::NotAnEntry { position }
         }

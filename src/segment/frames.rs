@@ -43,6 +43,23 @@ pub(crate) unsafe fn frame_at(
     offset: u64,
     room: u64,
 ) -> Result<Option<VerifiedFrame<'_>>, CorruptionKind> {
+    // SAFETY: the same contract.
+    match unsafe { frame_as_read(segment, offset, room) } {
+        Ok(Some(frame)) => Ok(Some(frame)),
+        // Zeros, or anything else, may be what SIGBUS has left.
+        other => segment.accessible().and(other),
+    }
+}
+
+/// As [`frame_at`], whether the segment can be accessed or not.
+///
+/// # Safety
+/// As for `frame_at`.
+unsafe fn frame_as_read(
+    segment: &Segment,
+    offset: u64,
+    room: u64,
+) -> Result<Option<VerifiedFrame<'_>>, CorruptionKind> {
     // ORDERING: Acquire; pairs with the Release store in `settle`.
     let word = segment.map.word(offset).load(Ordering::Acquire);
     let Some(word) = Word::parse(word, room)? else { return Ok(None) };

@@ -313,6 +313,13 @@ impl Segment {
         self.end.store(end, Ordering::Release);
     }
 
+    /// An error if a part of it could not be accessed. Then what was read before, and does not verify, may
+    /// not be what is in the file.
+    #[cold]
+    pub(crate) fn accessible(&self) -> Result<(), CorruptionKind> {
+        self.map.fault().map_or(Ok(()), |at| Err(CorruptionKind::Inaccessible { at }))
+    }
+
     /// Bytes that its file takes.
     pub(crate) fn disk_bytes(&self) -> u64 {
         let len = self.map.len() as u64;

@@ -6,7 +6,7 @@
 
 #![allow(unsafe_code, reason = "accesses to mapped bytes")]
 
-use super::sys::Mapping;
+use super::sys::{Faults, FileName, Mapping};
 use crate::format::frame::HEADER;
 use crate::sync::FileWord;
 use std::fs::File;
@@ -100,6 +100,20 @@ impl Map {
     /// Zeroed memory without a file.
     pub(crate) fn anonymous(len: usize) -> io::Result<Self> {
         Ok(Self::new(Mapping::anonymous(len)?, None))
+    }
+
+    /// The same, with accesses that fail recorded as faults of a file. It has no clone, and nothing was
+    /// accessed yet.
+    pub(crate) fn watched(mut self, file: FileName, faults: Arc<Faults>) -> Self {
+        let owner = Arc::get_mut(&mut self.owner).expect("a map of one's own");
+        owner.mapping.watch(file, faults);
+        self
+    }
+
+    /// Where the first page begins that could not be accessed, if SIGBUS is caught. What was loaded before
+    /// this call is as it is in the file, if there is none.
+    pub(crate) fn fault(&self) -> Option<u64> {
+        self.owner.mapping.fault()
     }
 
     /// Copies bytes into a map that has no clone.

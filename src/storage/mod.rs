@@ -32,7 +32,7 @@ pub(crate) mod simulated;
 pub(crate) mod sys;
 mod temporary;
 
-use crate::error::OpenError;
+use crate::error::{MapFault, OpenError};
 use crate::format::header::FileIdentity;
 use crate::storage::map::Map;
 use crate::storage::temporary::TemporaryFile;
@@ -125,6 +125,11 @@ pub(crate) trait Storage: Send + Sync + Debug {
     fn writer(&self) -> Result<WriterState, OpenError> {
         Ok(WriterState::None)
     }
+    /// The first access to a mapped file that failed, if SIGBUS is caught. From then on nothing is created,
+    /// replaced or synced any more: what was read may not be what is in the files.
+    fn fault(&self) -> Option<MapFault> {
+        None
+    }
     /// The process that has the directory open for writing, if the system tells.
     fn writer_process(&self) -> Option<u32> {
         None
@@ -181,7 +186,25 @@ pub(crate) trait SegmentFile: Send + Sync + Debug {
     fn allocate(&self, len: u64) -> io::Result<()>;
 }
 
+/// After opening: an error if what was read may not be what is in the files.
+pub(crate) fn check_maps(storage: &dyn Storage) -> Result<(), OpenError> {
+    storage.fault().map_or(Ok(()), |fault| Err(OpenError::Map(fault)))
+}
+
+/// An error of a storage that has had a fault.
+pub(crate) fn refuse_after(fault: Option<MapFault>) -> io::Result<()> {
+    fault.map_or(Ok(()), |fault| Err(io::Error::other(fault)))
+}
+
+/// The fault because of which a storage has refused something.
+pub(crate) fn fault_in(error: &io::Error) -> Option<MapFault> {
+    error.get_ref()?.downcast_ref().copied()
+}
+
 /// An `io::Error` as an error of opening.
 pub(crate) fn io_error(operation: impl Into<String>, source: io::Error) -> OpenError {
-    OpenError::Io { operation: operation.into(), source }
+    match fault_in(&source) {
+        Some(fault) => OpenError::Map(fault),
+        None => OpenError::Io { operation: operation.into(), source },
+    }
 }

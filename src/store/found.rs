@@ -299,7 +299,7 @@ const fn no_frame(is_something: bool) -> CorruptionKind {
 #[cold]
 fn diagnose(position: LogPosition, segment: &Segment) -> ReadError {
     let offset = u64::from(position.offset());
-    let kind = match committed(segment, offset) {
+    let kind = match segment.accessible().and_then(|()| committed(segment, offset).map(drop)) {
         Err(kind) => kind,
         Ok(_) => {
             let room = segment.end().saturating_sub(offset);

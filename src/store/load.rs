@@ -20,7 +20,7 @@ use crate::log::{CommitLog, RecoveryReport};
 use crate::options::{Creation, RecoveryMode};
 use crate::random::random_bytes;
 use crate::segment::Segment;
-use crate::storage::{Storage, io_error};
+use crate::storage::{Storage, check_maps, io_error};
 use crate::sync::{Mutex, lock};
 use crate::threads::{of_each, processors};
 use std::collections::BTreeMap;
@@ -77,6 +77,7 @@ impl Store {
             write_hints: true,
         };
         let damaged = loading.run(&mut report)?;
+        check_maps(writer.storage())?;
         report.duration += started.elapsed();
         let view = StoreView::new(
             writer.segment_set().clone(),

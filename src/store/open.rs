@@ -63,7 +63,8 @@ impl StoreOptions {
     /// lock is held: it may be open for writing, in this process or another one.
     ///
     /// Only the [recovery mode](Self::recovery_mode), [`verify_on_read`](Self::verify_on_read) and the
-    /// [cache budget](Self::cache_budget) have an effect, besides [`shared_directory`](Self::shared_directory).
+    /// [cache budget](Self::cache_budget) have an effect, besides [`shared_directory`](Self::shared_directory)
+    /// and [`catch_sigbus`](Self::catch_sigbus).
     ///
     /// # Errors
     /// [`OpenError`].

@@ -114,6 +114,13 @@ impl StoreOptions {
         self
     }
 
+    /// As [`LogOptions::catch_sigbus`], for a [`ReadView`](super::ReadView), too. Without
+    /// [`verify_on_read`](Self::verify_on_read) a value that cannot be read is zeros, and no error.
+    pub fn catch_sigbus(mut self, catch: bool) -> Self {
+        self.log = self.log.catch_sigbus(catch);
+        self
+    }
+
     /// Measures how long operations take: one in so many, at random, 1 for each of them. Default 0: none.
     /// See [`Stats::latency`](crate::Stats::latency); what it costs is in
     /// [metrics.md](https://docs.rs/crate/tailcask/latest/source/docs/metrics.md).

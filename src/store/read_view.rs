@@ -29,7 +29,7 @@ use crate::segment::quiet::QuietSegment;
 use crate::segment::scan;
 use crate::segment::set::SegmentSet;
 use crate::segment::{Gap, Segment, file_name};
-use crate::storage::{Storage, io_error};
+use crate::storage::{Storage, check_maps, io_error};
 use crate::sync::Mutex;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -98,6 +98,7 @@ impl ReadView {
     ) -> Result<Self, OpenError> {
         let started = Instant::now();
         let (view, damaged, report) = load(&*storage, &options, &found)?;
+        check_maps(&*storage)?;
         let position = end_of(&found);
         let (view, ReadableLog { manifest, live, .. }) = (Arc::new(view), found);
         let mut this = Self { view, storage, options, manifest, damaged, report, position, live };
@@ -119,6 +120,7 @@ impl ReadView {
             return Ok(false);
         }
         let (view, damaged, report) = load(&*self.storage, &self.options, &found)?;
+        check_maps(&*self.storage)?;
         let position = end_of(&found);
         // A merge alone changes the segments, but nothing that can be read.
         let is_new = position != self.position || gaps(&old) != gaps(&new);

@@ -168,7 +168,12 @@ impl StoreInner {
     /// whether the store is closed.
     #[inline]
     pub(super) fn unchanged<R>(&self, result: R) -> Result<R, WriteError> {
-        if self.table.is_closed() { Err(WriteError::Closed) } else { Ok(result) }
+        if self.table.is_closed() {
+            return Err(WriteError::Closed);
+        }
+        let readable = self.writer.check_maps();
+        readable.map_err(|source| AppendError::Sync { position: None, source })?;
+        Ok(result)
     }
 
     /// The end of the log, where an empty batch is.

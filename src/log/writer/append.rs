@@ -162,7 +162,11 @@ impl LogWriter {
     /// After a commit: waits as the log's durability says.
     #[inline]
     pub(crate) fn acknowledge(&self, position: LogPosition) -> Result<LogPosition, AppendError> {
-        self.acknowledge_as(position, self.config.durability)
+        if self.acks_at_once {
+            Ok(position)
+        } else {
+            self.acknowledge_as(position, self.config.durability)
+        }
     }
 
     #[inline]
@@ -171,16 +175,24 @@ impl LogWriter {
         position: LogPosition,
         durability: Durability,
     ) -> Result<LogPosition, AppendError> {
-        if durability == Durability::Synced {
-            self.make_durable(position)?;
+        if durability == Durability::Synced || self.config.catch_sigbus {
+            self.make_durable(position, durability)?;
         }
         Ok(position)
     }
 
+    /// As far as is asked for.
     #[cold]
-    fn make_durable(&self, position: LogPosition) -> Result<(), AppendError> {
-        self.wait_durable(position)
-            .map_err(|source| AppendError::Sync { position: Some(position), source })
+    fn make_durable(
+        &self,
+        position: LogPosition,
+        durability: Durability,
+    ) -> Result<(), AppendError> {
+        let mut done = self.check_maps();
+        if durability == Durability::Synced {
+            done = done.and_then(|()| self.wait_durable(position));
+        }
+        done.map_err(|source| AppendError::Sync { position: Some(position), source })
     }
 
     /// Reserves a range and never claims it, as a thread that dies in between does.

@@ -11,6 +11,7 @@
 //!    for an entry are woken; and the directory is unlocked.
 
 use super::LogWriter;
+use super::maps::sync_error;
 use super::seal::seal_and_shrink;
 use crate::error::SyncError;
 use crate::format::frame::WORD;
@@ -27,13 +28,14 @@ impl LogWriter {
     /// Refuses appends, syncs and seals everything, and returns where the log ends. To be followed by
     /// `let_go`, whatever comes of it. Waits for appends in progress, and for those inside the gate.
     pub(crate) fn finish(&self) -> Result<LogPosition, SyncError> {
-        let failed = |error| SyncError::Failed { source: Arc::new(error) };
+        let failed = |error| sync_error(Arc::new(error));
         self.gate.close();
         let after_the_lock = WakeLater::begin();
         let standby = self.tail.preparer().withdraw();
         drop(after_the_lock);
         let (tail, mut backoff) = (self.tail.position(), Backoff::default());
         while self.prefix.advance(&self.tail) < tail {
+            self.check_maps()?;
             backoff.wait();
         }
         let (active, end, frames) = self.prefix.current();

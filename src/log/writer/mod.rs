@@ -7,7 +7,7 @@
 //! * `roll`: the next segment becomes active; `space`, `reserve`: where its space comes from;
 //! * `sync`: group commit, seals and sync marks; `read`: what readers in this process ask;
 //! * `manifest`, `retire`, `close`: which segments exist, which are removed, and the end of the log;
-//! * `watch`: what holds the log up;
+//! * `watch`: what holds the log up; `maps`: what cannot be accessed any more;
 //! * `gate`: who changes files, and that nobody does once the log is closed.
 //!
 //! Types that these share are in files that do not use the writer: `capacity`, `next`, `seal`,
@@ -21,6 +21,7 @@ mod filling;
 mod gate;
 mod group_delay;
 mod manifest;
+mod maps;
 mod next;
 pub(crate) mod oversize;
 mod read;
@@ -123,6 +124,8 @@ pub(crate) struct LogWriter {
     /// Shorter entries are allowed, share a segment with others, and are not timed: so the fast path has
     /// one test for all of that.
     plain_end: u64,
+    /// Whether an append of the default durability is done once it is committed.
+    acks_at_once: bool,
     next: Mutex<NextSegment>,
     pending: Mutex<Pending>,
     mark: Mutex<LastSyncMark>,
@@ -201,6 +204,7 @@ impl LogWriter {
             reserve: Mutex::default(),
             max_shared,
             plain_end,
+            acks_at_once: config.durability != Durability::Synced && !config.catch_sigbus,
             next,
             pending: Mutex::new(pending),
             mark: Mutex::new(LastSyncMark::default()),

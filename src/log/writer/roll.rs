@@ -10,6 +10,7 @@
 #![allow(unsafe_code, reason = "reads a segment's first frame")]
 
 use super::capacity::{Need, refused};
+use super::maps::sync_error;
 use super::{LogWriter, Unpopulated};
 use crate::error::{AppendError, SyncError};
 use crate::format::frame::{Kind, SYNC_MARK};
@@ -69,7 +70,8 @@ impl LogWriter {
 
     /// An error if a sync or a background thread has failed, or the log is closed.
     pub(super) fn check_writable(&self) -> Result<(), AppendError> {
-        let failed = self.group.failure().map(|source| SyncError::Failed { source });
+        let failed = self.check_maps().err();
+        let failed = failed.or_else(|| self.group.failure().map(sync_error));
         let failed = failed.or_else(|| self.signals.failure().cloned().map(SyncError::Background));
         match failed {
             Some(source) => Err(AppendError::Sync { position: None, source }),

@@ -10,6 +10,7 @@
 //! as durable (`is_durable`); otherwise each sync would make the next one necessary.
 
 use super::group_delay::Leader;
+use super::maps::sync_error;
 use super::signals::FailPoint;
 use super::{LastSyncMark, LogWriter};
 use crate::error::SyncError;
@@ -21,6 +22,7 @@ use crate::log::append::tail::rolls_between;
 use crate::log::group_commit::{Failure, TaskTurn};
 use crate::log::waiters::WakeLater;
 use crate::position::LogPosition;
+use crate::storage::refuse_after;
 use crate::sync::{Backoff, lock};
 use std::io;
 use std::sync::atomic::Ordering;
@@ -56,6 +58,7 @@ impl LogWriter {
         if self.is_closed() {
             return Err(SyncError::Closed);
         }
+        self.check_maps()?;
         let target = self.tail.position();
         if !self.is_durable(target) {
             self.wait_strictly(target, leader)?;
@@ -105,7 +108,7 @@ impl LogWriter {
             }
             match self.group.poll(target.as_u64(), &mut waiting.ticket, context.waker()) {
                 TaskTurn::Done => Poll::Ready(Ok(())),
-                TaskTurn::Failed(source) => Poll::Ready(Err(SyncError::Failed { source })),
+                TaskTurn::Failed(source) => Poll::Ready(Err(sync_error(source))),
                 TaskTurn::Registered => {
                     // Only now: a task that looks before it is registered may miss the failure, or the
                     // end of the log, and the waking of all tasks.
@@ -153,7 +156,7 @@ impl LogWriter {
     fn sync_failed(&self, source: Failure) -> SyncError {
         // Writers find a full segment from now on, and then the failure.
         self.tail.close();
-        SyncError::Failed { source }
+        sync_error(source)
     }
 
     /// Whether it is time to seal: there was no roll since the last call, or there is a backlog. While
@@ -204,10 +207,13 @@ impl LogWriter {
         let served = callers();
         let mut backoff = Backoff::default();
         while self.prefix.advance(&self.tail) < goal.unwrap_or_default() {
+            // The claim that is waited for may be gone.
+            self.refuse_after_fault()?;
             backoff.wait();
         }
         let started = Instant::now();
         let result = self.sync_pending(goal.is_some());
+        let result = result.and_then(|end| self.refuse_after_fault().map(|()| end));
         let took = started.elapsed();
         self.counters.synced(took, served);
         self.timer.record(Operation::Sync, took);
@@ -224,6 +230,17 @@ impl LogWriter {
             }
         }
         result.map(LogPosition::as_u64)
+    }
+
+    /// An error once a mapped file could not be accessed.
+    fn refuse_after_fault(&self) -> io::Result<()> {
+        if self.config.catch_sigbus { refuse_after(self.map_fault()) } else { Ok(()) }
+    }
+
+    /// A sync after a fault, which fails.
+    pub(super) fn lead_after_fault(&self) -> io::Result<u64> {
+        self.counters.sync_failed();
+        self.refuse_after_fault().map(|()| self.group.durable())
     }
 
     /// Syncs what is finished and not synced yet, and seals full segments. Returns the new watermark.

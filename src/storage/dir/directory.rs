@@ -7,7 +7,7 @@ use crate::error::OpenError;
 use crate::format::header::FileIdentity;
 use crate::format::names;
 use crate::options::Creation;
-use crate::storage::sys::{self, OpenMode};
+use crate::storage::sys::{self, Faults, OpenMode};
 use crate::storage::temporary::{Existing, TemporaryFile};
 use crate::storage::{Access, Pieces, io_error};
 use crate::sync::{AtomicU32, Mutex};
@@ -34,6 +34,8 @@ pub(crate) struct Directory {
     /// For the temporary names of new files: ids that no segment has yet.
     pub(super) next_temporary: AtomicU32,
     pub(super) reserve_is_given: AtomicBool,
+    /// Where SIGBUS is caught: what of its mapped files could not be accessed.
+    pub(super) faults: Option<Arc<Faults>>,
 }
 
 impl Directory {
@@ -60,6 +62,12 @@ impl Directory {
         creation: Creation,
         trust: TrustRules,
     ) -> Result<Self, OpenError> {
+        let faults = if trust.catch_sigbus {
+            sys::catch_sigbus().map_err(|e| io_error("catch SIGBUS", e))?;
+            Some(Arc::default())
+        } else {
+            None
+        };
         let made = creation != Creation::Never && make_directory(path, trust)?;
         let handle = sys::open_directory(path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => OpenError::NotFound { path: path.into() },
@@ -100,6 +108,7 @@ impl Directory {
             boot_id,
             next_temporary: AtomicU32::new(u32::MAX),
             reserve_is_given: AtomicBool::new(false),
+            faults,
         })
     }
 

@@ -17,17 +17,42 @@ pub(crate) use trust::TrustRules;
 
 use self::directory::{identity, write_pieces};
 use super::map::Map;
-use super::sys::{self, OpenMode};
+use super::sys::{self, Fault, Faults, FileName, OpenMode};
 use super::temporary::Existing;
 use super::{
     Access, HeadEncoder, Opened, Pieces, Prepared, SegmentFile, Storage, WriterState, io_error,
+    refuse_after,
 };
-use crate::error::OpenError;
+use crate::error::{MapFault, OpenError};
 use crate::format::names;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
+
+impl Directory {
+    /// A map of a file that was just made, with its faults recorded if SIGBUS is caught.
+    fn watched(&self, map: Map, name: &str) -> Map {
+        let (segment, hint) = (names::segment_id(name), names::hint_id(name));
+        match &self.faults {
+            Some(faults) => {
+                let id = segment.or(hint).unwrap_or_default();
+                map.watched(FileName { id, is_hint: hint.is_some() }, faults.clone())
+            }
+            None => map,
+        }
+    }
+
+    fn mapped(&self, file: File) -> Box<dyn SegmentFile> {
+        Box::new(MappedFile { file, faults: self.faults.clone() })
+    }
+
+    /// An error once a mapped file could not be accessed.
+    fn check_maps(&self) -> io::Result<()> {
+        refuse_after(self.fault())
+    }
+}
 
 impl Storage for Directory {
     fn boot_id(&self) -> Option<u128> {
@@ -56,14 +81,16 @@ impl Storage for Directory {
         name: &str,
         head: HeadEncoder<'_>,
     ) -> io::Result<Opened> {
+        self.check_maps()?;
         let new = prepared.file.expect("it was prepared here");
         let identity = identity(&new.file)?;
         new.file.write_all_at(&head(identity), 0)?;
         new.file.sync_all()?;
         let map = Map::of_file(&new.file, map_len(prepared.len)?)?;
+        let map = self.watched(map, name);
         let file = new.publish(name, Existing::Keep)?;
         self.sync_directory()?;
-        Ok(Opened { map, file: Box::new(MappedFile(file)), identity })
+        Ok(Opened { map, file: self.mapped(file), identity })
     }
 
     fn free_space(&self) -> Option<u64> {
@@ -92,10 +119,10 @@ impl Storage for Directory {
         let identity = identity(&file).map_err(error)?;
         let map = match access {
             _ if len == 0 => Map::anonymous(1).map_err(error)?,
-            Access::Write => Map::of_file(&file, len).map_err(error)?,
-            Access::Read => Map::of_file_read_only(&file, len).map_err(error)?,
+            Access::Write => self.watched(Map::of_file(&file, len).map_err(error)?, name),
+            Access::Read => self.watched(Map::of_file_read_only(&file, len).map_err(error)?, name),
         };
-        Ok(Opened { map, file: Box::new(MappedFile(file)), identity })
+        Ok(Opened { map, file: self.mapped(file), identity })
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
@@ -107,22 +134,27 @@ impl Storage for Directory {
     }
 
     fn set_aside(&self, name: &str, to: &str) -> io::Result<String> {
+        self.check_maps()?;
         self.move_aside(name, to)
     }
 
     fn link_aside(&self, name: &str, to: &str) -> io::Result<String> {
+        self.check_maps()?;
         self.link_to_aside(name, to)
     }
 
     fn keep_aside(&self, name: &str, len: u64, pieces: Pieces<'_>) -> io::Result<()> {
+        self.check_maps()?;
         self.write_aside(name, len, pieces)
     }
 
     fn bring_back(&self, name: &str, to: &str) -> io::Result<()> {
+        self.check_maps()?;
         self.move_back(name, to)
     }
 
     fn replace(&self, name: &str, len: u64, pieces: Pieces<'_>) -> io::Result<()> {
+        self.check_maps()?;
         let write = |file: &File| {
             sys::allocate(file, len)?;
             write_pieces(file, pieces)
@@ -139,10 +171,12 @@ impl Storage for Directory {
     }
 
     fn write_manifest(&self, bytes: &[u8]) -> io::Result<()> {
+        self.check_maps()?;
         self.replace_manifest(bytes)
     }
 
     fn publish(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        self.check_maps()?;
         if let Err(OpenError::NotRegular { .. }) = self.open_file(name, OpenMode::Read) {
             // Not created by the log, and not to be replaced.
             return Err(io::ErrorKind::AlreadyExists.into());
@@ -164,6 +198,10 @@ impl Storage for Directory {
         self.find_writer()
     }
 
+    fn fault(&self) -> Option<MapFault> {
+        self.faults.as_ref()?.first().map(fault_of)
+    }
+
     fn writer_process(&self) -> Option<u32> {
         self.lock_holder()
     }
@@ -183,9 +221,25 @@ fn map_len(len: u64) -> io::Result<usize> {
     usize::try_from(len).map_err(|_| too_long())
 }
 
+fn fault_of(fault: Fault) -> MapFault {
+    let Fault { file: FileName { id, is_hint }, offset } = fault;
+    MapFault { segment: id, offset, in_hint: is_hint }
+}
+
 /// A segment's file, which is mapped, too.
 #[derive(Debug)]
-struct MappedFile(File);
+struct MappedFile {
+    file: File,
+    /// Those of its directory.
+    faults: Option<Arc<Faults>>,
+}
+
+impl MappedFile {
+    fn check_maps(&self) -> io::Result<()> {
+        let first = self.faults.as_ref().and_then(|faults| faults.first());
+        refuse_after(first.map(fault_of))
+    }
+}
 
 impl SegmentFile for MappedFile {
     /// Syncs the whole file, not the range alone: what is dirty beside the range was just written and
@@ -193,15 +247,17 @@ impl SegmentFile for MappedFile {
     /// that the kernel has begun to write by itself.
     fn sync(&self, map: &Map, from: u64, to: u64) -> io::Result<()> {
         map.flush(from, to)?;
-        self.0.sync_data()
+        self.file.sync_data()?;
+        // What was stored in a page that could not be accessed is in no file.
+        self.check_maps()
     }
 
     fn release(&self, from: u64, to: u64) -> io::Result<()> {
-        sys::punch(&self.0, from, to)
+        sys::punch(&self.file, from, to)
     }
 
     fn allocate(&self, len: u64) -> io::Result<()> {
-        sys::ensure_own(&self.0, len)
+        sys::ensure_own(&self.file, len)
     }
 }
 

@@ -19,6 +19,8 @@ pub(crate) struct TrustRules {
     pub(crate) shared: bool,
     /// Any file system is accepted.
     pub(crate) any_file_system: bool,
+    /// Of an access to a mapped file that fails, the process is told, and not killed by it.
+    pub(crate) catch_sigbus: bool,
 }
 
 impl TrustRules {

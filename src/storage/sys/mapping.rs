@@ -2,11 +2,14 @@
 
 #![allow(unsafe_code, reason = "maps files, and protects what is mapped")]
 
+use super::faults::{Faults, FileName};
 use super::platform;
+use super::sigbus::Watched;
 use memmap2::{Advice, Mmap, MmapMut, MmapOptions};
 use std::fs::File;
 use std::io;
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 /// A multiple of the kernel's page size, on all systems.
 const PAGES: usize = 64 << 10;
@@ -25,7 +28,11 @@ const PIECE: usize = 4 << 20;
 /// So the pages are taken out first, piece by piece, which locks less and for less long; what is unmapped
 /// then has none.
 #[derive(Debug)]
-pub(crate) struct Mapping(Mapped);
+pub(crate) struct Mapping {
+    mapped: Mapped,
+    /// Where SIGBUS is caught.
+    watched: Option<Watched>,
+}
 
 #[derive(Debug)]
 enum Mapped {
@@ -55,6 +62,8 @@ pub(crate) fn move_to_huge_page(from: usize, len: usize) {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
+        // Before it is unmapped: the addresses are somebody else's then.
+        self.watched = None;
         if cfg!(miri) {
             return; // It knows no such system call.
         }
@@ -69,6 +78,23 @@ impl Drop for Mapping {
 }
 
 impl Mapping {
+    const fn new(mapped: Mapped) -> Self {
+        Self { mapped, watched: None }
+    }
+
+    /// Has a SIGBUS that an access to it raises recorded as a fault of a file. To be called before anything
+    /// is accessed; SIGBUS is [caught](super::catch_sigbus).
+    pub(crate) fn watch(&mut self, file: FileName, faults: Arc<Faults>) {
+        let (from, len, writable) = (self.start().addr().get(), self.len(), self.is_writable());
+        self.watched = Some(Watched::new(from, len, writable, file, faults));
+    }
+
+    /// Where the page begins that could not be accessed, the first one if there are more. What was loaded
+    /// before this call is as it is in the file, if there is none.
+    pub(crate) fn fault(&self) -> Option<u64> {
+        self.watched.as_ref()?.failed()
+    }
+
     /// Maps a part of a file for writing; the kernel writes back to the file what is stored there.
     ///
     /// # Safety
@@ -77,7 +103,7 @@ impl Mapping {
     pub(crate) unsafe fn writable(file: &File, offset: u64, len: usize) -> io::Result<Self> {
         // SAFETY: the contract above.
         let map = unsafe { MmapOptions::new().offset(offset).len(len).map_mut(file) };
-        map.map(Mapped::Write).map(Self)
+        map.map(|map| Self::new(Mapped::Write(map)))
     }
 
     /// Maps a part of a file for reading. Changes of the file show.
@@ -87,31 +113,31 @@ impl Mapping {
     pub(crate) unsafe fn read_only(file: &File, offset: u64, len: usize) -> io::Result<Self> {
         // SAFETY: the contract above.
         let map = unsafe { MmapOptions::new().offset(offset).len(len).map(file) };
-        map.map(Mapped::Read).map(Self)
+        map.map(|map| Self::new(Mapped::Read(map)))
     }
 
     /// Zeroed memory without a file.
     pub(crate) fn anonymous(len: usize) -> io::Result<Self> {
-        MmapOptions::new().len(len).map_anon().map(Mapped::Write).map(Self)
+        MmapOptions::new().len(len).map_anon().map(|map| Self::new(Mapped::Write(map)))
     }
 
     /// Where it begins. A pointer for writing if it is mapped for writing.
     pub(crate) fn start(&mut self) -> NonNull<u8> {
-        match &mut self.0 {
+        match &mut self.mapped {
             Mapped::Write(map) => NonNull::from(&mut map[..]).cast(),
             Mapped::Read(map) => NonNull::from(&map[..]).cast(),
         }
     }
 
     pub(crate) fn len(&self) -> usize {
-        match &self.0 {
+        match &self.mapped {
             Mapped::Write(map) => map.len(),
             Mapped::Read(map) => map.len(),
         }
     }
 
     pub(crate) fn is_writable(&self) -> bool {
-        matches!(self.0, Mapped::Write(_))
+        matches!(self.mapped, Mapped::Write(_))
     }
 
     /// Asks for huge pages in a range. A hint.
@@ -164,7 +190,7 @@ impl Mapping {
 
     /// Whether a page near a byte is in memory, so that reading it needs no device. `None`: not known.
     pub(crate) fn is_resident(&self, at: usize) -> Option<bool> {
-        let start = match &self.0 {
+        let start = match &self.mapped {
             Mapped::Write(map) => map.as_ptr(),
             Mapped::Read(map) => map.as_ptr(),
         };
@@ -177,7 +203,7 @@ impl Mapping {
     }
 
     fn advise(&self, advice: Advice, from: usize, len: usize) {
-        let _ = match &self.0 {
+        let _ = match &self.mapped {
             Mapped::Write(map) => map.advise_range(advice, from, len),
             Mapped::Read(map) => map.advise_range(advice, from, len),
         };
@@ -185,7 +211,7 @@ impl Mapping {
 
     /// Hands what was stored in a range to the file, where syncing the file does not do so by itself.
     pub(crate) fn flush(&self, from: usize, to: usize) -> io::Result<()> {
-        match &self.0 {
+        match &self.mapped {
             Mapped::Write(map) if platform::SYNC_NEEDS_FLUSH => {
                 let to = to.min(map.len());
                 map.flush_range(from, to.saturating_sub(from))
@@ -199,7 +225,7 @@ impl Mapping {
     /// # Safety
     /// Nothing is stored through this mapping any more.
     pub(crate) unsafe fn protect(&self) -> io::Result<()> {
-        let Mapped::Write(map) = &self.0 else { return Ok(()) };
+        let Mapped::Write(map) = &self.mapped else { return Ok(()) };
         let flags = rustix::mm::MprotectFlags::READ;
         // SAFETY: the range is exactly this mapping, and what is left of it is read, as the contract
         // says.

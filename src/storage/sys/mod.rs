@@ -12,6 +12,8 @@ compile_error!("tailcask supports Linux and macOS: see src/storage/sys/mod.rs");
 #[cfg(not(target_has_atomic = "64"))]
 compile_error!("tailcask needs atomic operations of 64 bits");
 
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "nothing records a fault"))]
+mod faults;
 mod files;
 #[cfg(any(test, target_os = "linux"))]
 mod holders;
@@ -23,12 +25,19 @@ mod memory;
 mod plain;
 
 #[cfg(target_os = "linux")]
+mod sigbus;
+#[cfg(not(target_os = "linux"))]
+#[path = "no_sigbus.rs"]
+mod sigbus;
+
+#[cfg(target_os = "linux")]
 #[path = "linux.rs"]
 mod platform;
 #[cfg(target_os = "macos")]
 #[path = "macos.rs"]
 mod platform;
 
+pub(crate) use faults::{Fault, Faults, FileName};
 pub(crate) use files::{
     OpenMode, cannot_link, exchange, exists, free_space, is_not_regular, is_unreadable,
     is_unsupported, link, make_directory, names, next_data, next_hole, open_at, open_directory,
@@ -41,6 +50,7 @@ pub(crate) use platform::{
     fill_random, huge_page, leave_memory, lock_holder, membarrier, memory_file, prefer_huge_pages,
     punch, register_membarrier, share_blocks,
 };
+pub(crate) use sigbus::catch as catch_sigbus;
 
 /// The kind of file system that a directory is on.
 #[derive(Clone, Debug, PartialEq, Eq)]
