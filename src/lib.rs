@@ -95,7 +95,7 @@
 //! All are off by default.
 //!
 //! * `backtraces`: [`HeldSegment`]`::oldest` and [`UnfinishedAppend`]`::taken` say where and when was taken what
-//!   holds something up, if `RUST_LIB_BACKTRACE=1` or `RUST_BACKTRACE=1` asks for that.
+//!   holds something up, if `RUST_LIB_BACKTRACE=1` asks for that.
 //! * `cli`: the command `tailcask`. The library does not need it.
 //! * `metrics`: [`Store`]`::publish_metrics` and [`CommitLog`]`::publish_metrics`, for exporters of the crate
 //!   `metrics` (Prometheus, OpenTelemetry).

@@ -1,22 +1,23 @@
 //! Where and when something was taken that may hold something up: the feature `backtraces`.
 //!
 //! Without the feature a [`Mark`] takes no room, and making one does nothing. With it, a mark has a
-//! backtrace if the environment asks for some (`RUST_LIB_BACKTRACE` or `RUST_BACKTRACE`, as for `std`),
-//! which takes microseconds; if it does not, a mark costs a look at a flag.
+//! backtrace if `RUST_LIB_BACKTRACE` asks for that, which takes microseconds; if it does not, a mark costs a
+//! look at a flag. `RUST_BACKTRACE` alone does not: it is set for the sake of panics, and each read would
+//! take ten times as long.
 
 #[cfg(feature = "backtraces")]
-use std::backtrace::{Backtrace, BacktraceStatus};
+use std::backtrace::Backtrace;
 #[cfg(feature = "backtraces")]
 use std::collections::BTreeMap;
 #[cfg(feature = "backtraces")]
 use std::fmt;
 #[cfg(feature = "backtraces")]
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 #[cfg(feature = "backtraces")]
 use std::time::{Duration, Instant};
 
-/// Where and when something was taken: with the feature `backtraces`, and if the environment asks for
-/// backtraces, as [`std::backtrace::Backtrace::capture`] has it. See
+/// Where and when something was taken: with the feature `backtraces`, and if `RUST_LIB_BACKTRACE` is set
+/// to anything but 0. See
 /// [`HeldSegment`](crate::HeldSegment) and [`UnfinishedAppend`](crate::UnfinishedAppend).
 #[cfg(feature = "backtraces")]
 #[derive(Clone, Debug)]
@@ -38,6 +39,10 @@ impl fmt::Display for TakenAt {
         write!(f, "taken {age:?} ago by the thread {thread:?}, at\n{}", self.backtrace)
     }
 }
+
+#[cfg(feature = "backtraces")]
+static WANTED: LazyLock<bool> =
+    LazyLock::new(|| std::env::var_os("RUST_LIB_BACKTRACE").is_some_and(|value| value != "0"));
 
 #[cfg(feature = "backtraces")]
 type All = Arc<Mutex<Taken>>;
@@ -78,10 +83,10 @@ impl Marks {
     /// Marks that something is taken, and what: any number.
     #[inline]
     pub(crate) fn mark(&self, what: u64) -> Mark {
-        let backtrace = Backtrace::capture();
-        if backtrace.status() != BacktraceStatus::Captured {
+        if !*WANTED {
             return Mark::default();
         }
+        let backtrace = Backtrace::force_capture();
         let thread = std::thread::current().name().map(str::to_owned);
         let taken = TakenAt { at: Instant::now(), thread, backtrace: Arc::new(backtrace) };
         let mut all = self.taken.lock().unwrap_or_else(PoisonError::into_inner);

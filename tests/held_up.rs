@@ -284,7 +284,8 @@ fn warn_in_the_background() {
 fn a_backtrace_says_where_it_was_taken_if_the_environment_asks_for_one() {
     for (asked, role) in [(true, "traced"), (false, "untraced")] {
         let mut command = children::command(role, std::path::Path::new("/"));
-        command.env_remove("RUST_BACKTRACE").env_remove("RUST_LIB_BACKTRACE");
+        // Panics are to have one; that is no wish for those of reads.
+        command.env("RUST_BACKTRACE", "1").env_remove("RUST_LIB_BACKTRACE");
         if asked {
             command.env("RUST_LIB_BACKTRACE", "1");
         }
