@@ -27,7 +27,7 @@ const TARGETS: [Target; 7] = [
 ];
 
 fn cases() -> u64 {
-    std::env::var("TAILCASK_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(400)
+    std::env::var("TAILCASK_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(200)
 }
 
 fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {

@@ -6,7 +6,7 @@
 //! The calls are those of the kernel (crash-kit), so none slips by. `TAILCASK_ROUNDS` says with how many
 //! of its error numbers each occurrence fails; by default every sixth occurrence fails, with one of
 //! them in turns.
-#![cfg(target_os = "linux")]
+#![cfg(all(target_os = "linux", target_pointer_width = "64"))]
 
 #[path = "../common/mod.rs"]
 mod common;
