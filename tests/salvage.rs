@@ -493,6 +493,32 @@ fn what_an_earlier_recovery_cut_off_is_brought_back_and_in_doubt() {
     store.verify().unwrap();
 }
 
+/// Nothing is known to be lost, but no strict open would take it: it is replaced like other damage.
+#[test]
+fn a_seal_that_counts_frames_wrongly_is_told_and_replaced() {
+    let made = Made::new();
+    for id in 1..=3 {
+        let count_one_more = |dir: &Path| {
+            change(&file(dir, id), |bytes| {
+                bytes[80] += 1;
+                let mut crc = crc32fast::Hasher::new();
+                crc.update(&bytes[24..32]);
+                crc.update(&bytes[72..88]);
+                bytes[88..92].copy_from_slice(&crc.finalize().to_le_bytes());
+            });
+        };
+        made.salvage(count_one_more, |report, left, _| {
+            let [lost] = &report.lost[..] else { panic!("{report}") };
+            assert_eq!((lost.segment, lost.offset), (id, 64), "{report}");
+            let CorruptionKind::Frames { expected, found } = lost.kind else { panic!("{report}") };
+            assert_eq!(expected, found + 1, "{report}");
+            assert!(report.gone.is_empty() && report.in_doubt.is_empty(), "{report}");
+            assert_eq!(*left, made.map);
+            assert_eq!(report.set_aside.len(), 1, "{report}");
+        });
+    }
+}
+
 /// Reading only, salvage says the same, and changes nothing.
 #[test]
 fn a_view_of_a_damaged_store_lists_the_same() {

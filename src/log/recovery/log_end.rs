@@ -168,9 +168,12 @@ impl Inspection {
         if !self.is_strict() {
             let mut scan = scan::scan(segment.quiet(), Rules { same_boot: true, salvage: true });
             let has_new_header = self.damaged_headers.contains_key(&segment.id());
-            if has_new_header || !scan.repairs.is_empty() || scan.stop.is_some() {
+            let miscounted = miscounted(&segment, &scan);
+            let is_damaged = !scan.repairs.is_empty() || scan.stop.is_some();
+            if has_new_header || is_damaged || miscounted.is_some() {
                 let missing = Corruption::at(segment.position(scan.end), CorruptionKind::Missing);
                 scan.lost.extend(scan.stop.take().map(|_| missing));
+                scan.lost.extend(miscounted);
                 self.report.lost.append(&mut scan.lost.clone());
                 self.report.recovered_segments += 1;
                 damaged = Some(scan);
@@ -226,6 +229,19 @@ impl Inspection {
             self.log_segments.pop();
         }
     }
+}
+
+/// That a sealed segment has not as many frames as its seal says, although nothing in it is damaged: a
+/// store that has no hint of it would refuse it.
+fn miscounted(segment: &OfflineSegment, scan: &Scan) -> Option<Corruption> {
+    let (expected, found) = (segment.load_seal()?.frames, scan.frames);
+    let is_whole = scan.repairs.is_empty() && scan.stop.is_none();
+    let kind = CorruptionKind::Frames { expected, found };
+    (is_whole && expected != found).then(|| Corruption {
+        segment: segment.id(),
+        offset: SEAL,
+        kind,
+    })
 }
 
 /// Whether only the pad of a full segment is between the end that its seal stated and the end of its
