@@ -300,9 +300,11 @@ fn cut_short_under_writers(place: &Path) {
                 let entry = entry(n);
                 assert!(file.windows(entry.len()).any(|bytes| bytes == entry), "{nth}: {n}");
             }
+            let tail = log.tail();
             for append in APPENDS {
                 assert!(is_refused(&append(&log, b"more").unwrap_err(), id));
             }
+            assert_eq!(log.tail(), tail, "nothing is taken for what is refused");
             assert!(is_fault(&log.sync().unwrap_err(), id));
             assert!(is_fault(&log.close().unwrap_err(), id));
             std::fs::remove_dir_all(path).unwrap();
@@ -357,11 +359,19 @@ fn cut_short_under_writers_of_a_store(place: &Path) {
     }
 }
 
-/// Claims that are gone, and syncs that nobody asks for again.
+/// Claims that are gone, and syncs that nobody asks for again. Whoever touches it first.
 fn nobody_waits_for_ever(place: &Path) {
-    let path = place.join("log");
-    let log = CommitLog::options().catch_sigbus(true).open(&path).unwrap();
-    let id = log.append(b"first").unwrap().segment();
+    let all = [Waiting::Sync, Waiting::Task, Waiting::Entry];
+    nobody_waits_after(&place.join("append"), &all, |log, _| assert!(log.append(b"x").is_err()));
+    // Where nobody syncs, and nobody writes.
+    let read = |log: &CommitLog, first| assert!(log.read(first).is_err());
+    nobody_waits_after(&place.join("read"), &[Waiting::Entry], read);
+}
+
+fn nobody_waits_after(path: &Path, waiting: &[Waiting], touch: impl Fn(&CommitLog, LogPosition)) {
+    let log = CommitLog::options().catch_sigbus(true).open(path).unwrap();
+    let first = log.append(b"first").unwrap();
+    let id = first.segment();
     let (begun, began) = mpsc::channel();
     let (go, wait) = mpsc::channel::<()>();
     let appending = thread::spawn({
@@ -374,14 +384,14 @@ fn nobody_waits_for_ever(place: &Path) {
         }
     });
     began.recv().unwrap();
-    let waiting = [Waiting::Sync, Waiting::Task, Waiting::Entry].map(|how| {
+    let wait_as = |&how: &Waiting| {
         let log = log.clone();
         thread::spawn(move || how.wait(&log))
-    });
+    };
+    let waiting: Vec<_> = waiting.iter().map(wait_as).collect();
     thread::sleep(Duration::from_millis(50));
-    cut(&path, id, 0);
-    // Whoever touches it first.
-    assert!(log.append(b"x").is_err());
+    cut(path, id, 0);
+    touch(&log, first);
     for thread in waiting {
         thread.join().unwrap();
     }

@@ -233,9 +233,8 @@ fn read<S: SegmentMemory>(segment: &S, offset: u64) -> Option<Word> {
     // ORDERING: Acquire; pairs with the Release store in `settle`. If the frame is seen finished, its
     // bytes are seen, too, and its writer is done with the segment; if not, the walk stops here.
     let word = segment.word(offset).load(Ordering::Acquire);
-    // Words of this process are sound, but for a page that cannot be accessed any more and was replaced:
-    // there the walk ends.
-    Word::parse(word, room).unwrap_or_default()
+    // What SIGBUS leaves of a page that cannot be accessed is what was there, or zeros: the walk ends there.
+    Word::parse(word, room).expect("words of this process are sound")
 }
 
 impl<S: SegmentMemory> Cursor<S> {
