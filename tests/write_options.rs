@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tailcask::{
-    Batch, Change, Durability, Expiry, LogPosition, SimulatedDisk, Store, StoreOptions, Ttl,
-    WriteError, WriteOptions,
+    Batch, Change, Durability, Expected, Expiry, LogPosition, SimulatedDisk, Store, StoreOptions,
+    Ttl, WriteError, WriteOptions,
 };
 
 /// A store whose clock is set by hand, in segments of 32 KiB.
@@ -336,4 +336,73 @@ fn a_synced_conditional_write_survives_power_loss() {
         assert_eq!(after_power_loss(&synced), expected.as_bytes());
         assert_eq!(after_power_loss(&NEW), b"", "without a sync nothing has to be there");
     }
+}
+
+/// Its caller takes it for durable that the key is gone, or there, whoever has written that.
+#[test]
+fn a_synced_write_that_finds_nothing_to_do_returns_when_what_it_found_is_durable() {
+    type Write = fn(&Store, &WriteOptions) -> bool;
+    // What it finds, and whether the key is there afterwards.
+    let writes: [(&str, bool, Write); 8] = [
+        ("delete", false, |store, options| store.delete_with("key", options).unwrap().is_none()),
+        ("touch", false, |store, options| store.touch_with("key", options).unwrap().is_none()),
+        ("compare nothing", false, |store, options| {
+            let swapped = store.compare_and_swap_with("key", None, None, options).unwrap();
+            swapped.unwrap().is_none()
+        }),
+        ("update nothing", false, |store, options| {
+            store.update_with("key", |_| None, options).unwrap().position.is_none()
+        }),
+        ("an empty batch", false, |store, options| {
+            let end = store.log().tail();
+            store.write_with(&Batch::new(), options).unwrap() == end
+        }),
+        ("a batch that only asks", false, |store, options| {
+            let mut batch = Batch::new();
+            batch.expect("key", Expected::Absent);
+            store.write_positions(&batch, options).unwrap().is_empty()
+        }),
+        ("put if absent", true, |store, options| {
+            store.put_if_absent_with("key", "mine", options).unwrap().is_none()
+        }),
+        ("put much if absent", true, |store, options| {
+            // It would get a segment of its own.
+            store.put_if_absent_with("key", vec![1; 64 << 10], options).unwrap().is_none()
+        }),
+    ];
+    let synced = WriteOptions::new().durability(Durability::Synced);
+    for (what, is_there, write) in writes {
+        let place = Place::new();
+        let store = place.open();
+        if is_there {
+            store.put("key", "found").unwrap();
+        } else {
+            store.put_with("key", "gone", &synced).unwrap();
+            store.delete("key").unwrap();
+        }
+        let before = store.log().tail();
+        assert!(write(&store, &synced), "{what}: there is nothing to do");
+        assert!(store.log().durable() >= before, "{what}");
+        // What is not durable is lost.
+        let left = place.disk.power_loss(|_, _| false);
+        let again = place.options().open_simulated(&left).unwrap();
+        let found = again.get("key").unwrap().is_some();
+        assert_eq!(found, is_there, "{what}");
+    }
+}
+
+/// Others go on at once, and so does what is refused.
+#[test]
+fn a_buffered_write_that_finds_nothing_to_do_syncs_nothing() {
+    let place = Place::new();
+    let store = place.open();
+    store.put("key", "value").unwrap();
+    let durable = store.log().durable();
+    let buffered = WriteOptions::new().durability(Durability::Buffered);
+    assert!(store.put_if_absent_with("key", "mine", &buffered).unwrap().is_none());
+    assert!(store.delete_with("nothing", &buffered).unwrap().is_none());
+    let synced = WriteOptions::new().durability(Durability::Synced);
+    let swapped = store.compare_and_swap_with("key", Some(b"other"), Some(b"mine"), &synced);
+    swapped.unwrap().unwrap_err();
+    assert_eq!(store.log().durable(), durable);
 }

@@ -335,7 +335,7 @@ impl StoreInner {
     ) -> Result<LogPosition, WriteError> {
         if batch.is_empty() {
             self.check(batch)?;
-            return self.tail_if_open();
+            return self.tail_if_open(durability);
         }
         let mut computed = self.compute(batch)?;
         let len = HEADER + batch.frames.len() as u64;

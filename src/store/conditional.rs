@@ -58,7 +58,10 @@ pub struct Updated {
 enum Decision<R> {
     Put(R),
     Delete(R),
+    /// There is nothing to be written: it is done.
     Leave(R),
+    /// It is not to be written.
+    Refuse(R),
 }
 
 /// A conditional write, before it is decided.
@@ -93,15 +96,20 @@ impl<'v> Conditional<'v> {
     }
 }
 
-/// What a conditional write has written.
+/// What a conditional write has done under the lock.
 #[derive(Clone, Copy)]
-struct Written {
-    position: LogPosition,
-    is_put: bool,
+enum Outcome {
+    Wrote {
+        position: LogPosition,
+        is_put: bool,
+    },
+    /// Nothing, because of what is at this position, or because there is nothing.
+    Left(Option<LogPosition>),
+    Refused,
 }
 
 /// What a conditional write did: the frame that it wrote, if it wrote one, and what it decided.
-type Decided<W, R> = (Option<W>, R);
+type Decided<R> = (Option<LogPosition>, R);
 
 impl StoreInner {
     pub(super) fn put_with(
@@ -157,7 +165,7 @@ impl StoreInner {
             let current = found.map(FoundRecord::value);
             match (current == expected, new, current) {
                 (false, _, _) => {
-                    Decision::Leave(Err(CasMismatch { current: current.map(<[u8]>::to_vec) }))
+                    Decision::Refuse(Err(CasMismatch { current: current.map(<[u8]>::to_vec) }))
                 }
                 (true, Some(_), _) => Decision::Put(Ok(())),
                 (true, None, Some(_)) => Decision::Delete(Ok(())),
@@ -202,7 +210,9 @@ impl StoreInner {
         new_tombstone(key)?;
         self.expiry_of(options.ttl.unwrap_or(Ttl::Keep))?;
         loop {
-            let Some(seen) = self.find(key)? else { return Ok(None) };
+            let Some(seen) = self.find(key)? else {
+                return self.unchanged(None, None, options.durability);
+            };
             let at = Some(seen.position());
             if let (position, true) = self.replace(key, Some(seen.value()), at, options)? {
                 return Ok(position);
@@ -218,10 +228,10 @@ impl StoreInner {
         new: Option<&[u8]>,
         seen: Option<LogPosition>,
         options: &WriteOptions,
-    ) -> Result<Decided<LogPosition, bool>, WriteError> {
+    ) -> Result<Decided<bool>, WriteError> {
         self.decide(key, new, options, Ttl::Keep, |found| {
             match (found.map(FoundRecord::position) == seen, new) {
-                (false, _) => Decision::Leave(false),
+                (false, _) => Decision::Refuse(false),
                 (true, Some(_)) => Decision::Put(true),
                 (true, None) if found.is_some() => Decision::Delete(true),
                 (true, None) => Decision::Leave(true),
@@ -246,7 +256,7 @@ impl StoreInner {
         options: &WriteOptions,
         usual: Ttl,
         mut decide: impl FnMut(Option<&FoundRecord<'_>>) -> Decision<R>,
-    ) -> Result<Decided<LogPosition, R>, WriteError> {
+    ) -> Result<Decided<R>, WriteError> {
         let ttl = options.ttl.unwrap_or(usual);
         let (delete, expiry) = (new_tombstone(key)?, self.expiry_of(ttl)?);
         let put = value.map(|value| self.new_put(key, value.len(), expiry)).transpose()?;
@@ -257,11 +267,17 @@ impl StoreInner {
             (Some(put), Ttl::Keep) => put.expiring(Some(NEVER)).frame_len(),
             (Some(put), _) => put.frame_len(),
         };
-        if writer.is_oversize(len)
-            && let Decision::Leave(result) = decide(self.find(key)?.as_ref())
-        {
+        if writer.is_oversize(len) {
             // Decide first: do not create a segment that may not be used.
-            return self.unchanged((None, result));
+            let found = self.find(key)?;
+            match decide(found.as_ref()) {
+                Decision::Leave(result) => {
+                    let at = found.as_ref().map(FoundRecord::position);
+                    return self.unchanged((None, result), at, options.durability);
+                }
+                Decision::Refuse(result) => return self.refused((None, result)),
+                Decision::Put(_) | Decision::Delete(_) => {}
+            }
         }
         let expiry = match ttl {
             Ttl::Keep if writer.is_oversize(len) => NewExpiry::KeptInField,
@@ -275,8 +291,11 @@ impl StoreInner {
         loop {
             match self.try_decide(&change, &mut oversize, &mut need, &mut known, &mut decide)? {
                 None => self.roll_for(len, need)?,
-                Some((None, result)) => return Ok((None, result)),
-                Some((Some(Written { position, is_put }), result)) => {
+                Some((Outcome::Refused, result)) => return self.refused((None, result)),
+                Some((Outcome::Left(found), result)) => {
+                    return self.unchanged((None, result), found, options.durability);
+                }
+                Some((Outcome::Wrote { position, is_put }, result)) => {
                     if is_oversize {
                         writer.after_oversize_claim();
                     }
@@ -299,7 +318,7 @@ impl StoreInner {
         need: &mut Need,
         known: &mut KnownFrames<'s>,
         decide: impl FnOnce(Option<&FoundRecord<'_>>) -> Decision<R>,
-    ) -> Result<Option<Decided<Written, R>>, WriteError> {
+    ) -> Result<Option<(Outcome, R)>, WriteError> {
         let _after_the_lock = WakeLater::begin();
         let entry = self.lock_entry(change.delete.key(), known)?;
         let old = entry.position();
@@ -314,7 +333,8 @@ impl StoreInner {
         };
         let found = found.filter(|found| found.is_live(&self.clock));
         let ((record, value), result) = match decide(found) {
-            Decision::Leave(result) => return self.unchanged(Some((None, result))),
+            Decision::Leave(result) => return Ok(Some((Outcome::Left(old), result))),
+            Decision::Refuse(result) => return Ok(Some((Outcome::Refused, result))),
             Decision::Put(result) => (change.put(found), result),
             Decision::Delete(result) => ((change.delete, &[][..]), result),
         };
@@ -330,6 +350,6 @@ impl StoreInner {
         } else {
             self.keydir.shrink(self.remove_slot(entry, old_len));
         }
-        Ok(Some((Some(Written { position, is_put }), result)))
+        Ok(Some((Outcome::Wrote { position, is_put }, result)))
     }
 }

@@ -143,7 +143,7 @@ impl Store {
     ) -> Result<LogPosition, WriteError> {
         self.inner.expiry_of(options.ttl.unwrap_or(Ttl::Remove))?;
         if batch.is_empty() && batch.expectations.is_empty() {
-            return self.inner.tail_if_open();
+            return self.inner.tail_if_open(options.durability);
         }
         self.time(Operation::Batch, || self.inner.write(batch, options))
     }
@@ -181,7 +181,7 @@ impl Store {
     ) -> Result<Vec<LogPosition>, WriteError> {
         self.inner.expiry_of(options.ttl.unwrap_or(Ttl::Remove))?;
         if batch.is_empty() && batch.expectations.is_empty() {
-            return self.inner.unchanged(Vec::new());
+            return self.inner.unchanged(Vec::new(), None, options.durability);
         }
         self.time(Operation::Batch, || self.inner.write_positions(batch, options))
     }

@@ -135,7 +135,7 @@ impl StoreInner {
         loop {
             match self.try_remove(tombstone, &is) {
                 None => self.roll_for(tombstone.frame_len(), Need::Delete)?,
-                Some(None) => return self.unchanged(false),
+                Some(None) => return self.unchanged(false, None, None),
                 Some(Some(position)) => {
                     self.writes.deletes.add(1);
                     writer.acknowledge(position)?;
@@ -167,7 +167,7 @@ impl StoreInner {
     /// What a write decided that leaves everything as it is: it met no refusal of the log, so it asks
     /// whether the store is closed.
     #[inline]
-    pub(super) fn unchanged<R>(&self, result: R) -> Result<R, WriteError> {
+    pub(super) fn refused<R>(&self, result: R) -> Result<R, WriteError> {
         if self.table.is_closed() {
             return Err(WriteError::Closed);
         }
@@ -176,9 +176,30 @@ impl StoreInner {
         Ok(result)
     }
 
+    /// As `refused`, of a write that is done although it has written nothing, because of what it found at
+    /// a position, or because it found nothing. A synced one returns once that is durable: of two deletes,
+    /// the second one must not be acknowledged and then lost with the tombstone of the first.
+    pub(super) fn unchanged<R>(
+        &self,
+        result: R,
+        found: Option<LogPosition>,
+        durability: Option<Durability>,
+    ) -> Result<R, WriteError> {
+        let result = self.refused(result)?;
+        if durability.unwrap_or(self.writer.durability()) == Durability::Synced {
+            // What is gone leaves no position.
+            let durable = self.writer.wait_durable(found.unwrap_or(self.writer.tail()));
+            durable.map_err(|source| AppendError::Sync { position: None, source })?;
+        }
+        Ok(result)
+    }
+
     /// The end of the log, where an empty batch is.
-    pub(super) fn tail_if_open(&self) -> Result<LogPosition, WriteError> {
-        self.unchanged(self.writer.tail())
+    pub(super) fn tail_if_open(
+        &self,
+        durability: Option<Durability>,
+    ) -> Result<LogPosition, WriteError> {
+        self.unchanged(self.writer.tail(), None, durability)
     }
 
     /// Counts puts, and deletes.

@@ -148,9 +148,11 @@ struct Written {
     all: Vec<(u32, LogPosition)>,
     /// Those that were written to both keys.
     batches: Vec<u32>,
+    /// Those that deleted the first key.
+    deletes: Vec<u32>,
 }
 
-/// The two keys of a thread: batches write both, puts the first one.
+/// The two keys of a thread: batches write both, puts and deletes the first one.
 fn keys(nth: usize) -> [String; 2] {
     [format!("put-{nth}"), format!("batch-{nth}")]
 }
@@ -158,22 +160,27 @@ fn keys(nth: usize) -> [String; 2] {
 fn write_on(store: &Store, nth: usize, random: &mut Random, written: &Mutex<Written>) {
     let [put, both] = keys(nth);
     for n in 1..=3 + random.below(3) as u32 {
-        let (synced, is_batch) = (random.flip(), random.index(3) == 0);
+        let (synced, kind) = (random.flip(), random.index(4));
+        let (is_batch, is_delete) = (kind == 0, kind == 1);
         {
             let mut written = written.lock().expect("no panic");
             written.begun = n;
             written.batches.extend(is_batch.then_some(n));
+            written.deletes.extend(is_delete.then_some(n));
         }
         let durability = if synced { Durability::Synced } else { Durability::Buffered };
         let (options, value) = (WriteOptions::new().durability(durability), n.to_le_bytes());
         let at = if is_batch {
             let mut batch = Batch::new();
-            store.write_with(batch.put(&put, value).put(&both, value), &options)
+            store.write_with(batch.put(&put, value).put(&both, value), &options).map(Some)
+        } else if is_delete {
+            // Where there is nothing to be deleted, nothing is written.
+            store.delete_with(&put, &options)
         } else {
-            store.put_with(&put, value, &options)
+            store.put_with(&put, value, &options).map(Some)
         };
         let mut written = written.lock().expect("no panic");
-        written.all.push((n, at.expect("written")));
+        written.all.extend(at.expect("written").map(|at| (n, at)));
         if synced {
             written.synced = n;
         }
@@ -188,16 +195,20 @@ fn check_durable(store: &Store, known: &[Written], at_last: &[Written]) {
         .collect();
     let end = found.iter().flatten().flatten().map(|&(_, at)| at).max();
     for (([put, both], known), at_last) in found.iter().zip(known).zip(at_last) {
-        let (put, both) = (put.map_or(0, |put| put.0), both.map_or(0, |both| both.0));
-        let batch = at_last.batches.iter().copied().filter(|&n| n <= put).max();
-        assert_eq!(both, batch.unwrap_or(0), "half a batch: the other key has {put}");
-        assert!(known.synced <= put, "{} was synced, and {put} is left", known.synced);
-        assert!(put <= at_last.begun, "{put} was never written");
         let before = at_last.all.iter().filter(|&&(_, at)| Some(at) < end).map(|&(n, _)| n).max();
-        assert!(
-            before.is_none_or(|before| before <= put),
-            "a hole: {before:?} before the end, {put}"
-        );
+        // Whether the last write that is there may have been this one.
+        let fits = |last: u32| {
+            let batch = at_last.batches.iter().copied().filter(|&n| n <= last).max();
+            // No batch is torn, what was synced is there, and there is no hole.
+            both.map_or(0, |both| both.0) == batch.unwrap_or(0)
+                && (known.synced..=at_last.begun).contains(&last)
+                && before.is_none_or(|before| before <= last)
+        };
+        let is_right = match put {
+            Some((put, _)) => fits(*put),
+            None => fits(0) || at_last.deletes.iter().any(|&n| fits(n)),
+        };
+        assert!(is_right, "{put:?} and {both:?} are left: {known:?}, then {at_last:?}");
     }
 }
 
@@ -205,7 +216,7 @@ fn number_of(value: &[u8]) -> u32 {
     u32::from_le_bytes(value.try_into().expect("four bytes"))
 }
 
-/// The power fails at any moment, and once more when the log has recovered from that.
+/// The power fails at any moment, or at the end, and once more when the log has recovered from that.
 fn a_power_loss(number: u64) {
     let (shape, mut random) = (Shape::new(number), Random::new(!number));
     let disk = SimulatedDisk::new();
@@ -231,8 +242,13 @@ fn a_power_loss(number: u64) {
             *image.lock().expect("no panic") = Some((known, left));
         });
     });
-    let (known, left) = image.into_inner().expect("no panic").expect("taken");
     let at_last: Vec<Written> = now();
+    let in_between = image.into_inner().expect("no panic").expect("taken");
+    let (known, left) = if number.is_multiple_of(3) {
+        (at_last.clone(), disk.power_loss_at_random(number))
+    } else {
+        in_between
+    };
     let recovered = shape.open(&left);
     check_durable(&recovered, &known, &at_last);
     let again = left.power_loss_at_random(!number);
