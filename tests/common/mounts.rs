@@ -73,6 +73,7 @@ pub(crate) fn run_on(kind: Kind, mib: u64, role: &str) -> bool {
 fn check(output: &Output, said: &str) {
     let out = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && said.contains("child: done"), "{said}\n{out}\n{output:?}");
+    eprint!("{said}");
 }
 
 /// Takes all of the space that is free, and then frees `leave` bytes of it.

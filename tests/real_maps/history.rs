@@ -57,7 +57,9 @@ impl History {
                     let step = this.writers[*writer as usize].last_mut().unwrap();
                     (step.done, step.changes) = (Some(at), Vec::new());
                 }
-                Said::Synced { position } => this.syncs.push((at, *position)),
+                Said::Synced { position } | Said::Closed { position } => {
+                    this.syncs.push((at, *position));
+                }
                 Said::Truncating { position } => this.truncations.push((at, *position)),
                 Said::Backup { number, position: None } => {
                     this.backups.push(Backup { number: *number, begun: at, done: None });
@@ -66,7 +68,13 @@ impl History {
                     let backup = this.backups.iter_mut().find(|backup| backup.number == *number);
                     backup.unwrap().done = Some((at, *position));
                 }
-                Said::Opening | Said::Opened { .. } | Said::Later { .. } | Said::Aside { .. } => {}
+                Said::Opening
+                | Said::Opened { .. }
+                | Said::Later { .. }
+                | Said::Aside { .. }
+                | Said::Closing
+                | Said::Repairing { .. }
+                | Said::Repaired { .. } => {}
             }
         }
         this

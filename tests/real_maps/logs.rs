@@ -1,13 +1,14 @@
 //! Logs: writers that append entries and batches, and one thread that truncates.
 
 use super::common::Random;
+use super::files::set_aside;
 use super::history::{self, History};
 use super::reports::{self, Report, Said, say};
-use super::{Workload, set_aside};
+use super::{Workload, copies};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
-use tailcask::{CommitLog, Durability, LogOptions, Maintenance};
+use tailcask::{CommitLog, Durability, LogOptions, LogPosition, Maintenance};
 
 /// What goes on after a recovery appends an entry as this writer.
 const LATER: u64 = 99;
@@ -61,7 +62,7 @@ impl Plan {
 }
 
 /// An entry: its writer, its step, and its number in that.
-type Id = (u64, u64, u64);
+pub(crate) type Id = (u64, u64, u64);
 
 fn entry((writer, step, nth): Id, len: u64) -> Vec<u8> {
     let mut bytes = [writer, step, nth].map(u64::to_le_bytes).concat();
@@ -147,6 +148,49 @@ fn truncate(log: &CommitLog, random: &mut Random, times: u64) {
         say(&Said::Truncating { position: position.as_u64() });
         log.truncate_before(position).unwrap();
     }
+}
+
+/// A seed whose children have small segments and no threads in the background.
+pub(crate) fn seed_of_the_plainest() -> u64 {
+    let is_plain = |plan: &Plan| {
+        (plan.segment, plan.durability) == (16 << 10, Durability::Buffered)
+            && plan.maintenance == Maintenance::Manual
+    };
+    (0..).find(|&seed| is_plain(&Plan::of(seed))).expect("one in a few")
+}
+
+/// Makes a log of five segments, of which two and a bit are synced, and leaves it as a process does that
+/// dies. `change` comes at that sync, with the positions of the first entries of the segments so far.
+pub(crate) fn fill(db: &Path, seed: u64, change: impl Fn(&CommitLog, &[LogPosition])) {
+    let log = Plan::of(seed).options().open(db).unwrap();
+    let mut firsts: Vec<LogPosition> = Vec::new();
+    for step in 0.. {
+        let position = log.append(&entry((0, step, 0), 700)).unwrap();
+        if firsts.last().is_none_or(|last| last.segment() < position.segment()) {
+            firsts.push(position);
+            if firsts.len() == 3 {
+                log.sync().unwrap();
+                change(&log, &firsts);
+            }
+        }
+        if firsts.len() == 5 {
+            break;
+        }
+    }
+    log.abort();
+}
+
+/// What is in a log once it is opened.
+pub(crate) fn entries_of(db: &Path, seed: u64) -> Vec<Id> {
+    let (_, found) = open(db, &Plan::of(seed)).unwrap();
+    found.into_iter().map(|(_, id)| id).collect()
+}
+
+fn close(log: CommitLog) {
+    let position = log.tail().as_u64();
+    say(&Said::Closing);
+    log.close().unwrap();
+    say(&Said::Closed { position });
 }
 
 fn contents(log: &CommitLog) -> Result<Vec<(u64, Id)>, String> {
@@ -255,13 +299,16 @@ impl Workload for Logs {
                 scope.spawn(move || truncate(log, &mut random(100), plan.truncations));
             });
             if plan.closes {
-                let position = log.tail().as_u64();
-                log.close().unwrap();
-                say(&Said::Synced { position });
+                close(log);
             } else {
                 log.abort();
             }
         }
+        let repair = |from: &Path, to: &Path| {
+            let repaired = plan.options().repair(from, to);
+            repaired.map(drop).map_err(|error| format!("{error:?}"))
+        };
+        copies::make(place, &mut Random::new(seed ^ 0x636f_7079), false, &repair);
     }
 
     fn go_on(place: &Path, seed: u64) {
@@ -274,7 +321,7 @@ impl Workload for Logs {
         let position = log.append(&entry((LATER, 0, 0), 300)).unwrap();
         log.wait_durable(position).unwrap();
         say(&Said::Later { done: true });
-        log.close().unwrap();
+        close(log);
     }
 
     fn history(reports: &[Report]) -> History {
@@ -314,5 +361,16 @@ impl Workload for Logs {
             }
         }
         Ok(())
+    }
+
+    fn check_copy(
+        path: &Path,
+        seed: u64,
+        history: &History,
+        at: Option<usize>,
+    ) -> Result<(), String> {
+        let (_, found) = open(path, &Plan::of(seed))?;
+        let found: Vec<_> = found.into_iter().map(|(_, id)| id).collect();
+        at.map_or(Ok(()), |at| Self::check_opened(history, at, &found))
     }
 }

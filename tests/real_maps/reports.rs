@@ -6,6 +6,7 @@ use rustix::io::Errno;
 const SAYS: &str = "child: ";
 
 const OPENING: &str = "opening";
+const CLOSING: &str = "closing";
 
 /// Whether the last that was reported is of this kind.
 pub(crate) fn is_last(seen: &[Vec<u8>], kind: &str) -> bool {
@@ -26,25 +27,62 @@ pub(crate) struct Report {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Said {
     /// A writer begins its next step. Durable: it is when it is acknowledged.
-    Begun { writer: u64, durable: bool, changes: Vec<Change> },
+    Begun {
+        writer: u64,
+        durable: bool,
+        changes: Vec<Change>,
+    },
     /// It is acknowledged, with its last position, if it has written anything.
-    Done { writer: u64, position: Option<u64> },
+    Done {
+        writer: u64,
+        position: Option<u64>,
+    },
     /// It is refused: it has changed nothing.
-    Refused { writer: u64 },
+    Refused {
+        writer: u64,
+    },
     /// Everything before this position is durable.
-    Synced { position: u64 },
+    Synced {
+        position: u64,
+    },
     /// The log does not begin after this position.
-    Truncating { position: u64 },
+    Truncating {
+        position: u64,
+    },
     /// A backup begins, and is acknowledged with the position at which it ends.
-    Backup { number: u64, position: Option<u64> },
+    Backup {
+        number: u64,
+        position: Option<u64>,
+    },
     /// What was found by one that goes on, key by key or entry by entry.
-    Opened { found: Vec<(u64, u64, u64)> },
+    Opened {
+        found: Vec<(u64, u64, u64)>,
+    },
     /// It writes one thing more; or has done so, durably.
-    Later { done: bool },
+    Later {
+        done: bool,
+    },
     /// A log or store is about to be opened.
     Opening,
+    /// It is about to be closed, and is so: everything before this position is durable.
+    Closing,
+    Closed {
+        position: u64,
+    },
+    /// A repaired copy is about to be made, of something sound or of something damaged.
+    Repairing {
+        number: u64,
+        damaged: bool,
+    },
+    /// It is there: checksums of names and of contents.
+    Repaired {
+        number: u64,
+        files: Vec<(u64, u64)>,
+    },
     /// What it has set aside by then: checksums of names and of contents.
-    Aside { files: Vec<(u64, u64)> },
+    Aside {
+        files: Vec<(u64, u64)>,
+    },
 }
 
 /// Reports something, by one system call.
@@ -79,11 +117,18 @@ fn encode(said: &Said) -> String {
         }
         Said::Later { done } => format!("later {}", u8::from(*done)),
         Said::Opening => OPENING.into(),
-        Said::Aside { files } => {
-            let files = files.iter().map(|(name, content)| format!(" {name} {content}"));
-            format!("aside{}", files.collect::<String>())
+        Said::Closing => CLOSING.into(),
+        Said::Closed { position } => format!("closed {position}"),
+        Said::Repairing { number, damaged } => {
+            format!("repairing {number} {}", u8::from(*damaged))
         }
+        Said::Repaired { number, files } => format!("repaired {number}{}", pairs(files)),
+        Said::Aside { files } => format!("aside{}", pairs(files)),
     }
+}
+
+fn pairs(files: &[(u64, u64)]) -> String {
+    files.iter().map(|(name, content)| format!(" {name} {content}")).collect()
 }
 
 fn decode(line: &str) -> Said {
@@ -92,10 +137,13 @@ fn decode(line: &str) -> Said {
     let numbers: Vec<Option<u64>> = words.map(|word| word.parse().ok()).collect();
     let number = |nth: usize| numbers[nth].unwrap();
     let all = || numbers.iter().map(|number| number.unwrap());
+    let pairs = |from| {
+        let rest: Vec<_> = all().skip(from).collect();
+        rest.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect::<Vec<_>>()
+    };
     match what {
         "begun" => {
-            let rest: Vec<_> = all().skip(2).collect();
-            let changes = rest.chunks_exact(2).map(|change| (change[0], change[1] == 1)).collect();
+            let changes = pairs(2).into_iter().map(|(key, put)| (key, put == 1)).collect();
             Said::Begun { writer: number(0), durable: number(1) == 1, changes }
         }
         "done" => Said::Done { writer: number(0), position: numbers[1] },
@@ -109,10 +157,11 @@ fn decode(line: &str) -> Said {
         }
         "later" => Said::Later { done: number(0) == 1 },
         OPENING => Said::Opening,
-        "aside" => {
-            let all: Vec<_> = all().collect();
-            Said::Aside { files: all.chunks_exact(2).map(|file| (file[0], file[1])).collect() }
-        }
+        CLOSING => Said::Closing,
+        "closed" => Said::Closed { position: number(0) },
+        "repairing" => Said::Repairing { number: number(0), damaged: number(1) == 1 },
+        "repaired" => Said::Repaired { number: number(0), files: pairs(1) },
+        "aside" => Said::Aside { files: pairs(0) },
         what => panic!("{what}"),
     }
 }
@@ -165,6 +214,10 @@ fn what_is_said_is_understood() {
         Said::Opened { found: vec![(1, 2, 3), (4, 5, 6)] },
         Said::Later { done: true },
         Said::Opening,
+        Said::Closing,
+        Said::Closed { position: 9 },
+        Said::Repairing { number: 1, damaged: true },
+        Said::Repaired { number: 1, files: vec![(7, 8), (9, 10)] },
         Said::Aside { files: vec![(7, 8)] },
     ];
     for said in all {

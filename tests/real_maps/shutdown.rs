@@ -5,11 +5,12 @@
 #![allow(unsafe_code, reason = "an ioctl")]
 
 use super::common::mounts::{self, Kind};
-use super::common::{Random, children, rounds};
+use super::common::{Random, children};
+use super::files::reboot_all;
 use super::logs::Logs;
 use super::reports;
 use super::stores::Stores;
-use super::{Workload, reboot_all};
+use super::{Workload, seeds};
 use crash_kit::tracer::{Action, Tracer};
 use std::fs::File;
 use std::io;
@@ -101,7 +102,7 @@ fn crash<W: Workload>(place: &Path, seed: u64) {
 
 /// The process that sees the file system.
 pub(crate) fn child(place: &Path) {
-    for seed in 0..rounds(6) {
+    for seed in seeds(6) {
         crash::<Stores<false>>(place, seed);
         crash::<Logs>(place, seed);
     }

@@ -1,9 +1,10 @@
 //! Stores: writers with keys of their own, beside one thread that merges, rolls and makes backups.
 
 use super::common::Random;
+use super::files::set_aside;
 use super::history::{self, Backup, History, Keys};
 use super::reports::{self, Change, Report, Said, say};
-use super::{Workload, set_aside};
+use super::{Workload, copies};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
@@ -59,7 +60,7 @@ impl Plan {
             durability,
             maintenance: if background { Maintenance::Background } else { Maintenance::Manual },
             segment: (16 << 10) << random.below(if full { 4 } else { 3 }),
-            synced_one_in: 4 << random.below(5),
+            synced_one_in: [4, 16, 64, u64::MAX][random.index(4)],
             sync_one_in: [20, 20, u64::MAX][random.index(3)],
             closes: random.flip(),
             keys: 8 << random.below(if full { 1 } else { 4 }),
@@ -198,6 +199,13 @@ fn keep(
     }
 }
 
+fn close(store: Store) {
+    let position = store.log().tail().as_u64();
+    say(&Said::Closing);
+    store.close().unwrap();
+    say(&Said::Closed { position });
+}
+
 fn is_no_space(error: &OpenError) -> bool {
     matches!(error, OpenError::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull)
 }
@@ -300,13 +308,16 @@ impl<const FULL: bool> Workload for Stores<FULL> {
                 });
             });
             if plan.closes {
-                let position = store.log().tail().as_u64();
-                store.close().unwrap();
-                say(&Said::Synced { position });
+                close(store);
             } else {
                 store.abort();
             }
         }
+        let repair = |from: &Path, to: &Path| {
+            let repaired = plan.options().repair(from, to);
+            repaired.map(drop).map_err(|error| format!("{error:?}"))
+        };
+        copies::make(place, &mut Random::new(seed ^ 0x636f_7079), FULL, &repair);
     }
 
     fn go_on(place: &Path, seed: u64) {
@@ -325,7 +336,7 @@ impl<const FULL: bool> Workload for Stores<FULL> {
         store.put_with(key(LATER, 0), value(1, 100), &synced).unwrap();
         say(&Said::Later { done: true });
         store.merge().unwrap();
-        store.close().unwrap();
+        close(store);
     }
 
     fn history(reports: &[Report]) -> History {
@@ -367,5 +378,16 @@ impl<const FULL: bool> Workload for Stores<FULL> {
             keys.entry(writer).or_default().insert(key, step);
         }
         history::check_death(history, reports, &by_writers(keys, history.writers.len())?)
+    }
+
+    fn check_copy(
+        path: &Path,
+        seed: u64,
+        history: &History,
+        at: Option<usize>,
+    ) -> Result<(), String> {
+        let found = open(path, &Plan::of(seed, FULL))?;
+        let Some(at) = at else { return Ok(()) };
+        history::check_death(history, at, &by_writers(found, history.writers.len())?)
     }
 }

@@ -142,8 +142,16 @@ impl NameLog {
             }
             NameOrder::None => {
                 let in_16 = [0, 1, 4, 8, 12, 15, 16][random.below(7) as usize];
-                let operations = self.operations.iter();
-                operations.map(|o| o.is_durable | (random.below(16) < in_16)).collect()
+                let one = random.below(count.max(1) as u64) as usize;
+                // One of them alone is lost, or kept, or any.
+                let way = random.below(3);
+                let is_kept = |nth: usize, random: &mut Random| match way {
+                    0 => nth != one,
+                    1 => nth == one,
+                    _ => random.below(16) < in_16,
+                };
+                let operations = self.operations.iter().enumerate();
+                operations.map(|(nth, o)| o.is_durable | is_kept(nth, random)).collect()
             }
         }
     }

@@ -13,7 +13,8 @@
 //!   corruption, and an error.
 //!
 //! `classify` runs the two, and leaves an `Inspection`: the plan. Then, for writing, `repair` carries the
-//! plan out. Each step is durable before the next one begins:
+//! plan out. Each step is durable before the next one begins, and so is what an earlier recovery did that
+//! did not come to its end:
 //!
 //! 1. What contradicts the MANIFEST is set aside (salvage only).
 //! 2. The MANIFEST is replaced: the log is open; where it begins; which ids may not be used again; which

@@ -36,6 +36,11 @@ pub(super) fn commit_plan(
     now: u64,
 ) -> Result<(RecoveredLog, RecoveryReport), OpenError> {
     let mut report = inspection.report.clone();
+    if inspection.manifest_source != ManifestSource::Fresh {
+        // A process that died may have removed files, or set them aside, and not synced that: they would
+        // come back after a power loss, and the MANIFEST that comes now does not know of them.
+        sync_directory(storage)?;
+    }
     remove_temporary(storage)?;
     set_aside(storage, &inspection.discarded, false, &mut report)?;
     let mut manifest = write_manifest(storage, &inspection, &mut report)?;
@@ -180,6 +185,10 @@ fn remove(
     if doomed.is_empty() {
         return Ok(());
     }
+    sync_directory(storage)
+}
+
+fn sync_directory(storage: &dyn Storage) -> Result<(), OpenError> {
     storage.sync_directory().map_err(|e| io_error("sync the directory", e))
 }
 

@@ -21,11 +21,12 @@ impl Directory {
             Ok(()) => {
                 let folder = self.open_aside()?;
                 self.trust.share_directory(&folder, &folder.metadata()?)?;
-                self.handle.sync_all()?;
             }
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             Err(e) => return Err(e),
         }
+        // Also if it was there: who made it may have died before syncing its name.
+        self.handle.sync_all()?;
         self.open_aside()
     }
 
@@ -46,7 +47,8 @@ impl Directory {
     pub(super) fn write_aside(&self, name: &str, len: u64, pieces: Pieces<'_>) -> io::Result<()> {
         let folder = Arc::new(self.aside_folder()?);
         if sys::exists(&folder, name)? {
-            return Ok(());
+            // It is whole. Who wrote it may have died before syncing its name.
+            return folder.sync_all();
         }
         let new = TemporaryFile::create(&folder, name, self.trust.file_mode())?;
         self.trust.share_file(&new.file)?;
