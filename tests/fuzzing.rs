@@ -9,6 +9,8 @@ mod fuzz;
 mod common;
 
 use common::Random;
+#[cfg(feature = "cli")]
+use fuzz::cli::{encoding, exit, interrupt, log, stdio, store, table, text, units};
 use fuzz::{files, targets};
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,7 +18,7 @@ use tailcask::{Batch, CommitLog, LogPosition, Maintenance, Store};
 
 type Target = (&'static str, fn(&[u8]));
 
-const TARGETS: [Target; 7] = [
+const TARGETS: &[Target] = &[
     ("frame", targets::frame),
     ("segment", targets::segment),
     ("hint", targets::hint),
@@ -24,6 +26,8 @@ const TARGETS: [Target; 7] = [
     ("directory", targets::directory),
     ("repair", targets::repair),
     ("operations", targets::operations),
+    #[cfg(feature = "cli")]
+    ("command", targets::command),
 ];
 
 fn cases() -> u64 {
@@ -148,6 +152,12 @@ fn operations() {
     replay(6);
 }
 
+#[cfg(feature = "cli")]
+#[test]
+fn commands() {
+    replay(7);
+}
+
 fn unit() -> tailcask::StoreOptions {
     let options = Store::options().maintenance(Maintenance::Manual);
     options.segment_unit(4096).segment_size(4096)
@@ -248,6 +258,6 @@ fn seeds_are_made() {
 fn one_input() {
     let (name, path) = (std::env::var("TAILCASK_TARGET"), std::env::var("TAILCASK_INPUT"));
     let (name, path) = (name.unwrap(), path.unwrap());
-    let (_, target) = TARGETS.into_iter().find(|(target, _)| *target == name).unwrap();
+    let (_, target) = TARGETS.iter().find(|(target, _)| *target == name).unwrap();
     target(&fs::read(path).unwrap());
 }

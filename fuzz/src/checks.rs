@@ -28,7 +28,7 @@ type Contents<T> = Result<T, String>;
 
 fn store_options(mode: RecoveryMode) -> StoreOptions {
     let options = Store::options().maintenance(Maintenance::Manual).recovery_mode(mode);
-    let options = options.segment_unit(SEGMENT).segment_size(SEGMENT);
+    let options = options.segment_unit(SEGMENT).segment_size(SEGMENT).cache_budget(1 << 30);
     options.clock(Arc::new(AtomicU64::new(NOW)))
 }
 
@@ -84,7 +84,7 @@ fn read_store(store: &Store) -> Contents<Pairs> {
     Ok(pairs)
 }
 
-fn read_log(log: &CommitLog) -> Contents<Vec<Vec<u8>>> {
+pub(super) fn read_log(log: &CommitLog) -> Contents<Vec<Vec<u8>>> {
     let (mut reader, mut entries) = (log.reader(), Vec::new());
     let error = |e: ReadError| e.to_string();
     while let Some(entry) = reader.next_entry().map_err(error)? {

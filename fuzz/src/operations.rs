@@ -25,6 +25,8 @@ fn open(disk: &SimulatedDisk) -> Store {
     options
         .segment_unit(SEGMENT)
         .segment_size(SEGMENT)
+        // Otherwise each open looks how much memory there is.
+        .cache_budget(1 << 30)
         .open_simulated(disk)
         .expect("a healthy store")
 }

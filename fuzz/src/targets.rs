@@ -90,3 +90,9 @@ pub fn repair(data: &[u8]) {
 pub fn operations(data: &[u8]) {
     sequences::run(data);
 }
+
+/// What the command reads.
+#[cfg(feature = "cli")]
+pub fn command(data: &[u8]) {
+    super::command::run(data);
+}

@@ -48,8 +48,6 @@ pub(super) fn append(args: &AppendArgs) -> Result<()> {
     let interrupt = Interrupt::watch()?;
     let (input, total) = open_input(&args.file)?;
     let input = BufReader::with_capacity(1 << 20, interrupt.guard(input));
-    let records =
-        Records { input, encoding: args.encoding, line: Vec::new(), number: 0, ended: false };
     let durability = if args.sync { Durability::Synced } else { Durability::Buffered };
     let log = CommitLog::options()
         .segment_size(args.segment_size)
@@ -59,11 +57,7 @@ pub(super) fn append(args: &AppendArgs) -> Result<()> {
         .with_context(|| format!("{}", args.dir.display()))?;
     let progress = progress(total);
     let lines = AtomicU64::new(0);
-    let appended = if args.threads == 1 {
-        append_in_order(&log, records, args, &lines, &progress)
-    } else {
-        append_in_threads(&log, records, args, &lines, &progress)
-    };
+    let appended = append_lines(&log, input, args, &lines, &progress);
     progress.finish_and_clear();
     // ORDERING: Relaxed; the threads that added to it are joined.
     let done = format!("{} appended", counted(lines.into_inner(), "record"));
@@ -78,6 +72,23 @@ pub(super) fn append(args: &AppendArgs) -> Result<()> {
     })?;
     writeln!(io::stderr(), "{done}; the log ends at {tail}")?;
     Ok(())
+}
+
+/// Appends all lines of the input, or those before an error, and counts them.
+pub(crate) fn append_lines(
+    log: &CommitLog,
+    input: impl BufRead + Send,
+    args: &AppendArgs,
+    lines: &AtomicU64,
+    progress: &ProgressBar,
+) -> Result<()> {
+    let records =
+        Records { input, encoding: args.encoding, line: Vec::new(), number: 0, ended: false };
+    if args.threads == 1 {
+        append_in_order(log, records, args, lines, progress)
+    } else {
+        append_in_threads(log, records, args, lines, progress)
+    }
 }
 
 /// The records in the lines of the input.

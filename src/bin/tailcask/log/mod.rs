@@ -1,6 +1,6 @@
 //! The `tailcask log` commands. Each prints to standard output.
 
-mod append;
+pub(crate) mod append;
 mod inspect;
 mod open;
 mod read;

@@ -159,8 +159,17 @@ pub(super) fn export(args: &ExportArgs) -> Result<ExitCode> {
 type Before<'s> = &'s mut dyn FnMut() -> Result<()>;
 
 fn export_while(store: &mut PairSource, args: &ExportArgs, before: Before<'_>) -> Result<()> {
+    let format = args.format.or_else(|| Format::of(&args.file)).unwrap_or(Format::Tsv);
+    let encoding = if args.base64 { Encoding::Base64 } else { Encoding::Raw };
+    let mut each = |visit: Visit<'_>| {
+        store.each(|pair| {
+            before()?;
+            visit(pair)?;
+            Ok(ControlFlow::Continue(()))
+        })
+    };
     if args.file == Path::new("-") {
-        return export_to(output(), store, args, before);
+        return write_pairs(output(), format, encoding, &mut each);
     }
     let named = || format!("{}", args.file.display());
     let file = File::create(&args.file).with_context(named)?;
@@ -169,22 +178,23 @@ fn export_while(store: &mut PairSource, args: &ExportArgs, before: Before<'_>) -
     let ours = |error: anyhow::Error| {
         if error.is::<io::Error>() { error.context(named()) } else { error }
     };
-    export_to(file, store, args, before).map_err(ours)
+    write_pairs(file, format, encoding, &mut each).map_err(ours)
 }
 
-fn export_to(
+/// Takes a pair.
+pub(crate) type Visit<'v> = &'v mut dyn FnMut(&Pair<'_>) -> Result<()>;
+
+/// Writes the pairs that `each` gives.
+pub(crate) fn write_pairs(
     mut out: impl Write,
-    store: &mut PairSource,
-    args: &ExportArgs,
-    before: Before<'_>,
+    format: Format,
+    encoding: Encoding,
+    each: &mut dyn FnMut(Visit<'_>) -> Result<()>,
 ) -> Result<()> {
-    let format = args.format.or_else(|| Format::of(&args.file)).unwrap_or(Format::Tsv);
-    let encoding = if args.base64 { Encoding::Base64 } else { Encoding::Raw };
     if format == Format::Csv {
-        return export_csv(out, store, encoding, before);
+        return write_csv(out, encoding, each);
     }
-    store.each(|pair| {
-        before()?;
+    each(&mut |pair| {
         let row = Row {
             key: Some(Part { bytes: pair.key(), encoding }),
             value: Some(Part { bytes: pair.value(), encoding }),
@@ -194,25 +204,23 @@ fn export_to(
             Format::Ndjson => row.write_json(&mut out)?,
             _ => row.write_text(&mut out)?,
         }
-        Ok(ControlFlow::Continue(()))
+        Ok(())
     })?;
     Ok(out.flush()?)
 }
 
-fn export_csv(
+fn write_csv(
     out: impl Write,
-    store: &mut PairSource,
     encoding: Encoding,
-    before: Before<'_>,
+    each: &mut dyn FnMut(Visit<'_>) -> Result<()>,
 ) -> Result<()> {
     let mut writer = csv::Writer::from_writer(out);
     writer.write_record(["key", "value", EXPIRES_MS]).map_err(cause)?;
-    store.each(|pair| {
-        before()?;
+    each(&mut |pair| {
         let (key, value) = (encoding.encode(pair.key()), encoding.encode(pair.value()));
         let expires = expires_ms(pair).map(|at| at.to_string()).unwrap_or_default();
         writer.write_record([&*key, &*value, expires.as_bytes()]).map_err(cause)?;
-        Ok(ControlFlow::Continue(()))
+        Ok(())
     })?;
     Ok(writer.flush()?)
 }

@@ -13,7 +13,7 @@ use std::io::{BufRead, Read};
 use std::path::Path;
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Format {
+pub(crate) enum Format {
     /// Columns separated by tabs
     Tsv,
     /// Columns separated by commas, quoted where needed
@@ -91,7 +91,9 @@ fn column(text: &str, names: Option<&[&[u8]]>) -> Result<usize> {
         }
         (Some(column), _) => Ok(column),
         (None, Some(names)) => {
-            let names: Vec<_> = names.iter().map(|name| shown(name)).collect();
+            // A name in quotes may have a newline.
+            let name = |name: &&[u8]| shown(name).escape_debug().to_string();
+            let names: Vec<_> = names.iter().map(name).collect();
             Err(usage(format!("there is no column {text:?}; the columns are {}", names.join(", "))))
         }
         (None, None) => {

@@ -222,18 +222,7 @@ pub(super) fn load(args: &LoadArgs) -> Result<()> {
     let progress = progress(total, written.clone());
     let input = progress.wrap_read(interrupt.guard(input));
     let input = BufReader::with_capacity(1 << 20, input);
-    let gathered = Gathered::default();
-    let mut loader = Loader { store: &store, args, gathered, pairs: 0, expired: 0, written };
-    let results = loader.load(input, &args.layout());
-    // ORDERING: Relaxed; this thread stored it.
-    let (pairs, expired) = (loader.written.load(Relaxed), loader.expired);
-    let [read, written] = results.map(|result| {
-        let stopped = || format!("stopped after loading {}", counted(pairs, "pair"));
-        result.with_context(stopped).with_context(|| match &args.file {
-            input if input == Path::new("-") => "standard input".to_owned(),
-            file => file.display().to_string(),
-        })
-    });
+    let Loaded { pairs, expired, read, written } = load_lines(&store, input, args, written);
     progress.finish_and_clear();
     let stats = store.stats();
     // Also what was loaded before an error is on the device then.
@@ -247,6 +236,40 @@ pub(super) fn load(args: &LoadArgs) -> Result<()> {
         format!("{} loaded, and on the device; the rest was not read", counted(pairs, "pair"))
     })?;
     report(&stats, pairs, expired, progress.position(), started)
+}
+
+/// What came of loading.
+pub(crate) struct Loaded {
+    /// Pairs that are in the store.
+    pub(crate) pairs: u64,
+    /// How many of them had expired before.
+    pub(crate) expired: u64,
+    /// The first line that could not be read.
+    pub(crate) read: Result<()>,
+    /// Whether all that was read could be written.
+    pub(crate) written: Result<()>,
+}
+
+/// Loads all lines of the input, or those before an error. `written` counts along.
+pub(crate) fn load_lines(
+    store: &Store,
+    input: impl BufRead,
+    args: &LoadArgs,
+    written: Arc<AtomicU64>,
+) -> Loaded {
+    let gathered = Gathered::default();
+    let mut loader = Loader { store, args, gathered, pairs: 0, expired: 0, written };
+    let results = loader.load(input, &args.layout());
+    // ORDERING: Relaxed; this thread stored it.
+    let (pairs, expired) = (loader.written.load(Relaxed), loader.expired);
+    let [read, written] = results.map(|result| {
+        let stopped = || format!("stopped after loading {}", counted(pairs, "pair"));
+        result.with_context(stopped).with_context(|| match &args.file {
+            input if input == Path::new("-") => "standard input".to_owned(),
+            file => file.display().to_string(),
+        })
+    });
+    Loaded { pairs, expired, read, written }
 }
 
 /// Says on standard error what was loaded and how fast.

@@ -1,10 +1,10 @@
 //! The store commands.
 
 mod backup;
-mod export;
-mod input;
+pub(crate) mod export;
+pub(crate) mod input;
 mod kept;
-mod load;
+pub(crate) mod load;
 mod memory;
 mod merge;
 mod open;
