@@ -7,6 +7,10 @@
 //!   keeps the log as it is, a power loss cuts it behind what was synced.
 //! * [`page`]: what a power loss may leave of anything that is written.
 //!
+//! To read in ten minutes: the promises are `properties`, at the end of `log.rs` and of `merge.rs`; the protocol is
+//! `append.rs` (130 lines), `recovery.rs` (190), and of `merge.rs` what is between `copy` and `unlink` (100). The
+//! rest is the state, and what deaths and power losses do to it.
+//!
 //! Each model takes a *flaw*: one deliberate mistake, of which the checker has to find the consequence
 //! (`tests/flaws.rs`). `tests/promises.rs` checks the models without one. `tests/log_traces.rs` and
 //! `tests/store_traces.rs` run the real engine on a simulated disk, and follow it step by step here.
