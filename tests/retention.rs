@@ -7,6 +7,7 @@ use common::files::copy_dir;
 use common::{HANG, segment, small_log, until};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tailcask::{
@@ -236,6 +237,39 @@ fn at_least_the_newest_bytes_stay() {
     assert_eq!(dropped.begin, all[2].begin.max(log.position_at(at(3499))), "either is enough");
     let dropped = log.retain(Retention::new().bytes(1)).unwrap();
     assert_eq!(dropped.begin, all[5].begin);
+}
+
+fn append_large(log: &CommitLog) {
+    for _ in 0..4 {
+        log.append(&[1; UNIT as usize]).unwrap();
+    }
+}
+
+/// Until then it may be a pad for the most part, as before an entry that got a segment of its own.
+#[test]
+fn what_is_not_sealed_does_not_count_as_kept() {
+    let timed = Timed::new();
+    let options = timed.options().retention(Retention::new().bytes(6 * UNIT));
+    let log = options.open_simulated(&timed.disk).unwrap();
+    timed.fill(&log, 1000);
+    let ((begun, begins), (finish, finished)) = (channel(), channel::<()>());
+    std::thread::scope(|scope| {
+        let log = &log;
+        let wait = move |_: &mut [u8]| {
+            begun.send(()).unwrap();
+            let _ = finished.recv();
+        };
+        scope.spawn(move || log.append_with(8, wait));
+        begins.recv().unwrap();
+        // Five units with what was there before, in segments of ten.
+        append_large(log);
+        log.maintain().unwrap();
+        assert_eq!(log.begin().segment(), 1, "{:?}", segments(log));
+        drop(finish);
+    });
+    append_large(&log);
+    log.maintain().unwrap();
+    assert!(log.begin().segment() > 1);
 }
 
 #[test]

@@ -21,21 +21,35 @@ use crate::position::LogPosition;
 pub(crate) struct History<'s> {
     segments: Vec<&'s Segment>,
     tail: LogPosition,
+    /// Whether a full segment that is not sealed counts as full of frames.
+    as_if_sealed: bool,
 }
 
 impl<'s> History<'s> {
     /// Takes all segments, and leaves out those that do not belong to the log, and the standby.
     pub(crate) fn new(all: impl IntoIterator<Item = &'s Segment>, tail: LogPosition) -> Self {
         let of_log = |s: &&Segment| !s.header.merged && s.id() <= tail.segment();
-        Self { segments: all.into_iter().filter(of_log).collect(), tail }
+        Self { segments: all.into_iter().filter(of_log).collect(), tail, as_if_sealed: true }
+    }
+
+    /// Of a full segment, how much is frames and not a pad is known once it is sealed. Counts what is known, or all
+    /// of it.
+    pub(crate) const fn counting_as_sealed(mut self, as_if_sealed: bool) -> Self {
+        self.as_if_sealed = as_if_sealed;
+        self
     }
 
     /// Where the entries of a segment end.
     fn end(&self, segment: &Segment) -> u64 {
-        if segment.id() == self.tail.segment() && !segment.is_sealed() {
-            return u64::from(self.tail.offset());
+        if segment.is_sealed() {
+            segment.end()
+        } else if segment.id() == self.tail.segment() {
+            u64::from(self.tail.offset())
+        } else if self.as_if_sealed {
+            segment.end()
+        } else {
+            FIRST_FRAME
         }
-        segment.end()
     }
 
     /// Everything before this position was appended before a time.

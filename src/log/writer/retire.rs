@@ -106,10 +106,11 @@ impl LogWriter {
     }
 
     /// Where the log begins once a policy has dropped what it does not keep.
-    pub(crate) fn retained_from(&self, retention: Retention) -> LogPosition {
+    fn retained_from(&self, retention: Retention, as_if_sealed: bool) -> LogPosition {
         let (tail, now) = (self.tail.position(), self.now());
         self.table.with(|all| {
-            History::new(all.iter().map(|listed| &**listed), tail).retained_from(retention, now)
+            let history = History::new(all.iter().map(|listed| &**listed), tail);
+            history.counting_as_sealed(as_if_sealed).retained_from(retention, now)
         })
     }
 
@@ -117,16 +118,21 @@ impl LogWriter {
     pub(crate) fn retain(&self, retention: Retention) -> Result<TruncateReport, TruncateError> {
         // What is full and not sealed yet may have to go, too.
         self.seal_finished().map_err(io_failed)?;
-        self.truncate_before(self.retained_from(retention))
+        self.truncate_before(self.retained_from(retention, false))
     }
 
     /// As `retain`, with the log's own policy, if it has one. If that fails, it is tried again.
     pub(crate) fn apply_retention(&self) {
         let Some(retention) = self.config.retention else { return };
-        let from = self.retained_from(retention);
-        if self.table.first().is_none_or(|first| first >= from.segment()) {
+        let is_due = |as_if_sealed| {
+            let from = self.retained_from(retention, as_if_sealed);
+            self.table.first().is_some_and(|first| first < from.segment()).then_some(from)
+        };
+        // Sealing is left to a quiet moment where nothing may go in any case. A failed sync is told to others.
+        if is_due(true).is_none() || self.seal_finished().is_err() {
             return;
         }
+        let Some(from) = is_due(false) else { return };
         match self.truncate_before(from) {
             Ok(TruncateReport { begin, segments, bytes }) => {
                 tracing::debug!(%begin, segments, bytes, "old segments were dropped");
