@@ -441,6 +441,24 @@ fn what_is_behind_the_cut_of_a_file_is_listed() {
 }
 
 #[test]
+fn what_is_behind_a_cut_within_a_frame_is_listed() {
+    let made = Made::new();
+    let only = made.at["only"];
+    let cut = LogPosition::from_u64(only.as_u64() + 24);
+    made.salvage(
+        |dir| change(&file(dir, cut.segment()), |bytes| bytes.truncate(cut.offset() as usize)),
+        |report, left, hints| {
+            let map = ["only", "a", "b", "after"].iter();
+            assert_eq!(*left, map.fold(made.map.clone(), |map, key| without(&map, key)));
+            if !hints {
+                assert_eq!(damaged(report), [(only, 24), (cut, 0)]);
+                assert_eq!(gone(report)[1], (cut, 0, LostKind::Unknown, None, false, None));
+            }
+        },
+    );
+}
+
+#[test]
 fn a_segment_that_is_missing_is_listed() {
     let made = Made::new();
     let id = made.at["key"].segment();

@@ -104,10 +104,10 @@ fn ranges_of(
     let known = closed.map_or(known, |closed| known.max(closed.offset.into()));
     let is_cut = !segment.is_sealed() && (segment.map.len() as u64) < segment.header.capacity;
     if end < known || known == 0 && is_cut {
-        // It may be unknown how long a truncated file was.
+        // It may be unknown how long a truncated file was: then a range of length 0 says so, also behind another.
         let len = known.saturating_sub(end);
         match ranges.last_mut() {
-            Some(last) if last.offset + last.len == end => last.len += len,
+            Some(last) if len > 0 && last.offset + last.len == end => last.len += len,
             _ => ranges.push(Gap { offset: end, len }),
         }
     }
