@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
-use tailcask::{CommitLog, Maintenance};
+use tailcask::{CommitLog, Maintenance, ReadError};
 
 /// For another thread to fall asleep in. Too short a time makes a test weaker, and not fail.
 const ASLEEP: Duration = Duration::from_millis(100);
@@ -141,4 +141,38 @@ fn what_is_committed_ends_at_a_claim_for_readers_of_the_files_too() {
     let other = CommitLog::open_read_only(dir.path()).unwrap();
     assert_eq!(other.committed(), other.tail());
     assert_eq!(log.committed(), other.committed());
+}
+
+/// Hazard 9: neither the segment that a reader waits in, which was never written to, nor the one that took its place
+/// is there any more. It slept for ever.
+#[test]
+fn a_reader_that_waits_in_a_segment_that_is_gone_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, options) = (dir.path().join("log"), small_log(8192));
+    let log = options.open(&path).unwrap();
+    // Exactly full, so that what is next is in the standby.
+    for _ in 0..(8192 - 128) / 128 {
+        log.append(&[1; 112]).unwrap();
+    }
+    log.maintain().unwrap();
+    let follower = options.open_read_only(&path).unwrap();
+    let mut reader = follower.reader();
+    while reader.next_entry().unwrap().is_some() {}
+    assert_eq!((reader.position().segment(), reader.position().offset()), (2, 128));
+    log.abort();
+    let log = options.open(&path).unwrap();
+    while log.tail().segment() < 5 {
+        log.append(&[2; 1000]).unwrap();
+    }
+    log.truncate_before(log.tail()).unwrap();
+    let begin = log.begin();
+    assert!(begin.segment() > 3);
+    match reader.next_entry() {
+        Err(ReadError::Truncated { position, begin: now }) => {
+            assert_eq!((position.segment(), now), (2, begin));
+        }
+        other => panic!("{other:?}"),
+    }
+    reader.seek(begin);
+    assert!(reader.next_entry().unwrap().is_some());
 }

@@ -404,15 +404,21 @@ impl<'a> LogReader<'a> {
         if segment.load_seal().is_some() {
             return true;
         }
+        if offset != FIRST_FRAME {
+            return false;
+        }
         // A standby that was taken back: its place in the chain is another segment's.
-        if offset == FIRST_FRAME
-            && let Some(next) = self.source.keep(self.source.replacement_for(segment))
-        {
+        if let Some(next) = self.source.keep(self.source.replacement_for(segment)) {
             self.skip_to(next.begin());
             self.segment = Some(next);
             return true;
         }
-        false
+        // That one may have been dropped, too. Then entering finds out where the log begins now.
+        let is_gone = self.at < self.source.begin();
+        if is_gone {
+            self.segment = None;
+        }
+        is_gone
     }
 }
 
