@@ -9,6 +9,8 @@ use std::path::Path;
 pub(crate) struct Failure {
     pub(crate) call: usize,
     pub(crate) nth: usize,
+    /// Whether the process is killed when it has told what came of the step.
+    pub(crate) dies: bool,
 }
 
 /// What a call is about.
@@ -95,6 +97,19 @@ pub(crate) fn relevant(call: &Call<'_>, place: &Path) -> Option<&'static [i32]> 
 pub(crate) fn tells(call: &Call<'_>) -> bool {
     let is_said = call.number() == libc::SYS_write && call.int(0) == 2;
     is_said && call.bytes(call.args()[1], 7).is_ok_and(|bytes| bytes == b"child: ")
+}
+
+pub(crate) fn changes_names(call: &Call<'_>) -> bool {
+    let known = CALLS.iter().find(|known| known.0 == call.number());
+    known.is_some_and(|known| {
+        ["rename", "link", "unlink", "mkdir", "rmdir"].iter().any(|name| known.1.starts_with(name))
+    })
+}
+
+/// Whether a thread makes it that the library has started.
+pub(crate) fn is_in_background(call: &Call<'_>) -> bool {
+    let name = std::fs::read_to_string(format!("/proc/{}/comm", call.tid()));
+    name.is_ok_and(|name| name.starts_with("tailcask"))
 }
 
 /// Whether a segment is to be made durable.

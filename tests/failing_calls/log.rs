@@ -1,9 +1,9 @@
 //! What a log does while a call fails.
 
-use super::{Outcome, tell};
+use super::{Outcome, PAUSE, tell};
 use crate::common::small_log;
 use std::path::Path;
-use tailcask::{AppendError, CommitLog, LogPosition, OpenError};
+use tailcask::{AppendError, CommitLog, LogPosition, Maintenance, OpenError};
 
 /// Each entry says which step has appended it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,15 +53,15 @@ pub(crate) fn steps() -> Vec<Step> {
     ]
 }
 
-fn open(place: &Path) -> Result<CommitLog, OpenError> {
-    small_log(SEGMENT).open(place.join("log"))
+fn open(place: &Path, maintenance: Maintenance) -> Result<CommitLog, OpenError> {
+    small_log(SEGMENT).maintenance(maintenance).open(place.join("log"))
 }
 
 fn entry(step: usize, len: usize) -> Vec<u8> {
     vec![step as u8; len]
 }
 
-pub(crate) fn work(place: &Path) {
+pub(crate) fn work(place: &Path, maintenance: Maintenance) {
     let steps = steps();
     let (mut log, mut at) = (None, vec![None; steps.len()]);
     for (nth, step) in steps.into_iter().enumerate() {
@@ -69,12 +69,18 @@ pub(crate) fn work(place: &Path) {
             if let Some(closing) = log.take().map(|log: CommitLog| log.close()) {
                 closing.unwrap_or_else(|error| eprintln!("closed: {error}"));
             }
-            let opened = open(place);
+            let opened = open(place, maintenance);
             tell(nth, opened.as_ref().map(|_| ""));
-            log = Some(opened.unwrap_or_else(|_| open(place).expect("opened the second time")));
+            log = Some(
+                opened
+                    .unwrap_or_else(|_| open(place, maintenance).expect("opened the second time")),
+            );
             continue;
         }
         at[nth] = take(log.as_ref().expect("opened"), nth, step, &at);
+        if maintenance == Maintenance::Background {
+            std::thread::sleep(PAUSE);
+        }
     }
 }
 
@@ -123,7 +129,7 @@ fn take(
 
 /// What was acknowledged is there, in its order, from where the log may have been cut off.
 pub(crate) fn check(place: &Path, outcomes: &[Outcome]) {
-    let log = open(place).expect("opened");
+    let log = open(place, Maintenance::Manual).expect("opened");
     let mut reader = log.reader();
     let mut found = Vec::new();
     while let Some(entry) = reader.next_entry().expect("sound") {
@@ -132,8 +138,7 @@ pub(crate) fn check(place: &Path, outcomes: &[Outcome]) {
     }
     assert!(found.is_sorted(), "{found:?}");
     let mut may_be_gone = 0;
-    for (nth, (step, outcome)) in steps().into_iter().zip(outcomes).enumerate() {
-        assert_ne!(*outcome, Outcome::Open, "step {nth}");
+    for step in steps() {
         if let Step::Truncate(before) = step {
             may_be_gone = may_be_gone.max(before);
         }

@@ -41,7 +41,7 @@ impl Plan {
             _ => Durability::Buffered,
         };
         let background = random.below(3) == 0;
-        Self {
+        let plan = Self {
             writers: 1 + random.below(3),
             steps: 20 + random.below(100),
             openings: 1 + random.below(2),
@@ -52,6 +52,18 @@ impl Plan {
             sync_one_in: [20, 20, u64::MAX][random.index(3)],
             closes: random.flip(),
             long_one_in: if random.below(3) == 0 { 50 } else { u64::MAX },
+        };
+        if random.below(4) > 0 {
+            return plan;
+        }
+        // Nothing but the close syncs anything.
+        Self {
+            durability: Durability::Buffered,
+            maintenance: Maintenance::Manual,
+            truncations: 0,
+            sync_one_in: u64::MAX,
+            closes: true,
+            ..plan
         }
     }
 

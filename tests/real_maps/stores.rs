@@ -52,7 +52,7 @@ impl Plan {
             _ => Durability::Buffered,
         };
         let background = random.below(3) == 0;
-        Self {
+        let plan = Self {
             writers: 1 + random.below(3),
             steps: if full { 100 + random.below(300) } else { 20 + random.below(100) },
             openings: 1 + random.below(2),
@@ -66,6 +66,20 @@ impl Plan {
             keys: 8 << random.below(if full { 1 } else { 4 }),
             most: if full { 40_000 } else { 500 },
             may_be_full: full,
+        };
+        if full || random.below(4) > 0 {
+            return plan;
+        }
+        // Nothing but the close syncs anything.
+        Self {
+            turns: 0,
+            durability: Durability::Buffered,
+            maintenance: Maintenance::Manual,
+            segment: 16 << 10,
+            synced_one_in: u64::MAX,
+            sync_one_in: u64::MAX,
+            closes: true,
+            ..plan
         }
     }
 
