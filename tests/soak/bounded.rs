@@ -1,12 +1,7 @@
 //! Overwrites, deletes and merges for a while, beside a reader that never lets go: what the store
 //! takes of memory, descriptors, maps and disk stays bounded.
-//!
-//! `TAILCASK_SOAK_SECONDS` says for how long; hours are the same test.
-#![cfg(target_os = "linux")]
 
-mod common;
-
-use common::{Finish, HANG, until};
+use crate::common::{Finish, HANG, until};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -107,8 +102,7 @@ fn read(store: &Store, stop: &AtomicBool) {
 
 #[test]
 fn what_a_store_takes_stays_bounded() {
-    let seconds = std::env::var("TAILCASK_SOAK_SECONDS").ok().and_then(|n| n.parse().ok());
-    let (started, lasts) = (Instant::now(), Duration::from_secs(seconds.unwrap_or(20)));
+    let (started, lasts) = (Instant::now(), Duration::from_secs(crate::seconds().unwrap_or(15)));
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     let policy = MergePolicy::new().min_dead_bytes(256 << 10);
