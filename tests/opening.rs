@@ -194,6 +194,43 @@ fn what_is_cut_off_after_a_restart_is_set_aside_and_comes_back_with_salvage() {
     assert_eq!(entries(&salvage.open_simulated(&image).unwrap()), all);
 }
 
+/// The same with files: whole segments that were cut off get their names back.
+#[test]
+fn segments_that_were_cut_off_come_back_with_salvage() {
+    let disk = SimulatedDisk::new();
+    let log = options().open_simulated(&disk).unwrap();
+    log.append(b"before").unwrap();
+    log.abandon_reservation(64);
+    for n in 0..1000u32 {
+        log.append(format!("behind {n}").as_bytes()).unwrap();
+    }
+    let image = disk.power_loss(|_, _| true);
+    log.abort();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    std::fs::create_dir(&path).unwrap();
+    common::files::mode(&path, 0o700);
+    let names = image.files().into_iter().map(|(name, _)| name).chain(["MANIFEST".to_owned()]);
+    for name in names {
+        std::fs::write(path.join(&name), image.read(&name).unwrap()).unwrap();
+    }
+
+    let log = options().open(&path).unwrap();
+    assert_eq!(entries(&log), [b"before".to_vec()]);
+    let aside: Vec<_> = log.recovery().set_aside.iter().map(|file| file.name.clone()).collect();
+    let whole: Vec<_> = aside.iter().filter(|name| name.ends_with(".seg.cut")).collect();
+    assert!(!whole.is_empty() && whole.len() < aside.len(), "{aside:?}: segments, and a tail");
+    log.close().unwrap();
+    let salvage = options().recovery_mode(RecoveryMode::Salvage);
+    let log = salvage.open(&path).unwrap();
+    let all = entries(&log);
+    assert_eq!(all.len(), 1001, "{}", log.recovery());
+    let left: Vec<_> = log.recovery().set_aside.iter().map(|file| &file.name).collect();
+    assert!(whole.iter().all(|name| !left.contains(name)), "{left:?}: they have their names again");
+    log.close().unwrap();
+    assert_eq!(entries(&options().open(&path).unwrap()), all, "for good");
+}
+
 /// K1: a boot id that cannot be known is no other boot id. Where the verdict depends on it, Strict
 /// refuses, and changes nothing.
 #[test]
