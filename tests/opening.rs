@@ -68,6 +68,40 @@ fn an_older_manifest_is_refused_and_nothing_is_removed() {
     assert_eq!(contents(&store_options().open(&path).unwrap()).len(), 2);
 }
 
+/// A segment that was truncated, and is there again: from a backup, say.
+#[test]
+fn a_segment_from_before_the_beginning_is_refused_and_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    let log = options().open(&path).unwrap();
+    let first = log.append(b"old").unwrap().segment();
+    let old = path.join(segment(first));
+    let mut at = log.tail();
+    while at.segment() < first + 2 {
+        at = log.append(b"new").unwrap();
+    }
+    log.sync().unwrap();
+    let bytes = fs::read(&old).unwrap();
+    log.truncate_before(at).unwrap();
+    assert!(!old.exists());
+    log.close().unwrap();
+    // From now on no MANIFEST lists it as removed.
+    options().open(&path).unwrap().close().unwrap();
+    fs::write(&old, &bytes).unwrap();
+    let refused = options().open(&path);
+    assert!(
+        matches!(&refused, Err(OpenError::Contradiction { segment, .. }) if *segment == first),
+        "{refused:?}"
+    );
+    assert_eq!(fs::read(&old).unwrap(), bytes);
+    let log = options().recovery_mode(RecoveryMode::Salvage).open(&path).unwrap();
+    let report = log.recovery().clone();
+    assert_eq!(report.contradictions.len(), 1, "{report}");
+    log.close().unwrap();
+    assert_eq!(fs::read(&old).unwrap()[128..], bytes[128..], "what is in it stays");
+    options().open(&path).unwrap();
+}
+
 /// K5, in its three forms: after a clean close the newest segment is zeroed, deleted, or replaced.
 #[test]
 fn a_last_segment_that_is_gone_is_noticed() {
