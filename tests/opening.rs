@@ -102,6 +102,32 @@ fn a_segment_from_before_the_beginning_is_refused_and_stays() {
     options().open(&path).unwrap();
 }
 
+/// A standby that was created, could not be synced, and so was never known of, when the log was closed
+/// without having used the segment before it.
+#[test]
+fn an_unused_segment_behind_the_end_of_a_closed_log_is_no_sign_of_a_missing_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    let log = options().open(&path).unwrap();
+    log.append(b"entry").unwrap();
+    log.close().unwrap();
+    // In a copy the same segments are made, and a standby.
+    let copy = dir.path().join("copy");
+    copy_dir(&path, &copy, true);
+    let log = options().open(&copy).unwrap();
+    log.maintain().unwrap();
+    let all = segments(&copy);
+    let [_, active, standby] = &all[..] else { panic!("{all:?}") };
+    let bytes = fs::read(copy.join(standby)).unwrap();
+    log.close().unwrap();
+    options().open(&path).unwrap().close().unwrap();
+    assert!(!path.join(active).exists());
+    fs::write(path.join(standby), bytes).unwrap();
+    let log = options().open(&path).unwrap();
+    assert_eq!(entries(&log), [b"entry".to_vec()]);
+    assert!(!path.join(standby).exists());
+}
+
 /// K5, in its three forms: after a clean close the newest segment is zeroed, deleted, or replaced.
 #[test]
 fn a_last_segment_that_is_gone_is_noticed() {

@@ -51,8 +51,9 @@ pub(super) fn inspect(
     }
     all.check_listed()?;
     all.classify_merged(merged, &chain)?;
-    all.check_chain(&mut chain)?;
+    // First what is behind the end of a closed log: an unused segment there may name another one.
     all.check_closed(&mut chain)?;
+    all.check_chain(&mut chain)?;
     all.classify_log(chain)?;
     all.check_end()?;
     all.detach();
