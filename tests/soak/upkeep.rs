@@ -6,7 +6,7 @@ use crate::tally::Count;
 use std::fs;
 use std::io::ErrorKind;
 use std::time::Duration;
-use tailcask::{AppendError, BackupError, MergeError};
+use tailcask::{AppendError, BackupError, MergeError, ReadError};
 
 fn is_no_space(error: &MergeError) -> bool {
     match error {
@@ -89,7 +89,11 @@ pub(crate) fn verify(shared: &Shared, _: u64) {
         if random.flip() {
             shared.store.verify().unwrap();
         } else {
-            shared.log.verify().unwrap();
+            // On a busy machine the log's beginning may be dropped before it has been read.
+            match shared.log.verify() {
+                Ok(_) | Err(ReadError::Truncated { .. }) => {}
+                Err(error) => panic!("{error}"),
+            }
         }
         shared.count(Count::Verified);
     }
