@@ -2,6 +2,7 @@
 //! atomic operation, lock and wait which one goes on. Orderings do not matter to it: that is loom's part.
 
 use shuttle::sync::atomic::AtomicBool as Pace;
+use std::cell::Cell;
 use std::sync::atomic as real;
 use std::time::Instant;
 
@@ -22,11 +23,23 @@ pub(crate) mod thread {
 
 std::thread_local! {
     static PACE: Pace = const { Pace::new(false) };
+    static AT_ONCE: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Another thread may go on here.
 pub(crate) fn point() {
-    PACE.with(|pace| pace.load(Ordering::SeqCst));
+    if !AT_ONCE.get() {
+        PACE.with(|pace| pace.load(Ordering::SeqCst));
+    }
+}
+
+/// One step, however many atomic operations are in it. It takes no lock.
+pub(crate) fn at_once<R>(work: impl FnOnce() -> R) -> R {
+    point();
+    AT_ONCE.set(true);
+    let result = work();
+    AT_ONCE.set(false);
+    result
 }
 
 /// What a lock gives that is not shuttle's, as soon as it does.

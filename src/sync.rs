@@ -208,3 +208,10 @@ mod cell {
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+/// Work that is one step of a schedule.
+#[cfg(not(tailcask_shuttle))]
+#[inline(always)]
+pub(crate) fn at_once<R>(work: impl FnOnce() -> R) -> R {
+    work()
+}

@@ -18,8 +18,8 @@ struct ShardSet {
     ranks: [u16; SHARDS],
 }
 
-const WORDS: usize = SHARDS / 64;
-const _: () = assert!(SHARDS.is_multiple_of(64) && SHARDS <= u16::MAX as usize);
+const WORDS: usize = SHARDS.div_ceil(64);
+const _: () = assert!(SHARDS <= u16::MAX as usize);
 
 impl ShardSet {
     /// The shards of some tags. Calls `each` with all of them, in the order of their numbers.

@@ -7,7 +7,7 @@ use crate::position::LogPosition;
 /// So many, because all slots of a table are moved when it grows, and the writer whose key does not fit any
 /// more waits for that: with 100 million keys a table takes 1.6 MiB, and growing takes about a millisecond.
 /// Not more, because the locks should stay in the L2 cache: each takes a line.
-pub(super) const SHARDS: usize = if cfg!(tailcask_shuttle) { 64 } else { 1024 };
+pub(super) const SHARDS: usize = if cfg!(tailcask_shuttle) { 4 } else { 1024 };
 
 /// At most this many keys are looked up together, so that their cache misses overlap.
 pub(crate) const LOOKUP_BATCH: usize = 32;

@@ -9,8 +9,10 @@
 //! (`DiskState::put`). Only `punch` changes a mapped file, when the log itself asks for it, behind the end
 //! of a sealed segment.
 
+use super::sparse::SECTOR;
 use crate::storage::map::Map;
 use crate::storage::sys;
+use crate::sync::at_once;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -19,6 +21,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub(super) const PAGE: usize = 4096;
+
+/// For so few pages the kernel is not asked which of them are not zero.
+const FEW: usize = 4;
 
 /// Bytes that all files ever made on one disk may take together: addresses, not memory.
 const ARENA: u64 = 1 << 45;
@@ -131,6 +136,12 @@ impl Memory {
 
     /// Reads from an offset that is a multiple of 8.
     pub(super) fn read(&self, at: usize, to: &mut [u8]) {
+        for (nth, to) in to.chunks_mut(SECTOR).enumerate() {
+            at_once(|| self.read_sector(at + nth * SECTOR, to));
+        }
+    }
+
+    fn read_sector(&self, at: usize, to: &mut [u8]) {
         for (nth, to) in to.chunks_mut(8).enumerate() {
             let word = self.word(at + nth * 8).to_le_bytes();
             to.copy_from_slice(&word[..to.len()]);
@@ -140,7 +151,9 @@ impl Memory {
     /// The pages that are not known to be zero, in order.
     pub(super) fn pages(&self) -> Vec<usize> {
         let end = self.len.div_ceil(PAGE);
-        let Some(part) = &self.part else { return (0..end).collect() };
+        let Some(part) = self.part.as_ref().filter(|_| end > FEW) else {
+            return (0..end).collect();
+        };
         let base = part.base;
         let mut pages = Vec::new();
         let mut page = 0;

@@ -2,7 +2,12 @@
 
 use crate::sync::{AtomicU64, Ordering};
 
-const WORDS: usize = if cfg!(tailcask_loom) { 2 } else { 512 };
+/// Few where each of them is a step of a model or a schedule.
+const WORDS: usize = match () {
+    () if cfg!(tailcask_loom) => 2,
+    () if cfg!(tailcask_shuttle) => 8,
+    () => 512,
+};
 
 /// Marks in a chunk.
 pub(crate) const MARKS: usize = WORDS * 64;
