@@ -462,8 +462,8 @@ impl CommitLog {
     }
 
     /// Drops the segments that lie completely before a position, and returns where the log begins now,
-    /// which is at or before that position. Readers in a dropped segment can finish it; its space is
-    /// released afterwards.
+    /// which is at or before that position unless the log began later already. Readers in a dropped
+    /// segment can finish it; its space is released afterwards.
     ///
     /// # Errors
     /// [`TruncateError`].
@@ -521,7 +521,8 @@ impl CommitLog {
     /// Reads every committed frame and checks its checksum.
     ///
     /// # Errors
-    /// [`ReadError::Corrupt`] at the first damage.
+    /// [`ReadError::Corrupt`] at the first damage; [`ReadError::Truncated`] if what it has still to read is
+    /// truncated meanwhile.
     pub fn verify(&self) -> Result<VerifyReport, ReadError> {
         let mut report = VerifyReport::default();
         let mut last = None;

@@ -287,15 +287,7 @@ impl<'a> LogReader<'a> {
         if self.segment.as_ref().is_some_and(|segment| segment.id() == self.at.segment()) {
             return Ok(true);
         }
-        let begin = self.source.begin();
-        if self.at == LogPosition::START {
-            self.at = begin;
-        }
-        if self.at < begin && !self.source.is_store() {
-            return Err(ReadError::Truncated { position: self.at, begin });
-        }
-        let pin = self.source.table().pin(self.at.segment()).filter(|pin| !pin.header.merged);
-        self.segment = self.source.keep(pin);
+        self.keep_own()?;
         if self.segment.is_none() && self.at < self.source.tail() && self.source.is_store() {
             // Merged, so there were no entries in it.
             self.segment = self.source.keep(self.source.segment_after(self.at.segment())?);
@@ -313,6 +305,37 @@ impl<'a> LogReader<'a> {
         Ok(true)
     }
 
+    /// Keeps the segment that `at` is in, if there is one; an error if it was truncated. The start of the
+    /// log is where it begins now.
+    fn keep_own(&mut self) -> Result<(), ReadError> {
+        let from_start = self.at == LogPosition::START;
+        loop {
+            let begin = self.source.begin();
+            if from_start {
+                self.at = begin;
+            }
+            self.check_begin(begin)?;
+            let pin = self.source.table().pin(self.at.segment());
+            let pin = pin.filter(|pin| !pin.header.merged);
+            self.segment = self.source.keep(pin);
+            if self.segment.is_some() {
+                return Ok(());
+            }
+            // Truncated since `begin` was looked at?
+            match self.check_begin(self.source.begin()) {
+                Err(_) if from_start => {}
+                checked => return checked,
+            }
+        }
+    }
+
+    fn check_begin(&self, begin: LogPosition) -> Result<(), ReadError> {
+        if self.at < begin && !self.source.is_store() {
+            return Err(ReadError::Truncated { position: self.at, begin });
+        }
+        Ok(())
+    }
+
     /// The reader has read everything and stands at the beginning of a segment that was never used and
     /// no longer exists. It waits for the next one.
     fn enter_behind_a_gap(&mut self) -> Result<bool, ReadError> {
@@ -321,12 +344,27 @@ impl<'a> LogReader<'a> {
         if self.at != tail && !begins {
             return Err(self.no_place());
         }
-        if self.at < tail {
-            self.segment = self.source.keep(self.source.segment_after(id)?);
+        if self.at >= tail {
+            return Ok(false);
         }
-        let Some(to) = self.segment.as_ref().map(|next| next.begin()) else { return Ok(false) };
+        let Some(next) = self.source.segment_after(id)? else { return Ok(false) };
+        if next.header.previous >= id {
+            // It was one of the log after all, or one behind it was.
+            self.check_skipped(&next)?;
+        }
+        let (to, next) = (next.begin(), self.source.keep(Some(next)));
         self.skip_to(to);
+        self.segment = next;
         Ok(true)
+    }
+
+    /// An error, if segments between here and the next one were truncated.
+    fn check_skipped(&self, next: &Segment) -> Result<(), ReadError> {
+        if self.source.is_lost_behind(self.at) {
+            return Ok(());
+        }
+        let begin = self.source.begin().max(next.position(FIRST_FRAME));
+        Err(ReadError::Truncated { position: self.at, begin })
     }
 
     /// The error for a position at which no frame begins.
@@ -378,9 +416,8 @@ impl<'a> LogReader<'a> {
         {
             next = found;
         }
-        if gap(&next) && !self.source.is_lost_behind(self.at) {
-            let begin = self.source.begin().max(next.position(FIRST_FRAME));
-            return Err(ReadError::Truncated { position: self.at, begin });
+        if gap(&next) {
+            self.check_skipped(&next)?;
         }
         let (to, next) = (next.begin(), self.source.keep(Some(next)));
         self.skip_to(to);

@@ -173,9 +173,21 @@ impl SegmentSet {
         look(self.enter().snapshot())
     }
 
-    pub(crate) fn pin_at(&self, find: impl FnOnce(&[Listed]) -> Option<usize>) -> Option<Pin<'_>> {
-        // SAFETY: it is listed in this table's snapshot.
-        self.with(|segments| unsafe { self.pin_listed(segments.get(find(segments)?)?) })
+    /// Pins the segment that `find` finds. `None` only if it finds none: by then the set no longer has
+    /// what was removed, so [`first`](Self::first) tells whether there was one before.
+    pub(crate) fn pin_at(&self, find: impl Fn(&[Listed]) -> Option<usize>) -> Option<Pin<'_>> {
+        loop {
+            // SAFETY: it is listed in this table's snapshot.
+            let pin = |listed: &Listed| unsafe { self.pin_listed(listed) };
+            let found = self.with(|all| all.get(find(all)?).map(pin));
+            if let Some(None) = found {
+                // It is being removed: pins are refused a little before the snapshot is replaced, both
+                // under the lock.
+                drop(lock(&self.owned));
+                continue;
+            }
+            return found.flatten();
+        }
     }
 
     /// Pins a segment that was found in a snapshot.

@@ -25,7 +25,8 @@ use explore::explore;
 use shuttle::thread;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
-use tailcask::{Batch, Durability, LogPosition, Maintenance, SimulatedDisk, Store, WriteOptions};
+use tailcask::{Batch, CommitLog, Durability, LogPosition, LogReader, Maintenance, ReadError};
+use tailcask::{SimulatedDisk, Store, WriteOptions};
 use worker::{ALL, Record, Worker};
 
 /// What a schedule is of.
@@ -258,4 +259,134 @@ fn a_power_loss(number: u64) {
 #[test]
 fn what_is_synced_survives_power_loss_under_any_schedule() {
     explore(1000, a_power_loss);
+}
+
+/// An entry so long that a few, or it alone, fill a segment.
+fn entry(n: u32, random: &mut Random) -> Vec<u8> {
+    let mut entry = vec![0; [2000, 3000, 6000, 6000][random.index(4)]];
+    entry[..4].copy_from_slice(&n.to_le_bytes());
+    entry
+}
+
+/// Appends, and truncates before entries that it draws: `dropped` is told beforehand.
+fn append_and_truncate(log: &CommitLog, random: &mut Random, dropped: &Mutex<LogPosition>) {
+    let mut positions = Vec::new();
+    for n in 0..6 + random.below(6) as u32 {
+        positions.push(log.append(&entry(n, random)).expect("appended"));
+        if random.flip() {
+            log.sync().expect("synced");
+            log.maintain().expect("maintained");
+            let last = positions.len() - 1;
+            let at = positions[if random.flip() { last } else { random.index(last + 1) }];
+            let mut dropped = dropped.lock().expect("no panic");
+            *dropped = at.max(*dropped);
+            drop(dropped);
+            log.truncate_before(at).expect("truncated");
+        }
+    }
+}
+
+/// A reader beside truncations.
+struct Reading<'a> {
+    reader: LogReader<'a>,
+    /// What it has read.
+    known: Vec<(LogPosition, u32)>,
+    /// Where it has gone to: the begin of a segment, or an entry.
+    sought: Option<LogPosition>,
+}
+
+impl Reading<'_> {
+    fn seek(&mut self, to: LogPosition) {
+        self.reader.seek(to);
+        self.sought = Some(to);
+    }
+
+    /// Goes to where the log begins now, or will when it is read, or to an entry that is known, or stays.
+    fn move_on(&mut self, log: &CommitLog, random: &mut Random) {
+        match random.index(12) {
+            0 => self.seek(log.begin()),
+            2 => self.seek(LogPosition::START),
+            1 if !self.known.is_empty() => self.seek(self.known[random.index(self.known.len())].0),
+            _ => {}
+        }
+    }
+
+    /// What it gets next is what is there, or it is told that this was truncated.
+    fn read(&mut self, log: &CommitLog, dropped: &Mutex<LogPosition>) {
+        let (committed, from) = (log.committed(), self.reader.position());
+        let next = self.reader.next_entry();
+        match next.map(|entry| entry.map(|entry| (entry.position(), number_of(&entry[..4])))) {
+            Ok(Some((position, n))) => {
+                let before = self.known.last().map(|&(_, n)| n);
+                match self.sought.take() {
+                    Some(LogPosition::START) => {}
+                    Some(to) if self.known.iter().any(|&(at, _)| at == to) => {
+                        assert_eq!(position, to)
+                    }
+                    Some(to) => assert_eq!(position.segment(), to.segment(), "{n} at {to}"),
+                    None => {
+                        assert!(before.is_none_or(|last| n == last + 1), "{n} after {before:?}")
+                    }
+                }
+                let same = self.known.iter().find(|&&(at, known)| (at == position) != (known == n));
+                assert_eq!(same, None, "{n} at {position}");
+                self.known.push((position, n));
+            }
+            Ok(None) => {
+                let at = self.reader.position();
+                assert!(at >= committed, "nothing at {at}, before {committed}");
+            }
+            Err(ReadError::Truncated { position, begin }) => {
+                assert!(position == self.reader.position() && position < begin, "{position}");
+                assert!(begin <= *dropped.lock().expect("no panic"), "{begin} is too far");
+                assert_ne!(from, LogPosition::START, "that is wherever the log begins");
+                self.seek(begin);
+            }
+            Err(error) => panic!("behind {:?}: {error}", self.known),
+        }
+    }
+
+    /// What it has read can be read by its position, or was truncated.
+    fn read_again(&self, log: &CommitLog) {
+        let Some(&(position, n)) = self.known.last() else { return };
+        match log.read(position) {
+            Ok(entry) => assert_eq!(number_of(&entry[..4]), n),
+            Err(ReadError::Truncated { .. }) => {}
+            Err(error) => panic!("{n} at {position}: {error}"),
+        }
+    }
+}
+
+fn read_on(log: &CommitLog, looks: usize, random: &mut Random, dropped: &Mutex<LogPosition>) {
+    let mut reading = Reading { reader: log.reader(), known: Vec::new(), sought: None };
+    for _ in 0..looks {
+        reading.move_on(log, random);
+        reading.read(log, dropped);
+        if random.index(3) == 0 {
+            reading.read_again(log);
+        }
+    }
+}
+
+fn a_reader_beside_truncations(number: u64) {
+    let (disk, mut random) = (SimulatedDisk::new(), Random::new(number));
+    let options = CommitLog::options().maintenance(Maintenance::Manual);
+    let options = options.segment_unit(8192).segment_size(8192);
+    let log = options.open_simulated(&disk).expect("opened");
+    let (dropped, looks) = (Mutex::new(LogPosition::START), 8 + random.index(24));
+    thread::scope(|scope| {
+        let (log, dropped, mut reads) = (&log, &dropped, Random::new(!number));
+        scope.spawn(move || append_and_truncate(log, &mut random, dropped));
+        for _ in 0..1 + number % 3 {
+            let mut reads = Random::new(reads.next());
+            scope.spawn(move || read_on(log, looks, &mut reads, dropped));
+        }
+    });
+    read_on(&log, 32, &mut Random::new(number), &dropped);
+    assert!(log.verify().expect("sound").entries > 0, "the last entry is not truncated");
+}
+
+#[test]
+fn a_reader_is_told_of_what_is_truncated_under_any_schedule() {
+    explore(12_000, a_reader_beside_truncations);
 }

@@ -12,9 +12,21 @@ impl LogWriter {
     /// The next segment of the log, once it is active.
     pub(crate) fn segment_after(&self, id: u32) -> Option<Pin<'_>> {
         // Before the set: a withdrawn standby is then no longer in it.
-        let active = self.tail.roll_number();
-        let begun = |roll: u32| !is_after(u64::from(roll), active);
-        self.table.pin_after(id).filter(|segment| segment.roll.is_none_or(begun))
+        let mut active = self.tail.roll_number();
+        loop {
+            let begun = |roll: u32| !is_after(u64::from(roll), active);
+            let next = self.table.pin_after(id)?;
+            if next.roll.is_none_or(begun) {
+                return Some(next);
+            }
+            drop(next);
+            // The active segment may have become full meanwhile, and even been truncated: then that is the
+            // next one.
+            let before = std::mem::replace(&mut active, self.tail.roll_number());
+            if before == active {
+                return None;
+            }
+        }
     }
 
     /// How far a segment may be read from an untrusted position: up to where its bytes no longer
