@@ -6,8 +6,8 @@
 //! commit, void or pad; its other bytes are stored after the claim and before the commit, in any order;
 //! and a seal's first word is stored after its others.
 
-use super::memory::{Memory, PAGE};
-use super::sparse::{SECTOR, Sector, Sparse};
+use super::memory::{Memory, PAGE, SECTOR};
+use super::sparse::{Sector, Sparse};
 use crate::format::frame::{self, State, Word};
 use crate::format::header::{FIRST_FRAME, SEAL, SegmentHeader};
 use crate::format::u64_at;

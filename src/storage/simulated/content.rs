@@ -3,8 +3,8 @@
 
 use super::between::{self, FrameSpans};
 use super::fate::{Fate, Unsynced};
-use super::memory::{Arena, Memory, PAGE};
-use super::sparse::{SECTOR, Sector, Sparse};
+use super::memory::{Arena, Memory, PAGE, SECTOR};
+use super::sparse::{Sector, Sparse};
 use crate::storage::map::Map;
 use crate::sync::{Mutex, MutexGuard, lock};
 use std::collections::{BTreeMap, BTreeSet};

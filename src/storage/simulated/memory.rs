@@ -9,7 +9,6 @@
 //! (`DiskState::put`). Only `punch` changes a mapped file, when the log itself asks for it, behind the end
 //! of a sealed segment.
 
-use super::sparse::SECTOR;
 use crate::storage::map::Map;
 use crate::storage::sys;
 use crate::sync::at_once;
@@ -21,6 +20,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub(super) const PAGE: usize = 4096;
+/// Bytes of a sector, which a device writes as a whole.
+pub(super) const SECTOR: usize = 512;
 
 /// For so few pages the kernel is not asked which of them are not zero.
 const FEW: usize = 4;

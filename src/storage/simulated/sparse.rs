@@ -1,13 +1,10 @@
 //! Bytes that are mostly zero: the contents of a device, and of an image.
 
-use super::memory::PAGE;
+use super::memory::{PAGE, SECTOR};
 use crate::format::is_zero;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
-
-/// Bytes of a sector, which a device writes as a whole.
-pub(super) const SECTOR: usize = 512;
 
 type Page = [u8; PAGE];
 pub(super) type Sector = [u8; SECTOR];
