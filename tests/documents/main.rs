@@ -218,7 +218,11 @@ fn every_mutation_names_a_file_and_tests() {
     compare("scripts/mutations.txt", "docs/mutations.txt", |test| {
         // As for cargo, a part of a name is enough, and a module's will do.
         let (target, name) = test.split_once(':').unwrap_or_default();
-        let text = if target == "lib" { Some(library.clone()) } else { scope(target) };
+        let text = match target {
+            "lib" => Some(library.clone()),
+            "schedules" => Some(sources("schedules/tests").into_values().collect()),
+            file => scope(file),
+        };
         text.is_some_and(|text| {
             let starts = ["fn ", "mod "].into_iter().flat_map(|kind| text.split(kind).skip(1));
             starts.filter_map(|rest| words(rest).next()).any(|found| found.contains(name))
