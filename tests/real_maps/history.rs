@@ -72,6 +72,7 @@ impl History {
                 | Said::Opened { .. }
                 | Said::Later { .. }
                 | Said::Aside { .. }
+                | Said::Full { .. }
                 | Said::Closing
                 | Said::Repairing { .. }
                 | Said::Repaired { .. } => {}

@@ -1,6 +1,6 @@
 //! Which moments of children are kept, and at which the children are killed: at system calls, and here and
 //! there between two instructions of a step that has begun. More of them while something is opened, closed
-//! or repaired, which is short, and right behind that.
+//! or repaired, or merged without any space, which is short, and right behind that.
 
 use super::common::Random;
 use super::reports;
@@ -12,7 +12,7 @@ const MOST: u64 = 5;
 /// What a child is doing, by its last report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// It opens, closes or repairs.
+    /// It opens, closes or repairs, or has no space.
     Short,
     /// It has just done so.
     Behind,
@@ -24,9 +24,9 @@ enum Phase {
 impl Phase {
     fn of(reports: &[Vec<u8>]) -> Self {
         let is = |kind| reports::is_last(reports, kind);
-        if is("opening") || is("closing") || is("repairing") {
+        if is("opening") || is("closing") || is("repairing") || is("full 0") {
             Self::Short
-        } else if is("closed") || is("repaired") || is("later 1") {
+        } else if is("closed") || is("repaired") || is("later 1") || is("full 1") {
             Self::Behind
         } else if is("begun") {
             Self::Begun

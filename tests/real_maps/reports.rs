@@ -69,6 +69,10 @@ pub(crate) enum Said {
     Closed {
         position: u64,
     },
+    /// Nothing is left of the space, and maintenance goes on; or that is over.
+    Full {
+        over: bool,
+    },
     /// A repaired copy is about to be made, of something sound or of something damaged.
     Repairing {
         number: u64,
@@ -117,6 +121,7 @@ fn encode(said: &Said) -> String {
         }
         Said::Later { done } => format!("later {}", u8::from(*done)),
         Said::Opening => OPENING.into(),
+        Said::Full { over } => format!("full {}", u8::from(*over)),
         Said::Closing => CLOSING.into(),
         Said::Closed { position } => format!("closed {position}"),
         Said::Repairing { number, damaged } => {
@@ -157,6 +162,7 @@ fn decode(line: &str) -> Said {
         }
         "later" => Said::Later { done: number(0) == 1 },
         OPENING => Said::Opening,
+        "full" => Said::Full { over: number(0) == 1 },
         CLOSING => Said::Closing,
         "closed" => Said::Closed { position: number(0) },
         "repairing" => Said::Repairing { number: number(0), damaged: number(1) == 1 },
@@ -214,6 +220,8 @@ fn what_is_said_is_understood() {
         Said::Opened { found: vec![(1, 2, 3), (4, 5, 6)] },
         Said::Later { done: true },
         Said::Opening,
+        Said::Full { over: false },
+        Said::Full { over: true },
         Said::Closing,
         Said::Closed { position: 9 },
         Said::Repairing { number: 1, damaged: true },

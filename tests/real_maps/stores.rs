@@ -6,13 +6,14 @@ use super::history::{self, Backup, History, Keys};
 use super::reports::{self, Change, Report, Said, say};
 use super::{Workload, copies};
 use std::collections::BTreeMap;
-use std::io;
+use std::fs::OpenOptions;
+use std::io::{self, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tailcask::{
-    AppendError, Batch, Durability, Maintenance, MergePolicy, OpenError, Store, StoreOptions,
-    WriteError, WriteOptions,
+    AppendError, Batch, Durability, LogPosition, Maintenance, MergePolicy, OpenError, Store,
+    StoreOptions, WriteError, WriteOptions,
 };
 
 /// What goes on after a recovery writes its own key, as this writer.
@@ -144,20 +145,38 @@ impl Writer<'_> {
                 store.put_with(key(writer, one), value(number, len), &options).map(Some)
             }
         };
-        match written {
-            Ok(position) => {
-                let position = position.map(tailcask::LogPosition::as_u64);
-                say(&Said::Done { writer, position });
-            }
-            Err(WriteError::Append(AppendError::NoSpace { .. })) if plan.may_be_full => {
-                say(&Said::Refused { writer });
-            }
-            Err(error) => panic!("{error:?}"),
-        }
+        self.tell(written);
+        let Self { store, plan, ref mut random, .. } = *self;
         match random.below(plan.sync_one_in) {
             0 => say(&Said::Synced { position: store.sync().unwrap().as_u64() }),
             1 => say(&Said::Synced { position: store.log().durable().as_u64() }),
             _ => {}
+        }
+    }
+}
+
+impl Writer<'_> {
+    fn tell(&self, written: Result<Option<LogPosition>, WriteError>) {
+        let writer = self.writer;
+        match written {
+            Ok(position) => {
+                let position = position.map(LogPosition::as_u64);
+                say(&Said::Done { writer, position });
+            }
+            Err(WriteError::Append(AppendError::NoSpace { .. })) if self.plan.may_be_full => {
+                say(&Said::Refused { writer });
+            }
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+
+    /// Gives each key a short value, so that all before is dead.
+    fn overwrite(&self, number: &mut u64) {
+        let (writer, durable) = (self.writer, self.plan.durability == Durability::Synced);
+        for one in 0..self.plan.keys {
+            *number += 1;
+            say(&Said::Begun { writer, durable, changes: vec![(one, true)] });
+            self.tell(self.store.put(key(writer, one), value(*number, 200)).map(Some));
         }
     }
 }
@@ -211,6 +230,37 @@ fn keep(
             _ => done(store.maintain().map(drop).map_err(|e| e.to_string())),
         }
     }
+}
+
+/// Takes the space that is left, to the last page.
+fn take_space(place: &Path) {
+    let mut ballast =
+        OpenOptions::new().append(true).open(place.with_file_name("ballast")).unwrap();
+    for piece in [64 << 10, 4096] {
+        while ballast.write(&vec![1; piece]).is_ok_and(|written| written > 0) {}
+    }
+}
+
+/// Merges segments in which all is dead when there is no space. Then the next MANIFEST takes the blocks of
+/// the one before.
+fn merge_without_space(store: &Store, plan: &Plan, numbers: &mut [u64], place: &Path) {
+    for _ in 0..2 {
+        for (writer, number) in (0..).zip(&mut *numbers) {
+            Writer { store, plan, writer, random: Random::new(0) }.overwrite(number);
+        }
+        // Where there is no room for the next segment, that one stays.
+        let _ = store.roll();
+    }
+    let ballast = place.with_file_name("ballast");
+    let before = ballast.metadata().unwrap().len();
+    take_space(&ballast);
+    say(&Said::Full { over: false });
+    let _ = store.merge();
+    say(&Said::Full { over: true });
+    // A moment behind it, before anything else is written.
+    let behind = place.join("behind");
+    std::fs::create_dir(&behind).and_then(|()| std::fs::remove_dir(&behind)).unwrap();
+    OpenOptions::new().write(true).open(ballast).unwrap().set_len(before).unwrap();
 }
 
 fn close(store: Store) {
@@ -303,6 +353,9 @@ impl<const FULL: bool> Workload for Stores<FULL> {
                 other => other.unwrap(),
             };
             say(&Said::Synced { position: store.log().durable().as_u64() });
+            if FULL {
+                merge_without_space(&store, &plan, &mut numbers, place);
+            }
             let taken = AtomicU64::new(0);
             std::thread::scope(|scope| {
                 let (store, plan, taken) = (&store, &plan, &taken);
