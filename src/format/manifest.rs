@@ -27,8 +27,6 @@
 
 use super::{VERSION, u32_at, u64_at};
 
-/// As many as nobody can write, so that there is always a next one.
-const LAST_GENERATION: u64 = u64::MAX / 2;
 const MAGIC: u64 = u64::from_le_bytes(*b"tcmanif\n");
 const STORE: u32 = 1;
 const CLOSED: u32 = 2;
@@ -114,9 +112,6 @@ impl Manifest {
         if ![&manifest.kept, &manifest.removed, &manifest.cut_off].into_iter().all(|ids| grow(ids))
         {
             return damaged("its ids are out of order");
-        }
-        if manifest.generation > LAST_GENERATION {
-            return damaged("its generation is none that there can be");
         }
         Ok(manifest)
     }
@@ -246,15 +241,5 @@ mod tests {
         }
         let twice = [&content[..84], &content[80..84]].concat();
         assert!(Manifest::decode(&sealed(twice)).is_err());
-    }
-
-    #[test]
-    fn a_generation_has_others_behind_it() {
-        let of = |generation| Manifest { generation, ..manifest() }.encode();
-        assert!(Manifest::decode(&of(LAST_GENERATION)).is_ok());
-        for generation in [LAST_GENERATION + 1, u64::MAX] {
-            let refused = Manifest::decode(&of(generation));
-            assert!(matches!(refused, Err(BadManifest::Damaged(_))), "{refused:?}");
-        }
     }
 }

@@ -150,7 +150,7 @@ fn write_manifest(
     };
     manifest.cut_off = inspection.discarded.iter().filter_map(cut_off).collect();
     manifest.cut_off.sort_unstable();
-    manifest.generation += 1;
+    manifest.generation = manifest.generation.saturating_add(1);
     let written = storage.write_manifest(&manifest.encode());
     written.map_err(|e| io_error("write MANIFEST", e))?;
     Ok(manifest)

@@ -29,7 +29,7 @@ impl LogWriter {
         // Read under the manifest's lock, so that it never goes back.
         let mut next = lock(&self.next);
         new.next = next.id.unwrap_or(u32::MAX);
-        new.generation += 1;
+        new.generation = new.generation.saturating_add(1);
         if next.for_log == Some(new.first) {
             // The log is empty, and its first segment could not be created yet: it begins with the next
             // id, after those that merges have used.
