@@ -172,10 +172,6 @@ enum What {
     Store,
 }
 
-fn is_sealed(file: &[u8]) -> bool {
-    file.starts_with(b"tailcask") && file.get(64..72).is_some_and(|magic| magic != [0; 8])
-}
-
 fn check<T: PartialEq + std::fmt::Debug>(
     what: What,
     disk: &SimulatedDisk,
@@ -188,7 +184,7 @@ fn check<T: PartialEq + std::fmt::Debug>(
         let after = everything(disk);
         // Damage in a sealed segment is found when keys are loaded from it; by then what a dead process left
         // in the others is repaired.
-        let counts = |bytes: &[u8]| what == What::Log || is_sealed(bytes);
+        let counts = |bytes: &[u8]| what == What::Log || super::checksums::is_sealed(bytes);
         let mut kept = before.iter().filter(|(_, bytes)| counts(bytes));
         let changed = kept.find(|(name, bytes)| after.get(*name) != Some(bytes));
         let changed = changed.map(|(name, _)| name);

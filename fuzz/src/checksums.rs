@@ -77,6 +77,16 @@ pub fn segment(bytes: &mut [u8]) {
     frames(bytes, salt, HEADER, end);
 }
 
+/// Whether a segment has a seal that holds. One with another seal is scanned, and sealed anew.
+pub fn is_sealed(bytes: &[u8]) -> bool {
+    let Some(head) = bytes.get(..HEADER) else { return false };
+    let mut mended = head.to_vec();
+    segment(&mut mended);
+    let end = u32_at(head, 72) as usize;
+    let is_end = (HEADER..=bytes.len()).contains(&end) && end.is_multiple_of(8);
+    head[64..72] == *b"sealed\n\0" && head[88..96] == mended[88..96] && is_end
+}
+
 /// Of the frames in a range. Those in batches, too.
 fn frames(bytes: &mut [u8], salt: u64, from: usize, end: usize) {
     let mut at = from;
