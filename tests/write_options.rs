@@ -3,13 +3,15 @@
 
 mod common;
 
-use common::{small_store, value};
+use common::{small_store, value, within};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 use tailcask::{
-    Batch, Change, Durability, Expected, Expiry, LogPosition, SimulatedDisk, Store, StoreOptions,
-    Ttl, WriteError, WriteOptions,
+    Batch, Change, DiskOperation, Durability, Expected, Expiry, LogPosition, SimulatedDisk, Store,
+    StoreOptions, Ttl, WriteError, WriteOptions,
 };
 
 /// A store whose clock is set by hand, in segments of 32 KiB.
@@ -343,7 +345,7 @@ fn a_synced_conditional_write_survives_power_loss() {
 fn a_synced_write_that_finds_nothing_to_do_returns_when_what_it_found_is_durable() {
     type Write = fn(&Store, &WriteOptions) -> bool;
     // What it finds, and whether the key is there afterwards.
-    let writes: [(&str, bool, Write); 8] = [
+    let writes: [(&str, bool, Write); 9] = [
         ("delete", false, |store, options| store.delete_with("key", options).unwrap().is_none()),
         ("touch", false, |store, options| store.touch_with("key", options).unwrap().is_none()),
         ("compare nothing", false, |store, options| {
@@ -369,6 +371,10 @@ fn a_synced_write_that_finds_nothing_to_do_returns_when_what_it_found_is_durable
             // It would get a segment of its own.
             store.put_if_absent_with("key", vec![1; 64 << 10], options).unwrap().is_none()
         }),
+        ("keep", true, |store, options| {
+            let keep = |found: Option<&[u8]>| Ok::<_, ()>(found.map(|_| Change::Keep).unwrap());
+            store.try_update_with("key", keep, options).unwrap().unwrap().position.is_none()
+        }),
     ];
     let synced = WriteOptions::new().durability(Durability::Synced);
     for (what, is_there, write) in writes {
@@ -389,6 +395,37 @@ fn a_synced_write_that_finds_nothing_to_do_returns_when_what_it_found_is_durable
         let found = again.get("key").unwrap().is_some();
         assert_eq!(found, is_there, "{what}");
     }
+}
+
+/// Of two values that would each get a segment of its own, the second one finds the first, when it has made
+/// one: while the first is synced, nobody waits for that segment.
+#[test]
+fn a_large_put_that_comes_second_keeps_nobody_waiting() {
+    let place = Place::new();
+    let store = place.open();
+    let (other, has_begun, syncs) = (store.clone(), AtomicBool::new(false), Arc::default());
+    let (begins, second) = mpsc::channel();
+    let counted: Arc<AtomicU64> = Arc::clone(&syncs);
+    place.disk.on_operation(move |_, operation, _| {
+        let other = other.clone();
+        if operation == DiskOperation::Create && !has_begun.swap(true, Ordering::Relaxed) {
+            let synced = NEW.durability(Durability::Synced);
+            let put = move || other.put_if_absent_with("key", vec![2; 64 << 10], &synced);
+            begins.send(thread::Builder::new().name("second".to_owned()).spawn(put)?).unwrap();
+            // Until it has looked. Too short a time makes the test weaker, and not fail.
+            thread::sleep(ms(100));
+        } else if operation == DiskOperation::Sync && thread::current().name() == Some("second") {
+            within(move || other.put("other", "value").unwrap());
+            counted.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    });
+    let buffered = NEW.durability(Durability::Buffered);
+    assert!(store.put_if_absent_with("key", vec![1; 64 << 10], &buffered).unwrap().is_some());
+    let second = second.recv().unwrap();
+    assert!(within(move || second.join().unwrap().unwrap()).is_none());
+    assert!(syncs.load(Ordering::Relaxed) > 0);
+    place.disk.on_operation(|_, _, _| Ok(())); // lets go of the store
 }
 
 /// Others go on at once, and so does what is refused.

@@ -27,7 +27,7 @@ use crate::position::LogPosition;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Change {
-    /// Leave it as it is: nothing is written.
+    /// Leave it as it is: nothing is written. A synced update returns once what it saw is durable.
     Keep,
     /// Set its value.
     Set(Vec<u8>),
@@ -190,7 +190,10 @@ impl StoreInner {
             let new = match change(found.as_ref().map(FoundRecord::value)) {
                 Ok(Change::Set(value)) => Some(value),
                 Ok(Change::Delete) => None,
-                Ok(Change::Keep) => return Ok(Ok(Updated::default())),
+                Ok(Change::Keep) => {
+                    drop(found);
+                    return self.unchanged(Ok(Updated::default()), seen, options.durability);
+                }
                 Err(error) => return Ok(Err(error)),
             };
             drop(found);
@@ -288,22 +291,25 @@ impl StoreInner {
         let mut need = if put.is_some() { Need::Put } else { Need::Delete };
         let mut oversize = writer.oversize_segment(len, need)?;
         let (is_oversize, mut known) = (oversize.is_some(), KnownFrames::none(Wanted::Record));
-        loop {
+        let (outcome, result) = loop {
             match self.try_decide(&change, &mut oversize, &mut need, &mut known, &mut decide)? {
                 None => self.roll_for(len, need)?,
-                Some((Outcome::Refused, result)) => return self.refused((None, result)),
-                Some((Outcome::Left(found), result)) => {
-                    return self.unchanged((None, result), found, options.durability);
+                Some(decided) => break decided,
+            }
+        };
+        // One that was not used keeps all writers waiting, and what follows may wait for one of them.
+        drop(oversize);
+        match outcome {
+            Outcome::Refused => self.refused((None, result)),
+            Outcome::Left(found) => self.unchanged((None, result), found, options.durability),
+            Outcome::Wrote { position, is_put } => {
+                if is_oversize {
+                    writer.after_oversize_claim();
                 }
-                Some((Outcome::Wrote { position, is_put }, result)) => {
-                    if is_oversize {
-                        writer.after_oversize_claim();
-                    }
-                    self.count_writes([is_put].into_iter());
-                    let durability = options.durability.unwrap_or(writer.durability());
-                    writer.acknowledge_as(position, durability)?;
-                    return Ok((Some(position), result));
-                }
+                self.count_writes([is_put].into_iter());
+                let durability = options.durability.unwrap_or(writer.durability());
+                writer.acknowledge_as(position, durability)?;
+                Ok((Some(position), result))
             }
         }
     }
