@@ -176,3 +176,29 @@ fn a_reader_that_waits_in_a_segment_that_is_gone_is_told() {
     reader.seek(begin);
     assert!(reader.next_entry().unwrap().is_some());
 }
+
+/// Somebody else knows the position, and this handle not yet the segment that it is in.
+#[test]
+fn a_reader_starts_in_a_segment_that_was_made_since_the_log_was_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, options) = (dir.path().join("log"), small_log(8192));
+    let log = options.open(&path).unwrap();
+    log.append(b"first").unwrap();
+    let followers: Vec<_> = (0..4).map(|_| options.open_read_only(&path).unwrap()).collect();
+    let mut in_second = Vec::new();
+    while in_second.len() < 3 {
+        let at = log.append(&[1; 1000]).unwrap();
+        in_second.extend((at.segment() == 2).then_some(at));
+    }
+    log.maintain().unwrap();
+    assert_eq!((in_second[0].segment(), in_second[0].offset()), (2, 128));
+    for (follower, at) in followers.iter().zip(&in_second) {
+        let mut reader = follower.reader_from(*at);
+        let entry = reader.next_entry().unwrap().expect("an entry");
+        assert_eq!((entry.position(), &*entry), (*at, &[1; 1000][..]));
+    }
+    let mut reader = log.reader_from(in_second[0]);
+    reader.next_entry().unwrap();
+    let mut reader = followers[3].reader_from_checkpoint(&reader.checkpoint()).unwrap();
+    assert_eq!(reader.next_entry().unwrap().unwrap().position(), in_second[1]);
+}

@@ -158,3 +158,20 @@ fn a_reader_seeks_anywhere() {
     reader.seek(log.begin());
     assert!(reader.next_entry().unwrap().unwrap().position() <= positions[40]);
 }
+
+/// It has read nothing, and goes on with the first entry when the log is open again.
+#[test]
+fn a_reader_at_the_start_of_a_log_that_is_closed_stays_there() {
+    let disk = SimulatedDisk::new();
+    let log = small_log(8192).open_simulated(&disk).unwrap();
+    log.append_batch(&[b"one", b"two"]).unwrap();
+    let mut reader = log.reader_owned();
+    log.clone().close().unwrap();
+    assert!(matches!(reader.next_entry(), Err(ReadError::Closed)));
+    assert_eq!(reader.position(), LogPosition::START);
+    let checkpoint = reader.checkpoint();
+    drop((reader, log));
+    let log = small_log(8192).open_simulated(&disk).unwrap();
+    let mut reader = log.reader_from_checkpoint(&checkpoint).unwrap();
+    assert_eq!(&*reader.next_entry().unwrap().unwrap(), b"one");
+}

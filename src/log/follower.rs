@@ -35,6 +35,8 @@ pub(crate) struct Follower {
     pub(crate) table: SegmentSet,
     /// Whether segments may be missing: lost to damage, or merged by the log's store.
     pub(crate) gaps: bool,
+    /// Whether the MANIFEST says which segments there are, so that it tells what has changed.
+    pub(crate) is_as_listed: bool,
     /// The lowest id for a new segment, according to the MANIFEST when it was last read.
     pub(crate) next_id: AtomicU32,
     /// Segments that do not belong to the log: merged ones, and those that recovery would discard.
@@ -131,6 +133,13 @@ impl Source {
         self.segment_after(id)
     }
 
+    /// Looks for segments that another process has made. False: nobody else makes any.
+    pub(crate) fn look_for_segments(&self) -> bool {
+        let Self::Follower(log) = self else { return false };
+        log.look_for_segments();
+        true
+    }
+
     /// Whether the log has a store: then merges may have removed segments without entries.
     pub(crate) fn is_store(&self) -> bool {
         match self {
@@ -208,6 +217,9 @@ impl Follower {
     /// Adds segments after `after` that another process created. Also between known ones: reading a
     /// directory while it changes may show a later name and not an earlier one.
     fn refresh(&self, after: u32) -> Result<(), ReadError> {
+        if !self.is_as_listed {
+            return Ok(());
+        }
         let mut ignored = lock(&self.ignored);
         let is_known = |id| self.table.with(|all| locate(all, id).is_some());
         let changes = recovery::find_changes(&*self.storage, after, is_known, &mut ignored);

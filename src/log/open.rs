@@ -34,7 +34,8 @@ impl LogOptions {
     }
 
     /// Opens a log read-only. Nothing is created or changed, and no lock is held. A writer may have the
-    /// log open, or open it later, also in another process: readers follow what it appends.
+    /// log open, or open it later, also in another process: readers follow what it appends. What
+    /// [`RecoveryMode::Salvage`] has found without a MANIFEST, or against it, stays as it was found.
     ///
     /// # Errors
     /// [`OpenError`].
@@ -56,7 +57,9 @@ impl LogOptions {
         let (table, ignored) = (SegmentSet::new(segments), Mutex::new(ignored));
         let (id, next_id) = (found.manifest.log_id, AtomicU32::new(found.manifest.next));
         let clock = config.clock;
-        let follower = Follower { storage, table, gaps, next_id, ignored, clock, log_id: id };
+        let is_as_listed = found.is_as_listed;
+        let follower =
+            Follower { storage, table, gaps, is_as_listed, next_id, ignored, clock, log_id: id };
         let source = Source::Follower(Arc::new(follower));
         Ok(CommitLog::new(SharedLog::new(source, None, id, found.report, stored)))
     }

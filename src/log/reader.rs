@@ -309,9 +309,14 @@ impl<'a> LogReader<'a> {
     /// log is where it begins now.
     fn keep_own(&mut self) -> Result<(), ReadError> {
         let from_start = self.at == LogPosition::START;
+        let mut has_looked = false;
         loop {
             let begin = self.source.begin();
             if from_start {
+                // A log that is closed begins at its end: the reader is not to be moved there.
+                if self.source.table().is_closed() {
+                    return Err(ReadError::Closed);
+                }
                 self.at = begin;
             }
             self.check_begin(begin)?;
@@ -320,6 +325,10 @@ impl<'a> LogReader<'a> {
             self.segment = self.source.keep(pin);
             if self.segment.is_some() {
                 return Ok(());
+            }
+            // Made by another process since its files were looked at?
+            if !std::mem::replace(&mut has_looked, true) && self.source.look_for_segments() {
+                continue;
             }
             // Truncated since `begin` was looked at?
             match self.check_begin(self.source.begin()) {

@@ -7,7 +7,7 @@
 
 use super::classify::inspect;
 use super::evidence;
-use super::inspection::{InspectedSegment, is_of_another_kernel, segment_ids};
+use super::inspection::{InspectedSegment, ManifestSource, is_of_another_kernel, segment_ids};
 use super::report::{RecoveryReport, SetAside};
 use crate::error::{Corruption, CorruptionKind, OpenError};
 use crate::format::header::FIRST_FRAME;
@@ -41,6 +41,8 @@ pub(crate) struct ReadableLog {
     pub(crate) live: bool,
     /// Ids of segment files that do not belong to the log.
     pub(crate) ignored: BTreeSet<u32>,
+    /// Whether the MANIFEST says that all these segments are there. Salvage may know better.
+    pub(crate) is_as_listed: bool,
 }
 
 /// Inspects a log. With `as_of_now`, what a live writer adds later is excluded: each segment ends where
@@ -104,9 +106,11 @@ fn read_stopped_log(storage: &dyn Storage, mode: RecoveryMode) -> Result<Readabl
     });
     let mut segments: Vec<_> = found.collect();
     segments.sort_by_key(|segment| segment.id());
-    let mut report = inspection.report;
+    let (mut report, manifest) = (inspection.report, inspection.manifest);
     list_aside(storage, &mut report)?;
-    Ok(ReadableLog { segments, manifest: inspection.manifest, report, live: false, ignored })
+    let is_as_listed = inspection.manifest_source == ManifestSource::Read
+        && segments.iter().all(|segment| is_member(&manifest, segment.id()));
+    Ok(ReadableLog { segments, manifest, report, live: false, ignored, is_as_listed })
 }
 
 fn list_aside(storage: &dyn Storage, report: &mut RecoveryReport) -> Result<(), OpenError> {
@@ -144,7 +148,8 @@ fn read_live_log(storage: &dyn Storage, as_of_now: bool) -> Result<Option<Readab
     let mut report = RecoveryReport { same_boot: true, ..RecoveryReport::default() };
     report.sealed_segments = segments.iter().filter(|segment| segment.is_sealed()).count() as u64;
     list_aside(storage, &mut report)?;
-    Ok(Some(ReadableLog { segments, manifest, report, live: true, ignored }))
+    let is_as_listed = true;
+    Ok(Some(ReadableLog { segments, manifest, report, live: true, ignored, is_as_listed }))
 }
 
 fn read_manifest(storage: &dyn Storage) -> Result<Manifest, OpenError> {
