@@ -128,7 +128,7 @@ fn an_unused_segment_behind_the_end_of_a_closed_log_is_no_sign_of_a_missing_one(
     assert!(!path.join(standby).exists());
 }
 
-/// K5, in its three forms: after a clean close the newest segment is zeroed, deleted, or replaced.
+/// K5, in its forms: after a clean close the newest segment is zeroed, deleted, or replaced.
 #[test]
 fn a_last_segment_that_is_gone_is_noticed() {
     let dir = tempfile::tempdir().unwrap();
@@ -151,11 +151,14 @@ fn a_last_segment_that_is_gone_is_noticed() {
         bytes[written / 2..].fill(0);
         bytes
     };
+    let mut unused = shorter.clone();
+    unused[128..].fill(0);
     for (what, bytes) in [
         ("deleted", None),
         ("zeroed", Some(vec![0; sound.len()])),
         ("of another store", Some(fs::read(other.join(&last)).unwrap())),
         ("an older copy", Some(shorter)),
+        ("as it was before it was used", Some(unused.clone())),
     ] {
         match &bytes {
             Some(bytes) => fs::write(path.join(&last), bytes).unwrap(),
@@ -168,6 +171,12 @@ fn a_last_segment_that_is_gone_is_noticed() {
         let there = fs::read(path.join(&last)).ok();
         assert_eq!(there, bytes, "{what}: it is left as it was");
     }
+    let copy = dir.path().join("copy");
+    copy_dir(&path, &copy, true);
+    let salvage = store_options().recovery_mode(RecoveryMode::Salvage).open(&copy).unwrap();
+    let (report, left) = (salvage.recovery(), contents(&salvage));
+    let gone = report.gone.len(); // its hint says how many
+    assert!(gone > 0 && left.len() + gone >= 399, "{gone} of {}: {report}", 399 - left.len());
     fs::write(path.join(&last), sound).unwrap();
     assert_eq!(contents(&store_options().open(&path).unwrap()).len(), 399);
 }
@@ -218,10 +227,9 @@ fn salvage_without_a_manifest_takes_the_segments_of_one_log() {
     options().open(&path).unwrap();
 }
 
-/// L4: a death with an unfinished append, and then a restart of the machine before the next open. What
-/// is behind that append does not count, by promise 3; but it is set aside, and can be brought back.
-#[test]
-fn what_is_cut_off_after_a_restart_is_set_aside_and_comes_back_with_salvage() {
+/// A log after a death with an unfinished append, and then a restart of the machine. Behind that append
+/// are a thousand others, in more than one segment.
+fn with_much_behind_its_end() -> SimulatedDisk {
     let disk = SimulatedDisk::new();
     let log = options().open_simulated(&disk).unwrap();
     log.append(b"before").unwrap();
@@ -231,7 +239,14 @@ fn what_is_cut_off_after_a_restart_is_set_aside_and_comes_back_with_salvage() {
     }
     let image = disk.power_loss(|_, _| true);
     log.abort();
+    image
+}
 
+/// L4: what is behind an append that was not finished does not count after a restart, by promise 3; but it
+/// is set aside, and can be brought back.
+#[test]
+fn what_is_cut_off_after_a_restart_is_set_aside_and_comes_back_with_salvage() {
+    let image = with_much_behind_its_end();
     let log = options().open_simulated(&image).unwrap();
     assert_eq!(entries(&log), [b"before".to_vec()]);
     let report = log.recovery().clone();
@@ -254,41 +269,72 @@ fn what_is_cut_off_after_a_restart_is_set_aside_and_comes_back_with_salvage() {
     assert_eq!(entries(&salvage.open_simulated(&image).unwrap()), all);
 }
 
-/// The same with files: whole segments that were cut off get their names back.
+/// The same with files: whole segments that were cut off get their names back. Also where no MANIFEST was
+/// written since, which would not list them any more.
 #[test]
 fn segments_that_were_cut_off_come_back_with_salvage() {
-    let disk = SimulatedDisk::new();
-    let log = options().open_simulated(&disk).unwrap();
-    log.append(b"before").unwrap();
-    log.abandon_reservation(64);
-    for n in 0..1000u32 {
-        log.append(format!("behind {n}").as_bytes()).unwrap();
-    }
-    let image = disk.power_loss(|_, _| true);
-    log.abort();
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("log");
-    std::fs::create_dir(&path).unwrap();
-    common::files::mode(&path, 0o700);
-    let names = image.files().into_iter().map(|(name, _)| name).chain(["MANIFEST".to_owned()]);
-    for name in names {
-        std::fs::write(path.join(&name), image.read(&name).unwrap()).unwrap();
-    }
+    for closes in [true, false] {
+        let image = with_much_behind_its_end();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        std::fs::create_dir(&path).unwrap();
+        common::files::mode(&path, 0o700);
+        let names = image.files().into_iter().map(|(name, _)| name).chain(["MANIFEST".to_owned()]);
+        for name in names {
+            std::fs::write(path.join(&name), image.read(&name).unwrap()).unwrap();
+        }
 
+        let log = options().open(&path).unwrap();
+        assert_eq!(entries(&log), [b"before".to_vec()]);
+        let aside: Vec<_> = log.recovery().set_aside.iter().map(|file| file.name.clone()).collect();
+        let whole: Vec<_> = aside.iter().filter(|name| name.ends_with(".seg.cut")).collect();
+        assert!(!whole.is_empty() && whole.len() < aside.len(), "{aside:?}: segments, and a tail");
+        if closes {
+            log.close().unwrap()
+        } else {
+            log.abort()
+        }
+        let salvage = options().recovery_mode(RecoveryMode::Salvage);
+        let log = salvage.open(&path).unwrap();
+        let all = entries(&log);
+        assert_eq!(all.len(), 1001, "{}", log.recovery());
+        let left: Vec<_> = log.recovery().set_aside.iter().map(|file| &file.name).collect();
+        assert!(
+            whole.iter().all(|name| !left.contains(name)),
+            "{left:?}: they have their names again"
+        );
+        assert!(!log.recovery().in_doubt.is_empty(), "{}", log.recovery());
+        log.close().unwrap();
+        assert_eq!(entries(&options().open(&path).unwrap()), all, "for good");
+    }
+}
+
+/// Where the MANIFEST is gone, or older than what was truncated, the files are all that a reader has.
+#[test]
+fn what_salvage_takes_against_the_manifest_is_read_to_its_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, copy) = (dir.path().join("log"), dir.path().join("copy"));
     let log = options().open(&path).unwrap();
-    assert_eq!(entries(&log), [b"before".to_vec()]);
-    let aside: Vec<_> = log.recovery().set_aside.iter().map(|file| file.name.clone()).collect();
-    let whole: Vec<_> = aside.iter().filter(|name| name.ends_with(".seg.cut")).collect();
-    assert!(!whole.is_empty() && whole.len() < aside.len(), "{aside:?}: segments, and a tail");
-    log.close().unwrap();
-    let salvage = options().recovery_mode(RecoveryMode::Salvage);
-    let log = salvage.open(&path).unwrap();
+    (0..600).for_each(|n| drop(log.append(format!("{n} {}", "x".repeat(90)).as_bytes())));
+    log.sync().unwrap();
     let all = entries(&log);
-    assert_eq!(all.len(), 1001, "{}", log.recovery());
-    let left: Vec<_> = log.recovery().set_aside.iter().map(|file| &file.name).collect();
-    assert!(whole.iter().all(|name| !left.contains(name)), "{left:?}: they have their names again");
+    copy_dir(&path, &copy, true);
+    log.truncate_before(log.tail()).unwrap();
     log.close().unwrap();
-    assert_eq!(entries(&options().open(&path).unwrap()), all, "for good");
+    for name in segments(&copy) {
+        if !path.join(&name).exists() {
+            fs::copy(copy.join(&name), path.join(&name)).unwrap();
+        }
+    }
+    let salvage = options().recovery_mode(RecoveryMode::Salvage);
+    let check = |what: &str| {
+        let log = salvage.open_read_only(&path).unwrap();
+        assert_eq!(entries(&log), all, "{what}: {}", log.recovery());
+        assert_eq!(entries(&log), all, "{what}: again");
+    };
+    check("truncated segments are there again");
+    fs::remove_file(path.join("MANIFEST")).unwrap();
+    check("no MANIFEST");
 }
 
 /// K1: a boot id that cannot be known is no other boot id. Where the verdict depends on it, Strict

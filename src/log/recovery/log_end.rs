@@ -13,6 +13,7 @@ use super::inspection::{
 use crate::error::{Corruption, CorruptionKind, OpenError};
 use crate::format::frame::State;
 use crate::format::header::{FIRST_FRAME, SEAL};
+use crate::format::manifest::LogEnd;
 use crate::position::LogPosition;
 use crate::segment::quiet::OfflineSegment;
 use crate::segment::scan::{self, Repair, Rules, Scan, Stop};
@@ -215,10 +216,17 @@ impl Inspection {
         }
     }
 
+    /// Whether the log was closed with something in this segment: if it is blank now, that is lost.
+    fn was_closed_in(&self, segment: &OfflineSegment) -> bool {
+        let in_it =
+            |end: &LogEnd| end.segment == segment.id() && u64::from(end.offset) > FIRST_FRAME;
+        self.manifest.closed.as_ref().is_some_and(in_it)
+    }
+
     /// Discards standby segments, and an active one that nothing was written to.
     pub(super) fn drop_unused_end(&mut self) {
         while let Some(InspectedSegment { segment, scan: Some(scan) }) = self.log_segments.last() {
-            if scan.frames > 0 || segment.is_sealed() {
+            if scan.frames > 0 || segment.is_sealed() || self.was_closed_in(segment) {
                 break;
             }
             let unwritten = segment.quiet().written_len(FIRST_FRAME) == 0;

@@ -29,8 +29,8 @@ impl Inspection {
         access: Access,
         ids: &[u32],
     ) -> Result<Option<OfflineSegment>, OpenError> {
-        if self.manifest.cut_off.binary_search(&id).is_ok() {
-            // An interrupted recovery decided that.
+        if self.is_strict() && self.manifest.cut_off.binary_search(&id).is_ok() {
+            // An interrupted recovery decided that. (Salvage may have brought it back just now.)
             self.discarded.push((id, Disposition::SetAside(BEHIND_THE_END)));
             return Ok(None);
         }
