@@ -269,6 +269,36 @@ fn a_tombstone_stays_where_a_segment_without_a_hint_may_hold_its_key() {
     assert_eq!(again.get("key").unwrap().as_deref(), None, "it came back");
 }
 
+/// Nor is a hint asked that has lied, although the segment counts nothing dead.
+#[test]
+fn a_tombstone_stays_where_a_segment_whose_hint_has_lied_may_hold_its_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let store = options().open(&path).unwrap();
+    store.put("left out", "value of left out").unwrap();
+    store.put("stays", "x").unwrap();
+    store.roll().unwrap();
+    store.maintain().unwrap();
+    let first = full(&store)[0];
+    store.close().unwrap();
+    let place = offset_of(&path, first, b"value of left out") - 24;
+    lie(&hint(&path, first), |entries| entries.retain(|entry| offset(entry) != place));
+    let store = options().open(&path).unwrap();
+    let refused = store.merge_only(&[first]);
+    assert!(matches!(refused, Err(MergeError::Corrupt(c)) if c.kind == CorruptionKind::Hint));
+    store.put("left out", "another").unwrap();
+    store.roll().unwrap();
+    store.delete("left out").unwrap();
+    store.roll().unwrap();
+    let rest: Vec<_> = full(&store).into_iter().filter(|&id| id != first).collect();
+    let report = store.merge_only(&rest).unwrap();
+    assert_eq!((report.tombstones_kept, report.tombstones_dropped), (1, 0));
+    store.close().unwrap();
+    let again = options().open(&path).unwrap();
+    assert_eq!(again.get("left out").unwrap().as_deref(), None, "it came back");
+    assert_eq!(again.get("stays").unwrap().as_deref(), Some(&b"x"[..]));
+}
+
 /// Of several tombstones of a key in one merge it is the newest that still hides all puts.
 #[test]
 fn the_newest_of_several_tombstones_is_kept() {
