@@ -315,3 +315,23 @@ fn damage_in_a_segment_that_was_just_sealed_can_be_healed() {
     assert_eq!(contents(&store).len(), 1);
     assert_eq!(value(&store, "beside").unwrap(), b"1");
 }
+
+/// A merge copies what has a key. Beside damage nobody has counted what has none.
+#[test]
+fn entries_of_the_log_beside_damage_stay_where_they_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let store = options().open(&path).unwrap();
+    let at = store.put("the key ", "the value").unwrap();
+    let entry = store.log().append(b"an entry").unwrap();
+    store.roll().unwrap();
+    flip(&path.join(segment(at.segment())), u64::from(at.offset()) + 24, 8);
+    let _ = store.maintain();
+    assert_eq!(store.stats().damaged[0].id, at.segment());
+    assert!(store.delete_damaged("the key ").unwrap());
+    // It may fail.
+    let _ = store.merge();
+    let _ = store.merge_only(&[at.segment()]);
+    assert_eq!(&*store.log().read(entry).unwrap(), b"an entry");
+    assert!(full(&store).contains(&at.segment()));
+}
