@@ -6,8 +6,8 @@ use common::children::{self, Process};
 use common::{Random, entries, log_by_hand as options, rounds};
 use std::sync::mpsc;
 use tailcask::{
-    AppendError, CommitLog, Durability, LogPosition, Maintenance, OpenError, RecoveryMode,
-    SimulatedDisk,
+    AppendError, Batch, CommitLog, Durability, LogPosition, Maintenance, OpenError, RecoveryMode,
+    SimulatedDisk, WriteError,
 };
 
 /// Hazard 22.
@@ -329,6 +329,34 @@ fn after_a_failed_sync_every_waiter_is_told_and_writes_are_refused() {
     }
     assert_eq!(&*log.read(first).unwrap(), b"first");
     log.close().unwrap_err();
+}
+
+/// The same for what gets a segment of its own, which a store makes before it locks anything.
+#[test]
+fn after_a_failed_sync_large_writes_to_a_store_are_refused() {
+    let disk = SimulatedDisk::new();
+    let store = common::store_by_hand().open_simulated(&disk).unwrap();
+    store.put("key", "value").unwrap();
+    store.roll().unwrap();
+    store.put("other", "value").unwrap();
+    disk.fail_sync_after(0);
+    store.sync().unwrap_err();
+    let before = disk.files();
+    let large = vec![1; 3 << 20];
+    let mut batch = Batch::new();
+    batch.put("key", &large);
+    let refused = [
+        store.put("key", &large).map(drop),
+        store.write(&batch).map(drop),
+        store.update("key", |_| Some(large.as_slice().into())).map(drop),
+        store.put_if_absent("new", &large).map(drop),
+    ];
+    for refused in refused {
+        let Err(WriteError::Append(error)) = &refused else { panic!("{refused:?}") };
+        assert!(matches!(error, AppendError::Sync { position: None, .. }), "{error:?}");
+    }
+    assert_eq!(disk.files(), before);
+    assert_eq!(store.get("key").unwrap().as_deref(), Some(&b"value"[..]));
 }
 
 /// Promise 7.
