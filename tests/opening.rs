@@ -6,7 +6,7 @@ mod common;
 use common::files::{copy_dir, names};
 use common::{HANG, contents, entries, sealed, segment, small_log, small_store, value};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use tailcask::{
     CommitLog, LogOptions, OpenError, RecoveryMode, SimulatedDisk, Store, StoreOptions,
 };
@@ -497,4 +497,40 @@ fn long_manifests_and_sparse_files_take_no_time() {
     assert_eq!(store.recovery().set_aside.len(), 1);
     // It was minutes; this is a guard against that, and no measurement.
     assert!(started.elapsed() < HANG, "{:?}", started.elapsed());
+}
+
+/// A directory with a log of which a strict recovery has cut off all but the first entry of 1001: whole
+/// segments and a part of one, which are set aside.
+fn cut_off(dir: &Path) -> PathBuf {
+    let disk = SimulatedDisk::new();
+    let log = options().open_simulated(&disk).unwrap();
+    log.append(b"before").unwrap();
+    log.abandon_reservation(64);
+    for n in 0..1000u32 {
+        log.append(format!("behind {n}").as_bytes()).unwrap();
+    }
+    let image = disk.power_loss(|_, _| true);
+    log.abort();
+    let path = dir.join("log");
+    fs::create_dir(&path).unwrap();
+    common::files::mode(&path, 0o700);
+    for name in image.files().into_iter().map(|(name, _)| name).chain(["MANIFEST".to_owned()]) {
+        fs::write(path.join(&name), image.read(&name).unwrap()).unwrap();
+    }
+    let log = options().open(&path).unwrap();
+    assert_eq!(entries(&log), [b"before".to_vec()]);
+    assert!(log.recovery().set_aside.len() > 1, "{}", log.recovery());
+    log.close().unwrap();
+    path
+}
+
+#[test]
+fn a_repaired_copy_has_what_an_earlier_recovery_cut_off() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, copy) = (cut_off(dir.path()), dir.path().join("copy"));
+    let report = options().repair(&path, &copy).unwrap();
+    let all = entries(&options().open(&copy).unwrap());
+    assert_eq!(all.len(), 1001, "{report}");
+    assert_eq!((&all[0][..], &all[1000][..]), (&b"before"[..], &b"behind 999"[..]));
+    assert_eq!(entries(&options().open(&path).unwrap()).len(), 1, "the log stays as it is");
 }
