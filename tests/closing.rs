@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 use tailcask::{
     AppendError, BackupError, Batch, CommitLog, Durability, LogPosition, Maintenance, MergeError,
-    OpenError, ReadError, SimulatedDisk, Store, SyncError, TruncateError, WriteError,
+    MergePolicy, OpenError, ReadError, SimulatedDisk, Store, SyncError, TruncateError, WriteError,
 };
 
 /// A log of a few segments on a disk in memory.
@@ -469,6 +469,38 @@ fn a_store_is_closed_under_everyone() {
                 assert_eq!(&*again.get(key).unwrap().unwrap(), n.to_le_bytes());
             }
         }
+    }
+}
+
+/// A merge that has a slow rate sleeps for most of its time.
+#[test]
+fn a_merge_that_sleeps_for_long_is_not_waited_for() {
+    let disk = SimulatedDisk::new();
+    let options = small_store(1 << 20);
+    let store = options.open_simulated(&disk).unwrap();
+    // More than is merged between two pauses, most of it dead.
+    (0..500u16).for_each(|n| _ = store.put(n.to_le_bytes(), [1; 1000]).unwrap());
+    store.roll().unwrap();
+    let again = (0..500u16).filter(|n| n % 3 > 0);
+    again.for_each(|n| _ = store.put(n.to_le_bytes(), [2; 1000]).unwrap());
+    store.close().unwrap();
+    let segments = |disk: &SimulatedDisk| {
+        disk.files().iter().filter(|(name, _)| name.ends_with(".seg")).count()
+    };
+    let sealed = segments(&disk);
+    // It sleeps for an hour after each piece.
+    let policy = MergePolicy::new().min_dead_bytes(1000).rate_limit(1);
+    let options = options.maintenance(Maintenance::Background).merge_policy(policy);
+    let store = options.open_simulated(&disk).unwrap();
+    // The active segment, the standby, and one more.
+    until("the merge has an output", || segments(&disk) > sealed + 2);
+    within(move || store.close()).unwrap();
+    let store = small_store(1 << 20).open_simulated(&disk).unwrap();
+    assert!(store.recovery().is_clean(), "{}", store.recovery());
+    assert_eq!(store.stats().segments.iter().filter(|segment| segment.merged).count(), 0);
+    for n in 0..500u16 {
+        let expected = if n % 3 > 0 { 2 } else { 1 };
+        assert_eq!(&*store.get(n.to_le_bytes()).unwrap().unwrap(), [expected; 1000]);
     }
 }
 
