@@ -7,7 +7,7 @@ mod common;
 
 use common::files::paths_with;
 use common::mounts::{self, Kind, fill, run_on};
-use common::{count, entries, until};
+use common::{count, entries, small_store, until};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use tailcask::{
@@ -38,6 +38,7 @@ fn child() {
         "dead" => recover(&place),
         "neighbour" => leave_room(&place),
         "shrinker" => shrink(&place),
+        "manifest" => write_a_manifest_without_its_spare(&place),
         other => panic!("there is no role {other}"),
     }
     mounts::done();
@@ -316,4 +317,38 @@ fn shrink(place: &Path) {
     }
     assert_eq!(log.stats().segments, segments);
     no_temporary_files(&place.join("log"));
+}
+
+/// Any file system will do: it is the store that has to know.
+#[test]
+fn a_manifest_that_takes_the_reserve_leaves_space_for_deletes() {
+    run_on(Kind::Tmpfs, 8, "manifest");
+}
+
+fn write_a_manifest_without_its_spare(place: &Path) {
+    let path = place.join("store");
+    // A segment for each value. What one of them and the reserve free is too little for another reserve.
+    let store = small_store(64 << 10).open(&path).unwrap();
+    let dead = store.put(key(0), value(0)).unwrap().segment();
+    for n in 0..20 {
+        store.put(key(n), value(n)).unwrap();
+    }
+    store.maintain().unwrap();
+    fill(place, 0);
+    for len in [VALUE, 1000, 0] {
+        while store.put("filler", vec![1; len]).is_ok() {}
+    }
+    std::fs::remove_file(path.join("MANIFEST.spare")).unwrap();
+    fill(place, 0);
+    assert!(path.join("RESERVE").exists());
+    let report = store.merge_only(&[dead]).unwrap();
+    assert_eq!((report.inputs, report.outputs), (1, 0));
+    assert!(!path.join("RESERVE").exists(), "the MANIFEST has taken it");
+    for len in [VALUE, 1000, 0] {
+        let refused = (0..100_000).find_map(|_| store.put("filler", vec![1; len]).err());
+        assert!(refused.is_some_and(|error| is_no_space(&error)));
+    }
+    for n in 0..20 {
+        assert!(store.delete(key(n)).unwrap(), "key {n}");
+    }
 }
