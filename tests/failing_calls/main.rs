@@ -18,6 +18,7 @@ mod common;
 mod calls;
 mod log;
 mod store;
+mod unreadable;
 
 use calls::{Failure, relevant};
 use common::{children, rounds, within};
@@ -42,6 +43,7 @@ fn child() {
         "log" => log::work(&place, Maintenance::Manual),
         "store-with-threads" => store::work(&place, Maintenance::Background),
         "log-with-threads" => log::work(&place, Maintenance::Background),
+        "repair" => unreadable::work(&place),
         role => panic!("{role}"),
     }
 }
