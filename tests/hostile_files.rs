@@ -3,13 +3,13 @@
 
 mod common;
 
-use common::files::{make_pipe, names};
+use common::files::{change, make_pipe, names};
 use common::frames::seed;
-use common::log_by_hand as options;
+use common::{log_by_hand as options, store_by_hand as store_options};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use tailcask::{CommitLog, Durability, OpenError, RecoveryMode};
+use tailcask::{AppendError, BackupError, CommitLog, Durability, OpenError, RecoveryMode, Store};
 
 const SEGMENT: &str = "00000000000000000001.seg";
 
@@ -286,6 +286,34 @@ fn opening_a_damaged_log_again_and_again_leaks_nothing() {
         assert!(CommitLog::open(&path).is_err());
     }
     assert_eq!((count("maps"), count("fd")), before);
+}
+
+/// The highest id that there is: behind it the log cannot go on, but what is there is read and copied.
+#[test]
+fn a_store_that_has_used_up_its_ids_is_read_and_backed_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, copy) = (dir.path().join("store"), dir.path().join("copy"));
+    let store = store_options().open(&path).unwrap();
+    store.put("first", "1").unwrap();
+    store.close().unwrap();
+    let checksum_of = |bytes: &[u8]| crc32fast::hash(bytes).to_le_bytes();
+    change(&path.join("MANIFEST"), |manifest| {
+        manifest[16..20].copy_from_slice(&u32::MAX.to_le_bytes());
+        let (content, checksum) = manifest.split_last_chunk_mut::<4>().unwrap();
+        *checksum = checksum_of(content);
+    });
+    let store = store_options().open(&path).unwrap();
+    assert_eq!(store.put("last", "2").unwrap().segment(), u32::MAX);
+    assert!(matches!(store.backup(&copy), Err(BackupError::Append(AppendError::IdsExhausted))));
+    store.close().unwrap();
+    assert!(matches!(store_options().open(&path), Err(OpenError::IdsExhausted)));
+    Store::open_read_only(&path).unwrap().backup(&copy).unwrap();
+    for path in [&path, &copy] {
+        let view = Store::open_read_only(path).unwrap();
+        view.verify().unwrap();
+        assert_eq!(view.get("first").unwrap().as_deref(), Some(&b"1"[..]));
+        assert_eq!(view.get("last").unwrap().as_deref(), Some(&b"2"[..]));
+    }
 }
 
 /// A huge page under an active segment, where kernel and file system can.

@@ -97,7 +97,7 @@ pub(super) fn manifest_of(
     kept: &[Arc<Segment>],
 ) -> Manifest {
     let kept: Vec<_> = kept.iter().map(|segment| segment.id()).collect();
-    let first = position.segment().max(kept.last().map_or(0, |id| id + 1));
+    let first = position.segment().max(kept.last().map_or(0, |id| id.saturating_add(1)));
     let closed = Some(LogEnd::default());
     Manifest { first, next: first, kept, closed, removed: Vec::new(), ..of_store.clone() }
 }
