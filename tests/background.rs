@@ -204,6 +204,17 @@ fn a_period_may_have_any_length() {
     }
 }
 
+#[test]
+fn a_periodic_sync_is_followed_by_others() {
+    let disk = SimulatedDisk::new();
+    let options = CommitLog::options().durability(Durability::Periodic(Duration::from_millis(1)));
+    let log = options.open_simulated(&disk).unwrap();
+    for n in 0..5 {
+        let at = log.append(&[n]).unwrap();
+        until("it is synced again", || log.durable() > at);
+    }
+}
+
 /// Counts, and panics if it is to.
 struct Bomb {
     woken: Arc<AtomicUsize>,
