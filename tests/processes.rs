@@ -5,13 +5,14 @@
 mod common;
 
 use common::children::{ARGUMENTS, Process, end_with_the_test, prepare, role, say};
-use common::files::copy_dir;
+use common::files::{copy_dir, paths_with};
 use common::{Finish, HANG, entries, rounds};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tailcask::{AppendError, CommitLog, Durability, LogOptions, Maintenance, OpenError};
+use tailcask::{AppendError, CommitLog, Durability, LogOptions, Maintenance, OpenError, Store};
 
 fn options() -> LogOptions {
     CommitLog::options().segment_size(2 << 20)
@@ -27,6 +28,7 @@ fn child() {
         "follower" => follow(path),
         "recoverer" => recover(path),
         "synced" => write_synced(path),
+        "backed up" => back_up(path),
         "filler" => fill(path),
         other => panic!("there is no role {other}"),
     }
@@ -274,16 +276,12 @@ impl Trace {
     }
 }
 
-/// Hazard 25, on real files; the simulated disk takes it for granted that a creation is durable. A
-/// file is synced before it gets its name, and the name before anything in it is acknowledged.
-#[test]
-fn names_and_data_are_synced_before_they_are_relied_on() {
+/// The system calls of a child. `None`, with a message, where they cannot be traced.
+fn traced(role: &str, place: &Path, calls: &str) -> Option<String> {
     let dir = tempfile::tempdir().unwrap();
-    let parent = dir.path().canonicalize().unwrap();
-    let (log, output) = (parent.join("log"), parent.join("trace"));
-    let calls = "?rename,?renameat,renameat2,?mkdir,mkdirat,?unlink,unlinkat,fsync,fdatasync,write";
+    let output = dir.path().join("trace");
     let mut command = Command::new("strace");
-    let traced = prepare(&mut command, "synced", &log)
+    let traced = prepare(&mut command, role, place)
         .args(["-f", "-y", "-s", "64", "-e", &format!("trace={calls}"), "-o"])
         .args([output.as_os_str(), std::env::current_exe().unwrap().as_os_str()])
         .args(ARGUMENTS)
@@ -291,14 +289,64 @@ fn names_and_data_are_synced_before_they_are_relied_on() {
     let text = std::fs::read_to_string(&output).unwrap_or_default();
     if !text.contains("exited with") {
         eprintln!("skipped: strace does not work here ({traced:?})");
-        return;
+        return None;
     }
+    assert!(text.contains("exited with 0"), "{traced:?}");
+    Some(text)
+}
+
+/// Hazard 25, on real files; the simulated disk takes it for granted that a creation is durable. A
+/// file is synced before it gets its name, and the name before anything in it is acknowledged.
+#[test]
+fn names_and_data_are_synced_before_they_are_relied_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let parent = dir.path().canonicalize().unwrap();
+    let log = parent.join("log");
+    let calls = "?rename,?renameat,renameat2,?mkdir,mkdirat,?unlink,unlinkat,fsync,fdatasync,write";
+    let Some(text) = traced("synced", &log, calls) else { return };
     let mut trace = Trace::default();
     let (log, parent) = (log.to_str().unwrap(), parent.to_str().unwrap());
     text.lines().for_each(|line| trace.line(line, log, parent));
     assert_eq!(trace.acknowledged, 9, "{text}");
     assert!(trace.renamed > 4, "a MANIFEST and segments: {}", trace.renamed);
     assert!(trace.removed > 1, "truncated: {}", trace.removed);
+}
+
+fn back_up(path: &Path) {
+    let memory = tempfile::tempdir_in("/dev/shm").unwrap();
+    let store = Store::options().segment_size(2 << 20).open(memory.path().join("store")).unwrap();
+    store.put("key", "value").unwrap();
+    let view = Store::open_read_only(memory.path().join("store")).unwrap();
+    for report in [view.backup(path.join("of-a-view")), store.backup(path.join("of-a-store"))] {
+        assert!(report.unwrap().copied > 0);
+    }
+}
+
+/// What is on another file system is copied, and not in the cache of the kernel alone.
+#[test]
+fn what_a_backup_copies_is_synced_before_it_has_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let device = |path: &Path| std::fs::metadata(path).map(|found| found.dev()).ok();
+    let memory = device(Path::new("/dev/shm"));
+    if memory.is_none() || memory == device(dir.path()) {
+        eprintln!("skipped: there is no other file system in /dev/shm");
+        return;
+    }
+    let calls = "?rename,?renameat,renameat2,fsync,fdatasync";
+    let Some(text) = traced("backed up", dir.path(), calls) else { return };
+    for backup in ["of-a-view", "of-a-store"] {
+        let partial = format!(".{backup}.0.partial");
+        let publishes = |line: &&str| line.contains("rename") && line.contains(&partial);
+        let before: Vec<_> = text.lines().take_while(|line| !publishes(line)).collect();
+        assert!(before.len() < text.lines().count(), "{text}");
+        let segments = paths_with(&dir.path().join(backup), "seg");
+        assert!(!segments.is_empty());
+        for segment in segments {
+            let file = format!("{partial}/{}>", segment.file_name().unwrap().display());
+            let synced = before.iter().any(|line| line.contains("sync(") && line.contains(&file));
+            assert!(synced, "{file} is not synced: {text}");
+        }
+    }
 }
 
 fn fill(path: &Path) {
