@@ -3,6 +3,7 @@
 use super::{fill, log_options};
 use crate::common::frames::{seed, set_word, uncommit, word};
 use crate::common::{entries, segment};
+use std::io::ErrorKind;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use tailcask::{CommitLog, DiskOperation, Fate, LogPosition, OpenError, SimulatedDisk, Unsynced};
@@ -26,6 +27,34 @@ fn behind_the_end_of_the_log_everything_is_zero_after_a_recovery() {
     // What was cut off is kept aside.
     let aside: Vec<_> = image.files().into_iter().filter(|(n, _)| n.contains('/')).collect();
     assert_eq!(aside.len(), 1, "{aside:?}");
+}
+
+#[test]
+fn a_torn_tail_stays_in_place_if_there_is_no_space_for_a_copy() {
+    let disk = SimulatedDisk::new();
+    let log = log_options().open_simulated(&disk).unwrap();
+    log.append(&[1; 100]).unwrap();
+    log.sync().unwrap();
+    log.append(&[2; 3000]).unwrap();
+    let image = disk.power_loss(|_, sector| sector == 5);
+    log.abort();
+    let torn = || image.read(&segment(1)).unwrap()[5 * 512..6 * 512] == [2; 512];
+    assert!(torn());
+    image.fail_once_with(DiskOperation::Create, "set-aside/", 0, ErrorKind::StorageFull);
+    let log = log_options().open_simulated(&image).unwrap();
+    assert!(image.has_failed());
+    assert_eq!(entries(&log), [[1; 100]]);
+    let aside = &log.recovery().set_aside;
+    assert_eq!(aside.iter().filter(|file| file.name.is_empty()).count(), 1, "{aside:?}");
+    assert!(torn(), "there is no other copy");
+    // The end is written down, so that those bytes end no later log.
+    log.append(b"after").unwrap();
+    log.sync().unwrap();
+    let image = image.power_loss(|_, _| false);
+    log.abort();
+    let log = log_options().open_simulated(&image).unwrap();
+    assert_eq!(entries(&log), [&[1; 100][..], b"after"]);
+    log.abort();
 }
 
 #[test]
