@@ -268,6 +268,20 @@ fn where_the_kernel_does_not_tell_nothing_is_cut_off_that_a_death_would_keep() {
 }
 
 #[test]
+fn where_the_kernel_does_not_tell_there_is_no_hole_between_segments() {
+    let disk = SimulatedDisk::new();
+    let log = log_options().open_simulated(&disk).unwrap();
+    fill(&log, 1);
+    // The end of the first segment is lost, from a frame on, and the second one is there.
+    assert_eq!(16 * (16 + 1000) + 128, 32 * 512);
+    let image = disk.power_loss(|name, sector| name != segment(1) || sector < 32);
+    log.abort();
+    image.set_boot_id(None);
+    let opened = log_options().open_simulated(&image);
+    assert!(matches!(opened, Err(OpenError::UnknownBoot { segment: 1, .. })), "{opened:?}");
+}
+
+#[test]
 fn a_batch_holds_entries_and_nothing_else() {
     let disk = SimulatedDisk::new();
     let log = log_options().open_simulated(&disk).unwrap();
