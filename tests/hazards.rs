@@ -4,6 +4,7 @@ mod common;
 
 use common::tasks::spawn_task;
 use common::{HANG, count, log_by_hand as options};
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use tailcask::{CommitLog, Durability, LogPosition, OpenError, ReadError, SimulatedDisk};
 
@@ -108,6 +109,21 @@ fn churn_leaves_no_garbage_behind() {
     assert!(mapped <= 8, "{mapped} segments were mapped at a time");
     assert!(opened <= 10, "{opened} descriptors were open at a time");
     log.close().unwrap();
+}
+
+/// A program that dies again and again would fill the disk with what it had reserved.
+#[test]
+fn a_segment_that_was_recovered_takes_what_is_in_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    let log = options().open(&path).unwrap();
+    log.append(b"x").unwrap();
+    log.abort();
+    let taken = || std::fs::metadata(path.join(common::segment(1))).unwrap().blocks() * 512;
+    assert!(taken() >= 2 << 20);
+    let log = options().open(&path).unwrap();
+    assert!(taken() < 1 << 20, "{} bytes", taken());
+    log.abort();
 }
 
 /// Hazard 37: another program cut the file of a closed log short.
