@@ -273,3 +273,23 @@ fn a_seal_that_a_dying_recovery_left_is_durable_before_what_follows_it() {
     let log = options().open_simulated(&image).unwrap();
     assert_eq!(entries(&log), [&b"before"[..], b"after"]);
 }
+
+/// The space behind the end of a segment is given back, but for the word that says that the rest is a pad:
+/// also where that begins a page.
+#[test]
+fn a_pad_that_begins_a_page_ends_the_segment_without_its_seal() {
+    let disk = SimulatedDisk::new();
+    let options = small_store(256 << 10);
+    let store = options.open_simulated(&disk).unwrap();
+    store.log().append(&[1; 4096 - 128 - 16]).unwrap();
+    assert_eq!(store.log().tail().offset(), 4096);
+    store.roll().unwrap();
+    store.log().append(b"after").unwrap();
+    store.sync().unwrap();
+    // The seal is not synced by itself.
+    let image = disk.power_loss(|_, sector| sector != 0);
+    store.abort();
+    let store = options.open_simulated(&image).unwrap();
+    assert!(store.recovery().recovered_segments > 1, "a seal is lost");
+    assert_eq!(entries(store.log()), [&[1; 4096 - 128 - 16][..], b"after"]);
+}
