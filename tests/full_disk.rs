@@ -5,9 +5,9 @@
 
 mod common;
 
-use common::files::paths_with;
+use common::files::{change, paths_with};
 use common::mounts::{self, Kind, fill, run_on};
-use common::{count, entries, small_store, until};
+use common::{count, entries, segment, small_store, until};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use tailcask::{
@@ -36,6 +36,7 @@ fn child() {
         "opener" => open_with_little_space(&place),
         "log" => open_a_log(&place),
         "dead" => recover(&place),
+        "cut off" => cut_off(&place),
         "neighbour" => leave_room(&place),
         "shrinker" => shrink(&place),
         "manifest" => write_a_manifest_without_its_spare(&place),
@@ -272,6 +273,46 @@ fn recover(place: &Path) {
     log.append(b"more").unwrap();
     log.close().unwrap();
     assert_eq!(count(&log_options().open(&path).unwrap()), 42);
+}
+
+#[test]
+fn a_log_that_a_power_loss_cut_off_is_opened_without_a_byte_free() {
+    on_each("cut off");
+}
+
+/// With a torn tail and whole segments behind the end, all of which stay where they are: there is no
+/// space for a folder.
+fn cut_off(place: &Path) {
+    let path = place.join("log");
+    let log = log_options().maintenance(Maintenance::Manual).open(&path).unwrap();
+    (0..80u8).for_each(|n| assert!(log.append(&vec![n; 100_000]).is_ok()));
+    log.abort();
+    // As after a power loss: another boot, and a page in the middle that never got to the device.
+    for file in paths_with(&path, "seg") {
+        change(&file, |bytes| {
+            bytes[32] ^= 1;
+            let crc = crc32fast::hash(&bytes[..60]);
+            bytes[60..64].copy_from_slice(&crc.to_le_bytes());
+            if file.ends_with(segment(1)) {
+                bytes[1 << 20..][..4096].fill(0);
+            }
+        });
+    }
+    let ballast = fill(place, 0);
+    for _ in 0..2 {
+        let log = log_options().open(&path).unwrap();
+        assert_eq!(count(&log), 10, "{}", log.recovery());
+        assert_eq!(count(&log_options().open_read_only(&path).unwrap()), 10);
+        log.abort();
+        assert_eq!(count(&log_options().open_read_only(&path).unwrap()), 10);
+    }
+    std::fs::remove_file(ballast).unwrap();
+    let log = log_options().open(&path).unwrap();
+    log.append(b"more").unwrap();
+    log.close().unwrap();
+    let log = log_options().open(&path).unwrap();
+    assert_eq!(count(&log), 11);
+    assert!(log.recovery().set_aside.iter().all(|file| !file.name.is_empty()));
 }
 
 #[test]

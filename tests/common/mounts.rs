@@ -40,7 +40,7 @@ pub(crate) fn run_on(kind: Kind, mib: u64, role: &str) -> bool {
     let image = dir.path().join("image");
     let (make, mount) = match kind {
         Kind::Tmpfs => (String::new(), format!("-t tmpfs -o size={mib}m,mode=700 none")),
-        Kind::Ext4 => ("mkfs.ext4 -q -m 0".into(), "-o loop".into()),
+        Kind::Ext4 => ("mkfs.ext4 -q -m 0 -b 4096".into(), "-o loop".into()),
         Kind::Xfs => ("mkfs.xfs -q -m reflink=1".into(), "-o loop".into()),
         Kind::Btrfs => ("mkfs.btrfs -q".into(), "-o loop".into()),
     };

@@ -373,6 +373,49 @@ fn what_is_cut_off_stays_so_whatever_step_of_a_recovery_is_the_last() {
 }
 
 #[test]
+fn what_is_cut_off_stays_so_where_there_is_no_space_to_move_it() {
+    let disk = SimulatedDisk::new();
+    let log = log_options().open_simulated(&disk).unwrap();
+    for id in 1..5 {
+        fill(&log, id);
+    }
+    let torn = |name: &str, sector: usize| name != segment(1) || sector > 4;
+    let full = |disk: SimulatedDisk| {
+        disk.on_operation(|_, operation, name| {
+            let moved = operation == DiskOperation::Rename && (2..6).any(|id| name == segment(id));
+            if moved { Err(ErrorKind::StorageFull.into()) } else { Ok(()) }
+        });
+        disk
+    };
+    let aside = |log: &CommitLog, named: bool| {
+        let all = log.recovery().set_aside.iter();
+        all.filter(|file| file.name.is_empty() != named && file.bytes > 0).count()
+    };
+    let mut disk = full(disk.power_loss(torn));
+    log.abort();
+    let mut appended = Vec::new();
+    for turn in 0..4u8 {
+        let log = log_options().open_simulated(&disk).unwrap();
+        assert_eq!(entries(&log), appended);
+        assert_eq!((aside(&log, true), aside(&log, false)), (1, 4), "{}", log.recovery());
+        log.append(&[turn; 9]).unwrap();
+        appended.push(vec![turn; 9]);
+        log.sync().unwrap();
+        disk = match turn {
+            0 => full(disk.process_death()),
+            1 => full(disk.power_loss(|_, _| false)),
+            _ => disk,
+        };
+        if turn < 2 { log.abort() } else { log.close().unwrap() }
+    }
+    disk.on_operation(|_, _, _| Ok(()));
+    let log = log_options().open_simulated(&disk).unwrap();
+    assert_eq!(entries(&log), appended);
+    assert_eq!((aside(&log, true), aside(&log, false)), (5, 0));
+    log.abort();
+}
+
+#[test]
 fn a_recovered_segment_is_sealed_before_anything_follows_it() {
     let disk = SimulatedDisk::new();
     let log = log_options().open_simulated(&disk).unwrap();

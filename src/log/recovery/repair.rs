@@ -44,10 +44,10 @@ pub(super) fn commit_plan(
     remove_temporary(storage)?;
     set_aside(storage, &inspection.discarded, false, &mut report)?;
     let mut manifest = write_manifest(storage, &inspection, &mut report)?;
-    set_aside(storage, &inspection.discarded, true, &mut report)?;
+    let left = set_aside(storage, &inspection.discarded, true, &mut report)?;
     remove(storage, &manifest, &inspection)?;
     manifest.removed.clear();
-    manifest.cut_off.clear();
+    manifest.cut_off.retain(|id| left.contains(id));
     if inspection.manifest.closed.is_none() {
         sync_old_seals(storage, &inspection)?;
     }
@@ -94,25 +94,40 @@ fn is_file(storage: &dyn Storage, name: &str) -> Result<bool, OpenError> {
 
 /// Steps 1 and 3. Segments that are cut off move once the MANIFEST says so, since the log may have
 /// begun there; files that contradict the MANIFEST move before a new one is written that does not know
-/// of them.
+/// of them. Returns those that are cut off and stay, since there is no space for their names elsewhere:
+/// they are cut off for as long as the MANIFEST says so.
 fn set_aside(
     storage: &dyn Storage,
     discarded: &[(u32, Disposition)],
     cut_off: bool,
     report: &mut RecoveryReport,
-) -> Result<(), OpenError> {
+) -> Result<Vec<u32>, OpenError> {
+    let mut left = Vec::new();
     for &(id, fate) in discarded {
         let Disposition::SetAside(reason) = fate else { continue };
         if (reason == BEHIND_THE_END) != cut_off {
             continue;
         }
         let name = segment_name(id);
-        let moved = storage.set_aside(&name, &salvage::aside_name(id, reason));
-        let name = moved.map_err(|e| io_error(format!("set {name} aside"), e))?;
-        tracing::warn!(name, reason, "a segment was set aside");
-        report.set_aside.push(SetAside { name, bytes: 0, reason: Some(reason) });
+        let (name, bytes) = match storage.set_aside(&name, &salvage::aside_name(id, reason)) {
+            Ok(name) => {
+                tracing::warn!(name, reason, "a segment was set aside");
+                (name, 0)
+            }
+            Err(e) if cut_off && is_no_space(&e) => {
+                tracing::warn!(name, "no space to set aside what is cut off: it stays in place");
+                left.push(id);
+                (String::new(), storage.open(&name, Access::Read)?.map.len() as u64)
+            }
+            Err(e) => return Err(io_error(format!("set {name} aside"), e)),
+        };
+        report.set_aside.push(SetAside { name, bytes, reason: Some(reason) });
     }
-    Ok(())
+    Ok(left)
+}
+
+fn is_no_space(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// Step 2: the new MANIFEST.
@@ -228,7 +243,7 @@ fn copy_torn_tail(
             report.set_aside.push(SetAside { name, bytes: torn, reason });
             Ok(true)
         }
-        Err(e) if matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
+        Err(e) if is_no_space(&e) => {
             tracing::warn!(
                 segment = segment.id(),
                 "no space to set aside what is cut off: it stays in place"

@@ -89,8 +89,8 @@ pub struct Contradiction {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SetAside {
-    /// Its name in that folder. Empty if there was no space for a copy: then the bytes were left where
-    /// they are, behind the end of their segment.
+    /// Its name in that folder. Empty if there was no space for that: then the bytes were left where
+    /// they are, behind the end of the log or of their segment.
     pub name: String,
     /// Bytes on disk, or bytes that were left in place.
     pub bytes: u64,
