@@ -252,6 +252,12 @@ impl<'a> LogReader<'a> {
                 }
                 continue;
             }
+            if let Some(gap) = segment.gap_at(offset) {
+                // What a dead writer left, or salvage cannot read.
+                let to = segment.position(offset + gap.len);
+                self.skip_to(to);
+                continue;
+            }
             // Before the frame is read: all are finished before a segment is sealed.
             let is_finished = segment.is_sealed();
             // SAFETY: a frame begins, or will begin, where the reader is.
@@ -434,16 +440,11 @@ impl<'a> LogReader<'a> {
         Ok(true)
     }
 
-    /// At a frame that is not there (yet): what a dead writer left, or a log of another process
-    /// that was closed or went another way.
+    /// At a frame that is not there (yet): a log of another process may have been closed, or have gone
+    /// another way.
     fn step_over(&mut self) -> bool {
         let segment = &**self.segment.as_ref().expect("entered");
         let offset = u64::from(self.at.offset());
-        if let Some(gap) = segment.gaps.iter().find(|gap| gap.offset == offset) {
-            let to = segment.position(offset + gap.len);
-            self.skip_to(to);
-            return true;
-        }
         if !matches!(*self.source, Source::Follower(_)) || segment.is_sealed() {
             return false;
         }
@@ -476,7 +477,8 @@ pub struct FrameInfo {
     pub position: LogPosition,
     /// Its length in bytes, including header and padding.
     pub length: u64,
-    /// `committed`, `claimed`, `void`, `pad`, or `gap` for a range that a dead process left unrepaired.
+    /// `committed`, `claimed`, `void`, `pad`, or `gap` for a range that a dead process left unrepaired, or
+    /// that salvage cannot read.
     pub state: &'static str,
     /// `entry`, `batch`, `sync mark`, `put` or `delete`, if the frame is committed.
     pub kind: Option<&'static str>,
@@ -520,16 +522,20 @@ impl<'a> Frames<'a> {
                 }
                 continue;
             }
+            if let Some(gap) = segment.gap_at(offset) {
+                reader.at = segment.position(offset + gap.len);
+                let (length, state) = (gap.len, "gap");
+                return Ok(Some(FrameInfo { position, length, state, kind: None, value_len: 0 }));
+            }
             let is_finished = segment.is_sealed();
             // SAFETY: a frame begins, or will begin, where the reader is.
             let frame = unsafe { frame_at(segment, offset, end - offset) };
             let frame = frame.map_err(|kind| corrupt(position, kind))?;
             let (word, header) = (frame.map(|f| f.word), frame.and_then(|f| f.header));
-            let (length, state) = match (word, segment.gap_at(offset)) {
-                (_, Some(gap)) => (gap.len, "gap"),
-                (Some(word), None) => (word.len, name(word.state)),
-                (None, None) if reader.step_over() => continue,
-                (None, None) => return reader.unfinished(is_finished).map(|_| None),
+            let (length, state) = match word {
+                Some(word) => (word.len, name(word.state)),
+                None if reader.step_over() => continue,
+                None => return reader.unfinished(is_finished).map(|_| None),
             };
             let kind = header.map(|header| match header.kind {
                 Kind::Entry => "entry",
