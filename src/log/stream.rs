@@ -142,11 +142,18 @@ struct Tick {
     waker: Option<Waker>,
     pause: Duration,
     stop: bool,
+    /// Whether the thread calls a waker now.
+    wakes: bool,
 }
 
 impl Ticker {
     fn start() -> std::io::Result<Self> {
-        let state = Arc::new(Mutex::new(Tick { waker: None, pause: POLL.start, stop: false }));
+        let state = Arc::new(Mutex::new(Tick {
+            waker: None,
+            pause: POLL.start,
+            stop: false,
+            wakes: false,
+        }));
         let shared = state.clone();
         let thread = thread::Builder::new().name("tailcask-stream".into());
         let thread = thread.spawn(move || tick(&shared))?;
@@ -186,24 +193,29 @@ fn tick(state: &Mutex<Tick>) {
         let waker = {
             let mut state = lock(state);
             state.pause = (state.pause * 2).min(POLL.end);
+            state.wakes = true;
             state.waker.take()
         };
         // If it panics, the hook has reported it, and the stream is polled by others or not at all.
         let _ = catch_unwind(AssertUnwindSafe(|| waker.map(Waker::wake)));
+        lock(state).wakes = false;
     }
 }
 
 impl Drop for Ticker {
     fn drop(&mut self) {
-        let waker = {
+        let (waker, wakes) = {
             let mut state = lock(&self.state);
             state.stop = true;
-            state.waker.take()
+            (state.waker.take(), state.wakes)
         };
         drop(waker);
         if let Some(thread) = self.thread.take() {
             thread.thread().unpark();
-            join(thread);
+            // A waker may wait for a lock that the caller has, of its runtime. Behind it the thread ends.
+            if !wakes {
+                join(thread);
+            }
         }
     }
 }
