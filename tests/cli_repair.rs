@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::cli::run_to as run;
+use common::cli::{run_to as run, tailcask};
 use common::files::{change, names};
 use common::{HANG, segment, small_log, small_store};
 use std::collections::BTreeMap;
@@ -254,6 +254,21 @@ fn a_damaged_value_is_deleted_or_set_by_force() {
         run(0, &["verify", &place.store]);
         assert_eq!(run(0, &["get", &place.store, "other"]).0, "sound");
     }
+}
+
+/// A value is given up for another one only, and whether anybody hears of it or not.
+#[test]
+fn a_damaged_value_is_given_up_for_a_value_that_is_put() {
+    let place = Place::new();
+    place.value("newest");
+    let (_, complaint) = run(6, &["put", &place.store, "key", "again", "--force", "--ttl", "0s"]);
+    assert!(complaint.contains("TTL of zero"), "{complaint}");
+    run(3, &["get", &place.store, "key"]);
+    let mut command = tailcask(&["put", &place.store, "key", "again", "--force"]);
+    let (unread, stderr) = std::io::pipe().unwrap();
+    drop(unread);
+    assert!(command.stderr(stderr).status().unwrap().success());
+    assert_eq!(run(0, &["get", &place.store, "key"]).0, "again");
 }
 
 #[test]

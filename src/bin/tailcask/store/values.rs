@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
-use tailcask::{ReadError, Store, WriteOptions};
+use tailcask::{ReadError, WriteError, WriteOptions};
 
 #[derive(Args)]
 pub(crate) struct KeyArgs {
@@ -102,11 +102,17 @@ pub(super) fn put(args: &PutArgs) -> Result<ExitCode> {
     let was_put = if args.if_absent {
         store.put_if_absent(&key, value)?
     } else {
-        if args.force {
-            give_up_damaged(&store, &key)?;
-        }
         let options = args.ttl.map_or_else(WriteOptions::new, |ttl| WriteOptions::new().ttl(ttl));
-        store.put_with(&key, value, &options)?;
+        match store.put_with(&key, &value, &options) {
+            // Given up only now: nothing else is wrong with what was asked for.
+            Err(WriteError::Read(ReadError::Corrupt(damage))) if args.force => {
+                store.delete_damaged(&key)?;
+                store.put_with(&key, &value, &options)?;
+                // It is done, whether anybody hears of it or not.
+                let _ = writeln!(io::stderr(), "tailcask: gave up a damaged value: {damage}");
+            }
+            other => _ = other?,
+        }
         true
     };
     store.close()?;
@@ -123,18 +129,6 @@ fn value_of(args: &PutArgs) -> Result<Vec<u8>> {
             Ok(value)
         }
     }
-}
-
-/// Deletes a key whose current value cannot be read.
-fn give_up_damaged(store: &Store, key: &[u8]) -> Result<()> {
-    match store.contains_key(key) {
-        Err(ReadError::Corrupt(damage)) => {
-            store.delete_damaged(key)?;
-            writeln!(io::stderr(), "tailcask: gave up a damaged value: {damage}")?;
-        }
-        other => _ = other?,
-    }
-    Ok(())
 }
 
 pub(super) fn delete(args: &DeleteArgs) -> Result<ExitCode> {
