@@ -365,6 +365,28 @@ fn a_log_append_that_is_stopped_says_what_is_appended() {
     assert_eq!(json["clean"], true);
 }
 
+/// Who does not hear that all of the input is taken must not take success for that.
+#[test]
+fn what_is_acknowledged_to_nobody_is_not_done() {
+    let place = Place::new();
+    let ends = |args: &[&str], line: &str| {
+        let mut child = feed(args, line);
+        drop(child.stdout.take());
+        let mut input = child.stdin.take().unwrap();
+        let _ = input.write_all(line.repeat(1000).as_bytes());
+        drop(input);
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(6));
+        text(&output.stderr)
+    };
+    let message = ends(&["load", &place.store, "-", "--ack", "--batch-bytes", "1"], "key\tvalue\n");
+    assert!(message.contains("could not acknowledge"), "{message}");
+    let message = ends(&["log", "append", &place.log, "--ack", "--batch-bytes", "1"], "line\n");
+    assert!(message.contains("could not acknowledge"), "{message}");
+    let lines = run_to(0, &["log", "cat", &place.log]).0.matches("line\n").count();
+    assert!(message.contains(&format!("stopped after {lines} records appended")), "{message}");
+}
+
 /// The output is a pipe that nobody reads for a while, so the command cannot have ended before.
 #[test]
 fn an_export_or_scan_that_is_stopped_says_how_far_it_came() {

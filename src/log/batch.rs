@@ -69,6 +69,13 @@ impl<'a> BatchWriter<'a> {
         Ok(())
     }
 
+    /// Forgets the entries that wait for a flush: a writer that is dropped would append them.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.lengths.clear();
+        self.framed = 0;
+    }
+
     /// Number of entries waiting for a flush.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -93,9 +100,7 @@ impl<'a> BatchWriter<'a> {
         let result = writer.append_batch(entries, |_| {});
         let refused = matches!(&result, Err(error) if !matches!(error, AppendError::Sync { position: Some(_), .. }));
         if !refused {
-            self.bytes.clear();
-            self.lengths.clear();
-            self.framed = 0;
+            self.clear();
         }
         result
     }

@@ -12,7 +12,7 @@ use std::io::{self, BufRead, BufReader, IsTerminal, Write};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
-use tailcask::{BatchWriter, CommitLog, Durability};
+use tailcask::{AppendError, BatchWriter, CommitLog, Durability};
 
 #[derive(Args)]
 pub(crate) struct AppendArgs {
@@ -118,6 +118,12 @@ impl<R: BufRead> Records<R> {
         self.ended = false;
         Ok(Some((record, len)))
     }
+
+    /// The error of the log for the last record, which is the end, too.
+    fn refused(&mut self, error: AppendError) -> anyhow::Error {
+        self.ended = true;
+        anyhow::Error::new(error).context(format!("line {}", self.number))
+    }
 }
 
 fn progress(total: Option<u64>) -> ProgressBar {
@@ -144,11 +150,11 @@ fn append_in_order(
     let mut writer = log.batch_writer(usize::MAX);
     let (mut bytes, mut lines) = (0, 0u64);
     let flush = |writer: &mut BatchWriter<'_>, lines, bytes| {
-        flush(writer, lines, args.ack)?;
+        flush(writer)?;
         progress.inc(bytes);
         // ORDERING: Relaxed; only this thread uses it.
         appended.store(lines, Relaxed);
-        anyhow::Ok(())
+        if args.ack { acknowledge(lines) } else { Ok(()) }
     };
     let read = loop {
         let (record, len) = match records.next_record() {
@@ -157,7 +163,11 @@ fn append_in_order(
             // What was read before an error is appended, too.
             Err(error) => break Err(error),
         };
-        writer.push(&record)?;
+        let pushed = writer.push(&record);
+        drop(record);
+        if let Err(error) = pushed {
+            break Err(records.refused(error));
+        }
         bytes += len;
         lines += 1;
         if bytes >= args.batch_bytes {
@@ -168,14 +178,20 @@ fn append_in_order(
     read
 }
 
-fn flush(writer: &mut BatchWriter<'_>, lines: u64, ack: bool) -> Result<()> {
-    writer.flush()?;
-    if ack {
-        let mut out = io::stdout().lock();
-        writeln!(out, "acked {lines}")?;
-        out.flush()?;
+/// Appends what was gathered. If that fails, a writer that is dropped must not do it after all, uncounted.
+fn flush(writer: &mut BatchWriter<'_>) -> Result<(), AppendError> {
+    let done = writer.flush();
+    if done.is_err() {
+        writer.clear();
     }
-    Ok(())
+    done.map(drop)
+}
+
+fn acknowledge(lines: u64) -> Result<()> {
+    let mut out = io::stdout().lock();
+    let acked = writeln!(out, "acked {lines}").and_then(|()| out.flush());
+    // A closed pipe is an error here (the text hides its kind): the rest is not appended.
+    acked.map_err(|error| anyhow!("could not acknowledge: {error}"))
 }
 
 fn append_in_threads(
@@ -217,7 +233,11 @@ fn append_batches(
                 // What was read before an error is appended, too.
                 Err(error) => break Err(error),
             };
-            writer.push(&record)?;
+            let pushed = writer.push(&record);
+            drop(record);
+            if let Err(error) = pushed {
+                break Err(input.refused(error));
+            }
             bytes += len;
             if bytes >= batch_bytes {
                 break Ok(true);
@@ -225,12 +245,53 @@ fn append_batches(
         };
         drop(input);
         let lines = writer.len() as u64;
-        writer.flush()?;
+        if let Err(error) = flush(&mut writer) {
+            records.lock().unwrap_or_else(PoisonError::into_inner).ended = true;
+            return Err(error.into());
+        }
         // ORDERING: Relaxed; the sum is read after all threads are joined.
         total.fetch_add(lines, Relaxed);
         progress.inc(bytes);
         if !read? {
             return Ok(());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tailcask::SimulatedDisk;
+
+    /// What is said to be appended is what is there, and nothing behind a line that is refused.
+    #[test]
+    fn a_record_that_is_refused_ends_the_input_with_its_number() {
+        for threads in [1, 4] {
+            let log = CommitLog::options().max_entry_size(10);
+            let log = log.open_simulated(&SimulatedDisk::new()).unwrap();
+            let args = AppendArgs {
+                dir: PathBuf::new(),
+                file: PathBuf::new(),
+                encoding: Encoding::Raw,
+                sync: false,
+                threads,
+                batch_bytes: if threads == 1 { 1 << 20 } else { 1 },
+                segment_size: 0,
+                on_store: false,
+                ack: false,
+            };
+            let input = format!("a\nb\n{}\nc\n", "too long ".repeat(3));
+            let lines = AtomicU64::new(0);
+            let hidden = ProgressBar::hidden();
+            let error = append_lines(&log, input.as_bytes(), &args, &lines, &hidden).unwrap_err();
+            assert!(format!("{error:#}").starts_with("line 3: "), "{error:#}");
+            let (mut reader, mut found) = (log.reader(), Vec::new());
+            while let Some(entry) = reader.next_entry().unwrap() {
+                found.push(entry.to_vec());
+            }
+            found.sort();
+            assert_eq!(found, [b"a", b"b"], "{threads}");
+            assert_eq!(lines.into_inner(), 2);
         }
     }
 }
