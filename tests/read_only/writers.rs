@@ -15,6 +15,9 @@ use tailcask::{Batch, ReadView, Store};
 /// How many threads hand a token to each other, and write under it.
 const CHAIN: u64 = 3;
 const BATCH: u64 = 40;
+/// Bytes of files, of which writers wait for merges: where views are slow to open, these would get longer, and
+/// opening one slower, without end.
+const MOST: u64 = 256 << 20;
 
 /// What a writer has done by now, for others to compare with.
 trait Progress: Sync {
@@ -50,6 +53,11 @@ fn read_progress(file: &File) -> u64 {
 fn write(store: &Store, progress: &impl Progress, stop: &AtomicBool) {
     let token = Mutex::new(0u64);
     let go_on = || !stop.load(Ordering::Relaxed);
+    let wait_for_merges = |n: u64| {
+        while n.is_multiple_of(32) && store.log().stats().disk_bytes > MOST && go_on() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    };
     std::thread::scope(|scope| {
         for thread in 0..CHAIN {
             let token = &token;
@@ -74,6 +82,7 @@ fn write(store: &Store, progress: &impl Progress, stop: &AtomicBool) {
                     batch.put(format!("batch {key}"), n.to_le_bytes());
                 }
                 store.write(&batch).unwrap();
+                wait_for_merges(n);
                 if !go_on() {
                     return;
                 }
@@ -81,7 +90,11 @@ fn write(store: &Store, progress: &impl Progress, stop: &AtomicBool) {
         });
         scope.spawn(|| {
             let mut random = Random::new(77);
-            while go_on() {
+            for n in 1u64.. {
+                wait_for_merges(n);
+                if !go_on() {
+                    return;
+                }
                 let key = format!("noise {}", random.below(200));
                 match random.below(10) {
                     0 => drop(store.delete(&key).unwrap()),
