@@ -5,7 +5,10 @@ mod common;
 
 use common::files::{copy_dir, flip};
 use common::{contents, hint, sealed as full, segment, store_by_hand as options, value};
-use tailcask::{MergeError, RecoveryMode, SimulatedDisk, Store, StoreOptions};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tailcask::{MergeError, RecoveryMode, SimulatedDisk, Store, StoreOptions, WriteOptions};
 
 fn salvage() -> StoreOptions {
     options().recovery_mode(RecoveryMode::Salvage)
@@ -334,4 +337,35 @@ fn entries_of_the_log_beside_damage_stay_where_they_are() {
     let _ = store.merge_only(&[at.segment()]);
     assert_eq!(&*store.log().read(entry).unwrap(), b"an entry");
     assert!(full(&store).contains(&at.segment()));
+}
+
+/// An expired value hides what is older, as a tombstone does: also when a merge that failed has removed its
+/// slot, and when it cannot be read any more after that.
+#[test]
+fn an_expired_value_that_is_damaged_brings_nothing_back() {
+    let (dir, clock) = (tempfile::tempdir().unwrap(), Arc::new(AtomicU64::new(1_000_000)));
+    let (path, options) = (dir.path().join("store"), options().clock(clock.clone()));
+    let store = options.open(&path).unwrap();
+    store.put("key", "older").unwrap();
+    store.put("stays", "here").unwrap();
+    store.roll().unwrap();
+    let ttl = WriteOptions::new().ttl(Duration::from_millis(10));
+    let at = store.put_with("key", "expires", &ttl).unwrap();
+    let beside = store.put("beside", "needed").unwrap();
+    store.roll().unwrap();
+    store.maintain().unwrap();
+    let file = path.join(segment(at.segment()));
+    clock.fetch_add(10, Ordering::Relaxed);
+    flip(&file, u64::from(beside.offset()) + 24, 1);
+    assert!(matches!(store.merge_only(&[at.segment()]), Err(MergeError::Corrupt(_))));
+    store.put("beside", "again").unwrap();
+    store.roll().unwrap();
+    let damaged = store.verify();
+    assert!(damaged.is_ok(), "nothing in it is needed that cannot be read: {damaged:?}");
+    flip(&file, u64::from(at.offset()) + 32, 1);
+    assert_eq!(store.merge_only(&[at.segment()]).unwrap().inputs, 0);
+    assert!(full(&store).contains(&at.segment()), "it is still needed");
+    store.close().unwrap();
+    let store = options.open(&path).unwrap();
+    assert_ne!(store.get("key").ok().flatten().as_deref(), Some(&b"older"[..]));
 }

@@ -41,7 +41,7 @@ impl Store {
         let _inside = self.enter().ok_or(ReadError::Closed)?;
         let _still = self.inner.merging();
         let mut check = Verification::new(self.inner.contents());
-        check.everything(&self.inner.writer, || {}).map_err(ReadError::Corrupt)?;
+        check.everything(&self.inner.writer, |_| {}).map_err(ReadError::Corrupt)?;
         let mut report = check.report;
         for pair in self {
             let pair = pair?;
@@ -90,8 +90,12 @@ impl<'i> Verification<'i> {
         Self { inner, segments, report, gone: Vec::new(), tombstones: Vec::new(), lost: Vec::new() }
     }
 
-    /// `then` runs when what was there at first has been read.
-    fn everything(&mut self, writer: &LogWriter, then: impl FnOnce()) -> Result<(), Corruption> {
+    /// `after` runs when what was there at first has been read (1), and what came meanwhile (2).
+    fn everything(
+        &mut self,
+        writer: &LogWriter,
+        mut after: impl FnMut(u8),
+    ) -> Result<(), Corruption> {
         let committed = writer.committed();
         self.list();
         let all: Vec<_> = self.segments.values().cloned().collect();
@@ -102,12 +106,14 @@ impl<'i> Verification<'i> {
                 self.unsealed(&segment, committed)?;
             }
         }
-        then();
-        // A key deleted meanwhile has its tombstone behind that place.
+        after(1);
+        // A key deleted meanwhile has its tombstone behind that place, and before this one.
+        let tail = writer.tail();
         let now = writer.committed();
         self.list();
         self.later_tombstones(committed, now)?;
-        if now < writer.tail() {
+        after(2);
+        if now < tail {
             // A tombstone may be behind an unfinished append.
             return Ok(());
         }
@@ -209,8 +215,8 @@ impl<'i> Verification<'i> {
         match (record.is_put(), slot) {
             (true, Some((_, newest))) if newest >= origin => {}
             (true, Some(_)) => return Err(unlisted(at, key)),
-            // A merge may have removed the slot of an expired value.
-            (true, None) if record.expiry().is_some() => {}
+            // A merge may have removed the slot of an expired value, which is a tombstone then.
+            (true, None) if record.expiry().is_some() => self.tombstones.push(place),
             (true, None) => self.gone.push(place),
             (false, Some((slot, newest))) if newest < origin => {
                 return Err(Corruption::at(slot, CorruptionKind::Outdated { key: key.to_vec() }));
@@ -309,6 +315,8 @@ fn each_committed(
 #[cfg(test)]
 mod tests {
     use super::Verification;
+    use crate::error::CorruptionKind;
+    use crate::storage::simulated::SimulatedDisk;
     use crate::{Maintenance, Store};
 
     /// Its id is below that of the segment that took its place, and there is nothing in it.
@@ -319,8 +327,29 @@ mod tests {
         let store = options.open(dir.path().join("store")).unwrap();
         store.put("key", "value").unwrap();
         store.log().maintain().unwrap();
-        let oversize = || assert!(store.put("large", vec![1; 3 << 20]).is_ok());
+        let oversize = |pass| assert!(pass == 2 || store.put("large", vec![1; 3 << 20]).is_ok());
         let mut check = Verification::new(store.inner.contents());
         check.everything(&store.inner.writer, oversize).unwrap();
+    }
+
+    /// However much is written meanwhile.
+    #[test]
+    fn a_key_without_a_slot_is_missed_also_beside_writers() {
+        let options = Store::options().segment_size(2 << 20).maintenance(Maintenance::Manual);
+        let store = options.open_simulated(&SimulatedDisk::new()).unwrap();
+        store.put("key", "value").unwrap();
+        store.put("deleted", "value").unwrap();
+        store.roll().unwrap();
+        let writes = |_| {
+            store.put("other", "value").unwrap();
+            store.delete("deleted").unwrap();
+            store.put("deleted", "again").unwrap();
+        };
+        Verification::new(store.inner.contents()).everything(&store.inner.writer, writes).unwrap();
+        let keydir = &store.inner.keydir;
+        let _ = keydir.entry(keydir.tag(b"key"), |_| true).remove();
+        let checked =
+            Verification::new(store.inner.contents()).everything(&store.inner.writer, writes);
+        assert!(matches!(checked.unwrap_err().kind, CorruptionKind::Unlisted { .. }));
     }
 }

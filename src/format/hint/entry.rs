@@ -79,6 +79,12 @@ impl HintEntry {
         self.place & Self::TOMBSTONE != 0
     }
 
+    /// Whether it is a value that expires.
+    #[inline]
+    pub(crate) const fn expires(&self) -> bool {
+        self.place & Self::EXPIRES != 0
+    }
+
     /// Spreads the entry over 64 bits.
     #[inline]
     pub(super) const fn mixed(&self) -> u64 {

@@ -7,8 +7,8 @@
 //!
 //! * No slot points there. A key whose newest value is damaged has one until the key is set or deleted
 //!   (by `put`, if only the value is damaged, or by `delete_damaged`).
-//! * No tombstone that was there hides anything. The segment's hint, written when the segment was
-//!   sound, says which frames were tombstones, and of which keys. If no other segment can hold an
+//! * No tombstone, or expired value, that was there hides anything. The segment's hint, written when the
+//!   segment was sound, says which frames were tombstones or expire, and of which keys. If no other segment can hold an
 //!   older put of such a key, the tombstone hides nothing. Without a hint there may have been
 //!   tombstones of any key: then no other segment may hold anything older at all.
 //!
@@ -95,7 +95,8 @@ pub(crate) fn lost_tombstones(
             continue;
         }
         inside.push(name);
-        if entry.is_tombstone() {
+        // An expired value is a tombstone, too, and a merge that failed may have removed its slot.
+        if entry.is_tombstone() || entry.expires() {
             doubts.push(LostTombstone::OfKey { name, before: entry.origin });
         }
     }
