@@ -568,3 +568,49 @@ fn the_last_handle_may_be_dropped_by_the_logs_own_thread() {
         CommitLog::options().segment_unit(4096).open_simulated(&disk).is_ok()
     });
 }
+
+/// The same while that thread merges: closing waits for the merge, and so it is done behind it.
+#[cfg(feature = "stream")]
+#[test]
+fn the_last_handle_may_be_dropped_by_the_thread_that_merges() {
+    use futures_core::Stream;
+    use std::pin::Pin;
+    use std::sync::{Arc, Mutex};
+    use std::task::{Context, Wake, Waker};
+    use tailcask::{DiskOperation, EntryStream};
+    struct Handles(Mutex<Option<(Store, EntryStream)>>);
+    impl Wake for Handles {
+        fn wake(self: Arc<Self>) {
+            drop(self.0.lock().unwrap().take());
+        }
+    }
+    let disk = SimulatedDisk::new();
+    let (begins, has_begun) = mpsc::channel();
+    let (goes_on, go_on) = mpsc::channel::<()>();
+    let go_on = Mutex::new(go_on);
+    disk.on_operation(move |_, operation, _| {
+        let merges = thread::current().name() == Some("tailcask-merge");
+        if merges && operation == DiskOperation::Create && begins.send(()).is_ok() {
+            go_on.lock().unwrap().recv().ok();
+        }
+        Ok(())
+    });
+    let policy = MergePolicy::new().min_dead_bytes(1000);
+    let options = small_store(8192).maintenance(Maintenance::Background).merge_policy(policy);
+    let store = options.open_simulated(&disk).unwrap();
+    for n in 0..200u32 {
+        store.put([n as u8 % 20], [0; 300]).unwrap();
+    }
+    has_begun.recv_timeout(HANG).expect("a merge");
+    drop(has_begun); // no other one waits
+    // The merge syncs this, and leaves a mark, which wakes.
+    store.put("unsynced", "value").unwrap();
+    let mut stream = store.log().stream_from(store.log().tail());
+    let handles = Arc::new(Handles(Mutex::new(None)));
+    let waker = Waker::from(handles.clone());
+    let pending = Pin::new(&mut stream).poll_next(&mut Context::from_waker(&waker)).is_pending();
+    assert!(pending);
+    *handles.0.lock().unwrap() = Some((store, stream));
+    goes_on.send(()).unwrap();
+    until("the lock is free", || small_store(8192).open_simulated(&disk).is_ok());
+}

@@ -10,6 +10,7 @@
 //! statistics show it. Reads continue, and so do syncs by callers, which then also unmap retired
 //! segments.
 
+use super::handle::CloseLater;
 use crate::error::ThreadFailure;
 use crate::log::writer::{FailPoint, LogWriter};
 use crate::options::Durability;
@@ -161,6 +162,7 @@ fn keep_synced(writer: &LogWriter) -> ThreadEnd {
             due = next();
         }
         if retained.is_none_or(|at: Instant| at.elapsed() >= RETENTION) {
+            let _later = CloseLater::begin(writer);
             writer.apply_retention();
             retained = Some(Instant::now());
         }

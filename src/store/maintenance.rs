@@ -6,6 +6,7 @@ use super::merge::{MergeReport, Pace};
 use crate::error::MergeError;
 use crate::keydir::{FillRate, Settling};
 use crate::log::FailPoint;
+use crate::log::handle::CloseLater;
 use crate::log::maintenance::{ThreadEnd, spawn};
 use crate::sync::thread::{self, JoinHandle};
 use std::io;
@@ -34,7 +35,10 @@ fn keep(inner: &StoreInner) -> ThreadEnd {
     let mut rate = FillRate::default();
     while !inner.is_stopping() {
         inner.writer.signals().fail_point(FailPoint::Merge);
-        wait = match once(inner, false) {
+        let later = CloseLater::begin(&inner.writer);
+        let merged = once(inner, false);
+        drop(later);
+        wait = match merged {
             Ok(_) => PERIOD,
             Err(MergeError::Closing) if inner.is_stopping() => return ThreadEnd::Asked,
             Err(MergeError::Closing) => return ThreadEnd::Early,
