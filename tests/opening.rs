@@ -242,6 +242,17 @@ fn with_much_behind_its_end() -> SimulatedDisk {
     image
 }
 
+/// A log on a simulated disk, as one in a directory.
+fn in_files(image: &SimulatedDisk, dir: &Path) -> PathBuf {
+    let path = dir.join("log");
+    fs::create_dir(&path).unwrap();
+    common::files::mode(&path, 0o700);
+    for name in image.files().into_iter().map(|(name, _)| name).chain(["MANIFEST".to_owned()]) {
+        fs::write(path.join(&name), image.read(&name).unwrap()).unwrap();
+    }
+    path
+}
+
 /// L4: what is behind an append that was not finished does not count after a restart, by promise 3; but it
 /// is set aside, and can be brought back.
 #[test]
@@ -274,16 +285,8 @@ fn what_is_cut_off_after_a_restart_is_set_aside_and_comes_back_with_salvage() {
 #[test]
 fn segments_that_were_cut_off_come_back_with_salvage() {
     for closes in [true, false] {
-        let image = with_much_behind_its_end();
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("log");
-        std::fs::create_dir(&path).unwrap();
-        common::files::mode(&path, 0o700);
-        let names = image.files().into_iter().map(|(name, _)| name).chain(["MANIFEST".to_owned()]);
-        for name in names {
-            std::fs::write(path.join(&name), image.read(&name).unwrap()).unwrap();
-        }
-
+        let path = in_files(&with_much_behind_its_end(), dir.path());
         let log = options().open(&path).unwrap();
         assert_eq!(entries(&log), [b"before".to_vec()]);
         let aside: Vec<_> = log.recovery().set_aside.iter().map(|file| file.name.clone()).collect();
@@ -499,35 +502,13 @@ fn long_manifests_and_sparse_files_take_no_time() {
     assert!(started.elapsed() < HANG, "{:?}", started.elapsed());
 }
 
-/// A directory with a log of which a strict recovery has cut off all but the first entry of 1001: whole
-/// segments and a part of one, which are set aside.
-fn cut_off(dir: &Path) -> PathBuf {
-    let disk = SimulatedDisk::new();
-    let log = options().open_simulated(&disk).unwrap();
-    log.append(b"before").unwrap();
-    log.abandon_reservation(64);
-    for n in 0..1000u32 {
-        log.append(format!("behind {n}").as_bytes()).unwrap();
-    }
-    let image = disk.power_loss(|_, _| true);
-    log.abort();
-    let path = dir.join("log");
-    fs::create_dir(&path).unwrap();
-    common::files::mode(&path, 0o700);
-    for name in image.files().into_iter().map(|(name, _)| name).chain(["MANIFEST".to_owned()]) {
-        fs::write(path.join(&name), image.read(&name).unwrap()).unwrap();
-    }
-    let log = options().open(&path).unwrap();
-    assert_eq!(entries(&log), [b"before".to_vec()]);
-    assert!(log.recovery().set_aside.len() > 1, "{}", log.recovery());
-    log.close().unwrap();
-    path
-}
-
 #[test]
 fn a_repaired_copy_has_what_an_earlier_recovery_cut_off() {
     let dir = tempfile::tempdir().unwrap();
-    let (path, copy) = (cut_off(dir.path()), dir.path().join("copy"));
+    let (path, copy) = (in_files(&with_much_behind_its_end(), dir.path()), dir.path().join("copy"));
+    let log = options().open(&path).unwrap();
+    assert_eq!(entries(&log), [b"before".to_vec()]);
+    log.close().unwrap();
     let report = options().repair(&path, &copy).unwrap();
     let all = entries(&options().open(&copy).unwrap());
     assert_eq!(all.len(), 1001, "{report}");

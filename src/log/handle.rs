@@ -17,6 +17,7 @@
 //!   before another writer is let in (`writer::close`).
 //! * Figures and positions are those at the end.
 
+use super::close_later::CloseLater;
 use super::follower::Source;
 use super::maintenance::MaintenanceThreads;
 use super::recovery::RecoveryReport;
@@ -24,10 +25,8 @@ use super::stats::LogStats;
 use super::writer::LogWriter;
 use crate::error::SyncError;
 use crate::position::LogPosition;
-use crate::sync::{Mutex, lock, thread_local};
-use std::cell::RefCell;
+use crate::sync::{Mutex, lock};
 use std::fmt::Debug;
-use std::marker::PhantomData;
 use std::sync::{Arc, OnceLock};
 
 /// What runs on a log, and ends before it does: its store.
@@ -151,49 +150,10 @@ impl SharedLog {
     }
 }
 
-thread_local! {
-    static LATER: RefCell<Option<Later>> = const { RefCell::new(None) };
-}
-
-#[derive(Debug)]
-struct Later {
-    /// The log that this thread works for; only compared.
-    of: *const LogWriter,
-    /// The same, if its last handle was dropped.
-    log: Option<SharedLog>,
-}
-
-/// What a thread of a log does while this exists, closing waits for. The thread wakes tasks meanwhile, and a
-/// task that is dropped then may have the last handle: it is kept, and closes the log when this is dropped. To be
-/// made before a lock is taken that closing takes, and dropped after it.
-#[derive(Debug)]
-#[must_use]
-pub(crate) struct CloseLater {
-    _of_this_thread: PhantomData<*const ()>,
-}
-
-impl CloseLater {
-    pub(crate) fn begin(writer: &LogWriter) -> Self {
-        LATER.with(|later| *later.borrow_mut() = Some(Later { of: writer, log: None }));
-        Self { _of_this_thread: PhantomData }
-    }
-}
-
-impl Drop for CloseLater {
-    fn drop(&mut self) {
-        // It closes the log behind this line, when nothing is borrowed.
-        let _later = LATER.with(|later| later.borrow_mut().take());
-    }
-}
-
 impl SharedLog {
     /// Whether it is kept by this thread's [`CloseLater`].
     fn is_kept(&mut self) -> bool {
-        let mine = self.writer().map(std::ptr::from_ref);
-        let is_mine = |later: &RefCell<Option<Later>>| {
-            later.borrow().as_ref().is_some_and(|later| mine == Some(later.of))
-        };
-        if lock(&self.closing).is_some() || !LATER.try_with(is_mine).unwrap_or(false) {
+        if lock(&self.closing).is_some() || !self.writer().is_some_and(CloseLater::is_of) {
             return false;
         }
         // What the thread does ends soon.
@@ -210,11 +170,7 @@ impl SharedLog {
         };
         // There is nothing left to be closed here.
         *lock(&self.closing) = Some(Ok(()));
-        LATER.with(|later| {
-            if let Some(later) = &mut *later.borrow_mut() {
-                later.log = Some(log);
-            }
-        });
+        CloseLater::keep(log);
         true
     }
 }

@@ -10,7 +10,7 @@
 //! statistics show it. Reads continue, and so do syncs by callers, which then also unmap retired
 //! segments.
 
-use super::handle::CloseLater;
+use super::close_later::CloseLater;
 use crate::error::ThreadFailure;
 use crate::log::writer::{FailPoint, LogWriter};
 use crate::options::Durability;

@@ -3,6 +3,7 @@
 pub(crate) mod append;
 mod batch;
 mod checkpoint;
+pub(crate) mod close_later;
 mod entry;
 mod follower;
 pub(crate) mod group_commit;

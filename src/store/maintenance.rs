@@ -6,7 +6,7 @@ use super::merge::{MergeReport, Pace};
 use crate::error::MergeError;
 use crate::keydir::{FillRate, Settling};
 use crate::log::FailPoint;
-use crate::log::handle::CloseLater;
+use crate::log::close_later::CloseLater;
 use crate::log::maintenance::{ThreadEnd, spawn};
 use crate::sync::thread::{self, JoinHandle};
 use std::io;
