@@ -293,9 +293,9 @@ fn segments_that_were_cut_off_come_back_with_salvage() {
         let whole: Vec<_> = aside.iter().filter(|name| name.ends_with(".seg.cut")).collect();
         assert!(!whole.is_empty() && whole.len() < aside.len(), "{aside:?}: segments, and a tail");
         if closes {
-            log.close().unwrap()
+            log.close().unwrap();
         } else {
-            log.abort()
+            log.abort();
         }
         let salvage = options().recovery_mode(RecoveryMode::Salvage);
         let log = salvage.open(&path).unwrap();
