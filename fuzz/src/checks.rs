@@ -4,15 +4,15 @@
 //! * A strict open of a log that fails changes nothing; of a store, no sealed segment.
 //! * What was opened, strictly or by salvage, and closed is opened again, strictly, and has the same in it.
 //! * A reader finds what a writer finds who comes next.
-//! * Repairing changes nothing, and its copy is opened strictly.
+//! * Repairing changes nothing, and its copy is opened strictly, with what salvage finds.
 
 use super::files::{Files, segment};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use tailcask::{
-    CommitLog, LogOptions, Maintenance, OpenError, ReadError, ReadView, RecoveryMode,
+    CommitLog, LogOptions, Maintenance, OpenError, ReadError, ReadView, RecoveryMode, RepairError,
     SimulatedDisk, Store, StoreOptions,
 };
 
@@ -215,35 +215,82 @@ pub fn repair(mut files: Files, same_boot: bool, mend: bool) {
     if mend {
         super::checksums::mend(&mut files);
     }
-    let temporary = tempfile::tempdir().expect("there is a temporary directory");
-    let (dir, copy) = (temporary.path().join("db"), temporary.path().join("copy"));
-    make_private(&dir);
-    write(&dir, &files);
-    let strict = || store_options(RecoveryMode::Strict);
-    let read_only = strict().open_read_only(&dir).map(|view| read_pairs(&view));
-    let repaired = strict().repair(&dir, &copy);
-    assert_eq!(super::files::read(&dir).expect("it can be read"), files, "nothing is changed");
-    if let Ok(report) = &repaired {
+    let (pairs, entries) = repair_to_copy(&files);
+    let _ = read_beside(&files, RecoveryMode::Strict);
+    let (of_store, of_log) = read_beside(&files, RecoveryMode::Salvage);
+    if let (Ok(Ok(repaired)), Ok(Ok(salvaged))) = (pairs, of_store) {
+        assert_eq!(repaired, salvaged, "repaired and salvaged");
+    }
+    if let (Ok(Ok(repaired)), Ok(Ok(salvaged))) = (entries, of_log) {
+        assert_eq!(repaired, salvaged, "repaired and salvaged");
+    }
+}
+
+/// What a store and a log are opened with.
+type Found<E> = (Result<Contents<Pairs>, E>, Result<Contents<Vec<Vec<u8>>>, E>);
+
+fn repair_to_copy(files: &Files) -> Found<RepairError> {
+    let (temporary, dir) = new_directory(files);
+    let [store, log] = ["store", "log"].map(|copy| temporary.path().join(copy));
+    let repaired = store_options(RecoveryMode::Strict).repair(&dir, &store);
+    let pairs = repaired.map(|report| {
         let _ = report.to_string();
-        let opened = strict().open(&copy);
+        let opened = store_options(RecoveryMode::Strict).open(&store);
         let store = opened.unwrap_or_else(|error| panic!("{error}: but {report}"));
-        let _ = read_pairs(&store);
+        let pairs = read_pairs(&store);
         store.close().expect("nothing fails here");
-    } else {
-        assert!(!copy.exists(), "nothing is left of it");
-        let repaired = log_options(RecoveryMode::Strict).repair(&dir, &copy);
-        if repaired.is_ok() {
-            log_options(RecoveryMode::Strict).open(&copy).expect("it is repaired");
-        }
+        pairs
+    });
+    assert_eq!(store.exists(), pairs.is_ok(), "nothing is left of it");
+    let repaired = log_options(RecoveryMode::Strict).repair(&dir, &log);
+    let entries = repaired.map(|report| {
+        let _ = report.to_string();
+        let opened = log_options(RecoveryMode::Strict).open(&log);
+        read_log(&opened.unwrap_or_else(|error| panic!("{error}: but {report}")))
+    });
+    assert_eq!(log.exists(), entries.is_ok(), "nothing is left of it");
+    assert_eq!(&super::files::read(&dir).expect("it can be read"), files, "nothing is changed");
+    (pairs, entries)
+}
+
+/// Readers find what the next writer finds, and change nothing.
+fn read_beside(files: &Files, mode: RecoveryMode) -> Found<OpenError> {
+    let (stores, logs) = (store_options(mode), log_options(mode));
+    let (_temporary, dir) = new_directory(files);
+    let pairs = stores.open_read_only(&dir).map(|view| read_pairs(&view));
+    let entries = logs.open_read_only(&dir).map(|log| read_log(&log));
+    assert_eq!(&super::files::read(&dir).expect("it can be read"), files, "nothing is changed");
+    let log = logs.open(&dir).map(|log| read_log(&log));
+    if !matches!(log, Err(OpenError::HoldsStore)) {
+        compare(entries, &log);
     }
-    let opened = strict().open(&dir).map(|store| read_pairs(&store));
-    match (read_only, opened) {
-        (Ok(Ok(seen)), Ok(found)) => assert_eq!(Ok(seen), found, "reader and writer"),
+    let (_temporary, dir) = new_directory(files);
+    let store = stores.open(&dir).map(|store| read_pairs(&store));
+    compare(pairs, &store);
+    (store, log)
+}
+
+fn compare<T>(seen: Result<Contents<T>, OpenError>, found: &Result<Contents<T>, OpenError>)
+where
+    T: PartialEq + Default + std::fmt::Debug,
+{
+    match (seen, found) {
+        (Ok(Ok(seen)), Ok(found)) => assert_eq!(&Ok(seen), found, "reader and writer"),
         (Ok(seen), Err(error)) => panic!("{error}: but a reader has seen {seen:?}"),
-        (Err(OpenError::NotFound { .. }), Ok(new)) => assert_eq!(new, Ok(Pairs::new())),
+        (Err(OpenError::NotFound { .. }), Ok(new)) => assert_eq!(new, &Ok(T::default())),
         (Err(error), Ok(found)) => panic!("a reader: {error}; a writer: {found:?}"),
-        (Ok(Err(_)) | Err(_), _) => {}
+        (Ok(Err(error)), Ok(Ok(found))) => panic!("a reader: {error}; a writer: {found:?}"),
+        (Ok(Err(_)), Ok(Err(_))) | (Err(_), Err(_)) => {}
     }
+}
+
+/// A temporary directory, and a private one in it with these files.
+fn new_directory(files: &Files) -> (tempfile::TempDir, PathBuf) {
+    let temporary = tempfile::tempdir().expect("there is a temporary directory");
+    let dir = temporary.path().join("db");
+    make_private(&dir);
+    write(&dir, files);
+    (temporary, dir)
 }
 
 fn make_private(dir: &Path) {
