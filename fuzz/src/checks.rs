@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use tailcask::{
-    CommitLog, LogOptions, Maintenance, OpenError, ReadError, ReadView, RecoveryMode, RepairError,
-    SimulatedDisk, Store, StoreOptions,
+    AppendError, CommitLog, LogOptions, Maintenance, MergeError, OpenError, ReadError, ReadView,
+    RecoveryMode, RepairError, SimulatedDisk, Store, StoreOptions,
 };
 
 const SEGMENT: u64 = 4096;
@@ -137,8 +137,22 @@ fn open_store(disk: &SimulatedDisk, mode: RecoveryMode) -> Result<Contents<Pairs
     let verified = store.verify();
     assert!(verified.is_ok() || !verified.unwrap_err().to_string().is_empty());
     let _ = store.recovery().to_string();
+    if let (Ok(found), true) = (&found, store.is_sound()) {
+        merge_all(&store, found);
+    }
     store.close().expect("nothing fails on this disk");
     Ok(found)
+}
+
+/// Merges change nothing, whatever segments there are.
+fn merge_all(store: &Store, found: &Pairs) {
+    for _ in 0..2 {
+        let merged = store.roll().and_then(|()| store.merge());
+        let used_up = matches!(merged, Err(MergeError::Append(AppendError::IdsExhausted)));
+        assert!(merged.is_ok() || used_up, "{merged:?}: but all is sound");
+        assert_eq!(read_pairs(store).as_ref(), Ok(found), "merged");
+        assert!(store.is_sound(), "merged");
+    }
 }
 
 fn open_log(disk: &SimulatedDisk, mode: RecoveryMode) -> Result<Contents<Vec<Vec<u8>>>, OpenError> {
@@ -198,6 +212,8 @@ fn check<T: PartialEq + std::fmt::Debug>(
     match (open(disk, RecoveryMode::Strict), found) {
         (Ok(again), Ok(found)) => assert_eq!(again, Ok(found), "opened again"),
         (Ok(_), Err(_)) => {}
+        // By the merges.
+        (Err(OpenError::IdsExhausted), _) => {}
         (Err(error), found) => panic!("{error}: but it was opened before, and had {found:?}"),
     }
 }
