@@ -159,6 +159,32 @@ fn a_reader_seeks_anywhere() {
     assert!(reader.next_entry().unwrap().unwrap().position() <= positions[40]);
 }
 
+/// A reader in another process goes on into a standby once the segment before it is full. The writer may take
+/// that back, and then another segment follows.
+#[test]
+fn a_reader_at_a_standby_that_is_taken_back_goes_on_behind_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = small_log(8192).open(dir.path().join("log")).unwrap();
+    for _ in 0..2 {
+        log.append(&[1; 8192 - 128 - 16]).unwrap(); // fills a segment
+        log.maintain().unwrap();
+    }
+    let follower = CommitLog::open_read_only(dir.path().join("log")).unwrap();
+    let mut beside = follower.reader();
+    while beside.next_entry().unwrap().is_some() {}
+    assert!(beside.position() > log.tail());
+    let mut readers = [log.reader_from(beside.position()), log.reader_from(beside.position())];
+    let mut frames = log.frames(beside.position());
+    assert!(readers[0].next_entry().unwrap().is_none());
+    assert!(frames.next().is_none());
+    let position = log.append(&[2; 20_000]).unwrap();
+    assert!(position.segment() > beside.position().segment(), "the standby was too small");
+    for reader in &mut readers {
+        assert_eq!(reader.next_entry().unwrap().expect("an entry").position(), position);
+    }
+    assert_eq!(frames.next().expect("a frame").unwrap().position, position);
+}
+
 /// It has read nothing, and goes on with the first entry when the log is open again.
 #[test]
 fn a_reader_at_the_start_of_a_log_that_is_closed_stays_there() {

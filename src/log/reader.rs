@@ -440,12 +440,20 @@ impl<'a> LogReader<'a> {
         Ok(true)
     }
 
-    /// At a frame that is not there (yet): a log of another process may have been closed, or have gone
-    /// another way.
+    /// At a frame that is not there (yet): the log may have gone another way, or, if it is one of another
+    /// process, may have been closed.
     fn step_over(&mut self) -> bool {
         let segment = &**self.segment.as_ref().expect("entered");
         let offset = u64::from(self.at.offset());
-        if !matches!(*self.source, Source::Follower(_)) || segment.is_sealed() {
+        if let Source::Writer(_) = *self.source {
+            // A standby that was taken back. Entering waits for the segment that took its place.
+            let is_gone = offset == FIRST_FRAME && self.source.table().pin(segment.id()).is_none();
+            if is_gone {
+                self.segment = None;
+            }
+            return is_gone;
+        }
+        if segment.is_sealed() {
             return false;
         }
         if segment.load_seal().is_some() {
