@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{HANG, small_log};
+use common::{HANG, segment, small_log};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
@@ -201,4 +201,25 @@ fn a_reader_starts_in_a_segment_that_was_made_since_the_log_was_opened() {
     reader.next_entry().unwrap();
     let mut reader = followers[3].reader_from_checkpoint(&reader.checkpoint()).unwrap();
     assert_eq!(reader.next_entry().unwrap().unwrap().position(), in_second[1]);
+}
+
+/// Where a segment was full, its reader is behind the pad. A close seals it in front of that, and the log ends there.
+#[test]
+fn a_reader_behind_the_last_pad_of_a_closed_log_is_at_its_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    let log = small_log(8192).open(&path).unwrap();
+    log.append(&[1; 4000]).unwrap();
+    let taken = path.join(segment(2));
+    std::fs::write(&taken, "no segment").unwrap();
+    assert!(log.append(&[2; 5000]).is_err(), "there is no room, and no other segment");
+    std::fs::remove_file(taken).unwrap();
+    let mut reader = log.reader();
+    while reader.next_entry().unwrap().is_some() {}
+    let behind = reader.position();
+    assert_eq!((behind.segment(), behind.offset()), (1, 8192));
+    log.close().unwrap();
+    let closed = CommitLog::open_read_only(&path).unwrap();
+    assert!(closed.tail() < behind);
+    assert!(closed.reader_from(behind).next_entry().unwrap().is_none());
 }

@@ -146,8 +146,12 @@ fn a_reader_seeks_anywhere() {
                 assert!(matches!(reader.next_entry(), Err(ReadError::NotAnEntry { .. })));
             }
         }
-        reader.seek(LogPosition::from_u64(log.tail().as_u64() + 8));
-        assert!(matches!(reader.next_entry(), Err(ReadError::PastEnd { .. })));
+        // Behind the end, also where its segment is going to end: what is appended would be passed over.
+        let capacity = LogPosition::from_u64(log.tail().as_u64() & !0xffff_ffff | 4096);
+        for behind in [LogPosition::from_u64(log.tail().as_u64() + 8), capacity] {
+            reader.seek(behind);
+            assert!(matches!(reader.next_entry(), Err(ReadError::PastEnd { .. })));
+        }
         reader.seek(LogPosition::START);
         assert_eq!(reader.next_entry().unwrap().unwrap().position(), positions[0]);
     }

@@ -398,10 +398,11 @@ impl<'a> LogReader<'a> {
     fn is_place(&self) -> bool {
         let (tail, offset) = (self.source.tail(), u64::from(self.at.offset()));
         let segment = &**self.segment.as_ref().expect("just kept");
-        // The end of a segment is where its frames end, or behind the pad that fills it.
+        // The end of a segment is where its frames end, or behind the pad that fills it: not where it will end.
         let end = segment.end();
         let ends = [end, segment.header.capacity];
-        if offset == FIRST_FRAME || self.at == tail || ends.contains(&offset) {
+        let has_ended = self.at <= tail || segment.is_sealed();
+        if offset == FIRST_FRAME || self.at == tail || has_ended && ends.contains(&offset) {
             return true;
         }
         let inside = offset % 8 == 0 && (FIRST_FRAME..end).contains(&offset);
