@@ -73,8 +73,8 @@ pub enum Maintenance {
     Manual,
 }
 
-/// How much of a log is kept: what is neither among its newest bytes nor young enough is dropped, by
-/// whole segments, the oldest first.
+/// How much of a log is kept: what is not among its newest bytes, or not young enough, is dropped, by
+/// whole segments, the oldest first. If both are set, either is enough to drop it.
 ///
 /// ```
 /// # use std::time::Duration;
