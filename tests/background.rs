@@ -3,7 +3,7 @@
 mod common;
 
 use common::tasks::spawn_task;
-use common::{HANG, until};
+use common::{HANG, small_log, until};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -213,6 +213,27 @@ fn a_periodic_sync_is_followed_by_others() {
         let at = log.append(&[n]).unwrap();
         until("it is synced again", || log.durable() > at);
     }
+}
+
+/// Where there is no thread, the call that does its work syncs.
+#[test]
+fn a_periodic_log_without_threads_is_synced_by_maintenance() {
+    for (period, is_synced) in [(Duration::ZERO, true), (Duration::MAX, false)] {
+        let disk = SimulatedDisk::new();
+        let log = small_log(8192).durability(Durability::Periodic(period));
+        let log = log.open_simulated(&disk).unwrap();
+        let position = log.append(b"entry").unwrap();
+        log.maintain().unwrap();
+        assert_eq!(log.durable() > position, is_synced, "{period:?}");
+        log.append(b"another").unwrap();
+        disk.fail_sync_after(0);
+        let failed = log.maintain();
+        assert_eq!(matches!(failed, Err(AppendError::Sync { .. })), is_synced, "{failed:?}");
+    }
+    let log = small_log(8192).open_simulated(&SimulatedDisk::new()).unwrap();
+    let position = log.append(b"entry").unwrap();
+    log.maintain().unwrap();
+    assert!(log.durable() <= position, "nobody has asked for that");
 }
 
 /// Counts, and panics if it is to.

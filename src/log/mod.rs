@@ -477,7 +477,8 @@ impl CommitLog {
     }
 
     /// Does the work of the background threads: seals full segments, creates a standby, and unmaps
-    /// truncated segments.
+    /// truncated segments. Without these threads it also syncs, with
+    /// [`Durability::Periodic`](crate::Durability::Periodic), if the interval is over since it did so last.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;

@@ -69,6 +69,7 @@ use crate::taken::Marks;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Unfinished segments at a time: how far the log can run ahead of one stuck append.
 const SLOTS: usize = 256;
@@ -133,6 +134,8 @@ pub(crate) struct LogWriter {
     group_delay: GroupDelay,
     /// The roll that `wants_seal` saw last.
     last_seen_roll: AtomicU64,
+    /// When `maintain` synced a periodic log last, or that was opened.
+    synced_by_hand: Mutex<Instant>,
     /// The closures that fill frames, by their positions: where they were called, with the feature
     /// `backtraces`.
     filling: Marks,
@@ -211,6 +214,7 @@ impl LogWriter {
             unpopulated: Mutex::new(unpopulated),
             group_delay: GroupDelay::default(),
             last_seen_roll: AtomicU64::new(0),
+            synced_by_hand: Mutex::new(Instant::now()),
             filling: Marks::default(),
             watch: Mutex::default(),
             storage,
@@ -294,9 +298,11 @@ impl LogWriter {
         if self.is_short_of_space() {
             self.try_keep_reserve();
         }
-        self.prepare_standby()?;
+        let prepared = self.prepare_standby();
         while self.populate_some() {}
-        Ok(())
+        // The last one, since it waits for appends.
+        self.sync_if_due().map_err(|source| AppendError::Sync { position: None, source })?;
+        prepared
     }
 
     /// Records that a background thread has failed: the log refuses writes from now on, and tasks that

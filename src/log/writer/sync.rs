@@ -21,6 +21,7 @@ use crate::log::append::prefix::{Finished, Walked};
 use crate::log::append::tail::rolls_between;
 use crate::log::group_commit::{Failure, TaskTurn};
 use crate::log::waiters::WakeLater;
+use crate::options::Durability;
 use crate::position::LogPosition;
 use crate::storage::refuse_after;
 use crate::sync::{Backoff, lock};
@@ -44,6 +45,20 @@ impl LogWriter {
     /// As `sync`, on the background thread.
     pub(crate) fn sync_in_background(&self) -> Result<LogPosition, SyncError> {
         self.sync_for(Leader::Background)
+    }
+
+    /// As `sync`, of a periodic log without a thread that does it, once its period is over.
+    pub(super) fn sync_if_due(&self) -> Result<(), SyncError> {
+        let Durability::Periodic(period) = self.config.durability else { return Ok(()) };
+        let is_due = self.is_manual() && {
+            let mut last = lock(&self.synced_by_hand);
+            let is_due = last.elapsed() >= period;
+            if is_due {
+                *last = Instant::now();
+            }
+            is_due
+        };
+        if is_due { self.sync_in_background().map(drop) } else { Ok(()) }
     }
 
     /// Syncs up to the position that tasks wait for, if any do.
