@@ -366,6 +366,36 @@ fn nobody_waits_for_ever(place: &Path) {
     // Where nobody syncs, and nobody writes.
     let read = |log: &CommitLog, first| assert!(log.read(first).is_err());
     nobody_waits_after(&place.join("read"), &[Waiting::Entry], read);
+    #[cfg(feature = "stream")]
+    a_waker_is_called_without_locks(&place.join("waker"));
+}
+
+/// The fault is found where a standby is to be made. That ends the log's last segment, and wakes a task, whose waker
+/// does the same.
+#[cfg(feature = "stream")]
+fn a_waker_is_called_without_locks(path: &Path) {
+    use futures_core::Stream;
+    use std::task::{Context, Wake, Waker};
+    struct Maintains(CommitLog, mpsc::Sender<()>);
+    impl Wake for Maintains {
+        fn wake(self: std::sync::Arc<Self>) {
+            assert!(is_refused(&self.0.append(b"x").unwrap_err(), 1));
+            let _ = self.0.maintain();
+            self.1.send(()).unwrap();
+        }
+    }
+    let log = options().open(path).unwrap();
+    let first = log.append(b"first").unwrap();
+    let (woken, is_woken) = mpsc::channel();
+    let waker = Waker::from(std::sync::Arc::new(Maintains(log.clone(), woken)));
+    let mut stream = log.stream_from(log.tail());
+    let pending = std::pin::Pin::new(&mut stream).poll_next(&mut Context::from_waker(&waker));
+    assert!(pending.is_pending());
+    cut(path, first.segment(), 0);
+    assert!(log.read(first).is_err());
+    let maintaining = log.clone();
+    thread::spawn(move || maintaining.maintain());
+    is_woken.recv_timeout(common::HANG).expect("it does not wait for itself");
 }
 
 fn nobody_waits_after(path: &Path, waiting: &[Waiting], touch: impl Fn(&CommitLog, LogPosition)) {

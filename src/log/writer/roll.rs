@@ -93,6 +93,8 @@ impl LogWriter {
 
     /// Creates a standby if there is none, even if it takes the last space.
     fn prepare_next(&self) -> Result<(), AppendError> {
+        // What is found here to be inaccessible pads the active segment.
+        let _after_the_lock = WakeLater::begin();
         let mut preparer = self.tail.preparer();
         if preparer.has_standby() || self.check_writable().is_err() {
             return Ok(());
