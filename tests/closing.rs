@@ -367,6 +367,8 @@ fn a_failed_close_closes_and_says_so_each_time() {
     );
     assert!(matches!(log.read(LogPosition::START), Err(ReadError::Closed)));
     assert!(log.append(b"x").is_err());
+    let retained = log.retain(tailcask::Retention::new().bytes(1));
+    assert!(matches!(retained, Err(TruncateError::Closed)), "{retained:?}");
 }
 
 /// Writers, readers, merges and backups run into a close: each ends with a value or with `Closed`, and

@@ -116,6 +116,7 @@ impl LogWriter {
 
     /// Drops what a policy does not keep.
     pub(crate) fn retain(&self, retention: Retention) -> Result<TruncateReport, TruncateError> {
+        let _inside = self.enter().ok_or(TruncateError::Closed)?;
         // What is full and not sealed yet may have to go, too.
         self.seal_finished().map_err(io_failed)?;
         self.truncate_before(self.retained_from(retention, false))
