@@ -7,8 +7,8 @@ use common::{Finish, HANG, entries, log_by_hand, small_log, until};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tailcask::{
-    AppendError, CommitLog, Durability, LogPosition, OpenError, ReadError, SimulatedDisk,
-    SyncError, TruncateError,
+    AppendError, CommitLog, Durability, LogPosition, Maintenance, OpenError, ReadError,
+    SimulatedDisk, Store, SyncError, TruncateError,
 };
 
 #[test]
@@ -328,6 +328,40 @@ fn statistics_hold_figures_of_any_size() {
     assert_eq!((stats.entries, stats.sync_latency.count), (3, 3));
     assert_eq!((stats.group_sizes.p50, stats.group_sizes.max), (1, 1));
     assert!(stats.sync_latency.max > 100, "no sync takes {} ns", stats.sync_latency.max);
+}
+
+/// However it came about that a segment ends early, nothing was abandoned.
+#[test]
+fn a_large_segment_that_ends_early_counts_no_void() {
+    let options = Store::options().maintenance(Maintenance::Manual);
+    let options = options.segment_size(260 << 20).initial_segment_size(260 << 20);
+    let store = options.open_simulated(&SimulatedDisk::new()).unwrap();
+    store.put("key", "value").unwrap();
+    let before = store.log().stats();
+    store.roll().unwrap();
+    let after = store.log().stats();
+    assert_eq!((after.voids, after.rolls), (before.voids, before.rolls + 1));
+}
+
+/// Whoever subtracts one from another gets no number below zero.
+#[test]
+fn positions_in_statistics_are_in_order() {
+    let log = small_log(64 << 10).open_simulated(&SimulatedDisk::new()).unwrap();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let _finish = Finish(&done);
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                log.append(b"entry").unwrap();
+                log.sync().unwrap();
+            }
+        });
+        for _ in 0..10_000 {
+            let stats = log.stats();
+            let positions = [stats.begin, stats.durable, stats.committed, stats.tail];
+            assert!(positions.is_sorted(), "{positions:?}");
+        }
+    });
 }
 
 #[test]

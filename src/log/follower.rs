@@ -83,14 +83,13 @@ impl Source {
 
     /// The figures of the log.
     pub(crate) fn stats(&self) -> LogStats {
-        let mut stats = LogStats::default();
-        if let Self::Writer(writer) = self {
-            writer.read_stats(&mut stats);
+        let mut stats = LogStats { begin: self.begin(), ..LogStats::default() };
+        match self {
+            Self::Writer(writer) => writer.read_stats(&mut stats),
+            Self::Follower(log) => stats.committed = log.committed(),
         }
-        (stats.begin, stats.tail) = (self.begin(), self.tail());
-        if let Self::Follower(_) = self {
-            stats.committed = stats.tail;
-        }
+        // Behind all that is committed.
+        stats.tail = self.tail();
         stats.oldest_unfinished = stats.unfinished.as_ref().map(|append| append.position);
         stats.segment_list = self.segment_list(stats.tail);
         stats.segments = stats.segment_list.len();

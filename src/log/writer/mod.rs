@@ -270,6 +270,8 @@ impl LogWriter {
 
     /// The log's counters and its current state.
     pub(crate) fn read_stats(&self, stats: &mut LogStats) {
+        // In this order, so that nothing seems to be durable that is not committed.
+        stats.durable = self.durable();
         stats.committed = self.committed();
         stats.rolls = self.tail.roll_number().saturating_sub(1);
         let counts = self.prefix.counts();
@@ -278,7 +280,6 @@ impl LogWriter {
         self.counters.read(stats);
         stats.append_latency = (&self.timer.latencies(Operation::Append)).into();
         stats.failed_thread = self.signals.failure().cloned();
-        stats.durable = self.durable();
         stats.unfinished = self.unfinished();
     }
 

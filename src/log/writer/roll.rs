@@ -17,7 +17,7 @@ use crate::format::frame::{Kind, SYNC_MARK};
 use crate::format::header::FIRST_FRAME;
 use crate::log::append::tail::Preparer;
 use crate::log::waiters::WakeLater;
-use crate::options::SEGMENT_UNIT;
+use crate::options::{MAX_SEGMENT, SEGMENT_UNIT};
 use crate::segment::{Segment, file_name, frames};
 use crate::sync::lock;
 use std::io;
@@ -198,11 +198,10 @@ impl LogWriter {
         let active = self.tail.position().segment();
         // The standby comes first: if the disk is full, the active segment keeps its room.
         self.prepare_next()?;
-        // A reservation that overruns the end pads the rest of the segment. One that fits is dropped,
-        // which makes it void.
-        while self.tail.position().segment() == active
-            && self.tail.reserve(self.max_shared).is_some()
-        {}
+        // A reservation that overruns the end pads the rest of the segment. This one fits into none.
+        if self.tail.position().segment() == active {
+            drop(self.tail.reserve(MAX_SEGMENT));
+        }
         if self.tail.position().segment() == active { self.roll(0, Need::Append) } else { Ok(()) }
     }
 
