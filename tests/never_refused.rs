@@ -274,6 +274,40 @@ fn a_seal_that_a_dying_recovery_left_is_durable_before_what_follows_it() {
     assert_eq!(entries(&log), [&b"before"[..], b"after"]);
 }
 
+/// As above, where there was no space for what the power loss had left behind the end: that stays behind the
+/// seal.
+#[test]
+fn a_seal_before_a_torn_tail_is_durable_before_what_follows_it() {
+    let disk = SimulatedDisk::new();
+    let log = options().open_simulated(&disk).unwrap();
+    log.append(b"before").unwrap();
+    log.append(&[7; 4000]).unwrap();
+    let image = disk.power_loss(|name, sector| sector == 0 || !name.ends_with(".seg"));
+    log.abort();
+    image.set_space(Some(space_taken(&image)));
+    let dead = std::sync::Arc::new(std::sync::Mutex::new(None));
+    let taken = dead.clone();
+    image.on_operation(move |disk, operation, file| {
+        if operation == DiskOperation::Sync && file == segment(1) {
+            *taken.lock().unwrap() = Some(disk.process_death());
+        }
+        Ok(())
+    });
+    let log = options().open_simulated(&image).unwrap();
+    assert!(log.recovery().set_aside[0].name.is_empty(), "{}", log.recovery());
+    log.abort();
+    let dead = dead.lock().unwrap().take().unwrap();
+    dead.set_space(None);
+    let log = options().open_simulated(&dead).unwrap();
+    assert_eq!(entries(&log), [b"before"]);
+    log.append(b"after").unwrap();
+    log.sync().unwrap();
+    let image = dead.power_loss(|_, _| false);
+    log.abort();
+    let log = options().open_simulated(&image).unwrap();
+    assert_eq!(entries(&log), [&b"before"[..], b"after"]);
+}
+
 /// The space behind the end of a segment is given back, but for the word that says that the rest is a pad:
 /// also where that begins a page.
 #[test]

@@ -18,6 +18,7 @@ mod warmth;
 
 use crate::error::{Corruption, CorruptionKind, OpenError};
 use crate::format::VERSION;
+use crate::format::frame::{self, State, Word};
 use crate::format::header::{
     BadHeader, FIRST_FRAME, FileIdentity, Origin, SEAL, SEAL_MAGIC, Seal, SegmentHeader,
 };
@@ -231,11 +232,17 @@ impl Segment {
         Ok(segment)
     }
 
-    /// Whether only the seal says where it ends, rather than a pad or its capacity.
+    /// Whether only the seal says where it ends, rather than a pad or its capacity. (What recovery had no
+    /// space to set aside may stand behind it.)
     pub(crate) fn ends_by_its_seal(&self) -> bool {
+        let (end, len) = (self.end(), self.map.len() as u64);
+        if end + 8 > len {
+            return false;
+        }
         // ORDERING: Relaxed; sealed, so it does not change.
-        self.end() + 8 <= self.map.len() as u64
-            && self.map.word(self.end()).load(Ordering::Relaxed) == 0
+        let word = Word::parse(self.map.word(end).load(Ordering::Relaxed), len - end);
+        let pad = word.ok().flatten().filter(|word| word.state == State::Pad);
+        pad.is_none_or(|pad| frame::verify_bare(self.salt(), end, pad).is_err())
     }
 
     /// Makes a seal durable that was found on opening, since the process that sealed the segment may
