@@ -104,3 +104,34 @@ fn check_existence(storage: &dyn Storage, creation: Creation, dir: &Path) -> Res
 fn exists(storage: &dyn Storage) -> Result<bool, OpenError> {
     Ok(storage.list()?.iter().any(|name| is_of_a_log(name)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Maintenance;
+    use std::time::Duration;
+
+    /// The writer has recovered and made its first segment, and has not said so yet.
+    #[test]
+    fn a_reader_that_comes_while_a_writer_opens_reads_what_that_writes() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = CommitLog::options().segment_size(2 << 20).maintenance(Maintenance::Manual);
+        let log = options.open(dir.path()).unwrap();
+        log.append(b"before").unwrap();
+        log.close().unwrap();
+        let config = options.check().unwrap();
+        let storage = Directory::open_to_write(dir.path(), config.creation(), rules(&config));
+        let mut storage = storage.unwrap();
+        let (found, _) =
+            recovery::recover(&mut storage, config.recovery_mode, &config.clock).unwrap();
+        let writer = LogWriter::start(Box::new(storage), config, found).unwrap();
+        let log = options.open_read_only(dir.path()).unwrap();
+        let mut reader = log.reader();
+        assert_eq!(&*reader.next_entry().unwrap().unwrap(), b"before");
+        assert!(reader.next_entry().unwrap().is_none());
+        writer.storage().note_recovered().unwrap();
+        writer.append(b"after").unwrap();
+        let entry = reader.wait_entry(Duration::from_secs(10)).unwrap();
+        assert_eq!(entry.as_deref(), Some(&b"after"[..]));
+    }
+}

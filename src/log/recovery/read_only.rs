@@ -7,7 +7,9 @@
 
 use super::classify::inspect;
 use super::evidence;
-use super::inspection::{InspectedSegment, ManifestSource, is_of_another_kernel, segment_ids};
+use super::inspection::{
+    Disposition, InspectedSegment, ManifestSource, is_of_another_kernel, segment_ids,
+};
 use super::report::{RecoveryReport, SetAside};
 use crate::error::{Corruption, CorruptionKind, OpenError};
 use crate::format::header::FIRST_FRAME;
@@ -69,10 +71,10 @@ pub(crate) fn open_read_only(
                     thread::sleep(Duration::from_millis(1));
                     continue;
                 }
-                Ok(None) => return read_stopped_log(storage, mode),
+                Ok(None) => return read_stopped_log(storage, mode, before.0),
             }
         } else {
-            read_stopped_log(storage, mode)
+            read_stopped_log(storage, mode, before.0)
         };
         // What a writer appends does no harm, but it may merge away a segment that was to be opened.
         let is_stable = match &found {
@@ -92,10 +94,17 @@ pub(crate) fn open_read_only(
     }
 }
 
-fn read_stopped_log(storage: &dyn Storage, mode: RecoveryMode) -> Result<ReadableLog, OpenError> {
+fn read_stopped_log(
+    storage: &dyn Storage,
+    mode: RecoveryMode,
+    writer: WriterState,
+) -> Result<ReadableLog, OpenError> {
     let mut inspection = inspect(storage, mode, Access::Read)?;
     evidence::list_losses(storage, &mut inspection, &[])?;
-    let ignored = inspection.discarded.iter().map(|&(id, _)| id).collect();
+    // What is unused may be the first segment of a writer that is just opening the log.
+    let is_ignored = |fate| writer == WriterState::None || fate != Disposition::Remove;
+    let ignored = inspection.discarded.iter().filter(|(_, fate)| is_ignored(*fate));
+    let ignored = ignored.map(|&(id, _)| id).collect();
     let all = inspection.detached.into_iter().chain(inspection.log_segments);
     let found = all.map(|InspectedSegment { mut segment, scan }| {
         if let Some(scan) = scan {
