@@ -10,7 +10,7 @@ use crate::log::writer::{LogWriter, Need};
 use crate::options::RecoveryMode;
 use crate::segment::{Segment, StripedCounter};
 use crate::storage::Storage;
-use crate::sync::{AtomicBool, AtomicUsize, Mutex, MutexGuard, Ordering, lock, thread};
+use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, lock, thread};
 use std::collections::BTreeMap;
 use std::ops::{Deref, Range};
 use std::sync::{Arc, TryLockError};
@@ -42,6 +42,8 @@ pub(crate) struct StoreInner {
     pub(crate) settled: Mutex<Settled>,
     /// Bytes of frames that merges have dropped, over the store's life.
     pub(crate) reclaimed: StripedCounter,
+    /// When the last of the values expired whose slots merges have removed. Only for the holder of `Merging`.
+    pub(crate) expired_until: AtomicU64,
     /// Held by the next in line: a mutex alone would let a thread that merges repeatedly get it every
     /// time.
     next: Mutex<()>,
@@ -107,6 +109,7 @@ impl StoreInner {
             damaged: Mutex::new(damaged),
             settled: Mutex::default(),
             reclaimed,
+            expired_until: AtomicU64::new(0),
             next: Mutex::default(),
             totals: Mutex::default(),
             stop: AtomicBool::new(false),

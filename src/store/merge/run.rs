@@ -20,6 +20,7 @@ use crate::segment::scan;
 use crate::store::hints::{self, SegmentSummary, SummaryBuilder};
 use crate::store::inner::StoreInner;
 use crate::store::usage::content_bytes;
+use crate::sync::Ordering;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -119,7 +120,7 @@ impl<'i> Run<'i> {
                 if failed.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             })?;
             failed.map_or(Ok(()), Err)?;
-            self.copy_live(&segment, &mut found)?;
+            self.copy_live(nth, &segment, &mut found)?;
             self.check(&segment, &gather.finish(&segment), lost)?;
             self.report.bytes_read += segment.end() - crate::format::header::FIRST_FRAME;
         }
@@ -163,8 +164,10 @@ impl<'i> Run<'i> {
         found: &mut Vec<FoundPut<'s>>,
     ) -> Result<(), MergeError> {
         let (keydir, FoundPut { record, tag, at, len }) = (&self.inner.keydir, put);
-        let is_over = |expiry| expiry <= self.inner.clock.now();
-        if record.expiry().is_some_and(is_over) {
+        let is_over = |&expiry: &u64| expiry <= self.inner.clock.now();
+        if let Some(expiry) = record.expiry().filter(is_over) {
+            // ORDERING: Relaxed; only for the holder of `Merging`.
+            self.inner.expired_until.fetch_max(expiry, Ordering::Relaxed);
             let entry = keydir.entry(tag, |here| here == at);
             keydir.shrink(self.inner.remove_slot(entry, Some(len)));
             // Whether it has a slot or not: a failed merge may have removed that.
@@ -173,13 +176,14 @@ impl<'i> Run<'i> {
             return Ok(());
         }
         found.push(put);
-        if found.len() == LOOKUP_BATCH { self.copy_live(segment, found) } else { Ok(()) }
+        if found.len() == LOOKUP_BATCH { self.copy_live(nth, segment, found) } else { Ok(()) }
     }
 
     /// Copies those of some puts that a slot points at: [`LOOKUP_BATCH`] at most, which are looked up
     /// together.
     fn copy_live(
         &mut self,
+        input: usize,
         segment: &Segment,
         found: &mut Vec<FoundPut<'_>>,
     ) -> Result<(), MergeError> {
@@ -188,8 +192,15 @@ impl<'i> Run<'i> {
         let first = self.inner.keydir.read_all(&tags).slots(&tags, |nth, at| {
             is_live[nth] |= at == found[nth].at;
         });
+        // ORDERING: Relaxed; only for the holder of `Merging`.
+        let expired_until = self.inner.expired_until.load(Ordering::Relaxed);
         for (nth, FoundPut { record, tag, at, len }) in found.drain(..).enumerate() {
             if !is_live[nth] && first[nth] != Some(at) {
+                // It may have had a slot until a merge that failed found that it had expired; it hides what is
+                // older though the clock has gone back since.
+                if record.expiry().is_some_and(|expiry| expiry <= expired_until) {
+                    self.tombstones.push((input, at.offset().into()));
+                }
                 continue;
             }
             let new = self.output.copy(record, segment.origin_of(at.offset().into(), &record))?;
