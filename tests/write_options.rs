@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tailcask::{
     Batch, Change, DiskOperation, Durability, Expected, Expiry, LogPosition, SimulatedDisk, Store,
     StoreOptions, Ttl, WriteError, WriteOptions,
@@ -187,6 +187,21 @@ fn the_life_of_a_value_is_told_from_none_and_from_no_end() {
     assert_eq!(store.ttl("key").unwrap(), left(1));
     place.tick(1);
     assert_eq!(store.ttl("key").unwrap(), None);
+}
+
+/// Also if there is room for an expiry in its frame.
+#[test]
+fn a_pair_tells_when_it_expires_as_the_ttl_does() {
+    let place = Place::new();
+    let store = place.open();
+    store.put_with("long", "value", &NEW.ttl(Duration::MAX)).unwrap();
+    store.put_with("large", vec![1; 80_000], &NEW.keep_ttl()).unwrap();
+    store.write(Batch::new().put_with("kept", "value", Ttl::Keep)).unwrap();
+    let expiries = || store.iter().map(|pair| pair.unwrap().expires_at());
+    assert!(expiries().eq([None; 3]), "{:?}", expiries().collect::<Vec<_>>());
+    let at = SystemTime::UNIX_EPOCH + ms(place.clock.load(Ordering::Relaxed) + 30);
+    ["long", "large", "kept"].iter().for_each(|key| assert!(store.touch(key, ms(30)).unwrap()));
+    assert!(expiries().eq([Some(at); 3]), "{:?}", expiries().collect::<Vec<_>>());
 }
 
 #[test]

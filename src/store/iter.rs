@@ -11,6 +11,7 @@ use super::inner::StoreInner;
 use super::pending::{ScanMarks, SegmentMarks};
 use super::view::{StoreView, extent_of};
 use crate::error::ReadError;
+use crate::format::record::NEVER;
 use crate::log::CommitLog;
 use crate::position::LogPosition;
 use crate::segment::Segment;
@@ -95,8 +96,9 @@ impl Pair<'_> {
     /// ```
     #[must_use]
     pub fn expires_at(&self) -> Option<SystemTime> {
+        let expiry = self.found.expiry().filter(|&at| at != NEVER)?;
         // A time that the system cannot express is never reached.
-        SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(self.found.expiry()?))
+        SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(expiry))
     }
 }
 
