@@ -4,7 +4,8 @@ mod common;
 
 use common::{contents as all, segment, store_by_hand as options, value};
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tailcask::{
     Batch, Durability, Maintenance, SimulatedDisk, Store, TruncateError, WriteError, WriteOptions,
@@ -138,6 +139,37 @@ fn an_expired_value_is_gone() {
     let store = options().open_simulated(&disk).unwrap();
     assert_eq!(all(&store).len(), 3);
     assert_eq!(value(&store, b"short").unwrap(), b"again");
+}
+
+/// What is counted of reads: of gets only, and one that finds an expired value is a miss.
+#[test]
+fn an_expired_value_that_is_read_is_counted_as_a_miss_too() {
+    let clock = Arc::new(AtomicU64::new(1000));
+    let options = options().clock(clock.clone());
+    let store = options.open_simulated(&SimulatedDisk::new()).unwrap();
+    let (second, keys) = (Duration::from_secs(1), ["key"; 40]);
+    store.put_with("key", "value", &WriteOptions::new().ttl(second)).unwrap();
+    let counted = || {
+        let stats = store.stats();
+        (stats.hits, stats.misses, stats.expired)
+    };
+    let gets = || {
+        _ = store.get("key").unwrap();
+        _ = store.get_with("key", |_| ()).unwrap();
+        _ = store.get_many(&keys).unwrap();
+        store.get_many_with(&keys, |_, _| ()).unwrap();
+    };
+    gets();
+    assert_eq!(counted(), (82, 0, 0));
+    clock.fetch_add(1000, Ordering::Relaxed);
+    gets();
+    assert_eq!(counted(), (82, 82, 82));
+    // None of these is one.
+    assert!(!store.contains_key("key").unwrap() && store.ttl("key").unwrap().is_none());
+    assert_eq!(store.value_len("key").unwrap(), None);
+    assert!(!store.touch("key", second).unwrap() && !store.delete("key").unwrap());
+    store.update("key", |old| old.map(<[u8]>::to_vec)).unwrap();
+    assert_eq!(counted(), (82, 82, 82));
 }
 
 /// Hazard 19: with tags of two bits nearly all keys collide.

@@ -190,7 +190,7 @@ impl StoreView {
     // ---- without a lock ----
 
     pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Value<'_>>, ReadError> {
-        let found = self.find(key)?;
+        let found = self.find_if(key, |found| self.is_live(found.record()))?;
         self.count_read(found.is_some());
         Ok(found.map(|found| found.into_value(&self.table)))
     }
@@ -261,10 +261,20 @@ impl StoreView {
     /// A key's newest record, if it has one that has not expired.
     #[inline]
     pub(crate) fn find(&self, key: &[u8]) -> Result<Option<FoundRecord<'_>>, ReadError> {
+        self.find_if(key, |found| found.is_live(&self.clock))
+    }
+
+    /// A key's newest record, if it has one that `is_live`.
+    #[inline(always)]
+    fn find_if(
+        &self,
+        key: &[u8],
+        is_live: impl FnOnce(&FoundRecord<'_>) -> bool,
+    ) -> Result<Option<FoundRecord<'_>>, ReadError> {
         let slot = self.slot(self.keydir.tag(key), key).map_err(|found| self.error(found))?;
         let Some((position, pin)) = slot else { return self.nothing() };
         let found = FoundRecord::read(pin, position, self.verify)?;
-        Ok(self.is_there(&found).then_some(found))
+        Ok(is_live(&found).then_some(found))
     }
 
     /// Where a key's slot points, if it has one. No frame is read under the lock; see above.
@@ -322,13 +332,7 @@ impl StoreView {
         FoundRecord::read(pin, position, self.verify)
     }
 
-    /// Whether a found value has not expired.
-    #[inline]
-    pub(super) fn is_there(&self, found: &FoundRecord<'_>) -> bool {
-        self.is_live(found.record())
-    }
-
-    /// As `is_there`, for a record.
+    /// Whether a record has not expired, for a read that is counted.
     #[inline]
     pub(super) fn is_live(&self, record: &Record<'_>) -> bool {
         let live = is_live(record, &self.clock);
