@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 use tailcask::{
-    Batch, CommitLog, DiskOperation, MergeError, MergePolicy, RecoveryMode, SimulatedDisk, Store,
-    StoreOptions, WriteOptions,
+    AppendError, Batch, CommitLog, DiskOperation, MergeError, MergePolicy, RecoveryMode,
+    SimulatedDisk, Store, StoreOptions, WriteOptions,
 };
 
 /// An expired value hides older ones like a tombstone, also after a merge that failed, and if the clock goes
@@ -81,6 +81,25 @@ fn a_full_disk_is_reclaimed_bit_by_bit() {
         // The rest is up to the policy, which lets half of a segment be dead.
         assert!(s.dead_ratio() < 0.5, "{room} MiB free: {} is dead", s.dead_ratio());
     }
+}
+
+/// By hand as in the background: there is no room for a standby, and what is dead is merged all the same.
+#[test]
+fn maintenance_without_room_for_a_standby_merges() {
+    let disk = SimulatedDisk::new();
+    let store = options().open_simulated(&disk).unwrap();
+    let fill = |what: &str| {
+        (0..60).for_each(|n| _ = store.put(format!("{what}{n}"), vec![1; 100_000]).unwrap());
+    };
+    fill("dead");
+    fill("live");
+    store.roll().unwrap();
+    disk.set_space(Some(disk.files().iter().map(|(_, len)| *len as u64).sum()));
+    assert!(matches!(store.maintain(), Err(MergeError::Append(AppendError::NoSpace { .. }))));
+    (0..60).for_each(|n| assert!(store.delete(format!("dead{n}")).unwrap()));
+    let report = store.maintain().unwrap();
+    assert!(report.inputs >= 2 && report.outputs == 0, "{report:?}");
+    store.put("standby", vec![1; 1_000_000]).unwrap();
 }
 
 /// A merge that finds no room takes none from writers.

@@ -3,7 +3,7 @@
 use super::Store;
 use super::inner::StoreInner;
 use super::merge::{MergeReport, Pace};
-use crate::error::MergeError;
+use crate::error::{AppendError, MergeError};
 use crate::keydir::{FillRate, Settling};
 use crate::log::FailPoint;
 use crate::log::close_later::CloseLater;
@@ -82,13 +82,20 @@ impl Store {
     /// to huge pages.
     ///
     /// # Errors
-    /// [`MergeError`].
+    /// [`MergeError`]. If there is no room for a standby, that is the error only if the merge has made none.
     pub fn maintain(&self) -> Result<MergeReport, MergeError> {
         let _inside = self.enter().ok_or(MergeError::Closing)?;
-        self.log.maintain()?;
+        let has_standby = match self.log.maintain() {
+            // A merge may make room, also for that.
+            Err(AppendError::NoSpace { .. }) => false,
+            done => done.map(|()| true)?,
+        };
         let merged = once(&self.inner, true);
         self.writer().reap();
         self.inner.keydir.move_to_huge_pages(|| false);
+        if !has_standby {
+            self.log.maintain()?;
+        }
         merged
     }
 }
