@@ -4,7 +4,9 @@ mod common;
 
 use common::content::placed_entries;
 use common::files::paths_with;
-use common::{Finish, contents, sealed as full, store_by_hand as options, until, value};
+use common::{
+    Finish, contents, sealed as full, small_store, store_by_hand as options, until, value,
+};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -289,6 +291,26 @@ fn expired_values_are_reclaimed_and_uncover_nothing() {
     store.put("key", "new").unwrap();
     assert_eq!(value(&store, "key").unwrap(), b"new");
     assert!(store.stats().expired > 0);
+}
+
+/// What was overwritten and has expired since is counted as dead twice. What is live beside it is copied in
+/// runs that take no more space than others.
+#[test]
+fn what_is_dead_and_has_expired_makes_no_run_larger() {
+    let clock = Arc::new(AtomicU64::new(1_000_000));
+    let options = small_store(64 << 10).clock(clock.clone());
+    let store = options.open_simulated(&SimulatedDisk::new()).unwrap();
+    let second = WriteOptions::new().ttl(Duration::from_secs(1));
+    for n in 0..500u32 {
+        store.put_with(n.to_le_bytes(), vec![1; 5000], &second).unwrap();
+        store.put(n.to_le_bytes(), vec![2; 5000]).unwrap();
+    }
+    store.roll().unwrap();
+    clock.fetch_add(1000, Ordering::Relaxed);
+    let report = store.merge().unwrap();
+    assert_eq!(report.puts_moved, 500);
+    let runs = store.stats().merges.merges;
+    assert!(report.bytes_written <= runs * 8 * (64 << 10), "{runs} runs: {report:?}");
 }
 
 /// Hazard 10: the active segment is not merged, and files go only once all of them is elsewhere.

@@ -16,6 +16,8 @@ pub(crate) struct Candidate {
     pub(crate) segment: Arc<Segment>,
     pub(crate) usage: SegmentUsage,
     pub(super) tombstones: u64,
+    /// The most bytes that merging it copies: what has expired may be counted as dead a second time.
+    pub(super) copied: u64,
     /// It is damaged, or merging it failed before; `merge` tries it again.
     pub(super) retry: bool,
 }
@@ -54,7 +56,8 @@ impl StoreInner {
         let stays = found.plain || damaged.is_some_and(|d| d.misled || is_needed(d));
         let (dead, mergeable) = if stays { (0, false) } else { (dead, mergeable) };
         let usage = SegmentUsage { id: segment.id(), used, dead, mergeable };
-        Candidate { segment, usage, tombstones: found.tombstones, retry }
+        let copied = used.saturating_sub(segment.dead.get().saturating_add(found.keyless));
+        Candidate { segment, usage, tombstones: found.tombstones, copied, retry }
     }
 
     /// The ids that the policy would merge now, and whether the space goal is missed.

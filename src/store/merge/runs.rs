@@ -98,7 +98,7 @@ impl StoreInner {
         while let Some(first) = chosen.first() {
             let (dead, mut sum) = (live(first) == 0, 0);
             let fits = |candidate: &&Candidate| {
-                sum += live(candidate);
+                sum += candidate.copied;
                 sum <= budget && (live(candidate) == 0) == dead
             };
             let count = chosen.iter().take(most).take_while(fits).count().max(1);
@@ -111,7 +111,8 @@ impl StoreInner {
                 }
                 // A smaller run may find room.
                 Err(MergeError::Append(AppendError::NoSpace { .. })) if count > 1 => {
-                    budget = chosen[..count].iter().map(live).sum::<u64>() / 4;
+                    let copied = chosen[..count].iter().map(|candidate| candidate.copied);
+                    budget = copied.sum::<u64>() / 4;
                     most = count / 2;
                 }
                 // There may be room for the live frames of another segment.
