@@ -236,6 +236,41 @@ fn a_ttl_of_zero_is_an_error_and_changes_nothing() {
 }
 
 #[test]
+fn a_key_of_another_length_than_keys_have_is_refused_by_every_write() {
+    let store = Place::new().open();
+    let tail = store.log().tail();
+    for key in [&[][..], &[b'k'; 65_536]] {
+        let not_called = |_: Option<&[u8]>| -> Result<Change, ()> { panic!("of what key?") };
+        let mut writes = vec![
+            store.put_with(key, "", &NEW).map(drop),
+            store.put_with(key, "", &NEW.keep_ttl()).map(drop),
+            store.delete(key).map(drop),
+            store.delete_damaged(key).map(drop),
+            store.put_if_absent(key, "").map(drop),
+            store.compare_and_swap(key, None, None).map(drop),
+            store.try_update(key, not_called).map(drop),
+            store.touch(key, ms(1)).map(drop),
+        ];
+        let batches: [fn(&mut Batch, &[u8]); 3] = [
+            |batch, key| _ = batch.put(key, ""),
+            |batch, key| _ = batch.delete(key),
+            |batch, key| _ = batch.expect(key, Expected::Absent),
+        ];
+        for add in batches {
+            let mut batch = Batch::new();
+            add(&mut batch, key);
+            writes.push(store.write(&batch).map(drop));
+        }
+        for (nth, write) in writes.into_iter().enumerate() {
+            let refused = matches!(write, Err(WriteError::KeyLength { len }) if len == key.len());
+            assert!(refused, "{nth}: {write:?}");
+        }
+        assert!(store.get(key).unwrap().is_none());
+    }
+    assert_eq!(store.log().tail(), tail);
+}
+
+#[test]
 fn a_closure_decides_what_becomes_of_a_key() {
     let place = Place::new();
     let store = place.open();
