@@ -326,6 +326,23 @@ fn a_closure_runs_again_if_the_key_has_changed() {
     }
 }
 
+/// A large value gets a segment of its own only once it is known that it is written: no space is needed
+/// before.
+#[test]
+fn a_large_value_that_is_not_written_takes_no_space() {
+    let place = Place::new();
+    let (store, large) = (place.open(), vec![1; 80_000]);
+    store.put("key", "value").unwrap();
+    place.disk.set_space(Some(0));
+    assert!(!store.put_if_absent("key", &large).unwrap());
+    let swapped = store.compare_and_swap("key", Some(b"other"), Some(&large)).unwrap();
+    assert_eq!(swapped.unwrap_err().current.as_deref(), Some(&b"value"[..]));
+    let mut batch = Batch::new();
+    batch.expect("key", Expected::Absent).put("large", &large);
+    assert!(matches!(store.write(&batch), Err(WriteError::Conflict(_))));
+    assert!(store.put_if_absent("large", &large).is_err(), "there is no space");
+}
+
 #[test]
 fn each_conditional_write_says_where_it_wrote() {
     let place = Place::new();
