@@ -159,6 +159,25 @@ fn usage_that_cannot_be_is_2() {
 }
 
 #[test]
+fn what_no_key_or_option_can_be_is_found_before_anything_is_made() {
+    let place = Place::new();
+    let new = place.path("new");
+    for args in [&["put", &new, "key", "value", "--ttl", "0"][..], &["load", &new, "--ttl", "0s"]] {
+        let (_, message) = run_to(2, args);
+        let said = "'--ttl <TIME>': a value cannot expire before it is written";
+        assert!(message.contains(said), "{message}");
+    }
+    let long = "k".repeat(65_536);
+    for (key, len) in [("", 0), (&long[..], 65_536)] {
+        for args in [&["put", &new, key, "value"][..], &["get", &place.store, key]] {
+            let args: Vec<_> = args.iter().map(|&arg| arg.to_owned()).collect();
+            assert!(complains(2, &args).contains(&format!("a key of {len} bytes; 1 to 65535")));
+        }
+    }
+    assert!(!Path::new(&new).exists());
+}
+
+#[test]
 fn damage_is_3() {
     let place = Place::new();
     for (dir, what) in [(&place.store, &b"value"[..]), (&place.log, b"entry")] {

@@ -36,6 +36,14 @@ pub(crate) fn time(text: &str) -> Result<Duration, String> {
     number.checked_mul(factor).map(Duration::from_millis).ok_or_else(|| "too large".to_owned())
 }
 
+/// A time to live.
+pub(crate) fn ttl(text: &str) -> Result<Duration, String> {
+    match time(text)? {
+        Duration::ZERO => Err("a value cannot expire before it is written".to_owned()),
+        ttl => Ok(ttl),
+    }
+}
+
 pub(crate) fn durability(text: &str) -> Result<Durability, String> {
     match text {
         "buffered" => Ok(Durability::Buffered),

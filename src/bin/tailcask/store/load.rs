@@ -4,7 +4,7 @@ use super::input::{Format, Layout, NewPair, Value, read};
 use super::open::{WritingArgs, create};
 use super::progress::progress;
 use crate::interrupt::{Interrupt, open_input};
-use crate::units::{counted, size, time};
+use crate::units::{counted, size, ttl};
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use indicatif::{BinaryBytes, HumanCount};
@@ -74,7 +74,7 @@ pub(crate) struct LoadArgs {
     /// Time until each value expires: 500ms, 90s, 15m, 12h, 7d
     ///
     /// Counted from the moment each pair is loaded, whatever the input says.
-    #[arg(long, value_name = "TIME", value_parser = time)]
+    #[arg(long, value_name = "TIME", value_parser = ttl)]
     ttl: Option<Duration>,
     /// Bytes of keys and values gathered into one batch
     #[arg(long, value_name = "SIZE", default_value = "64KiB", value_parser = size)]

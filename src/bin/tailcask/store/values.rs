@@ -5,7 +5,7 @@ use crate::encoding::Encoding;
 use crate::exit::answer;
 use crate::interrupt::Interrupt;
 use crate::stdio::output;
-use crate::units::{counted, time};
+use crate::units::{counted, ttl};
 use anyhow::{Context, Result};
 use clap::Args;
 use std::borrow::Cow;
@@ -30,8 +30,13 @@ pub(crate) struct KeyArgs {
 }
 
 impl KeyArgs {
+    /// The key, or an error if none can be like that: before a store is made for it.
     fn key(&self) -> Result<Cow<'_, [u8]>> {
-        self.key_encoding.decode_argument(self.key.as_bytes(), "the key")
+        let key = self.key_encoding.decode_argument(self.key.as_bytes(), "the key")?;
+        if key.is_empty() || key.len() > usize::from(u16::MAX) {
+            return Err(WriteError::KeyLength { len: key.len() }.into());
+        }
+        Ok(key)
     }
 }
 
@@ -58,7 +63,7 @@ pub(crate) struct PutArgs {
     #[arg(long, value_name = "ENCODING", value_enum, default_value = "raw")]
     value_encoding: Encoding,
     /// Time until the value expires: 500ms, 90s, 15m, 12h, 7d
-    #[arg(long, value_name = "TIME", value_parser = time)]
+    #[arg(long, value_name = "TIME", value_parser = ttl)]
     ttl: Option<Duration>,
     /// Set the value only if the key has none; exit code 1 if it has one
     #[arg(long, conflicts_with = "ttl")]
