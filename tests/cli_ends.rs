@@ -177,6 +177,26 @@ fn what_no_key_or_option_can_be_is_found_before_anything_is_made() {
     assert!(!Path::new(&new).exists());
 }
 
+/// What went wrong is the output, and not the store: what was to be done to that is done.
+#[test]
+fn output_that_has_no_place_is_named() {
+    let place = Place::new();
+    let all = [place.reading(&place.store, &place.log), place.writing(&place.store, &place.log)];
+    let quiet = ["put", "delete", "load"];
+    for args in
+        all.concat().iter().filter(|args| !quiet.contains(&&*args[0]) && args[1] != "append")
+    {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let args: Vec<_> = args.iter().map(String::as_str).collect();
+        let output = tailcask(&args).stdout(full).output().unwrap();
+        let message = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(6), "{args:?}: {message}");
+        let said = "tailcask: standard output: No space left on device (os error 28)\n";
+        assert_eq!(message, said, "{args:?}");
+    }
+    assert_eq!(Store::open_read_only(place.path("dest")).unwrap().len(), 1);
+}
+
 #[test]
 fn damage_is_3() {
     let place = Place::new();

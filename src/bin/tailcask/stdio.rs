@@ -1,10 +1,28 @@
 //! Lines in, lines out.
 
-use std::io::{self, BufRead, BufWriter};
+use std::io::{self, BufRead, BufWriter, StdoutLock, Write};
 
 /// Standard output, buffered. Callers flush it: an error while dropping it would go unnoticed.
-pub(crate) fn output() -> BufWriter<io::StdoutLock<'static>> {
-    BufWriter::with_capacity(64 << 10, io::stdout().lock())
+pub(crate) fn output() -> BufWriter<Output> {
+    BufWriter::with_capacity(64 << 10, Output(io::stdout().lock()))
+}
+
+/// Standard output. Its errors say so: a device that is full is not the one of the store.
+#[derive(Debug)]
+pub(crate) struct Output(StdoutLock<'static>);
+
+fn named<T>(result: io::Result<T>) -> io::Result<T> {
+    result.map_err(|error| io::Error::new(error.kind(), format!("standard output: {error}")))
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        named(self.0.write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        named(self.0.flush())
+    }
 }
 
 /// Reads a line without its newline. False at the end of the input.
