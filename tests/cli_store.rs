@@ -148,6 +148,9 @@ fn ndjson_says_which_line_it_cannot_take() {
         place.ok("delete", &["before"]);
         place.fails(1, "get", &["after"]);
     }
+    let file = place.file("bad.ndjson", r#"{"key": "a", "value": "b", "until": [1]}"#);
+    let message = place.fails(6, "load", &[&file, "--expires", "until"]);
+    assert!(message.contains("line 1: field \"until\": is an array"), "{message}");
 }
 
 #[test]

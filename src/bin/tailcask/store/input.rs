@@ -277,9 +277,9 @@ fn json_pair<'l>(line: &'l [u8], layout: &Layout) -> Result<NewPair<'l>> {
         (None, Value::WholeLine) => None,
         (None, _) => Some(EXPIRES_MS),
     };
-    let expires = expires.and_then(|name| object.get(name));
-    let expires = match expires.filter(|value| value.get() != "null") {
-        Some(value) => expiry(&scalar(value).with_context(|| format!("field {EXPIRES_MS:?}"))?)?,
+    let expires = expires.and_then(|name| Some((name, object.get(name)?)));
+    let expires = match expires.filter(|(_, value)| value.get() != "null") {
+        Some((name, value)) => expiry(&scalar(value).with_context(|| format!("field {name:?}"))?)?,
         None => None,
     };
     Ok(NewPair { key, value, expires })
