@@ -68,6 +68,14 @@ fn what_is_not_to_be_created_is_not() {
 }
 
 /// The MANIFEST of a new store has no secret at first: whoever dies then leaves an empty log.
+/// A parent that has no place on a device.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_parent_directory_that_cannot_be_synced_is_named() {
+    let refused = CommitLog::open("/proc/self").unwrap_err().to_string();
+    assert!(refused.starts_with("could not sync /proc, the parent of /proc/self: "), "{refused}");
+}
+
 #[test]
 fn an_empty_log_is_no_store_that_exists() {
     let parent = tempfile::tempdir().unwrap();

@@ -237,13 +237,17 @@ fn make_directory(path: &Path, trust: TrustRules) -> Result<bool, OpenError> {
     match sync_parent(path) {
         // Its creator may have died before syncing the name; this user may not be allowed to.
         Err(e) if made || e.kind() != io::ErrorKind::PermissionDenied => {
-            Err(io_error("sync the parent directory", e))
+            let parent = parent(path).display();
+            Err(io_error(format!("sync {parent}, the parent of {}", path.display()), e))
         }
         _ => Ok(made),
     }
 }
 
 fn sync_parent(path: &Path) -> io::Result<()> {
-    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(parent)?.sync_all()
+    File::open(parent(path))?.sync_all()
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
