@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
-use tailcask::{CommitLog, Maintenance, ReadError};
+use tailcask::{CommitLog, LogPosition, Maintenance, ReadError, Retention};
 
 /// For another thread to fall asleep in. Too short a time makes a test weaker, and not fail.
 const ASLEEP: Duration = Duration::from_millis(100);
@@ -218,8 +218,73 @@ fn a_reader_behind_the_last_pad_of_a_closed_log_is_at_its_end() {
     while reader.next_entry().unwrap().is_some() {}
     let behind = reader.position();
     assert_eq!((behind.segment(), behind.offset()), (1, 8192));
+    assert!(log.reader_from(behind).next_entry().unwrap().is_none());
     log.close().unwrap();
     let closed = CommitLog::open_read_only(&path).unwrap();
     assert!(closed.tail() < behind);
     assert!(closed.reader_from(behind).next_entry().unwrap().is_none());
+}
+
+/// All of the log is dropped, and what is appended then is in a segment that follows none.
+#[test]
+fn a_reader_that_is_behind_is_told_that_an_emptied_log_goes_on_elsewhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    let open = || small_log(4096).open(&path).unwrap();
+    let log = open();
+    log.append(b"one").unwrap();
+    let [slow, quick] = [(); 2].map(|()| CommitLog::open_read_only(&path).unwrap());
+    let (mut behind, mut ahead) = (slow.reader(), quick.reader());
+    assert_eq!(&*behind.next_entry().unwrap().unwrap(), b"one");
+    log.close().unwrap();
+    let log = open();
+    (0..100).for_each(|_| assert!(log.append(&[7; 100]).is_ok()));
+    while ahead.next_entry().unwrap().is_some() {}
+    log.close().unwrap();
+    let log = open();
+    log.truncate_before(log.tail()).unwrap();
+    log.close().unwrap();
+    let log = open();
+    log.append(b"new").unwrap();
+    let read = behind.next_entry().map(|entry| entry.map(|entry| entry.to_vec()));
+    let begins = log.begin();
+    assert!(
+        matches!(read, Err(ReadError::Truncated { begin, .. }) if begin == begins),
+        "{begins}: {read:?}"
+    );
+    assert_eq!(&*ahead.next_entry().unwrap().expect("it has missed nothing"), b"new");
+}
+
+#[test]
+fn a_log_that_is_closed_and_empty_begins_and_ends_where_it_will_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    let open = || small_log(4096).open(&path).unwrap();
+    let check = |before: &[LogPosition]| {
+        let follower = CommitLog::open_read_only(&path).unwrap();
+        let mut reader = follower.reader();
+        assert!(reader.next_entry().unwrap().is_none());
+        let (begin, stats) = (follower.begin(), follower.stats());
+        assert_eq!([follower.tail(), follower.committed(), reader.position()], [begin; 3]);
+        assert_eq!([stats.begin, stats.tail], [begin; 2]);
+        assert_eq!(follower.retained_from(Retention::new().bytes(0)).unwrap(), begin);
+        for &position in before {
+            let read = follower.read(position).map(drop);
+            assert!(matches!(read, Err(ReadError::Truncated { .. })), "{read:?}");
+            let read = follower.reader_from(position).next_entry().map(drop);
+            assert!(matches!(read, Err(ReadError::Truncated { .. })), "{read:?}");
+        }
+        let log = open();
+        assert_eq!((log.begin(), follower.begin()), (begin, begin));
+        log.close().unwrap();
+    };
+    open().close().unwrap();
+    check(&[]);
+    let log = open();
+    let positions = log.append_batch(&[b"one", b"two"]).unwrap();
+    log.close().unwrap();
+    let log = open();
+    log.truncate_before(log.tail()).unwrap();
+    log.close().unwrap();
+    check(&positions);
 }

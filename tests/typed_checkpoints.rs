@@ -254,6 +254,53 @@ fn truncating_what_was_read_loses_nothing_and_what_was_not_is_an_error() {
     assert!(matches!(next(&log, &consumer.taken[1].1), Err(CheckpointError::Truncated { .. })));
 }
 
+/// An empty log gets another segment each time that it is opened.
+#[test]
+fn who_has_read_all_of_an_empty_log_misses_nothing_of_it() {
+    for (truncated, dies) in [(false, false), (false, true), (true, false), (true, true)] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let open = || options().open(&path).unwrap();
+        let end = |log: CommitLog| if dies { log.abort() } else { log.close().unwrap() };
+        let mut log = open();
+        if truncated {
+            (0..60).for_each(|n| assert!(log.append(&entry(n, 1000)).is_ok()));
+            log.close().unwrap();
+            log = open();
+            log.truncate_before(log.tail()).unwrap();
+        }
+        let follower = CommitLog::open_read_only(&path).unwrap();
+        let mut reader = log.reader();
+        assert!(reader.next_entry().unwrap().is_none());
+        let checkpoint = reader.checkpoint();
+        drop(reader);
+        let go_on = |log: &CommitLog| {
+            log.reader_from_checkpoint(&checkpoint).map(|mut reader| read(&mut reader))
+        };
+        for _ in 0..3 {
+            end(log);
+            let again = CommitLog::open_read_only(&path).unwrap();
+            let found = [&follower, &again].map(|log| go_on(log).unwrap());
+            assert_eq!(found, [None; 2], "truncated {truncated}, dies {dies}");
+            log = open();
+            let found = [&log, &follower, &again].map(|log| go_on(log).unwrap());
+            assert_eq!(found, [None; 3], "truncated {truncated}, dies {dies}");
+        }
+        log.append(&entry(7, 0)).unwrap();
+        let found = [&log, &follower].map(|log| go_on(log).unwrap());
+        assert_eq!(found, [Some(7); 2], "truncated {truncated}, dies {dies}");
+        log.close().unwrap();
+        log = open();
+        log.truncate_before(log.tail()).unwrap();
+        let is_told =
+            |log: &CommitLog| matches!(go_on(log), Err(CheckpointError::Truncated { .. }));
+        assert!(is_told(&log) && is_told(&follower));
+        end(log);
+        assert!(is_told(&CommitLog::open_read_only(&path).unwrap()) && is_told(&follower));
+        assert!(is_told(&open()) && is_told(&follower));
+    }
+}
+
 #[test]
 fn what_is_no_checkpoint_of_this_log_is_an_error() {
     let (one, other) = (CommitLog::in_memory(), CommitLog::in_memory());

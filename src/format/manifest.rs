@@ -10,7 +10,8 @@
 //! 24  u64  id of the log
 //! 32  u64  generation: one more with each MANIFEST
 //! 40  16B  secret of the store's hash
-//! 56  u32  closed: the id of the last segment of the log, 0 if there is none
+//! 56  u32  closed: the id of the last segment of the log; if there is none, of the last one that was
+//!          dropped, or 0
 //! 60  u32  closed: where it ends
 //! 64  u32  legacy: segments with lower ids may be of version 1
 //! 68  u32  kept: how many of these ids follow
@@ -52,7 +53,7 @@ pub(crate) struct Manifest {
     pub(crate) cut_off: Vec<u32>,
 }
 
-/// Where a log ends: its last segment, 0 if there is none, and an offset.
+/// Where a log ends: its last segment, and an offset. If there is none: one before `first`, or 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct LogEnd {
     pub(crate) segment: u32,
@@ -66,6 +67,12 @@ pub(crate) enum BadManifest {
 }
 
 impl Manifest {
+    /// The last segment before a log that has none. If it was not closed, that is not known: the last one
+    /// that there may have been.
+    pub(crate) fn last_dropped(&self) -> u32 {
+        self.closed.map_or(self.first.saturating_sub(1), |end| end.segment)
+    }
+
     pub(crate) fn encode(&self) -> Vec<u8> {
         let lists = [&self.kept, &self.removed, &self.cut_off];
         let ids = lists.into_iter().flatten();

@@ -37,7 +37,10 @@ pub(crate) struct Follower {
     pub(crate) gaps: bool,
     /// Whether the MANIFEST says which segments there are, so that it tells what has changed.
     pub(crate) is_as_listed: bool,
-    /// The lowest id for a new segment, according to the MANIFEST when it was last read.
+    /// According to the MANIFEST when it was last read: where the log begins, the last segment before it if
+    /// it has none, and the lowest id for a new one.
+    pub(crate) first_id: AtomicU32,
+    pub(crate) last_dropped: AtomicU32,
     pub(crate) next_id: AtomicU32,
     /// Segments that do not belong to the log: merged ones, and those that recovery would discard.
     pub(crate) ignored: Mutex<BTreeSet<u32>>,
@@ -139,6 +142,15 @@ impl Source {
         true
     }
 
+    /// The last segment before a log that has none.
+    pub(crate) fn last_dropped(&self) -> u32 {
+        match self {
+            Self::Writer(writer) => writer.last_created(),
+            // ORDERING: Relaxed; a number by itself.
+            Self::Follower(log) => log.last_dropped.load(Ordering::Relaxed),
+        }
+    }
+
     /// Whether the log has a store: then merges may have removed segments without entries.
     pub(crate) fn is_store(&self) -> bool {
         match self {
@@ -227,8 +239,13 @@ impl Follower {
             OpenError::Io { source, .. } => ReadError::Io { source: Arc::new(source) },
             other => ReadError::Io { source: Arc::new(std::io::Error::other(other)) },
         })?;
-        // ORDERING: Relaxed; a number by itself.
-        self.next_id.store(changes.next_id, Ordering::Relaxed);
+        // ORDERING: Relaxed; numbers by themselves.
+        let manifest = &changes.manifest;
+        if self.first_id.swap(manifest.first, Ordering::Relaxed) != manifest.first {
+            // Otherwise the segments may have told more.
+            self.last_dropped.store(manifest.last_dropped(), Ordering::Relaxed);
+        }
+        self.next_id.store(manifest.next, Ordering::Relaxed);
         self.forget(&changes.there);
         changes.new.into_iter().for_each(|segment| self.table.insert(segment));
         Ok(())
@@ -243,10 +260,16 @@ impl Follower {
         self.table.reap();
     }
 
+    /// Where a log begins, and ends, that has no segments.
+    fn begin_of_empty(&self) -> LogPosition {
+        // ORDERING: Relaxed; a number by itself.
+        LogPosition::new(self.first_id.load(Ordering::Relaxed), FIRST_FRAME as u32)
+    }
+
     /// The end of the last segment that was written to.
     fn tail(&self) -> LogPosition {
         self.look_for_segments();
-        let mut tail = LogPosition::START;
+        let mut tail = self.begin_of_empty();
         for segment in self.table.segments().iter().rev().filter(|s| !s.header.merged) {
             let offset = end_of_frames(segment, |_| true);
             tail = segment.position(offset);
@@ -260,17 +283,17 @@ impl Follower {
     /// The end of what is finished without a gap: behind it is a claim, or nothing.
     fn committed(&self) -> LogPosition {
         self.look_for_segments();
-        let mut committed = LogPosition::START;
+        let mut committed = None;
         for segment in self.table.segments().iter().filter(|s| !s.header.merged) {
             let offset = end_of_frames(segment, |state| state != State::Claimed);
-            if offset > FIRST_FRAME || committed == LogPosition::START {
-                committed = segment.position(offset);
+            if offset > FIRST_FRAME || committed.is_none() {
+                committed = Some(segment.position(offset));
             }
             if offset < segment.end() {
                 break;
             }
         }
-        committed
+        committed.unwrap_or_else(|| self.begin_of_empty())
     }
 
     fn look_for_segments(&self) {

@@ -55,12 +55,23 @@ impl LogOptions {
         let mut ignored = found.ignored;
         ignored.extend(beside.iter().map(|segment| segment.id()));
         let (table, ignored) = (SegmentSet::new(segments), Mutex::new(ignored));
-        let (id, next_id) = (found.manifest.log_id, AtomicU32::new(found.manifest.next));
+        let id = found.manifest.log_id;
+        let ids = [found.manifest.first, found.last_dropped, found.manifest.next];
+        let [first_id, last_dropped, next_id] = ids.map(AtomicU32::new);
         let clock = config.clock;
         let is_as_listed = found.is_as_listed;
-        let follower =
-            Follower { storage, table, gaps, is_as_listed, next_id, ignored, clock, log_id: id };
-        let source = Source::Follower(Arc::new(follower));
+        let source = Source::Follower(Arc::new(Follower {
+            storage,
+            table,
+            gaps,
+            is_as_listed,
+            first_id,
+            last_dropped,
+            next_id,
+            ignored,
+            clock,
+            log_id: id,
+        }));
         Ok(CommitLog::new(SharedLog::new(source, None, id, found.report, stored)))
     }
 

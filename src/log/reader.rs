@@ -345,10 +345,21 @@ impl<'a> LogReader<'a> {
     }
 
     fn check_begin(&self, begin: LogPosition) -> Result<(), ReadError> {
-        if self.at < begin && !self.source.is_store() {
+        if self.at < begin && !self.source.is_store() && !self.misses_nothing() {
             return Err(ReadError::Truncated { position: self.at, begin });
         }
         Ok(())
+    }
+
+    /// Whether the reader, before the beginning of the log, stands where a segment began that was never
+    /// used: the first one that there is, or will be, follows one before that.
+    #[cold]
+    fn misses_nothing(&self) -> bool {
+        let table = self.source.table();
+        let first = table.first().and_then(|id| table.pin(id));
+        let before =
+            first.map_or_else(|| self.source.last_dropped(), |first| first.header.previous);
+        u64::from(self.at.offset()) == FIRST_FRAME && before < self.at.segment()
     }
 
     /// The reader has read everything and stands at the beginning of a segment that was never used and

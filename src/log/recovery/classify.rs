@@ -29,6 +29,7 @@ pub(super) fn inspect(
         manifest_source,
         log_segments: Vec::new(),
         detached: Vec::new(),
+        before_first: None,
         discarded: Vec::new(),
         highest,
         report,

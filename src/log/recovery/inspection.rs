@@ -48,6 +48,8 @@ pub(super) struct Inspection {
     /// The segments that the MANIFEST lists beside the log: merged ones, and ones from before its
     /// beginning.
     pub(super) detached: Vec<InspectedSegment>,
+    /// The segment before the first one of the log, as that names it.
+    pub(super) before_first: Option<u32>,
     pub(super) discarded: Vec<(u32, Disposition)>,
     /// The highest id of any segment file, in the directory or set aside.
     pub(super) highest: u32,
@@ -96,6 +98,15 @@ impl Inspection {
     /// Whether the page cache is known to hold what a segment's writer stored.
     pub(super) fn is_same_kernel(&self, segment: &Segment) -> bool {
         WriterKernel::of(segment, self.boot_id) == WriterKernel::Same
+    }
+
+    /// The last segment before a log of which none is left: what is appended now follows that one, so that
+    /// who has read up to an earlier one misses something.
+    pub(super) fn last_dropped(&self) -> u32 {
+        match self.before_first {
+            Some(before) if self.manifest.closed.is_none() => before,
+            _ => self.manifest.last_dropped(),
+        }
     }
 
     /// The id of the log, according to its segments.

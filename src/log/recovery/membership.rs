@@ -187,6 +187,7 @@ impl Inspection {
             chain.push(here);
         }
         *segments = chain;
+        self.before_first = segments.first().map(|first| first.header.previous);
         let Manifest { first, next, .. } = self.manifest;
         let begins_there = match segments.first() {
             Some(segment) => segment.id() == first,
@@ -222,7 +223,8 @@ impl Inspection {
         let kept = self.detached.iter().map(|inspected| inspected.segment.id());
         let is_there =
             segments.iter().map(|segment| segment.id()).chain(kept).any(|id| id == end.segment);
-        if end.segment == 0 || is_there {
+        // It was dropped, if the log was empty then.
+        if end.segment < self.manifest.first.max(1) || is_there {
             return Ok(());
         }
         if self.is_strict() {

@@ -38,6 +38,8 @@ pub(crate) struct ReadableLog {
     /// The segments to read, in ascending order, each up to its end.
     pub(crate) segments: Vec<Arc<Segment>>,
     pub(crate) manifest: Manifest,
+    /// The last segment before a log that has none.
+    pub(crate) last_dropped: u32,
     pub(crate) report: RecoveryReport,
     /// Whether a writer has it open.
     pub(crate) live: bool,
@@ -101,6 +103,7 @@ fn read_stopped_log(
 ) -> Result<ReadableLog, OpenError> {
     let mut inspection = inspect(storage, mode, Access::Read)?;
     evidence::list_losses(storage, &mut inspection, &[])?;
+    let last_dropped = inspection.last_dropped();
     // What is unused may be the first segment of a writer that is just opening the log.
     let is_ignored = |fate| writer == WriterState::None || fate != Disposition::Remove;
     let ignored = inspection.discarded.iter().filter(|(_, fate)| is_ignored(*fate));
@@ -119,7 +122,8 @@ fn read_stopped_log(
     list_aside(storage, &mut report)?;
     let is_as_listed = inspection.manifest_source == ManifestSource::Read
         && segments.iter().all(|segment| is_member(&manifest, segment.id()));
-    Ok(ReadableLog { segments, manifest, report, live: false, ignored, is_as_listed })
+    let live = false;
+    Ok(ReadableLog { segments, manifest, last_dropped, report, live, ignored, is_as_listed })
 }
 
 fn list_aside(storage: &dyn Storage, report: &mut RecoveryReport) -> Result<(), OpenError> {
@@ -157,8 +161,8 @@ fn read_live_log(storage: &dyn Storage, as_of_now: bool) -> Result<Option<Readab
     let mut report = RecoveryReport { same_boot: true, ..RecoveryReport::default() };
     report.sealed_segments = segments.iter().filter(|segment| segment.is_sealed()).count() as u64;
     list_aside(storage, &mut report)?;
-    let is_as_listed = true;
-    Ok(Some(ReadableLog { segments, manifest, report, live: true, ignored, is_as_listed }))
+    let (last_dropped, live, is_as_listed) = (manifest.last_dropped(), true, true);
+    Ok(Some(ReadableLog { segments, manifest, last_dropped, report, live, ignored, is_as_listed }))
 }
 
 fn read_manifest(storage: &dyn Storage) -> Result<Manifest, OpenError> {
@@ -281,8 +285,7 @@ pub(crate) struct LogChanges {
     pub(crate) new: Vec<Arc<Segment>>,
     /// The ids of all current segments. The others are gone.
     pub(crate) there: BTreeSet<u32>,
-    /// The lowest id for a new segment.
-    pub(crate) next_id: u32,
+    pub(crate) manifest: Manifest,
 }
 
 /// Finds segments after `after` that another process has added to the log. Those in `ignored` are left
@@ -313,5 +316,5 @@ pub(crate) fn find_changes(
             Err(error) => return Err(error),
         }
     }
-    Ok(LogChanges { new, there, next_id: manifest.next })
+    Ok(LogChanges { new, there, manifest })
 }

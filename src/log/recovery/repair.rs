@@ -51,6 +51,7 @@ pub(super) fn commit_plan(
     if inspection.manifest.closed.is_none() {
         sync_old_seals(storage, &inspection)?;
     }
+    let last_dropped = inspection.last_dropped();
     let (salvaging, heads) = (inspection.mode == RecoveryMode::Salvage, inspection.damaged_headers);
     let all = inspection.detached.into_iter().chain(inspection.log_segments).map(|inspected| {
         let clear_end = copy_torn_tail(storage, &inspected, &mut report)?;
@@ -64,7 +65,7 @@ pub(super) fn commit_plan(
     let mut segments = repaired.collect::<Result<Vec<_>, OpenError>>()?;
     segments.sort_by_key(|segment| segment.id());
     let of_log = |s: &&Arc<Segment>| !s.header.merged && s.id() >= manifest.first;
-    let previous = segments.iter().filter(of_log).map(|s| s.id()).max().unwrap_or(0);
+    let previous = segments.iter().filter(of_log).map(|s| s.id()).max().unwrap_or(last_dropped);
     list_aside(storage, &mut report)?;
     let next_id = manifest.next;
     Ok((RecoveredLog { segments, manifest, next_id, previous }, report))

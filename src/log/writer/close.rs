@@ -55,7 +55,7 @@ impl LogWriter {
         }
         // No id is used again, since a reader in another process may have the segment mapped. If that
         // cannot be recorded (on a full disk), unused segments are left to the next recovery.
-        if let Err(error) = self.note_closed(&unused) {
+        if let Err(error) = self.note_closed(&unused, active.header.previous) {
             tracing::warn!(%error, "the log is durable, but could not be marked as closed");
             return Ok(end_of_log);
         }
@@ -90,19 +90,20 @@ impl LogWriter {
         self.tail.reserve_unclaimed(crate::options::MAX_SEGMENT);
     }
 
-    /// Records where the log ends, and that the unused segments do not belong to it.
-    fn note_closed(&self, unused: &[u32]) -> io::Result<()> {
+    /// Records where the log ends, and that the unused segments do not belong to it. `before` the active
+    /// one was this segment.
+    fn note_closed(&self, unused: &[u32], before: u32) -> io::Result<()> {
         let next = lock(&self.next).id.unwrap_or(u32::MAX);
         let last = self.table.with(|all| {
             let last = all.iter().rfind(|s| !s.header.merged && !unused.contains(&s.id()));
             last.map(|s| LogEnd { segment: s.id(), offset: s.end() as u32 })
         });
-        let last = last.unwrap_or_default();
         self.change_manifest(|manifest| {
             manifest.next = next;
             manifest.remove(unused);
-            manifest.closed = Some(last);
-            if last.segment < manifest.first {
+            // Of an empty log the last segment that was dropped: the next one names that.
+            manifest.closed = Some(last.unwrap_or(LogEnd { segment: before, offset: 0 }));
+            if last.is_none_or(|last| last.segment < manifest.first) {
                 manifest.first = next;
             }
         })

@@ -55,6 +55,11 @@ impl LogWriter {
         lock(&self.next).id.unwrap_or(u32::MAX)
     }
 
+    /// The id of the newest segment of the log, or of the one before its first.
+    pub(crate) fn last_created(&self) -> u32 {
+        lock(&self.next).previous
+    }
+
     /// The id of the first segment, if that could not be created yet.
     pub(super) fn first_to_come(&self) -> Option<u32> {
         lock(&self.next).for_log
