@@ -144,12 +144,12 @@ impl Waiters {
     /// was finished before does not wake it. `ticket` stands for the task (0: it has none yet).
     #[allow(dead_code, reason = "only with the feature `stream`, which the models do not have")]
     pub(crate) fn register_task(&self, ticket: &mut u64, waker: &Waker) {
+        // Cloned and dropped without the lock: a waker runs code of the async runtime, which may panic.
+        let mut waker = Some(waker.clone());
         if *ticket == 0 {
             // ORDERING: Relaxed; comes before the heavy barrier below.
             self.waiting.fetch_add(1, Ordering::Relaxed);
         }
-        // Cloned and dropped without the lock: a waker runs code of the async runtime.
-        let mut waker = Some(waker.clone());
         {
             let mut sleepers = lock(&self.sleepers);
             if *ticket == 0 {
@@ -178,9 +178,10 @@ impl Waiters {
             let at = sleepers.tasks.iter().position(|(of, _)| *of == ticket);
             at.map(|at| sleepers.tasks.swap_remove(at))
         };
-        drop(waker);
         // ORDERING: Relaxed; a writer that still sees this task does not find it in the list.
         self.waiting.fetch_sub(1, Ordering::Relaxed);
+        // The last one, since it may panic.
+        drop(waker);
     }
 
     /// Waits until `ready` or the deadline; true if it was ready. `None` waits forever.
@@ -215,5 +216,35 @@ impl Drop for Registered<'_> {
         self.0.waiting.fetch_sub(1, Ordering::Relaxed);
         let me = current().id();
         lock(&self.0.sleepers).threads.retain(|thread| thread.id() != me);
+    }
+}
+
+#[cfg(all(test, not(tailcask_loom)))]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::task::Wake;
+
+    /// A task of which nothing may be dropped.
+    struct Panics;
+
+    impl Wake for Panics {
+        fn wake(self: Arc<Self>) {}
+    }
+
+    impl Drop for Panics {
+        fn drop(&mut self) {
+            panic!("on purpose");
+        }
+    }
+
+    #[test]
+    fn a_task_that_panics_when_it_is_dropped_costs_writers_nothing() {
+        let (waiters, mut ticket) = (Waiters::default(), 0);
+        waiters.register_task(&mut ticket, &Waker::from(Arc::new(Panics)));
+        let forgotten = catch_unwind(AssertUnwindSafe(|| waiters.forget_task(&mut ticket)));
+        assert!(forgotten.is_err());
+        // ORDERING: Relaxed; there is one thread.
+        assert_eq!(waiters.waiting.load(Ordering::Relaxed), 0);
     }
 }
