@@ -141,7 +141,8 @@ impl LogWriter {
         if tail.segment() == id {
             next.from = next.from.max(u64::from(tail.offset()) / SEGMENT_UNIT * SEGMENT_UNIT);
         }
-        if tail.segment() > id || next.from >= next.segment.header.capacity {
+        let is_over = tail.segment() > id || next.from >= next.segment.header.capacity;
+        if is_over || self.table.pin(id).is_none() {
             return true;
         }
         next.segment.map.populate(next.from, next.from + POPULATE);
@@ -168,6 +169,8 @@ impl LogWriter {
         // The next segment must name the one before this, or the chain of ids would break.
         lock(&self.next).previous = standby.header.previous;
         drop(standby);
+        // Nor is it populated any more, which would keep its space taken.
+        lock(&self.unpopulated).retain(|unpopulated| unpopulated.segment.id() != id);
         self.table.remove(|other| other == id);
         if !with_file {
             return;
@@ -224,5 +227,32 @@ impl LogWriter {
             header.is_some_and(|header| header.kind == Kind::SyncMark)
         };
         used == SYNC_MARK && self.table.pin(tail.segment()).is_some_and(|pin| is_mark(&pin))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::sync::lock;
+    use crate::{AppendError, CommitLog, Maintenance, SimulatedDisk};
+
+    /// A large entry needs the space of the standby, which is populated or about to be.
+    #[test]
+    fn a_standby_that_makes_way_is_unmapped_at_once() {
+        let options = CommitLog::options().segment_size(8192).segment_unit(4096);
+        let options = options.maintenance(Maintenance::Manual);
+        for is_begun in [false, true] {
+            let disk = SimulatedDisk::new();
+            let log = options.open_simulated(&disk).expect("a log");
+            let writer = log.writer().expect("a writer's");
+            lock(&writer.unpopulated).clear();
+            writer.prepare_standby().expect("room");
+            let begun = is_begun.then(|| lock(&writer.unpopulated).pop_back()).flatten();
+            disk.set_space(Some(0));
+            assert!(matches!(log.append(&[1; 20_000]), Err(AppendError::NoSpace { .. })));
+            lock(&writer.unpopulated).extend(begun);
+            assert_eq!(writer.populate_some(), is_begun);
+            writer.reap();
+            assert_eq!(log.stats().segments_waiting_for_readers, 0, "{is_begun}");
+        }
     }
 }
