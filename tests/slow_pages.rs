@@ -117,7 +117,7 @@ fn store(dir: &std::path::Path) -> Arc<Store> {
     Arc::new(store)
 }
 
-/// Everything with keys beside the cold one, in its shard.
+/// Everything with keys beside the cold one, in its shard, and a roll.
 fn work_beside(store: &Arc<Store>) {
     let (store, (done, finished)) = (store.clone(), mpsc::channel());
     let work = thread::spawn(move || {
@@ -136,6 +136,7 @@ fn work_beside(store: &Arc<Store>) {
         }
         let keys: Vec<_> = (0..8).map(|n| format!("hot {n}")).collect();
         assert!(store.get_many(&keys).unwrap().iter().all(Option::is_some));
+        store.roll().unwrap();
         done.send(()).unwrap();
     });
     // The page is given back when this panics, and then the other threads end.
@@ -244,6 +245,19 @@ fn slow_batches_and_lookups_of_many_hold_up_no_other_key() {
                 assert_eq!(store.get_many(&keys).unwrap()[0].as_deref(), Some(&OLD[..]));
             });
         }
+    });
+}
+
+/// Where a write needs a segment of its own, nobody rolls from when that is made until it is used.
+#[test]
+fn a_slow_large_write_holds_up_no_roll() {
+    static LARGE: &[u8] = &[b'l'; 3 << 20];
+    within(|| {
+        beside("large put", |store| _ = store.put("cold", LARGE).unwrap());
+        beside("large update", |store| _ = store.update("cold", |_| Some(LARGE.to_vec())).unwrap());
+        beside("large batch", |store| {
+            store.write(Batch::new().put("cold", "small").put("large", LARGE)).unwrap();
+        });
     });
 }
 

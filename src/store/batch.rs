@@ -345,9 +345,10 @@ impl StoreInner {
         let writer = &*self.writer;
         let deletes = !batch.writes.iter().any(Write::is_put);
         let need = if deletes { Need::Delete } else { Need::Put };
+        // Before there is a segment for a large one: nobody rolls from then on until that is used.
+        self.warm_up_batch(batch, &computed.tags);
         let mut oversize = writer.oversize_segment(len, need)?;
         let is_oversize = oversize.is_some();
-        self.warm_up_batch(batch, &computed.tags);
         let position = loop {
             let claim = || writer.try_claim(&mut oversize, len, need);
             match self.try_write(batch, &mut computed, claim)? {

@@ -78,6 +78,11 @@ impl StoreInner {
     #[inline]
     fn place(&self, put: &NewRecord<'_>) -> Result<Claim<'_, Segment>, WriteError> {
         let (writer, len) = (&*self.writer, put.frame_len());
+        if writer.is_oversize(len) {
+            // Before it has a segment: nobody rolls from then on until that is used.
+            let key = put.key();
+            self.warm_up(&[self.keydir.tag(key)], |_| key.len(), Wanted::Key);
+        }
         let mut oversize = writer.oversize_segment(len, Need::Put)?;
         let (is_oversize, mut known) = (oversize.is_some(), KnownFrames::none(Wanted::Key));
         loop {
