@@ -157,6 +157,33 @@ fn a_delete_on_a_full_disk_waits_for_a_merge_that_is_under_way() {
     }
 }
 
+/// It has made no room then, but somebody else may have.
+#[test]
+fn a_delete_on_a_full_disk_tries_again_when_a_merge_has_failed() {
+    let disk = SimulatedDisk::new();
+    let store = Arc::new(options().open_simulated(&disk).unwrap());
+    store.put("stays", "x").unwrap();
+    (0..40u8).for_each(|n| _ = store.put([n % 8], vec![1; 100_000]).unwrap());
+    store.roll().unwrap();
+    let (ended, has_ended) = mpsc::channel();
+    let merged = store.merge_while(&full(&store), {
+        let (disk, other) = (disk.clone(), store.clone());
+        move || {
+            disk.set_space(Some(0));
+            while other.put("small", vec![1; 10_000]).is_ok() {}
+            while other.put("small", "").is_ok() {}
+            std::thread::spawn(move || ended.send(other.delete("stays")));
+            // Until it waits. Too short a time makes the test weaker, and not fail.
+            std::thread::sleep(Duration::from_millis(50));
+            disk.fail_once_with(DiskOperation::Create, "MANIFEST", 0, io::ErrorKind::Other);
+            disk.set_space(None);
+        }
+    });
+    assert!(matches!(merged, Err(MergeError::Io { .. })), "{merged:?}");
+    assert!(has_ended.recv_timeout(Duration::from_secs(60)).unwrap().unwrap());
+    assert_eq!(value(&store, "stays"), None);
+}
+
 /// What was merged takes its space until nobody looks at it. Whoever does in passing is waited for.
 #[test]
 fn a_put_on_a_full_disk_waits_for_those_who_look_at_what_was_merged() {
