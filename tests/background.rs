@@ -284,6 +284,24 @@ fn a_waker_that_panics_hurts_nobody_else() {
 }
 
 #[test]
+fn a_task_is_woken_by_the_waker_that_it_was_polled_with_last() {
+    let log = Arc::new(CommitLog::options().open_simulated(&SimulatedDisk::new()).unwrap());
+    let (go, slow) = slow_append(&log);
+    let position = log.append(b"x").unwrap();
+    let woken = [0, 1].map(|_| Arc::new(AtomicUsize::new(0)));
+    let mut task = Box::pin(log.wait_durable_async(position));
+    for woken in &woken {
+        let waker = Waker::from(Arc::new(Bomb { woken: woken.clone(), panics: false }));
+        assert!(task.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    }
+    go.send(()).unwrap();
+    slow.join().unwrap();
+    let counts = || woken.each_ref().map(|woken| woken.load(Ordering::SeqCst));
+    until("it is woken", || counts() != [0, 0]);
+    assert_eq!(counts(), [0, 1]);
+}
+
+#[test]
 fn a_task_is_one_caller_however_often_it_is_polled_and_none_once_it_is_dropped() {
     let disk = SimulatedDisk::new();
     let log = Arc::new(CommitLog::options().open_simulated(&disk).unwrap());

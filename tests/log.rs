@@ -418,6 +418,30 @@ fn a_batch_writer_flushes_empty_entries_too() {
     assert_eq!(log.stats().entries, 10_000);
 }
 
+/// What is refused is tried again, and what is in the log is not.
+#[test]
+fn a_batch_writer_keeps_what_is_not_in_the_log() {
+    let disk = SimulatedDisk::new();
+    let log = small_log(4096).durability(Durability::Synced).open_simulated(&disk).unwrap();
+    let mut batch = log.batch_writer(1000);
+    batch.push(&[1; 500]).unwrap();
+    batch.clear();
+    batch.push(&[2; 500]).unwrap();
+    assert_eq!(batch.len(), 1, "what is forgotten does not count");
+    disk.set_space(Some(0));
+    let refused = batch.push(&[3; 5000]);
+    assert!(matches!(refused, Err(AppendError::NoSpace { .. })), "{refused:?}");
+    assert_eq!(batch.len(), 2);
+    disk.set_space(None);
+    batch.flush().unwrap();
+    assert_eq!((batch.len(), entries(&log).len()), (0, 2));
+    batch.push(&[4; 500]).unwrap();
+    disk.fail_sync_after(0);
+    let unsynced = batch.flush();
+    assert!(matches!(unsynced, Err(AppendError::Sync { position: Some(_), .. })), "{unsynced:?}");
+    assert_eq!((batch.len(), entries(&log).len()), (0, 3));
+}
+
 #[test]
 fn a_reader_finds_no_damage_where_a_segment_is_just_being_sealed() {
     let log = small_log(4096).open_simulated(&SimulatedDisk::new()).unwrap();

@@ -184,6 +184,19 @@ fn a_stream_that_is_dropped_is_forgotten() {
     assert_eq!(count.0.load(SeqCst), 1);
 }
 
+/// As a task is that goes on in another executor.
+#[test]
+fn a_stream_wakes_by_the_waker_that_it_was_polled_with_last() {
+    let log = log();
+    let counts = [Arc::new(Count::default()), Arc::new(Count::default())];
+    let mut stream = log.stream_from(LogPosition::START);
+    for count in &counts {
+        assert!(poll(&mut stream, &Waker::from(count.clone())).is_pending());
+    }
+    log.append(b"entry").unwrap();
+    assert_eq!(counts.map(|count| count.0.load(SeqCst)), [0, 1]);
+}
+
 #[test]
 fn others_get_a_turn_while_a_stream_catches_up() {
     let log = log();
