@@ -288,3 +288,46 @@ fn a_log_that_is_closed_and_empty_begins_and_ends_where_it_will_go_on() {
     log.close().unwrap();
     check(&positions);
 }
+
+/// Also what was there when it looked for the first time.
+#[test]
+fn a_reader_of_an_empty_log_reads_what_comes_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, options) = (dir.path().join("log"), small_log(8192));
+    options.open(&path).unwrap().close().unwrap();
+    let followers = [(); 2].map(|()| options.open_read_only(&path).unwrap());
+    let mut readers = followers.each_ref().map(CommitLog::reader);
+    assert!(readers[0].next_entry().unwrap().is_none());
+    let log = options.open(&path).unwrap();
+    log.append(b"first").unwrap();
+    log.append(b"second").unwrap();
+    for reader in &mut readers {
+        for entry in [&b"first"[..], b"second"] {
+            assert_eq!(reader.next_entry().unwrap().as_deref(), Some(entry));
+        }
+    }
+}
+
+/// A log all of which was truncated begins, and ends, where its next segment will: no place in it is behind
+/// its end.
+#[test]
+fn a_log_without_segments_has_a_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, options) = (dir.path().join("log"), small_log(8192));
+    let log = options.open(&path).unwrap();
+    log.append(b"first").unwrap();
+    log.close().unwrap();
+    let log = options.open(&path).unwrap();
+    let early = options.open_read_only(&path).unwrap();
+    log.truncate_before(log.tail()).unwrap();
+    log.close().unwrap();
+
+    let follower = options.open_read_only(&path).unwrap();
+    let mut reader = follower.reader();
+    assert!(reader.next_entry().unwrap().is_none());
+    let places = [&follower, &early].map(|log| [log.tail(), log.begin(), log.committed()]);
+    let log = options.open(&path).unwrap();
+    assert_eq!(places, [[log.begin(); 3]; 2]);
+    log.append(b"second").unwrap();
+    assert_eq!(reader.next_entry().unwrap().as_deref(), Some(&b"second"[..]));
+}

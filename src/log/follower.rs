@@ -65,8 +65,12 @@ impl Source {
 
     /// Where the log begins.
     pub(crate) fn begin(&self) -> LogPosition {
-        let first = self.table().first();
-        first.map_or_else(|| self.tail(), |id| LogPosition::new(id, FIRST_FRAME as u32))
+        match (self.table().first(), self) {
+            (Some(id), _) => LogPosition::new(id, FIRST_FRAME as u32),
+            (None, Self::Writer(writer)) => writer.tail(),
+            // Its tail may be that of a segment found just now.
+            (None, Self::Follower(log)) => log.begin_of_empty(),
+        }
     }
 
     pub(crate) fn tail(&self) -> LogPosition {
