@@ -3,12 +3,13 @@
 mod common;
 
 use common::tasks::block_on;
-use common::{Finish, HANG, entries, log_by_hand, small_log, until};
+use common::{Finish, HANG, entries, log_by_hand, segment, small_log, until};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tailcask::{
-    AppendError, CommitLog, Durability, LogPosition, Maintenance, OpenError, ReadError,
-    SimulatedDisk, Store, SyncError, TruncateError,
+    AppendError, CommitLog, DiskOperation, Durability, LogPosition, Maintenance, OpenError,
+    ReadError, SimulatedDisk, Store, SyncError, TruncateError,
 };
 
 #[test]
@@ -328,6 +329,24 @@ fn statistics_hold_figures_of_any_size() {
     assert_eq!((stats.entries, stats.sync_latency.count), (3, 3));
     assert_eq!((stats.group_sizes.p50, stats.group_sizes.max), (1, 1));
     assert!(stats.sync_latency.max > 100, "no sync takes {} ns", stats.sync_latency.max);
+}
+
+/// An entry that needs a segment of its own ends the one before it early.
+#[test]
+fn a_segment_that_ends_early_gives_its_space_back() {
+    let disk = SimulatedDisk::new();
+    let released = Arc::new(AtomicU64::new(0));
+    let count = released.clone();
+    disk.on_operation(move |_, operation, name| {
+        let is_it = operation == DiskOperation::Release && name == segment(1);
+        count.fetch_add(is_it.into(), Ordering::Relaxed);
+        Ok(())
+    });
+    let log = small_log(256 << 10).open_simulated(&disk).unwrap();
+    log.append(b"small").unwrap();
+    log.append(&[1; 300 << 10]).unwrap();
+    log.maintain().unwrap();
+    assert_eq!((log.stats().segments_sealed, released.load(Ordering::Relaxed)), (1, 1));
 }
 
 /// However it came about that a segment ends early, nothing was abandoned.
