@@ -9,8 +9,8 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tailcask::{
-    CommitLog, LogOptions, LogPosition, Maintenance, OpenError, ReadError, RecoveryMode,
-    SimulatedDisk, Store,
+    Checkpoint, CommitLog, LogOptions, LogPosition, Maintenance, OpenError, ReadError,
+    RecoveryMode, SimulatedDisk, Store,
 };
 
 const UNIT: u64 = 16 << 10;
@@ -81,6 +81,27 @@ fn a_checkpoint_before_the_beginning_is_an_error() {
     log.truncate_before(log.tail()).unwrap();
     let early = log.reader_from(first).next_entry().map(|entry| entry.is_some());
     assert!(matches!(early, Err(ReadError::Truncated { position, .. }) if position == first));
+}
+
+/// A consumer that stands where the log now begins has missed nothing, though its last entry is gone.
+#[test]
+fn a_checkpoint_at_the_beginning_is_good_when_what_was_read_is_truncated() {
+    let log = small_log(8192).open_simulated(&SimulatedDisk::new()).unwrap();
+    for n in 0..7 {
+        log.append(&[n; 1000]).unwrap();
+    }
+    let mut reader = log.reader();
+    let position = log.append_with(1000, |_| while reader.next_entry().unwrap().is_some() {});
+    let (position, checkpoint) = (position.unwrap(), reader.checkpoint());
+    assert_eq!((checkpoint.position(), position.segment()), (position, 2));
+    let bare = Checkpoint::new(log.id(), position);
+    assert_ne!(checkpoint, bare, "it says where the last entry ended");
+    assert_eq!(log.truncate_before(position).unwrap(), position);
+    let mut resumed = log.reader_from_checkpoint(&checkpoint).unwrap();
+    assert_eq!(resumed.next_entry().unwrap().unwrap().position(), position);
+    // What a reader is told to go on from says nothing of what it has read.
+    reader.seek(position);
+    assert_eq!(reader.checkpoint(), bare);
 }
 
 /// L3: what stood inside a batch that a death cut short could be read at its positions.
