@@ -339,6 +339,26 @@ fn entries_of_the_log_beside_damage_stay_where_they_are() {
     assert!(full(&store).contains(&at.segment()));
 }
 
+/// A damaged frame that says it has no length is something dead all the same: its tombstone is needed.
+#[test]
+fn what_has_no_length_any_more_and_is_deleted_stays_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let store = options().open(&path).unwrap();
+    // A frame of 32 bytes, which is one bit.
+    let at = store.put("key", "value").unwrap();
+    store.put("beside", "sound").unwrap();
+    store.roll().unwrap();
+    store.maintain().unwrap();
+    flip(&path.join(segment(at.segment())), at.offset().into(), 32);
+    assert!(store.delete_damaged("key").unwrap());
+    store.roll().unwrap();
+    let newest = *full(&store).last().unwrap();
+    assert_eq!(store.merge_only(&[newest]).unwrap().tombstones_kept, 1);
+    store.close().unwrap();
+    assert_eq!(value(&options().open(&path).unwrap(), "key"), None);
+}
+
 /// An expired value hides what is older, as a tombstone does: also when a merge that failed has removed its
 /// slot, and when it cannot be read any more after that.
 #[test]
