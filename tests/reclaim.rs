@@ -83,6 +83,23 @@ fn a_full_disk_is_reclaimed_bit_by_bit() {
     }
 }
 
+/// What a wholly dead segment gives back is there for an older one that needs an output.
+#[test]
+fn on_a_full_disk_what_is_wholly_dead_goes_first() {
+    let disk = SimulatedDisk::new();
+    let store = options().open_simulated(&disk).unwrap();
+    // Each fills a segment.
+    for what in ["half", "dead"] {
+        (0..19).for_each(|n| _ = store.put(format!("{what}{n}"), vec![1; 100_000]).unwrap());
+        store.roll().unwrap();
+    }
+    (0..4).for_each(|n| assert!(store.delete(format!("half{n}")).unwrap()));
+    (0..19).for_each(|n| assert!(store.delete(format!("dead{n}")).unwrap()));
+    disk.set_space(Some(disk.files().iter().map(|(_, len)| *len as u64).sum()));
+    let report = store.merge().unwrap();
+    assert_eq!((report.inputs, report.puts_moved), (2, 15), "{report:?}");
+}
+
 /// By hand as in the background: there is no room for a standby, and what is dead is merged all the same.
 #[test]
 fn maintenance_without_room_for_a_standby_merges() {
