@@ -424,3 +424,25 @@ fn a_log_is_not_opened_as_a_store() {
     Store::open(&empty).unwrap().put("key", "value").unwrap();
     assert_eq!(Store::open(&empty).unwrap().len(), 1);
 }
+
+/// Salvage takes a log for a store that has lost its MANIFEST only if nothing speaks against it.
+#[test]
+fn a_log_is_not_salvaged_as_a_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    let log = tailcask::CommitLog::open(&path).unwrap();
+    log.append(b"an entry").unwrap();
+    log.close().unwrap();
+    let salvage = Store::options().recovery_mode(tailcask::RecoveryMode::Salvage);
+    for lost in [false, true] {
+        if lost {
+            std::fs::remove_file(path.join("MANIFEST")).unwrap();
+        }
+        let refused = salvage.open_read_only(&path).map(drop);
+        assert!(matches!(refused, Err(tailcask::OpenError::NotAStore)), "{refused:?}");
+        let refused = salvage.open(&path).map(drop);
+        assert!(matches!(refused, Err(tailcask::OpenError::NotAStore)), "{refused:?}");
+        let log = tailcask::CommitLog::open(&path).unwrap();
+        assert_eq!(&*log.reader().next_entry().unwrap().unwrap(), b"an entry");
+    }
+}

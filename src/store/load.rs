@@ -13,6 +13,7 @@ use super::salvage;
 use super::view::StoreView;
 use super::{Store, StoreOptions};
 use crate::error::{Corruption, OpenError};
+use crate::format::frame::Kind;
 use crate::format::hint::{Census, HintEntry, HintWalk, Listed};
 use crate::keydir::{Keydir, LoadEntry, LoadSource};
 use crate::log::writer::LogWriter;
@@ -20,12 +21,14 @@ use crate::log::{CommitLog, RecoveryReport};
 use crate::options::{Creation, RecoveryMode};
 use crate::random::random_bytes;
 use crate::segment::Segment;
+use crate::segment::quiet::QuietSegment;
+use crate::segment::scan::each_frame;
 use crate::storage::{Storage, check_maps, io_error};
 use crate::sync::{Mutex, lock};
 use crate::threads::{of_each, processors};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -105,14 +108,36 @@ fn secret_of(writer: &LogWriter, creation: Creation) -> Result<[u8; 16], OpenErr
     }
     // A plain log could not be truncated any longer if it became a store.
     let active = writer.tail().segment();
-    let is_log = writer.segment_set().with(|all| all.iter().any(|segment| segment.id() < active));
-    if is_log && writer.recovery_mode() == RecoveryMode::Strict {
+    let segments = writer.segment_set().segments().into_iter().filter(|s| s.id() < active);
+    let segments: Vec<_> = segments.collect();
+    let is_log = match writer.recovery_mode() {
+        RecoveryMode::Strict => !segments.is_empty(),
+        RecoveryMode::Salvage => holds_entries_alone(&segments),
+    };
+    if is_log {
         return Err(OpenError::NotAStore);
     }
     let secret = random_bytes().map_err(|e| io_error("draw random bytes", e))?;
     let written = writer.change_manifest(|manifest| manifest.secret = Some(secret));
     written.map_err(|e| io_error("write MANIFEST", e))?;
     Ok(secret)
+}
+
+/// Whether segments hold entries of a log, and nothing of a store: what salvage finds without a secret may be
+/// a store that has lost its MANIFEST.
+pub(super) fn holds_entries_alone(segments: &[Arc<Segment>]) -> bool {
+    let (mut entries, mut keys) = (false, false);
+    for segment in segments {
+        keys |= segment.header.merged;
+        // What is damaged is recorded, and says nothing.
+        let _ = each_frame(QuietSegment::of(segment), Some(&mut Vec::new()), |_, _, frame| {
+            let kind = frame.header.map(|header| header.kind);
+            entries |= kind == Some(Kind::Entry);
+            keys |= kind.is_some_and(Kind::has_key);
+            if keys { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+    }
+    entries && !keys
 }
 
 /// Segments whose keys are to be loaded into a keydir.

@@ -9,7 +9,7 @@
 use super::backup::{self, BackupReport};
 use super::expiry::Expiry;
 use super::inner::{Contents, Damaged};
-use super::load::Loading;
+use super::load::{Loading, holds_entries_alone};
 use super::stats::{CacheStats, Stats};
 use super::usage::SegmentUsage;
 use super::verify::verify_still;
@@ -379,7 +379,9 @@ fn load(
     let secret = match found.manifest.secret {
         Some(secret) => secret,
         // The secret was only in the MANIFEST, which is lost. No hint will match.
-        None if salvage => random_bytes().map_err(|e| io_error("draw random bytes", e))?,
+        None if salvage && !holds_entries_alone(&found.segments) => {
+            random_bytes().map_err(|e| io_error("draw random bytes", e))?
+        }
         None => return Err(OpenError::NotAStore),
     };
     let keydir = options.keydir(secret);
