@@ -629,3 +629,19 @@ fn a_segment_of_version_1_without_a_head_comes_back_by_its_hint() {
         is_good(&copied, &map);
     }
 }
+
+/// Without a MANIFEST nothing says which segments may be of that version.
+#[test]
+fn a_view_with_segments_of_version_1_and_no_manifest_is_backed_up() {
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/v1/store-closed");
+    let dir = tempfile::tempdir().unwrap();
+    let (path, backup) = (dir.path().join("store"), dir.path().join("backup"));
+    copy_dir(&fixture, &path, true);
+    let store = options().open(&path).unwrap();
+    store.put("of version 2", "value").unwrap();
+    let map = contents(&store);
+    store.close().unwrap();
+    fs::remove_file(path.join("MANIFEST")).unwrap();
+    salvage().open_read_only(&path).unwrap().backup(&backup).unwrap();
+    is_good(&backup, &map);
+}

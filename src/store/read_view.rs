@@ -94,10 +94,10 @@ impl ReadView {
     fn load(
         storage: Box<dyn Storage>,
         options: StoreOptions,
-        found: ReadableLog,
+        mut found: ReadableLog,
     ) -> Result<Self, OpenError> {
         let started = Instant::now();
-        let (view, damaged, report) = load(&*storage, &options, &found)?;
+        let (view, damaged, report) = load(&*storage, &options, &mut found)?;
         check_maps(&*storage)?;
         let position = end_of(&found);
         let (view, ReadableLog { manifest, live, .. }) = (Arc::new(view), found);
@@ -113,13 +113,13 @@ impl ReadView {
     /// [`OpenError`].
     pub fn refresh(&mut self) -> Result<bool, OpenError> {
         let started = Instant::now();
-        let found = open_read_only(&*self.storage, self.options.recovery_mode, true)?;
+        let mut found = open_read_only(&*self.storage, self.options.recovery_mode, true)?;
         let (old, new) = (places(&self.view.table.segments()), places(&found.segments));
         self.live = found.live;
         if old == new {
             return Ok(false);
         }
-        let (view, damaged, report) = load(&*self.storage, &self.options, &found)?;
+        let (view, damaged, report) = load(&*self.storage, &self.options, &mut found)?;
         check_maps(&*self.storage)?;
         let position = end_of(&found);
         // A merge alone changes the segments, but nothing that can be read.
@@ -369,11 +369,11 @@ impl<'a> IntoIterator for &'a ReadView {
 /// By their ids.
 type DamagedSegments = Mutex<BTreeMap<u32, Damaged>>;
 
-/// Loads a keydir from the segments.
+/// Loads a keydir from the segments. If the MANIFEST that says so is lost, it becomes one of a store.
 fn load(
     storage: &dyn Storage,
     options: &StoreOptions,
-    found: &ReadableLog,
+    found: &mut ReadableLog,
 ) -> Result<(StoreView, DamagedSegments, RecoveryReport), OpenError> {
     let salvage = options.recovery_mode == RecoveryMode::Salvage;
     let secret = match found.manifest.secret {
@@ -384,6 +384,7 @@ fn load(
         }
         None => return Err(OpenError::NotAStore),
     };
+    found.manifest.secret = Some(secret);
     let keydir = options.keydir(secret);
     let mut report = found.report.clone();
     let segments = found.segments.clone();

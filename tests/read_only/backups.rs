@@ -3,7 +3,7 @@
 use super::{assert_is, change, without_a_trace};
 use crate::common::content::Map;
 use crate::common::{Random, contents, store_by_hand as by_hand};
-use tailcask::Store;
+use tailcask::{CommitLog, RecoveryMode, Store};
 
 #[test]
 fn a_backup_is_read_and_a_view_is_backed_up() {
@@ -46,4 +46,26 @@ fn a_backup_is_read_and_a_view_is_backed_up() {
         store.close().unwrap();
     }
     assert_is(&Store::open_read_only(&path).unwrap(), &model);
+}
+
+/// What was only in the MANIFEST is made anew, and so the backup has one.
+#[test]
+fn a_view_without_a_manifest_is_backed_up_as_a_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, backup) = (dir.path().join("store"), dir.path().join("backup"));
+    let (mut model, mut random) = (Map::new(), Random::new(6));
+    let store = by_hand().open(&path).unwrap();
+    change(&store, &mut model, &mut random, 500);
+    let id = store.log().id();
+    store.close().unwrap();
+    std::fs::remove_file(path.join("MANIFEST")).unwrap();
+    let salvage = by_hand().recovery_mode(RecoveryMode::Salvage);
+    salvage.open_read_only(&path).unwrap().backup(&backup).unwrap();
+    assert_is(&Store::open_read_only(&backup).unwrap(), &model);
+    let store = by_hand().open(&backup).unwrap();
+    assert!(store.recovery().is_clean() && contents(&store) == model, "{}", store.recovery());
+    assert_eq!(store.log().id(), id);
+    // So a checkpoint is still one of this log.
+    let log = CommitLog::options().recovery_mode(RecoveryMode::Salvage);
+    assert_eq!(log.open_read_only(&path).unwrap().id(), id);
 }

@@ -118,7 +118,12 @@ fn read_stopped_log(
     });
     let mut segments: Vec<_> = found.collect();
     segments.sort_by_key(|segment| segment.id());
-    let (mut report, manifest) = (inspection.report, inspection.manifest);
+    let (mut report, mut manifest) = (inspection.report, inspection.manifest);
+    if inspection.manifest_source == ManifestSource::Lost {
+        // As a recovery would write it, for backups and checkpoints.
+        manifest.log_id = inspection.log_id.unwrap_or_default();
+        manifest.legacy = inspection.highest.saturating_add(1);
+    }
     list_aside(storage, &mut report)?;
     let is_as_listed = inspection.manifest_source == ManifestSource::Read
         && segments.iter().all(|segment| is_member(&manifest, segment.id()));
