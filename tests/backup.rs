@@ -8,7 +8,9 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
-use tailcask::{BackupError, Maintenance, SimulatedDisk, Store, StoreOptions};
+use tailcask::{
+    BackupError, Maintenance, OpenError, RecoveryMode, SimulatedDisk, Store, StoreOptions,
+};
 
 fn options() -> StoreOptions {
     Store::options().segment_size(2 << 20)
@@ -343,4 +345,27 @@ fn a_backup_that_fails_leaves_nothing() {
     std::fs::create_dir(dir.path().join(".backup.0.partial")).unwrap();
     store.backup(&dest).unwrap();
     assert_eq!(Store::open(&dest).unwrap().len(), 3);
+}
+
+/// A backup has other names of the same files. What is missing in one is missing in both, and only the
+/// store's is put right.
+#[test]
+fn salvage_of_a_segment_that_was_cut_does_not_change_its_backup() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, dest) = (dir.path().join("store"), dir.path().join("backup"));
+    let options = small_store(16 << 10);
+    let store = options.open(&path).unwrap();
+    let places: Vec<_> = (0..100u8).map(|n| store.put([n], [n; 300]).unwrap()).collect();
+    store.backup(&dest).unwrap();
+    store.close().unwrap();
+    // Where a frame begins: nothing else tells that there was more.
+    let file = std::fs::File::options().write(true).open(path.join(segment(1))).unwrap();
+    file.set_len(places[5].offset().into()).unwrap();
+    assert!(matches!(options.open(&dest).map(drop), Err(OpenError::Corrupt(_))));
+    let salvage = options.clone().recovery_mode(RecoveryMode::Salvage);
+    let store = salvage.open(&path).unwrap();
+    assert!(!store.recovery().nothing_is_lost() && store.len() < 100);
+    store.close().unwrap();
+    options.open(&path).unwrap();
+    assert!(matches!(options.open(&dest).map(drop), Err(OpenError::Corrupt(_))));
 }

@@ -249,7 +249,7 @@ impl Inspection {
 }
 
 /// Whether a segment was truncated: an unsealed segment has its whole capacity.
-fn is_cut(segment: &Segment) -> bool {
+pub(super) fn is_cut(segment: &Segment) -> bool {
     !segment.is_sealed() && (segment.map.len() as u64) < segment.header.capacity
 }
 

@@ -5,6 +5,7 @@
 use super::inspection::{
     BEHIND_THE_END, Disposition, InspectedSegment, Inspection, ManifestSource,
 };
+use super::membership::is_cut;
 use super::report::{RecoveryReport, SetAside};
 use super::salvage;
 use crate::error::OpenError;
@@ -270,7 +271,9 @@ fn repair(
         segment.sync_seal().map_err(failed)?;
         return Ok(Arc::new(segment.into_segment()));
     };
+    // Only a file that nobody else has a name of is changed in place, as a backup has of one that was sealed.
     if salvaging && scan.repairs.iter().any(|(_, repair)| *repair == Repair::Damage)
+        || is_cut(&segment)
         || segment.is_sealed()
         || head_is_damaged
     {
