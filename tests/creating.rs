@@ -230,3 +230,17 @@ fn a_creation_that_died_is_finished_by_the_next_one() {
     }
     assert!(created > 0 && existed > 0, "{created} {existed}");
 }
+
+/// They are about the store, and not about its copy, which is there when it is opened.
+#[test]
+fn a_repair_makes_its_copy_whatever_is_said_of_creating() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, log) = (dir.path().join("store"), dir.path().join("log"));
+    Store::open(&store).unwrap().put("key", "value").unwrap();
+    CommitLog::open(&log).unwrap().append(b"entry").unwrap();
+    let copy = |name: &str| dir.path().join(name);
+    new_store().repair(&store, copy("a store")).unwrap();
+    assert_eq!(Store::open_existing(copy("a store")).unwrap().len(), 1);
+    new().repair(&log, copy("a log")).unwrap();
+    existing().repair(&log, copy("another log")).unwrap();
+}

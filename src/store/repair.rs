@@ -73,7 +73,8 @@ impl StoreOptions {
         if manifest.as_ref().is_some_and(|manifest| !manifest.is_store()) {
             return Err(OpenError::NotAStore.into());
         }
-        let options = self.clone().maintenance(Maintenance::Manual);
+        // The copy is there when it is opened.
+        let options = self.clone().maintenance(Maintenance::Manual).create_new(false);
         let options = options.recovery_mode(RecoveryMode::Salvage);
         salvage_copy(&from, dir.as_ref(), new_dir.as_ref(), |copy| {
             let log = options.log.open(copy)?;
@@ -116,7 +117,8 @@ impl LogOptions {
         new_dir: impl AsRef<Path>,
     ) -> Result<RecoveryReport, RepairError> {
         let from = self.directory(dir.as_ref())?;
-        let options = self.clone().maintenance(Maintenance::Manual);
+        // The copy is there when it is opened.
+        let options = self.clone().maintenance(Maintenance::Manual).create_new(false);
         let options = options.recovery_mode(RecoveryMode::Salvage);
         salvage_copy(&from, dir.as_ref(), new_dir.as_ref(), |copy| {
             let log = options.open(copy)?;
