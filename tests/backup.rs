@@ -2,8 +2,8 @@
 
 mod common;
 
-use common::files::names;
-use common::{Finish, contents, entries, sealed, segment, small_store};
+use common::files::{names, paths};
+use common::{Finish, contents, entries, hint, sealed, segment, small_store};
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -368,4 +368,34 @@ fn salvage_of_a_segment_that_was_cut_does_not_change_its_backup() {
     store.close().unwrap();
     options.open(&path).unwrap();
     assert!(matches!(options.open(&dest).map(drop), Err(OpenError::Corrupt(_))));
+}
+
+/// Something else in the place of a hint is of no use, and in nobody's way.
+#[test]
+fn what_is_no_hint_is_in_no_backup_and_in_no_repaired_copy() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let options = small_store(16 << 10);
+    let store = options.open(&path).unwrap();
+    for key in ["one", "two"] {
+        store.put(key, "value").unwrap();
+        store.roll().unwrap();
+        store.sync().unwrap();
+    }
+    let _ = std::fs::remove_file(path.join(hint(1)));
+    let _ = std::fs::remove_file(path.join(hint(2)));
+    std::fs::create_dir(path.join(hint(1))).unwrap();
+    std::os::unix::fs::symlink("nowhere", path.join(hint(2))).unwrap();
+    let (backup, of_view) = (dir.path().join("backup"), dir.path().join("of a view"));
+    store.backup(&backup).unwrap();
+    options.open_read_only(&path).unwrap().backup(&of_view).unwrap();
+    store.close().unwrap();
+    let copy = dir.path().join("copy");
+    options.repair(&path, &copy).unwrap();
+    for dir in [backup, of_view, copy] {
+        let is_odd = |path: &std::path::PathBuf| !path.is_file() && !path.ends_with("set-aside");
+        let odd: Vec<_> = paths(&dir).into_iter().filter(is_odd).collect();
+        assert!(odd.is_empty(), "{odd:?}");
+        assert_eq!(options.open(&dir).unwrap().len(), 2);
+    }
 }

@@ -144,10 +144,14 @@ fn fill(
             continue;
         }
         let name = hint_name(segment.id());
-        match take(from, &to.folder, &name) {
+        let taken = match is_file(from, &name) {
+            Ok(true) => take(from, &to.folder, &name).map(drop),
+            other => other.map(drop),
+        };
+        match taken {
             // A hint is not needed.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            other => _ = other.map_err(failed(|| format!("copy {name}")))?,
+            other => other.map_err(failed(|| format!("copy {name}")))?,
         }
     }
     let write = || {
@@ -162,6 +166,11 @@ fn fill(
 /// Links a file; false if that is not possible.
 pub(super) fn link(from: &File, to: &File, name: &str) -> bool {
     sys::link(from, name, to, name).is_ok()
+}
+
+/// Whether a name is that of a regular file.
+pub(super) fn is_file(folder: &File, name: &str) -> io::Result<bool> {
+    Ok(sys::stat(folder, name)?.is_file)
 }
 
 /// Links a file, or copies it if that is not possible. True if it was linked.

@@ -5,11 +5,13 @@
 //! `RecoveryMode::Salvage`. It is made under a temporary name, like a backup, and gets its own when it
 //! is complete and durable.
 
-use super::backup::{Destination, Partial, create};
+use super::backup::{Destination, Partial, create, is_file};
 use super::{Store, StoreOptions};
 use crate::error::{BackupError, OpenError, RepairError};
 use crate::format::manifest::Manifest;
-use crate::format::names::{MANIFEST, SET_ASIDE, is_segment_or_hint, segment_id, temporary_name};
+use crate::format::names::{
+    MANIFEST, SET_ASIDE, hint_id, is_segment_or_hint, segment_id, temporary_name,
+};
 use crate::log::{CommitLog, LogOptions, RecoveryReport};
 use crate::options::{Maintenance, RecoveryMode};
 use crate::position::LogPosition;
@@ -190,6 +192,10 @@ fn fill(from: &Directory, old: &File, names: &[String], new: &File) -> Result<()
         folder.1.sync_all().map_err(failed(SET_ASIDE))?;
     }
     for name in names.iter().filter(|name| is_segment_or_hint(name)) {
+        if hint_id(name).is_some() && !is_file(old, name).map_err(failed(name))? {
+            // A hint is not needed.
+            continue;
+        }
         copy(old, new, name, name).map_err(failed(name))?;
     }
     let manifest = || {
