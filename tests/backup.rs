@@ -399,3 +399,27 @@ fn what_is_no_hint_is_in_no_backup_and_in_no_repaired_copy() {
         assert_eq!(options.open(&dir).unwrap().len(), 2);
     }
 }
+
+#[test]
+fn a_segment_that_is_copied_takes_what_is_in_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let device = |path: &std::path::Path| std::fs::metadata(path).map(|found| found.dev()).ok();
+    let memory = std::path::Path::new("/dev/shm");
+    if device(memory).is_none() || device(memory) == device(dir.path()) {
+        eprintln!("skipped: there is no other file system in /dev/shm");
+        return;
+    }
+    let other = tempfile::tempdir_in(memory).unwrap();
+    let options = Store::options().initial_segment_size(64 << 20);
+    let store = options.open(dir.path().join("store")).unwrap();
+    store.put("key", "value").unwrap();
+    let dest = other.path().join("backup");
+    let report = store.backup(&dest).unwrap();
+    assert_eq!((report.copied, report.linked), (1, 0));
+    let files = std::fs::read_dir(&dest).unwrap();
+    let size: u64 = files.map(|file| file.unwrap().metadata().unwrap().blocks() * 512).sum();
+    assert!(size < 1 << 20, "{size} bytes for one key");
+    let restored = Store::options().any_file_system(true).open(&dest).unwrap();
+    assert_eq!(&*restored.get("key").unwrap().unwrap(), b"value");
+    restored.verify().unwrap();
+}

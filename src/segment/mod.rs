@@ -235,12 +235,14 @@ impl Segment {
     /// Whether only the seal says where it ends, rather than a pad or its capacity. (What recovery had no
     /// space to set aside may stand behind it.)
     pub(crate) fn ends_by_its_seal(&self) -> bool {
-        let (end, len) = (self.end(), self.map.len() as u64);
-        if end + 8 > len {
+        let end = self.end();
+        if end + 8 > self.map.len() as u64 {
             return false;
         }
         // ORDERING: Relaxed; sealed, so it does not change.
-        let word = Word::parse(self.map.word(end).load(Ordering::Relaxed), len - end);
+        let word = self.map.word(end).load(Ordering::Relaxed);
+        // A copy may be shorter than what the pad fills.
+        let word = Word::parse(word, self.header.capacity - end);
         let pad = word.ok().flatten().filter(|word| word.state == State::Pad);
         pad.is_none_or(|pad| frame::verify_bare(self.salt(), end, pad).is_err())
     }

@@ -16,7 +16,7 @@ use crate::segment::Segment;
 use crate::storage::sys::{self, OpenMode};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -76,7 +76,10 @@ impl Store {
         }
         then();
         let manifest = manifest_of(&writer.manifest(), position, &kept);
-        let put = |segment: &Segment, to: &File| take(from, to, &segment_name(segment.id()));
+        // Behind its end a file is as long as it was, and empty.
+        let put = |segment: &Segment, to: &File| {
+            take(from, to, &segment_name(segment.id()), segment.disk_bytes())
+        };
         let mut report = make(from, &place, &kept, &manifest, put)?;
         (report.position, report.duration) = (position, started.elapsed());
         tracing::info!(?report, "backed up");
@@ -145,7 +148,7 @@ fn fill(
         }
         let name = hint_name(segment.id());
         let taken = match is_file(from, &name) {
-            Ok(true) => take(from, &to.folder, &name).map(drop),
+            Ok(true) => take(from, &to.folder, &name, u64::MAX).map(drop),
             other => other.map(drop),
         };
         match taken {
@@ -173,17 +176,17 @@ pub(super) fn is_file(folder: &File, name: &str) -> io::Result<bool> {
     Ok(sys::stat(folder, name)?.is_file)
 }
 
-/// Links a file, or copies it if that is not possible. True if it was linked.
-fn take(from: &File, to: &File, name: &str) -> io::Result<bool> {
+/// Links a file, or copies its first `len` bytes if that is not possible. True if it was linked.
+fn take(from: &File, to: &File, name: &str, len: u64) -> io::Result<bool> {
     match sys::link(from, name, to, name) {
         Ok(()) => return Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(error),
         // Another file system, or one without links, or too many links.
         Err(error) => tracing::debug!(name, %error, "a file cannot be linked: it is copied"),
     }
-    let mut old = sys::open_at(from, name, OpenMode::Read, 0)?;
+    let old = sys::open_at(from, name, OpenMode::Read, 0)?;
     let mut new = create(to, name)?;
-    io::copy(&mut old, &mut new)?;
+    io::copy(&mut old.take(len), &mut new)?;
     new.sync_all()?;
     Ok(false)
 }
