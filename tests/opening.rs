@@ -515,3 +515,17 @@ fn a_repaired_copy_has_what_an_earlier_recovery_cut_off() {
     assert_eq!((&all[0][..], &all[1000][..]), (&b"before"[..], &b"behind 999"[..]));
     assert_eq!(entries(&options().open(&path).unwrap()).len(), 1, "the log stays as it is");
 }
+
+#[test]
+fn what_is_repaired_does_not_count_as_a_sound_frame() {
+    let disk = SimulatedDisk::new();
+    let log = options().open_simulated(&disk).unwrap();
+    log.append(b"before").unwrap();
+    log.abandon_reservation(64);
+    log.append(b"after").unwrap();
+    let image = disk.process_death();
+    log.abort();
+    let log = options().open_simulated(&image).unwrap();
+    let report = log.recovery();
+    assert_eq!((report.frames, report.entries, report.holes), (2, 2, 1));
+}

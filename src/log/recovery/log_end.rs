@@ -189,7 +189,8 @@ impl Inspection {
         let report = &mut self.report;
         report.recovered_segments += 1;
         report.same_boot &= same_boot;
-        report.frames += scan.frames;
+        // What is repaired becomes a frame, too.
+        report.frames += scan.frames - scan.repairs.len() as u64;
         report.entries += scan.entries;
         let count = |what| scan.repairs.iter().filter(|(_, r)| *r == what).count() as u64;
         report.holes += count(Repair::Hole);
