@@ -630,6 +630,21 @@ fn a_segment_of_version_1_without_a_head_comes_back_by_its_hint() {
     }
 }
 
+/// A backup has the head that was found, and not the damaged one.
+#[test]
+fn a_view_of_a_segment_with_a_damaged_head_is_backed_up() {
+    let made = Made::new();
+    for damage in [16..17, 100..101, 0..64] {
+        let (dir, backup) = (made.dir.path().join("copy"), made.dir.path().join("backup"));
+        copy_dir(&made.store(), &dir, true);
+        change(&file(&dir, 1), |bytes| bytes[damage].iter_mut().for_each(|byte| *byte ^= 1));
+        let report = salvage().open_read_only(&dir).unwrap().backup(&backup).unwrap();
+        assert_eq!(report.copied, 1);
+        is_good(&backup, &made.map);
+        fs::remove_dir_all(&backup).unwrap();
+    }
+}
+
 /// Without a MANIFEST nothing says which segments may be of that version.
 #[test]
 fn a_view_with_segments_of_version_1_and_no_manifest_is_backed_up() {

@@ -436,19 +436,24 @@ fn usage_of(segment: &Segment, now: u64) -> SegmentUsage {
 
 /// Whether a segment's file is what is read of it, and will stay so.
 fn is_whole(segment: &Segment) -> bool {
-    segment.is_sealed() && segment.gaps.is_empty()
+    segment.is_sealed() && segment.gaps.is_empty() && has_its_head(segment)
+}
+
+/// Whether the head in a segment's file is the one that is relied on: salvage may have rebuilt that.
+fn has_its_head(segment: &Segment) -> bool {
+    let head = segment.header.encode();
+    let mut words = (0..FIRST_FRAME).step_by(8).zip(head.as_chunks::<8>().0);
+    // ORDERING: Relaxed; written before the file had its name, and never changed.
+    let word = |at| segment.map.word(at).load(Ordering::Relaxed);
+    let is_in_seal = |at| (SEAL..SEAL + 32).contains(&at);
+    words.all(|(at, bytes)| is_in_seal(at) || word(at) == u64::from_le_bytes(*bytes))
 }
 
 /// Writes a segment as the view reads it: sealed where it ends, with pads for the gaps.
 fn copy(segment: &Segment, folder: &File, name: &str) -> io::Result<()> {
     let file = backup::create(folder, name)?;
     let end = segment.end();
-    let mut head = [0; FIRST_FRAME as usize];
-    for (at, bytes) in head.chunks_exact_mut(8).enumerate() {
-        // ORDERING: Relaxed; written before the file had its name, but for the seal.
-        let word = segment.map.word(at as u64 * 8).load(Ordering::Relaxed);
-        bytes.copy_from_slice(&word.to_le_bytes());
-    }
+    let mut head = segment.header.encode();
     let quiet = QuietSegment::of(segment);
     let sound = scan::verify_sealed(quiet).map_err(io::Error::other)?;
     let frames = sound.frames + segment.gaps.len() as u64;
