@@ -280,6 +280,34 @@ fn what_is_cut_off_after_a_restart_is_set_aside_and_comes_back_with_salvage() {
     assert_eq!(entries(&salvage.open_simulated(&image).unwrap()), all);
 }
 
+/// The same with segments of version 1, which do not say of which log they are: the MANIFEST does.
+#[test]
+fn what_is_cut_off_of_segments_of_version_1_comes_back_too() {
+    let image = with_much_behind_its_end();
+    let sealed = |bytes: &mut [u8], at: usize| {
+        let crc = crc32fast::hash(&bytes[..at]);
+        bytes[at..at + 4].copy_from_slice(&crc.to_le_bytes());
+    };
+    for (name, _) in image.files().iter().filter(|(name, _)| name.ends_with(".seg")) {
+        let mut bytes = image.read(name).unwrap();
+        bytes[8] = 1;
+        bytes[96..128].fill(0);
+        sealed(&mut bytes, 60);
+        assert!(image.write(name, &bytes));
+    }
+    let mut manifest = image.read("MANIFEST").unwrap();
+    manifest[64] = 100;
+    let end = manifest.len() - 4;
+    sealed(&mut manifest, end);
+    assert!(image.write("MANIFEST", &manifest));
+    let log = options().open_simulated(&image).unwrap();
+    assert_eq!(entries(&log), [b"before".to_vec()]);
+    log.append(b"after").unwrap();
+    log.close().unwrap();
+    let salvage = options().recovery_mode(RecoveryMode::Salvage);
+    assert_eq!(entries(&salvage.open_simulated(&image).unwrap()).len(), 1002);
+}
+
 /// The same with files: whole segments that were cut off get their names back. Also where no MANIFEST was
 /// written since, which would not list them any more.
 #[test]

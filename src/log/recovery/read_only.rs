@@ -277,7 +277,7 @@ fn is_member(manifest: &Manifest, id: u32) -> bool {
     in_log || manifest.kept.binary_search(&id).is_ok()
 }
 
-fn is_foreign(manifest: &Manifest, segment: &Segment) -> bool {
+pub(super) fn is_foreign(manifest: &Manifest, segment: &Segment) -> bool {
     match segment.header.origin {
         Some(origin) => origin.log_id != manifest.log_id,
         None => segment.id() >= manifest.legacy,

@@ -3,6 +3,7 @@
 
 use super::inspection::BEHIND_THE_END;
 use super::inspection::RestoredRange;
+use super::read_only::is_foreign;
 use super::report::{RecoveryReport, SetAside};
 use crate::error::OpenError;
 use crate::format::header::{FIRST_FRAME, SEAL, Seal};
@@ -28,8 +29,7 @@ pub(super) fn restore_cut_off(storage: &dyn Storage) -> Result<Vec<RestoredRange
             Err(OpenError::Corrupt(_) | OpenError::Version { .. }) => continue,
             Err(error) => return Err(error),
         };
-        let origin = cut.header.origin.map(|origin| origin.log_id);
-        if manifest.as_ref().is_some_and(|manifest| origin != Some(manifest.log_id)) {
+        if manifest.as_ref().is_some_and(|manifest| is_foreign(manifest, &cut)) {
             continue;
         }
         match end {
