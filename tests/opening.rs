@@ -308,6 +308,23 @@ fn what_is_cut_off_of_segments_of_version_1_comes_back_too() {
     assert_eq!(entries(&salvage.open_simulated(&image).unwrap()).len(), 1002);
 }
 
+/// What another log has lost is nothing of this one.
+#[test]
+fn what_was_cut_off_of_another_log_stays_where_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = in_files(&with_much_behind_its_end(), dir.path());
+    options().open(&path).unwrap().close().unwrap();
+    let other = dir.path().join("other");
+    options().open(&other).unwrap().close().unwrap();
+    copy_dir(&path.join("set-aside"), &other.join("set-aside"), true);
+    let before = names(&other.join("set-aside"));
+    assert!(before.iter().any(|name| name.ends_with(".seg.cut")), "{before:?}");
+    let log = options().recovery_mode(RecoveryMode::Salvage).open(&other).unwrap();
+    let report = log.recovery();
+    assert!(entries(&log).is_empty() && report.contradictions.is_empty(), "{report}");
+    assert_eq!(names(&other.join("set-aside")), before);
+}
+
 /// The same with files: whole segments that were cut off get their names back. Also where no MANIFEST was
 /// written since, which would not list them any more.
 #[test]
