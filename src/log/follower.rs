@@ -9,6 +9,7 @@
 use crate::error::{OpenError, ReadError};
 use crate::format::frame::State;
 use crate::format::header::FIRST_FRAME;
+use crate::format::manifest::Manifest;
 use crate::log::append::prefix::is_frame_before;
 use crate::log::recovery;
 use crate::log::stats::LogStats;
@@ -37,15 +38,23 @@ pub(crate) struct Follower {
     pub(crate) gaps: bool,
     /// Whether the MANIFEST says which segments there are, so that it tells what has changed.
     pub(crate) is_as_listed: bool,
-    /// According to the MANIFEST when it was last read: where the log begins, the last segment before it if
-    /// it has none, and the lowest id for a new one.
-    pub(crate) first_id: AtomicU32,
-    pub(crate) last_dropped: AtomicU32,
+    /// The lowest id for a new segment, according to the MANIFEST when it was last read.
     pub(crate) next_id: AtomicU32,
+    /// Likewise.
+    pub(crate) empty: Mutex<EmptyLog>,
     /// Segments that do not belong to the log: merged ones, and those that recovery would discard.
     pub(crate) ignored: Mutex<BTreeSet<u32>>,
     pub(crate) clock: WallClock,
     pub(crate) log_id: u64,
+}
+
+/// What there is to know of a log that has no segments.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct EmptyLog {
+    /// The first segment that it will have.
+    pub(crate) first: u32,
+    /// The last one before that.
+    pub(crate) last_dropped: u32,
 }
 
 /// Where readers get segments from, and what they may read of them.
@@ -150,8 +159,7 @@ impl Source {
     pub(crate) fn last_dropped(&self) -> u32 {
         match self {
             Self::Writer(writer) => writer.last_created(),
-            // ORDERING: Relaxed; a number by itself.
-            Self::Follower(log) => log.last_dropped.load(Ordering::Relaxed),
+            Self::Follower(log) => lock(&log.empty).last_dropped,
         }
     }
 
@@ -243,13 +251,10 @@ impl Follower {
             OpenError::Io { source, .. } => ReadError::Io { source: Arc::new(source) },
             other => ReadError::Io { source: Arc::new(std::io::Error::other(other)) },
         })?;
-        // ORDERING: Relaxed; numbers by themselves.
         let manifest = &changes.manifest;
-        if self.first_id.swap(manifest.first, Ordering::Relaxed) != manifest.first {
-            // Otherwise the segments may have told more.
-            self.last_dropped.store(manifest.last_dropped(), Ordering::Relaxed);
-        }
+        // ORDERING: Relaxed; a number by itself.
         self.next_id.store(manifest.next, Ordering::Relaxed);
+        self.note_empty(manifest);
         self.forget(&changes.there);
         changes.new.into_iter().for_each(|segment| self.table.insert(segment));
         Ok(())
@@ -264,10 +269,17 @@ impl Follower {
         self.table.reap();
     }
 
+    fn note_empty(&self, manifest: &Manifest) {
+        let mut empty = lock(&self.empty);
+        // If it begins where it did, its segments may have told more.
+        if empty.first != manifest.first {
+            *empty = EmptyLog { first: manifest.first, last_dropped: manifest.last_dropped() };
+        }
+    }
+
     /// Where a log begins, and ends, that has no segments.
     fn begin_of_empty(&self) -> LogPosition {
-        // ORDERING: Relaxed; a number by itself.
-        LogPosition::new(self.first_id.load(Ordering::Relaxed), FIRST_FRAME as u32)
+        LogPosition::new(lock(&self.empty).first, FIRST_FRAME as u32)
     }
 
     /// The end of the last segment that was written to.

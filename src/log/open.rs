@@ -1,6 +1,6 @@
 //! Opening a log: on a directory or a simulated disk, for writing or for reading only.
 
-use super::follower::{Follower, Source};
+use super::follower::{EmptyLog, Follower, Source};
 use super::handle::SharedLog;
 use super::maintenance::MaintenanceThreads;
 use super::options::{LogOptions, rules};
@@ -55,9 +55,8 @@ impl LogOptions {
         let mut ignored = found.ignored;
         ignored.extend(beside.iter().map(|segment| segment.id()));
         let (table, ignored) = (SegmentSet::new(segments), Mutex::new(ignored));
-        let id = found.manifest.log_id;
-        let ids = [found.manifest.first, found.last_dropped, found.manifest.next];
-        let [first_id, last_dropped, next_id] = ids.map(AtomicU32::new);
+        let (id, next_id) = (found.manifest.log_id, AtomicU32::new(found.manifest.next));
+        let empty = EmptyLog { first: found.manifest.first, last_dropped: found.last_dropped };
         let clock = config.clock;
         let is_as_listed = found.is_as_listed;
         let source = Source::Follower(Arc::new(Follower {
@@ -65,9 +64,8 @@ impl LogOptions {
             table,
             gaps,
             is_as_listed,
-            first_id,
-            last_dropped,
             next_id,
+            empty: Mutex::new(empty),
             ignored,
             clock,
             log_id: id,
