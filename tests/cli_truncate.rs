@@ -157,6 +157,44 @@ fn what_is_beyond_a_size_or_an_age_goes() {
     });
 }
 
+/// To remove anything, the log is opened, and goes on in another segment: the last one can go, too.
+#[test]
+fn a_dry_run_says_what_is_removed_of_the_last_segment_too() {
+    for dies in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, _) = log_of_four(dir.path());
+        let options = CommitLog::options().segment_size(SEGMENT).maintenance(Maintenance::Manual);
+        let log = options.open(&path).unwrap();
+        log.append(b"the last one").unwrap();
+        if dies {
+            log.abort();
+        } else {
+            log.close().unwrap();
+        }
+        let truncate = |args: &[&str]| -> serde_json::Value {
+            let (out, _) = run_to(0, &[&["log", "truncate", text(&path), "--json"], args].concat());
+            serde_json::from_str(&out).unwrap()
+        };
+        for keep in ["1GiB", "3MiB", "1", "0"] {
+            let planned = truncate(&["--keep", keep, "--dry-run"]);
+            let done = truncate(&["--keep", keep]);
+            assert_eq!(
+                planned["segments"], done["segments"],
+                "dies {dies}, --keep {keep}: {planned}"
+            );
+            assert_eq!(planned["begin"], done["begin"], "dies {dies}, --keep {keep}");
+        }
+        let planned = truncate(&["--before", "0", "--dry-run"]);
+        assert_eq!((&planned["segments"], planned["begin"] != "0:0"), (&0.into(), true));
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (path, _) = log_of_four(dir.path());
+    common::until("the clock goes on", || {
+        let args = ["log", "truncate", text(&path), "--older-than", "0", "--dry-run"];
+        run_to(0, &args).0.starts_with("would remove 4 segments of ")
+    });
+}
+
 #[test]
 fn what_cannot_be_truncated_is_said() {
     let dir = tempfile::tempdir().unwrap();

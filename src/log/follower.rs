@@ -18,7 +18,7 @@ use crate::position::LogPosition;
 use crate::segment::Segment;
 use crate::segment::frames::frame_at;
 use crate::segment::set::{Pin, SegmentSet, locate};
-use crate::storage::Storage;
+use crate::storage::{Storage, WriterState};
 use crate::sync::{AtomicU32, Mutex, Ordering, lock, thread};
 use crate::wall_clock::WallClock;
 use std::collections::BTreeSet;
@@ -115,6 +115,16 @@ impl Source {
         stats.longest_reader_wait = since.map(|since| since.elapsed());
         stats.held_segments = self.table().held();
         stats
+    }
+
+    /// Where a log with this tail goes on: if nobody has it open, in another segment.
+    pub(super) fn goes_on_at(&self, tail: LogPosition) -> LogPosition {
+        let Self::Follower(log) = self else { return tail };
+        let is_open = !matches!(log.storage.writer(), Ok(WriterState::None));
+        if is_open || u64::from(tail.offset()) == FIRST_FRAME {
+            return tail;
+        }
+        LogPosition::new(self.next_id(), FIRST_FRAME as u32)
     }
 
     /// The lowest id that no segment has had yet.

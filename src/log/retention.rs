@@ -58,7 +58,7 @@ impl CommitLog {
 
     /// Where the log would begin if [`retain`](Self::retain) were called now, and all full segments were
     /// sealed; see [`Retention`](crate::Retention) for an example. Changes nothing, and works in a log that is open
-    /// read-only.
+    /// read-only: if no process has that open for writing, the next one that does begins another segment.
     ///
     /// # Errors
     /// [`TruncateError::Store`].
@@ -78,8 +78,11 @@ impl CommitLog {
 
     fn with_history<R>(&self, look: impl FnOnce(&History<'_>) -> R) -> R {
         let tail = self.source.tail();
+        let goes_on = self.source.goes_on_at(tail);
         self.source.find_seals();
-        self.source.table().with(|all| look(&History::new(all.iter().map(|s| &**s), tail)))
+        self.source
+            .table()
+            .with(|all| look(&History::new(all.iter().map(|s| &**s), tail).going_on_at(goes_on)))
     }
 }
 

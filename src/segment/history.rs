@@ -21,6 +21,8 @@ use crate::position::LogPosition;
 pub(crate) struct History<'s> {
     segments: Vec<&'s Segment>,
     tail: LogPosition,
+    /// Where the log goes on: at its tail, or in the segment that its next writer begins.
+    goes_on: LogPosition,
     /// Whether a full segment that is not sealed counts as full of frames.
     as_if_sealed: bool,
 }
@@ -29,7 +31,14 @@ impl<'s> History<'s> {
     /// Takes all segments, and leaves out those that do not belong to the log, and the standby.
     pub(crate) fn new(all: impl IntoIterator<Item = &'s Segment>, tail: LogPosition) -> Self {
         let of_log = |s: &&Segment| !s.header.merged && s.id() <= tail.segment();
-        Self { segments: all.into_iter().filter(of_log).collect(), tail, as_if_sealed: true }
+        let segments = all.into_iter().filter(of_log).collect();
+        Self { segments, tail, goes_on: tail, as_if_sealed: true }
+    }
+
+    /// The log goes on in another segment: the last one may be dropped, too.
+    pub(crate) const fn going_on_at(mut self, position: LogPosition) -> Self {
+        self.goes_on = position;
+        self
     }
 
     /// Of a full segment, how much is frames and not a pad is known once it is sealed. Counts what is known, or all
@@ -54,6 +63,11 @@ impl<'s> History<'s> {
 
     /// Everything before this position was appended before a time.
     pub(crate) fn position_at(&self, milliseconds: u64) -> LogPosition {
+        self.first_not_before(milliseconds).unwrap_or(self.tail)
+    }
+
+    /// The beginning of the first segment in which something may not have been.
+    fn first_not_before(&self, milliseconds: u64) -> Option<LogPosition> {
         // The first one of those just before whose seals have no time.
         let mut unknown = None;
         for segment in &self.segments {
@@ -62,15 +76,15 @@ impl<'s> History<'s> {
             } else if segment.sealed_at().is_some_and(|at| at < milliseconds) {
                 unknown = None;
             } else {
-                return unknown.unwrap_or(segment).begin();
+                return Some(unknown.unwrap_or(segment).begin());
             }
         }
-        unknown.map_or(self.tail, Segment::begin)
+        unknown.map(Segment::begin)
     }
 
     /// Behind this position are the newest frames, of at least so many bytes if there are as many.
     fn newest(&self, bytes: u64) -> LogPosition {
-        let (mut from, mut held) = (self.tail, 0u64);
+        let (mut from, mut held) = (self.goes_on, 0u64);
         for segment in self.segments.iter().rev() {
             if held >= bytes {
                 break;
@@ -86,9 +100,9 @@ impl<'s> History<'s> {
         let bytes = retention.bytes.map(|bytes| self.newest(bytes));
         let age = retention.age.map(|age| {
             let age = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
-            self.position_at(now.saturating_sub(age))
+            self.first_not_before(now.saturating_sub(age)).unwrap_or(self.goes_on)
         });
-        let begin = self.segments.first().map_or(self.tail, |first| first.begin());
+        let begin = self.segments.first().map_or(self.goes_on, |first| first.begin());
         bytes.max(age).unwrap_or(begin)
     }
 }

@@ -106,12 +106,12 @@ fn remove(log: &CommitLog, what: &What) -> Result<Removed, TruncateError> {
 fn plan(log: &CommitLog, what: &What) -> Result<Removed, TruncateError> {
     // An error in a store, whatever is asked for.
     let retained = log.retained_from(what.retention())?;
-    let position = what.before.unwrap_or(retained);
     let tail = log.tail();
-    if position > tail {
-        return Err(TruncateError::PastEnd { position, tail });
+    match what.before {
+        Some(position) if position > tail => Err(TruncateError::PastEnd { position, tail }),
+        Some(position) => Ok(removed_before(log, position)),
+        None => Ok(removed_before(log, retained)),
     }
-    Ok(removed_before(log, position))
 }
 
 /// What lies completely before a position. Opening a log for writing seals what a dead writer has left.
@@ -121,5 +121,6 @@ fn removed_before(log: &CommitLog, position: LogPosition) -> Removed {
     let all = stats.segment_list.iter().filter(goes);
     let (segments, bytes) = all.fold((0, 0), |(n, bytes), s| (n + 1, bytes + s.file_bytes));
     let next = stats.segment_list.iter().find(|segment| !goes(segment));
-    Removed { begin: next.map_or(stats.begin, |next| next.begin), segments, bytes }
+    let begin = next.map_or(position.max(stats.begin), |next| next.begin);
+    Removed { begin, segments, bytes }
 }
