@@ -30,7 +30,8 @@ pub enum Durability {
     Buffered,
     /// As [`Buffered`](Self::Buffered), and the log is synced in the background at this interval: 0 means as
     /// often as the device allows, and an interval too long for the clock means never. With
-    /// [`Maintenance::Manual`], [`maintain`](crate::CommitLog::maintain) syncs.
+    /// [`Maintenance::Manual`], [`maintain`](crate::CommitLog::maintain) syncs. It is an option of the whole
+    /// log; of a single write it is the same as `Buffered`.
     Periodic(Duration),
     /// Once it is on the device. Concurrent writers share one sync (group commit). A write that finds nothing
     /// to do, such as a delete of a key that has no value, counts as done once what it found is on the device.

@@ -259,7 +259,8 @@ impl WriteOptions {
         Self { durability: None, ttl: None }
     }
 
-    /// When this write counts as done.
+    /// When this write counts as done. Here [`Durability::Periodic`] is the same as
+    /// [`Durability::Buffered`]: the interval is that of the whole store.
     pub const fn durability(mut self, durability: Durability) -> Self {
         self.durability = Some(durability);
         self

@@ -99,7 +99,8 @@ impl CommitLog {
     /// As [`Store::repair`], for a log. `gone` in the report lists the lost entries.
     ///
     /// # Errors
-    /// [`RepairError`]; nothing is left at the new directory's name.
+    /// [`RepairError`]; nothing is left at the new directory's name. [`OpenError::HoldsStore`] for the log of
+    /// a store: see [`Store::repair`].
     pub fn repair(
         dir: impl AsRef<Path>,
         new_dir: impl AsRef<Path>,
