@@ -42,7 +42,9 @@ pub struct BackupReport {
 
 impl Store {
     /// Makes a backup in a new directory while writers and readers continue. It contains everything
-    /// written before the call. It opens as a store; to restore it, open it or a copy of it.
+    /// written before the call. It opens as a store; to restore it, open it or a copy of it. Files that it
+    /// shares with a store in a [shared directory](crate::StoreOptions::shared_directory) keep their modes, so
+    /// that such a backup needs the same option.
     ///
     /// # Errors
     /// [`BackupError`]; nothing is left at the destination.

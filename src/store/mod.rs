@@ -378,7 +378,7 @@ impl Store {
 
     /// As [`iter`](Self::iter), in several parts, for as many threads: each key comes in one of them.
     /// They share out the segments as they go. If one is dropped before its end, the others that are
-    /// not at theirs take over what it leaves.
+    /// not at theirs take over what it leaves. No parts (0) have no keys.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
