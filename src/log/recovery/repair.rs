@@ -52,7 +52,8 @@ pub(super) fn commit_plan(
     if inspection.manifest.closed.is_none() {
         sync_old_seals(storage, &inspection)?;
     }
-    let last_dropped = inspection.last_dropped();
+    // A MANIFEST may name any number.
+    let last_dropped = inspection.last_dropped().min(manifest.next.saturating_sub(1));
     let (salvaging, heads) = (inspection.mode == RecoveryMode::Salvage, inspection.damaged_headers);
     let all = inspection.detached.into_iter().chain(inspection.log_segments).map(|inspected| {
         let clear_end = copy_torn_tail(storage, &inspected, &mut report)?;
