@@ -264,7 +264,7 @@ impl<'a> LogReader<'a> {
             let frame = unsafe { frame_at(segment, offset, end - offset) };
             let frame = frame.map_err(|kind| corrupt(self.at, kind))?;
             let Some(frame) = frame.filter(|frame| frame.word.state != State::Claimed) else {
-                if self.step_over() {
+                if self.step_over(is_finished) {
                     continue;
                 }
                 return self.unfinished(is_finished);
@@ -453,14 +453,18 @@ impl<'a> LogReader<'a> {
     }
 
     /// At a frame that is not there (yet): the log may have gone another way, or, if it is one of another
-    /// process, may have been closed.
-    fn step_over(&mut self) -> bool {
+    /// process, may have been closed. If the segment was finished before, nothing changes any more.
+    fn step_over(&mut self, is_finished: bool) -> bool {
         let segment = &**self.segment.as_ref().expect("entered");
         let offset = u64::from(self.at.offset());
+        if is_finished {
+            return false;
+        }
         if let Source::Writer(_) = *self.source {
-            // A standby that was taken back. Entering waits for the segment that took its place.
             let is_gone = offset == FIRST_FRAME && self.source.table().pin(segment.id()).is_none();
-            if is_gone {
+            // Truncated since, it is read to its end. Otherwise it is a standby that was taken back: entering
+            // waits for the segment that took its place.
+            if is_gone && !segment.is_sealed() {
                 self.segment = None;
             }
             return is_gone;
@@ -554,7 +558,7 @@ impl<'a> Frames<'a> {
             let (word, header) = (frame.map(|f| f.word), frame.and_then(|f| f.header));
             let (length, state) = match word {
                 Some(word) => (word.len, name(word.state)),
-                None if reader.step_over() => continue,
+                None if reader.step_over(is_finished) => continue,
                 None => return reader.unfinished(is_finished).map(|_| None),
             };
             let kind = header.map(|header| match header.kind {
