@@ -93,7 +93,7 @@ impl Store {
         let merged = once(&self.inner, true);
         self.writer().reap();
         self.inner.keydir.move_to_huge_pages(|| false);
-        if !has_standby {
+        if !has_standby && merged.is_ok() {
             self.log.maintain()?;
         }
         merged
